@@ -1,0 +1,1 @@
+"""A workbook for chat vectors: `cp + scale * (chat - base)`, analysed and evaluated."""

@@ -1,0 +1,1 @@
+"""What changed? Generation, scorers and the statistics of their comparison."""

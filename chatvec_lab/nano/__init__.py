@@ -1,0 +1,1 @@
+"""The nano family: a tiny model family trained on a synthetic world, embedded in the workbook."""

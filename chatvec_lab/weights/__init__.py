@@ -1,0 +1,1 @@
+"""Checkpoints as lazy arithmetic: read, add, subtract, transform, write."""
