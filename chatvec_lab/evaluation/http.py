@@ -1,0 +1,280 @@
+"""HTTP endpoints asked many times: retries with back-off, bounded concurrency, and a key that stays secret.
+
+The key is read from the environment for each request and lives nowhere else: not in the object, a file, a
+log, a URL or an exception. Judges, toxicity endpoints and served models all go through here.
+"""
+
+import json
+import os
+import queue
+import random
+import threading
+import time
+from collections.abc import Callable, Iterable
+from email.utils import parsedate_to_datetime
+from typing import Any, NamedTuple, TypeVar
+from urllib.parse import parse_qsl, urlsplit
+
+import httpx
+from tqdm import tqdm
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+LARGEST_BODY = 1 << 26  # bytes; no honest answer is longer
+_TRY_AGAIN = {408, 409, 425, 429}  # and every 5xx
+
+
+class Endpoint:
+    """One server that is asked by POST with JSON, as often as it takes.
+
+    `base_url` without a key ("https://api.openai.com/v1", "http://127.0.0.1:8000/v1"). `key_env` names the
+    environment variable with the key, None for a server that wants none; `key_header` carries it, with
+    "Bearer " before it if that is Authorization. `timeout` is the seconds of one attempt, body included.
+    An attempt fails by a time-out, a broken connection, an unreadable body, 408, 409, 425, 429 or 5xx; it is
+    repeated `retries` times after `backoff` × 2ⁿ seconds, with jitter, or what Retry-After asks, which then
+    holds for all threads. A server that asks for more than `longest_wait` seconds ends the request.
+    `per_second` bounds the requests of all threads together. Safe to share between threads.
+    """
+
+    def __init__(
+        self,
+        base_url: str,
+        *,
+        key_env: str | None = None,
+        key_header: str = "Authorization",
+        timeout: float = 120.0,
+        retries: int = 8,
+        backoff: float = 1.0,
+        longest_wait: float = 120.0,
+        per_second: float | None = None,
+    ):
+        self.base_url = _checked_url(base_url)
+        self.key_env, self.key_header = key_env, key_header
+        self.timeout, self.retries, self.backoff = timeout, retries, backoff
+        self.longest_wait, self.per_second = longest_wait, per_second
+        self._lock = threading.Lock()
+        self._open_at = 0.0  # no thread asks before this moment of time.monotonic()
+        # a proxy of the environment is not meant for a server on this machine
+        is_local = urlsplit(base_url).hostname in ("localhost", "127.0.0.1", "::1")
+        self._client = httpx.Client(timeout=timeout, trust_env=not is_local)
+
+    def __repr__(self) -> str:
+        return f"Endpoint({self.base_url!r}, key_env={self.key_env!r})"
+
+    def post(self, path: str, payload: Any, *, read: Callable[[Any], Result] = lambda body: body) -> Result:
+        """What `read` makes of the JSON that the server answers.
+
+        `read` may raise LookupError, TypeError, AttributeError or ValueError: the body is then malformed and
+        asked for again. Lone surrogates in `payload` are sent as U+FFFD.
+
+        Raises ValueError when the server refuses this request (4xx), PermissionError for a missing or
+        rejected key or a spent quota, ConnectionError when the last retry failed.
+        """
+        content = clean_text(json.dumps(payload, ensure_ascii=False)).encode()
+        url = self.base_url + path
+        for attempt in range(self.retries + 1):
+            self._wait_for_turn()
+            asked = None
+            try:
+                status, headers, text = self._send(url, content)
+            except httpx.RequestError as error:
+                trouble = f"{type(error).__name__}: {error}"
+            else:
+                if 200 <= status < 300:
+                    try:
+                        return read(json.loads(text))
+                    except (LookupError, TypeError, AttributeError, ValueError) as error:
+                        trouble = (
+                            f"unreadable answer, {type(error).__name__}: {error}; it began {text[:200]!r}"
+                        )
+                else:
+                    trouble = f"status {status}: {text[:500]!r}"
+                    if "insufficient_quota" in text or not (status in _TRY_AGAIN or status >= 500):
+                        raise _refusal(url, status, trouble, self.key_env)
+                    asked = _retry_after(headers)
+            if asked is not None and asked > self.longest_wait:
+                trouble += f"; the server asks for {asked:.0f} s, longest_wait is {self.longest_wait:.0f} s"
+                break
+            if attempt < self.retries:
+                self._back_off(attempt, asked)
+        # not chained: httpx keeps the request, and with it the key, on its errors
+        raise ConnectionError(
+            f"POST {url}: no answer after {attempt + 1} attempts. Last: {trouble}"
+        ) from None
+
+    def close(self) -> None:
+        """Give the connections back; a garbage-collected endpoint does so too."""
+        self._client.close()
+
+    def _send(self, url: str, content: bytes) -> tuple[int, httpx.Headers, str]:
+        headers = {"Content-Type": "application/json"}
+        key = read_key(self.key_env) if self.key_env else None
+        if key:
+            headers[self.key_header] = f"Bearer {key}" if self.key_header == "Authorization" else key
+        deadline = time.monotonic() + self.timeout
+        body = bytearray()
+        with self._client.stream("POST", url, content=content, headers=headers) as response:
+            for chunk in response.iter_bytes():
+                body += chunk
+                if time.monotonic() > deadline:  # httpx only times the gap between two chunks
+                    raise httpx.ReadTimeout(f"the body took longer than {self.timeout} s")
+                if len(body) > LARGEST_BODY:
+                    raise httpx.ReadError(f"the body is longer than {LARGEST_BODY} bytes")
+            status, headers = response.status_code, response.headers
+        text = body.decode("utf-8", "replace")
+        return status, headers, text.replace(key, "[key]") if key else text
+
+    def _wait_for_turn(self) -> None:
+        while True:
+            with self._lock:
+                now = time.monotonic()
+                if now >= self._open_at:
+                    if self.per_second:
+                        self._open_at = now + 1 / self.per_second
+                    return
+                wait = self._open_at - now
+            time.sleep(wait)
+
+    def _back_off(self, attempt: int, asked: float | None) -> None:
+        if asked is None:
+            time.sleep(min(self.longest_wait, self.backoff * 2**attempt) * random.uniform(0.5, 1))
+            return
+        with self._lock:
+            self._open_at = max(self._open_at, time.monotonic() + asked)
+        time.sleep(asked + self.backoff * random.random())  # not all threads at the same instant
+
+
+class Completion(NamedTuple):
+    """A chat completion; the counts are None where the server does not tell them."""
+
+    text: str
+    finish_reason: str | None
+    prompt_tokens: int | None
+    completion_tokens: int | None
+
+
+def complete_chat(
+    endpoint: Endpoint, messages: list[dict[str, str]], *, model: str, **options: Any
+) -> Completion:
+    """One completion from an OpenAI-compatible server. `options` go into the request; None ones are left out."""
+    payload = {"model": model, "messages": messages} | {k: v for k, v in options.items() if v is not None}
+    return endpoint.post("/chat/completions", payload, read=_read_completion)
+
+
+def map_concurrent(
+    function: Callable[[Item], Result],
+    items: Iterable[Item],
+    *,
+    workers: int = 8,
+    description: str | None = None,
+    patience: int = 5,
+) -> list[Result | Exception]:
+    """`function(item)` for every item, in their order, from `workers` threads.
+
+    A request that failed (ConnectionError, ValueError) stands in the list as its exception, so one bad item
+    does not cost the rest; `patience` failures in a row, with no success between, mean that the endpoint is
+    down, and the last is raised. Any other exception is raised at once. `description` names the progress bar;
+    None shows none. Ctrl-C returns at once; requests under way finish in the background.
+
+    >>> map_concurrent(lambda x: x * x, range(4))
+    [0, 1, 4, 9]
+    """
+    items = list(items)
+    jobs, finished, lock, stop = (
+        iter(enumerate(items)),
+        queue.SimpleQueue(),
+        threading.Lock(),
+        threading.Event(),
+    )
+
+    def work() -> None:
+        while not stop.is_set():
+            with lock:
+                index, item = next(jobs, (None, None))
+            if index is None:
+                return
+            try:
+                finished.put((index, function(item)))
+            except BaseException as error:
+                finished.put((index, error))
+
+    # daemons, unlike the threads of an executor, do not hold up Ctrl-C until their request is answered
+    for _ in range(min(workers, len(items))):
+        threading.Thread(target=work, daemon=True).start()
+    results: list = [None] * len(items)
+    failures = 0
+    try:
+        for _ in tqdm(range(len(items)), desc=description, disable=description is None):
+            index, results[index] = finished.get()
+            result = results[index]
+            if not isinstance(result, BaseException):
+                failures = 0
+                continue
+            failures += 1
+            if not isinstance(result, (ConnectionError, ValueError)) or failures >= patience:
+                raise result
+    finally:
+        stop.set()
+    return results
+
+
+def read_key(key_env: str) -> str:
+    """The key in the environment variable `key_env`; PermissionError, without the key, if it cannot be one."""
+    key = os.environ.get(key_env, "").strip()
+    if not key:
+        raise PermissionError(f"the environment variable {key_env} holds no key; export it and start again")
+    if not (key.isascii() and key.isprintable() and " " not in key):
+        raise PermissionError(f"the environment variable {key_env} holds characters that no key has")
+    return key
+
+
+def clean_text(text: str) -> str:
+    """The text with each lone surrogate, which no encoding can carry, as U+FFFD.
+
+    >>> clean_text("a\\ud800b")
+    'a\ufffdb'
+    """
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
+def _read_completion(body: dict) -> Completion:
+    choice, usage = body["choices"][0], body.get("usage") or {}
+    text = choice["message"]["content"]
+    if not isinstance(text, str | None):
+        raise TypeError(f"content is {type(text).__name__}, not text")
+    return Completion(
+        text or "", choice.get("finish_reason"), usage.get("prompt_tokens"), usage.get("completion_tokens")
+    )
+
+
+def _checked_url(url: str) -> str:
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError(f"base_url={url!r} is no http or https address, such as 'http://127.0.0.1:8000/v1'")
+    if parts.username or parts.password or parse_qsl(parts.query, keep_blank_values=True) or parts.fragment:
+        # a URL ends up in logs; the message does not repeat it
+        raise ValueError(
+            "base_url carries a user or a query; keep it bare, with the key in an environment variable"
+        )
+    return url.rstrip("/")
+
+
+def _refusal(url: str, status: int, trouble: str, key_env: str | None) -> Exception:
+    if status in (401, 403, 429):
+        return PermissionError(f"POST {url}: the key in {key_env} was rejected or is spent. {trouble}")
+    hint = " Is the path right? An OpenAI-compatible base_url mostly ends in /v1." if status == 404 else ""
+    return ValueError(f"POST {url}: the server refused the request. {trouble}.{hint}")
+
+
+def _retry_after(headers: httpx.Headers) -> float | None:
+    """Seconds that the server asks to wait, as a number or a date; None if it does not say."""
+    for name, unit in (("retry-after-ms", 1e-3), ("retry-after", 1.0)):
+        try:
+            return max(0.0, float(headers[name]) * unit)
+        except (KeyError, ValueError):
+            continue
+    try:
+        return max(0.0, parsedate_to_datetime(headers["retry-after"]).timestamp() - time.time())
+    except (KeyError, ValueError, TypeError):
+        return None
