@@ -23,6 +23,7 @@ Result = TypeVar("Result")
 
 LARGEST_BODY = 1 << 26  # bytes; no honest answer is longer
 _TRY_AGAIN = {408, 409, 425, 429}  # and every 5xx
+_MALFORMED = (LookupError, TypeError, AttributeError, ValueError, RecursionError)
 
 
 class Endpoint:
@@ -84,10 +85,8 @@ class Endpoint:
                 if 200 <= status < 300:
                     try:
                         return read(json.loads(text))
-                    except (LookupError, TypeError, AttributeError, ValueError) as error:
-                        trouble = (
-                            f"unreadable answer, {type(error).__name__}: {error}; it began {text[:200]!r}"
-                        )
+                    except _MALFORMED as error:
+                        trouble = f"unreadable answer ({type(error).__name__}: {error}): {text[:200]!r}"
                 else:
                     trouble = f"status {status}: {text[:500]!r}"
                     if "insufficient_quota" in text or not (status in _TRY_AGAIN or status >= 500):
@@ -98,10 +97,8 @@ class Endpoint:
                 break
             if attempt < self.retries:
                 self._back_off(attempt, asked)
-        # not chained: httpx keeps the request, and with it the key, on its errors
-        raise ConnectionError(
-            f"POST {url}: no answer after {attempt + 1} attempts. Last: {trouble}"
-        ) from None
+        # outside the except: httpx keeps the request, and with it the key, on its errors
+        raise ConnectionError(f"POST {url}: no answer after {attempt + 1} attempts. Last: {trouble}")
 
     def close(self) -> None:
         """Give the connections back; a garbage-collected endpoint does so too."""
@@ -157,7 +154,7 @@ class Completion(NamedTuple):
 def complete_chat(
     endpoint: Endpoint, messages: list[dict[str, str]], *, model: str, **options: Any
 ) -> Completion:
-    """One completion from an OpenAI-compatible server. `options` go into the request; None ones are left out."""
+    """One completion from an OpenAI-compatible server; `options` that are None stay out of the request."""
     payload = {"model": model, "messages": messages} | {k: v for k, v in options.items() if v is not None}
     return endpoint.post("/chat/completions", payload, read=_read_completion)
 
@@ -181,12 +178,8 @@ def map_concurrent(
     [0, 1, 4, 9]
     """
     items = list(items)
-    jobs, finished, lock, stop = (
-        iter(enumerate(items)),
-        queue.SimpleQueue(),
-        threading.Lock(),
-        threading.Event(),
-    )
+    jobs, finished = iter(enumerate(items)), queue.SimpleQueue()
+    lock, stop = threading.Lock(), threading.Event()
 
     def work() -> None:
         while not stop.is_set():
@@ -220,7 +213,7 @@ def map_concurrent(
 
 
 def read_key(key_env: str) -> str:
-    """The key in the environment variable `key_env`; PermissionError, without the key, if it cannot be one."""
+    """The key in the environment variable `key_env`; PermissionError if nothing there can be one."""
     key = os.environ.get(key_env, "").strip()
     if not key:
         raise PermissionError(f"the environment variable {key_env} holds no key; export it and start again")
@@ -254,15 +247,18 @@ def _checked_url(url: str) -> str:
         raise ValueError(f"base_url={url!r} is no http or https address, such as 'http://127.0.0.1:8000/v1'")
     if parts.username or parts.password or parse_qsl(parts.query, keep_blank_values=True) or parts.fragment:
         # a URL ends up in logs; the message does not repeat it
-        raise ValueError(
-            "base_url carries a user or a query; keep it bare, with the key in an environment variable"
-        )
+        raise ValueError("base_url carries a user, query or fragment; keys belong in the environment")
     return url.rstrip("/")
 
 
 def _refusal(url: str, status: int, trouble: str, key_env: str | None) -> Exception:
     if status in (401, 403, 429):
-        return PermissionError(f"POST {url}: the key in {key_env} was rejected or is spent. {trouble}")
+        key = (
+            f"the key in {key_env} was rejected or is spent"
+            if key_env
+            else "key_env=None, but it wants a key"
+        )
+        return PermissionError(f"POST {url}: {key}. {trouble}")
     hint = " Is the path right? An OpenAI-compatible base_url mostly ends in /v1." if status == 404 else ""
     return ValueError(f"POST {url}: the server refused the request. {trouble}.{hint}")
 
