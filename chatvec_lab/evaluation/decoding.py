@@ -4,7 +4,6 @@ A loop of our own over `model.forward`, since `generate` spends more time around
 Rows are padded on the left, positions count only real tokens, and a finished row leaves the batch at once.
 """
 
-import hashlib
 import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -12,39 +11,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-__all__ = ["Decoding", "Reply", "decode", "draws"]
+from .responses import Decoding, random_stream
 
-
-@dataclass(frozen=True)
-class Decoding:
-    """How the next token is chosen and when a reply ends; temperature 0 is greedy."""
-
-    max_tokens: int = 256
-    temperature: float = 0.0
-    top_p: float = 1.0
-    top_k: int | None = None
-    repetition_penalty: float = 1.0
-    stop: tuple[str, ...] = ()
-
-    def __post_init__(self):
-        wrong = [
-            f"{name}={getattr(self, name)!r}: {wanted}"
-            for name, holds, wanted in (
-                ("max_tokens", self.max_tokens >= 1, "at least 1"),
-                ("temperature", self.temperature >= 0, "0 (greedy) or more"),
-                ("top_p", 0 < self.top_p <= 1, "above 0, at most 1"),
-                ("top_k", self.top_k is None or self.top_k >= 1, "None or at least 1"),
-                ("repetition_penalty", self.repetition_penalty > 0, "above 0; 1 means none"),
-                ("stop", not isinstance(self.stop, str) and all(self.stop), "a list of non-empty strings"),
-            )
-            if not holds
-        ]
-        if wrong:
-            raise ValueError("Decoding settings out of range. " + "; ".join(wrong))
-
-    @property
-    def is_greedy(self) -> bool:
-        return self.temperature == 0
+__all__ = ["Reply", "decode", "draws"]
 
 
 @dataclass
@@ -60,12 +29,7 @@ def draws(seed: int, keys: Sequence[tuple], steps: int) -> np.ndarray:
 
     Thus a sampled reply does not depend on what else is in its batch.
     """
-    return np.stack([_stream(seed, key).random(steps) for key in keys])
-
-
-def _stream(seed: int, key: tuple) -> np.random.Generator:
-    digest = hashlib.blake2b(repr(key).encode("utf-8", "surrogatepass"), digest_size=16).digest()
-    return np.random.default_rng([seed, int.from_bytes(digest, "little")])
+    return np.stack([random_stream(seed, key).random(steps) for key in keys])
 
 
 @torch.inference_mode()
@@ -104,7 +68,7 @@ def decode(
                 reply.finish_reason = "stop"
                 continue
             reply.ids.append(token)
-            if decoding.stop and any(stop in text_of(reply.ids) for stop in decoding.stop):
+            if decoding.stop and _stops(reply.ids, decoding.stop, text_of):
                 reply.finish_reason = "stop"
             elif len(reply.ids) >= limits[row]:
                 reply.finish_reason = "length"
@@ -124,6 +88,12 @@ def decode(
         mask = torch.cat([mask, mask.new_ones(len(rows), 1)], dim=1)
         if seen is not None:
             seen.scatter_(1, ids, True)
+
+
+def _stops(ids: list[int], stop: Sequence[str], text_of) -> bool:
+    """Whether a stop string has just been completed; only the tail is decoded, at least a token a byte."""
+    tail = text_of(ids[-4 * max(map(len, stop)) - 8 :])
+    return any(text in tail for text in stop)
 
 
 def _left_padded(prompts, device):

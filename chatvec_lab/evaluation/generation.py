@@ -11,9 +11,21 @@ from typing import Literal
 import pandas as pd
 from tqdm import tqdm
 
-from .responses import COLUMNS, Conversation, Parts, conversations, digest, responses_table, some
+from .responses import (
+    Conversation,
+    Decoding,
+    Parts,
+    chat_messages,
+    conversations,
+    digest,
+    plain_text,
+    reply_row,
+    responses_table,
+    some,
+)
+from .statistics import Interval, mean_interval
 
-__all__ = ["respond"]
+__all__ = ["batch_disagreement", "end_ids", "respond"]
 
 
 def respond(
@@ -49,17 +61,12 @@ def respond(
     temperature: 0 is greedy; above it, each reply is drawn from `seed`, its prompt_id, sample and turn.
     stop: strings that end a reply and are cut off, beside the end tokens of model, tokenizer and template.
     context: the most tokens of prompt and reply together; None is the model's max_position_embeddings.
-    batch_size: in float32 replies do not depend on it; in 16 bits near-ties can flip, see `disagreement`.
+    batch_size: in float32 replies do not depend on it; in 16 bits near-ties flip: `batch_disagreement`.
     out: a folder that receives every finished batch as a parquet file. A second call with the same arguments
       and weights goes on where the first stopped; with different ones it raises ValueError.
     """
-    from .decoding import Decoding
-
     decoding = Decoding(max_tokens, temperature, top_p, top_k, repetition_penalty, tuple(stop))
-    if samples < 1 or (samples > 1 and decoding.is_greedy):
-        raise ValueError(
-            f"samples={samples} at temperature={temperature}: greedy replies do not vary; ask for 1."
-        )
+    decoding.check_samples(samples)
     talks = conversations(prompts)
     speaker = _Speaker(model, tokenizer, decoding, template, system, seed, context)
     batches = _batches(talks, speaker.first_lengths(talks), samples, batch_size)
@@ -77,24 +84,30 @@ def respond(
     was_training = model.training
     model.eval()
     try:
-        frames = []
+        rows = []
         with tqdm(total=len(talks) * samples, unit="reply", disable=not progress, delay=2) as bar:
             for number, batch in enumerate(batches):
-                frame = parts.read(f"batch-{number:05d}")
-                if frame is None:
-                    frame = responses_table(speaker.converse(batch))
-                    parts.write(f"batch-{number:05d}", frame)
-                frames.append(frame)
+                name = f"batch-{number:05d}"
+                replies = parts.read(name)
+                if replies is None:
+                    replies = speaker.converse(batch)
+                    parts.write(name, replies)
+                rows += replies
                 bar.update(len(batch))
     finally:
         model.train(was_training)
-    table = pd.concat(frames, ignore_index=True) if frames else responses_table([])
-    order = {talk.prompt_id: place for place, talk in enumerate(talks)}
-    return table.sort_values(
-        ["prompt_id", "sample", "turn"],
-        key=lambda c: c.map(order) if c.name == "prompt_id" else c,
-        ignore_index=True,
-    )
+    return responses_table(rows, talks)
+
+
+def batch_disagreement(model, tokenizer, prompts, *, batch_size: int = 64, **settings) -> Interval:
+    """Share of prompts whose replies change when they are decoded one by one, with its interval.
+
+    0 is expected in float32. `settings` are those of `respond`; every prompt is answered twice.
+    """
+    together = respond(model, tokenizer, prompts, batch_size=batch_size, **settings)
+    alone = respond(model, tokenizer, prompts, batch_size=1, **settings)
+    differs = (together.response != alone.response).groupby(together.prompt_id).any()
+    return mean_interval(differs, share=True)
 
 
 def _batches(talks, lengths, samples: int, batch_size: int) -> list[list[tuple[Conversation, int]]]:
@@ -128,27 +141,18 @@ class _Speaker:
 
     def encode(self, talks: list[Conversation], replies: list[list[str]]) -> list[list[int]]:
         """Token ids that the model sees before its next reply, given its earlier replies."""
+        if not talks:
+            return []
+        turns = zip(talks, replies, strict=True)
         if self.template == "chat":
-            texts = [self._rendered(talk, said) for talk, said in zip(talks, replies, strict=True)]
-            return self.tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else []
-        texts = [
-            "\n".join(
-                [
-                    *(f"{user}{reply}" for user, reply in zip(talk.turns, said, strict=False)),
-                    talk.turns[len(said)],
-                ]
-            )
-            for talk, said in zip(talks, replies, strict=True)
-        ]
-        return self.tokenizer(texts)["input_ids"] if texts else []
+            texts = [self._rendered(talk, said) for talk, said in turns]
+            return self.tokenizer(texts, add_special_tokens=False)["input_ids"]
+        return self.tokenizer([plain_text(talk.turns, said) for talk, said in turns])["input_ids"]
 
     def _rendered(self, talk: Conversation, said: list[str]) -> str:
         from jinja2 import TemplateError
 
-        messages = [] if self.system is None else [{"role": "system", "content": self.system}]
-        for user, reply in zip(talk.turns, said, strict=False):
-            messages += [{"role": "user", "content": user}, {"role": "assistant", "content": reply}]
-        messages.append({"role": "user", "content": talk.turns[len(said)]})
+        messages = chat_messages(talk.turns, said, self.system)
         try:
             return self.tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
         except TemplateError as error:
@@ -185,24 +189,16 @@ class _Speaker:
             for place, (text, tokens, reason) in zip(speaking, replies, strict=True):
                 talk, sample = batch[place]
                 said[place].append(text)
-                rows.append(
-                    dict(
-                        zip(
-                            COLUMNS,
-                            (
-                                *talk[:3],
-                                turn,
-                                sample,
-                                talk.turns[turn - 1],
-                                text,
-                                tokens,
-                                reason,
-                                None if self.decoding.is_greedy else self.seed,
-                            ),
-                            strict=True,
-                        )
-                    )
+                row = reply_row(
+                    talk,
+                    turn,
+                    sample,
+                    response=text,
+                    tokens=tokens,
+                    finish_reason=reason,
+                    seed=None if self.decoding.is_greedy else self.seed,
                 )
+                rows.append(row)
         return rows
 
     def _replies(self, batch, said, turn: int) -> list[tuple[str, int, str]]:

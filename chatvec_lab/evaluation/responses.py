@@ -1,4 +1,4 @@
-"""What both back ends share: prompts in any form, the responses table, and its parts on disk.
+"""What both back ends share: settings, prompts in any form, the responses table and its parts on disk.
 
 A part is one finished unit of work, written whole or not at all, so a killed run goes on where it stopped.
 """
@@ -6,34 +6,39 @@ A part is one finished unit of work, written whole or not at all, so a killed ru
 import hashlib
 import json
 import os
+from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 __all__ = [
     "COLUMNS",
     "Conversation",
+    "Decoding",
     "Parts",
+    "chat_messages",
+    "claim",
     "conversations",
     "digest",
+    "plain_text",
+    "random_stream",
+    "reply_row",
     "responses_table",
     "some",
 ]
 
 COLUMNS = [
-    "prompt_id",
-    "set",
-    "language",
-    "turn",
-    "sample",
-    "prompt",
-    "response",
-    "tokens",
-    "finish_reason",
-    "seed",
+    *("prompt_id", "set", "language", "turn", "sample"),
+    *("prompt", "response", "tokens", "finish_reason", "seed"),
 ]
+_NUMBERS = ("turn", "sample", "tokens", "seed")
+_SCHEMA = pa.schema([(name, pa.int64() if name in _NUMBERS else pa.string()) for name in COLUMNS])
 
 
 class Conversation(NamedTuple):
@@ -52,18 +57,19 @@ def conversations(prompts: pd.DataFrame | Sequence) -> list[Conversation]:
     strings), and optionally `set` and `language`; or a list of strings, whose ids are their positions.
     Raises ValueError for a missing column, an empty conversation or an id that occurs twice.
     """
-    if not isinstance(prompts, pd.DataFrame):
-        rows = [
-            {"prompt_id": str(i), "prompt": p} if isinstance(p, str) else p for i, p in enumerate(prompts)
-        ]
-        prompts = pd.DataFrame(rows, columns=None if rows else ["prompt_id", "prompt"])
-    if "prompt_id" not in prompts or not {"prompt", "turns"} & set(prompts):
+    if isinstance(prompts, pd.DataFrame):
+        rows = prompts.to_dict("records")
+    else:  # not through a frame, whose strings must be valid
+        rows = [{"prompt_id": i, "prompt": p} if isinstance(p, str) else p for i, p in enumerate(prompts)]
+    lacking = [i for i, row in enumerate(rows) if not ("prompt_id" in row and {"prompt", "turns"} & set(row))]
+    if lacking:
+        columns = ", ".join(sorted({str(key) for row in rows for key in row}))
         raise ValueError(
-            f"Prompts need the columns prompt_id and prompt or turns; found: {', '.join(map(str, prompts))}."
+            f"Prompts need prompt_id and prompt or turns; found: {columns}. Lacking: row {some(lacking)}."
         )
     found = [
         Conversation(str(row["prompt_id"]), _text(row.get("set")), _text(row.get("language")), _turns(row))
-        for row in prompts.to_dict("records")
+        for row in rows
     ]
     silent = [c.prompt_id for c in found if not c.turns or not all(isinstance(t, str) for t in c.turns)]
     if silent:
@@ -71,8 +77,7 @@ def conversations(prompts: pd.DataFrame | Sequence) -> list[Conversation]:
     broken = [c.prompt_id for c in found if any("\ud800" <= char <= "\udfff" for t in c.turns for char in t)]
     if broken:
         raise ValueError(f"{len(broken)} of {len(found)} prompts hold half a character: {some(broken)}.")
-    ids = pd.Series([c.prompt_id for c in found], dtype=object)
-    twice = ids[ids.duplicated()].unique().tolist()
+    twice = [prompt_id for prompt_id, times in Counter(c.prompt_id for c in found).items() if times > 1]
     if twice:
         raise ValueError(
             f"{len(twice)} prompt_id occur more than once: {some(twice)}. Number samples with samples=."
@@ -92,17 +97,89 @@ def _text(value) -> str | None:
 
 
 def some(items: list, most: int = 20) -> str:
-    return ", ".join(map(repr, items[:most])) + (
-        f" and {len(items) - most} more" if len(items) > most else ""
-    )
+    """The first items, quoted, and how many more there are: for messages."""
+    more = f" and {len(items) - most} more" if len(items) > most else ""
+    return ", ".join(map(repr, items[:most])) + more
 
 
-def responses_table(rows: list[dict]) -> pd.DataFrame:
-    table = pd.DataFrame(rows, columns=COLUMNS)
-    text = ["prompt_id", "set", "language", "prompt", "response", "finish_reason"]
-    return table.astype(
-        {**dict.fromkeys(text, "str"), "turn": int, "sample": int, "tokens": int, "seed": "Int64"}
-    )
+@dataclass(frozen=True)
+class Decoding:
+    """How the next token is chosen and when a reply ends; temperature 0 is greedy."""
+
+    max_tokens: int = 256
+    temperature: float = 0.0
+    top_p: float = 1.0
+    top_k: int | None = None
+    repetition_penalty: float = 1.0
+    stop: tuple[str, ...] = ()
+
+    def __post_init__(self):
+        wrong = [
+            f"{name}={getattr(self, name)!r}: {wanted}"
+            for name, holds, wanted in (
+                ("max_tokens", self.max_tokens >= 1, "at least 1"),
+                ("temperature", self.temperature >= 0, "0 (greedy) or more"),
+                ("top_p", 0 < self.top_p <= 1, "above 0, at most 1"),
+                ("top_k", self.top_k is None or self.top_k >= 1, "None or at least 1"),
+                ("repetition_penalty", self.repetition_penalty > 0, "above 0; 1 means none"),
+                ("stop", not isinstance(self.stop, str) and all(self.stop), "a list of non-empty strings"),
+            )
+            if not holds
+        ]
+        if wrong:
+            raise ValueError("Decoding settings out of range. " + "; ".join(wrong))
+
+    @property
+    def is_greedy(self) -> bool:
+        return self.temperature == 0
+
+    def check_samples(self, samples: int) -> None:
+        """ValueError unless this many samples a prompt make sense."""
+        if samples < 1 or (samples > 1 and self.is_greedy):
+            raise ValueError(f"samples={samples} at temperature={self.temperature}: greedy does not vary.")
+
+
+def random_stream(seed: int, key: tuple) -> np.random.Generator:
+    """Random numbers that depend on the seed and the key (prompt, sample, turn) alone, not on the batch."""
+    value = hashlib.blake2b(repr(key).encode(), digest_size=16).digest()
+    return np.random.default_rng([seed, int.from_bytes(value, "little")])
+
+
+def chat_messages(turns: Sequence[str], said: Sequence[str], system: str | None) -> list[dict[str, str]]:
+    """The messages before the next reply: the system prompt, then user and assistant in turn."""
+    messages = [] if system is None else [{"role": "system", "content": system}]
+    for user, reply in zip(turns, said, strict=False):
+        messages += [{"role": "user", "content": user}, {"role": "assistant", "content": reply}]
+    return [*messages, {"role": "user", "content": turns[len(said)]}]
+
+
+def plain_text(turns: Sequence[str], said: Sequence[str]) -> str:
+    """The text before the next reply: each prompt with its continuation, on lines of their own."""
+    return "\n".join([*map(str.__add__, turns, said), turns[len(said)]])
+
+
+def reply_row(
+    talk: Conversation,
+    turn: int,
+    sample: int,
+    *,
+    response: str | None,
+    tokens: int | None,
+    finish_reason: str | None,
+    seed: int | None,
+) -> dict:
+    """One row of the responses table; turns count from 1, samples from 0."""
+    values = (*talk[:3], turn, sample, talk.turns[turn - 1], response, tokens, finish_reason, seed)
+    return dict(zip(COLUMNS, values, strict=True))
+
+
+def responses_table(rows: list[dict], talks: list[Conversation]) -> pd.DataFrame:
+    """The rows as a table with fixed columns and dtypes, in the order of the conversations, sample, turn."""
+    place = {talk.prompt_id: number for number, talk in enumerate(talks)}
+    rows = sorted(rows, key=lambda row: (place[row["prompt_id"]], row["sample"], row["turn"]))
+    text = dict.fromkeys(("prompt_id", "set", "language", "prompt", "response", "finish_reason"), "str")
+    numbers = {"turn": "int64", "sample": "int64", "tokens": "Int64", "seed": "Int64"}
+    return pd.DataFrame(rows, columns=COLUMNS).astype(text | numbers)
 
 
 class Parts:
@@ -114,42 +191,41 @@ class Parts:
 
     def __init__(self, folder: str | Path | None, settings: dict, identity: dict):
         self.folder = None if folder is None else Path(folder)
-        if self.folder is None:
-            return
-        self.folder.mkdir(parents=True, exist_ok=True)
-        run = json.loads(json.dumps({**settings, **identity}))
-        path = self.folder / "run.json"
-        if path.exists():
-            _same_run(path, run)
-        else:
-            _write_whole(
-                path, lambda file: file.write(json.dumps(run, indent=2, ensure_ascii=False).encode())
-            )
+        if self.folder is not None:
+            claim(self.folder, {**settings, **identity})
 
-    def read(self, name: str) -> pd.DataFrame | None:
-        """The part of this name, or None when it is not finished."""
+    def read(self, name: str) -> list[dict] | None:
+        """The rows of this part, or None when it is not finished."""
         if self.folder is None or not (path := self.folder / f"{name}.parquet").exists():
             return None
         try:
-            return responses_table(pd.read_parquet(path).to_dict("records"))
+            return pq.read_table(path).to_pylist()
         except (OSError, ValueError) as error:  # pyarrow's own errors are among them
             raise ValueError(
                 f"{path} is damaged ({error}). Delete it and run again: it is generated anew."
             ) from error
 
-    def write(self, name: str, table: pd.DataFrame) -> None:
+    def write(self, name: str, rows: list[dict]) -> None:
+        """Keep the rows of a finished part, under its name only once they are all there."""
         if self.folder is not None:
-            _write_whole(self.folder / f"{name}.parquet", lambda file: table.to_parquet(file, index=False))
+            table = pa.Table.from_pylist(rows, schema=_SCHEMA)
+            _write_whole(self.folder / f"{name}.parquet", lambda file: pq.write_table(table, file))
 
 
-def _same_run(path: Path, run: dict) -> None:
+def claim(folder: Path, run: dict) -> None:
+    """Make the folder this run's own; ValueError lists every difference if it holds another run."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "run.json"
+    run = json.loads(json.dumps(run))
+    if not path.exists():
+        text = json.dumps(run, indent=2, ensure_ascii=False)
+        _write_whole(path, lambda file: file.write(text.encode()))
+        return
     there = json.loads(path.read_text(encoding="utf-8"))
     keys = [key for key in {**there, **run} if there.get(key) != run.get(key)]
     if keys:
         lines = "".join(f"\n  {key}: {there.get(key)!r} there, {run.get(key)!r} now" for key in keys)
-        raise ValueError(
-            f"{path.parent} holds the replies of another run.{lines}\nChoose another folder for out=."
-        )
+        raise ValueError(f"{folder} holds replies of another run.{lines}\nChoose another folder for out=.")
 
 
 def _write_whole(path: Path, write) -> None:
