@@ -16,6 +16,7 @@ from .responses import (
     Decoding,
     Parts,
     chat_messages,
+    check_template,
     conversations,
     digest,
     plain_text,
@@ -123,16 +124,11 @@ class _Speaker:
     """A model, its tokenizer and its settings: turns a batch of conversations into rows of replies."""
 
     def __init__(self, model, tokenizer, decoding, template, system, seed, context):
-        if template not in ("chat", "plain"):
-            raise ValueError(f"template={template!r}: 'chat' or 'plain'.")
+        check_template(template, system)
         if template == "chat" and not tokenizer.chat_template:
             raise ValueError(
                 "template='chat', but the tokenizer has no chat template. Take the chat model's tokenizer, "
                 "set tokenizer.chat_template, or ask for template='plain'."
-            )
-        if template == "plain" and system is not None:
-            raise ValueError(
-                "A system prompt needs template='chat'; in plain text write it into the prompts."
             )
         self.model, self.tokenizer, self.decoding = model, tokenizer, decoding
         self.template, self.system, self.seed = template, system, seed

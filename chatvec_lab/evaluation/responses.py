@@ -23,6 +23,7 @@ __all__ = [
     "Decoding",
     "Parts",
     "chat_messages",
+    "check_template",
     "claim",
     "conversations",
     "digest",
@@ -137,6 +138,14 @@ class Decoding:
         """ValueError unless this many samples a prompt make sense."""
         if samples < 1 or (samples > 1 and self.is_greedy):
             raise ValueError(f"samples={samples} at temperature={self.temperature}: greedy does not vary.")
+
+
+def check_template(template: str, system: str | None) -> None:
+    """ValueError for an unknown template, or a system prompt where there is no place for one."""
+    if template not in ("chat", "plain"):
+        raise ValueError(f"template={template!r}: 'chat' or 'plain'.")
+    if template == "plain" and system is not None:
+        raise ValueError("A system prompt needs template='chat'; in plain text write it into the prompts.")
 
 
 def random_stream(seed: int, key: tuple) -> np.random.Generator:

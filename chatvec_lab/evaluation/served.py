@@ -10,11 +10,12 @@ from typing import Literal
 
 import pandas as pd
 
-from .http import Completion, Endpoint, complete_chat, map_concurrent
+from .http import Completion, Endpoint, clean_text, complete_chat, map_concurrent
 from .responses import (
     Conversation,
     Decoding,
     chat_messages,
+    check_template,
     claim,
     conversations,
     digest,
@@ -63,10 +64,7 @@ def respond_served(
     """
     decoding = Decoding(max_tokens, temperature, top_p, top_k, repetition_penalty, tuple(stop))
     decoding.check_samples(samples)
-    if template not in ("chat", "plain"):
-        raise ValueError(f"template={template!r}: 'chat' or 'plain'.")
-    if template == "plain" and system is not None:
-        raise ValueError("A system prompt needs template='chat'; in plain text write it into the prompts.")
+    check_template(template, system)
     talks = conversations(prompts)
     endpoint = base_url if isinstance(base_url, Endpoint) else Endpoint(base_url, key_env=key_env)
     settings = {
@@ -92,13 +90,13 @@ def respond_served(
                 answer = complete_chat(endpoint, messages, model=model, **options)
             else:
                 answer = _complete_text(endpoint, plain_text(talk.turns[:turn], said), model=model, **options)
-            said.append(answer.text)
+            said.append(clean_text(answer.text))
             rows.append(
                 reply_row(
                     talk,
                     turn,
                     sample,
-                    response=answer.text,
+                    response=said[-1],
                     tokens=answer.completion_tokens,
                     finish_reason=answer.finish_reason,
                     seed=seed_column,
