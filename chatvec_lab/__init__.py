@@ -1,1 +1,27 @@
 """A workbook for chat vectors: `cp + scale * (chat - base)`, analysed and evaluated."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from chatvec_lab.weights.arithmetic import WeightVector
+    from chatvec_lab.weights.checkpoint import Checkpoint
+    from chatvec_lab.weights.merged import MergedCheckpoint
+
+# name -> module; imported at first use, so that the command line answers at once
+_PUBLIC = {
+    "Checkpoint": "chatvec_lab.weights.checkpoint",
+    "MergedCheckpoint": "chatvec_lab.weights.merged",
+    "WeightVector": "chatvec_lab.weights.arithmetic",
+}
+__all__ = ["Checkpoint", "MergedCheckpoint", "WeightVector"]
+
+
+def __getattr__(name: str):
+    if name in _PUBLIC:
+        return getattr(import_module(_PUBLIC[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__():
+    return [*globals(), *_PUBLIC]

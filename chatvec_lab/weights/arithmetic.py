@@ -1,0 +1,490 @@
+"""The lazy algebra: differences of checkpoints, their sums and multiples, and a checkpoint plus a vector.
+
+A `WeightVector` is a list of terms, each a float64 factor on a leaf (a difference, a stored vector, a transform).
+Asked for a span of one tensor it returns *parts*, `(coefficient, plus, minus)` with raw stored elements, so that
+`exact.combine` can round the whole formula once. Nothing is read before a part is asked for.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from math import isfinite, prod
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, Protocol
+
+import numpy as np
+
+from chatvec_lab.weights import exact, files
+from chatvec_lab.weights.chat import ChatSide, chat_side_of
+from chatvec_lab.weights.checkpoint import Checkpoint
+from chatvec_lab.weights.names import (
+    LayerChoice,
+    has_vocabulary_axis,
+    is_buffer,
+    is_head,
+    layer_of,
+    layer_test,
+    module_of,
+    module_test,
+)
+from chatvec_lab.weights.vocabulary import Vocabulary, runs
+
+if TYPE_CHECKING:
+    import torch
+
+BLOCK = 1 << 20  # elements that are read, combined and written at a time
+
+
+def block_spans(shape: tuple[int, ...]) -> list[tuple[int, int]]:
+    """The flat spans in which a tensor is streamed: whole rows of the last axis, about `BLOCK` elements each.
+
+    A function of the shape alone, so that digests and noise do not depend on who asks.
+    """
+    size, width = prod(shape), (shape[-1] if len(shape) > 1 else 1)
+    step = max(1, BLOCK // max(1, width)) * width
+    return [(start, min(start + step, size)) for start in range(0, size, step)]
+
+
+class Workspace:
+    """Buffers that one thread reuses from block to block (fresh ones would cost a page fault each 4 KB)."""
+
+    def __init__(self, record: Callable[[Checkpoint, str, int, np.ndarray], None] | None = None):
+        self.scratch = exact.Scratch()
+        self.record = record  # sees every block that is read, for digests
+        self._arrays: dict[np.dtype, list[np.ndarray]] = {}
+        self._used: dict[np.dtype, int] = {}
+
+    def array(self, dtype: np.dtype, size: int) -> np.ndarray:
+        pool, used = self._arrays.setdefault(dtype, []), self._used.get(dtype, 0)
+        if used == len(pool):
+            pool.append(np.empty(size, dtype))
+        elif pool[used].size < size:
+            pool[used] = np.empty(size, dtype)
+        self._used[dtype] = used + 1
+        return pool[used][:size]
+
+    def mark(self) -> dict:
+        return dict(self._used)
+
+    def release(self, mark: dict | None = None) -> None:
+        self._used = mark or {}
+
+    def fill(self, source: Checkpoint, name: str, start: int, stop: int) -> np.ndarray:
+        raw = self.array(files.NUMPY_DTYPES[source.dtype_name(name)], stop - start)
+        source.fill(name, start, stop, raw)
+        if self.record is not None:
+            self.record(source, name, start, raw)
+        return raw
+
+
+class Leaf(Protocol):
+    """What a term stands on. `own` gives parts in the leaf's own rows; the vector maps rows by token."""
+
+    label: str
+    vocabulary: Vocabulary | None
+    chat_side: ChatSide | None
+
+    @property
+    def names(self) -> list[str]: ...
+    def resolve(self, name: str) -> str | None: ...
+    def shape(self, name: str) -> tuple[int, ...]: ...
+    def own(self, name: str, start: int, stop: int, work: Workspace) -> list[exact.Part]: ...
+    def describe(self) -> dict: ...
+    def sources(self) -> list[Checkpoint]: ...
+
+
+class Difference:
+    """plus - minus, two checkpoints paired by tensor name, and by token where the first axis is the vocabulary."""
+
+    def __init__(self, plus: Checkpoint, minus: Checkpoint):
+        self.plus, self.minus = plus, minus
+        self.label = f"{plus.label} - {minus.label}"
+        self._rows: dict[str, np.ndarray | None] = {}
+
+    @cached_property
+    def names(self) -> list[str]:
+        self._check()
+        return [n for n in self.plus.names if self._is_paired(n)] + [
+            n for n in self.minus.names if n not in self.plus.entries and self._is_paired(n)
+        ]
+
+    def _is_paired(self, name: str) -> bool:
+        source = self.plus if name in self.plus.entries else self.minus
+        if is_head(name) and self.plus.is_tied and self.minus.is_tied:
+            return False  # the embedding under a second name
+        return source.dtype_name(name) in files.FLOATS and not is_buffer(name)
+
+    def _check(self) -> None:
+        """Raise one ValueError that lists every tensor that does not pair (design, rule 4)."""
+        lines = []
+        for name in dict.fromkeys(self.plus.names + self.minus.names):
+            if not self._is_paired(name):
+                continue
+            sides = [s.shape(s.resolve(name)) if s.resolve(name) else None for s in (self.plus, self.minus)]
+            if None in sides:
+                lines.append(f"{name}   only in {(self.plus if sides[1] is None else self.minus).label}")
+            elif sides[0] != sides[1] and not (has_vocabulary_axis(name) and sides[0][1:] == sides[1][1:]):
+                lines.append(f"{name}   {self.plus.label} {sides[0]}, {self.minus.label} {sides[1]}")
+        if lines:
+            total = len(dict.fromkeys(self.plus.names + self.minus.names))
+            raise ValueError(unpaired(self.label, lines, total, self.minus.label, self.plus.label))
+
+    def resolve(self, name: str) -> str | None:
+        return self.plus.resolve(name) if self.minus.resolve(name) else None
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        return self.plus.shape(self.plus.resolve(name) or name)
+
+    @property
+    def vocabulary(self) -> Vocabulary | None:
+        return self.plus.vocabulary
+
+    @cached_property
+    def chat_side(self) -> ChatSide | None:
+        return chat_side_of(self.plus, self.minus)
+
+    def _minus_rows(self, name: str) -> np.ndarray | None:
+        """For each row of plus the row of minus with the same token; None when the two agree row by row."""
+        if name not in self._rows:
+            n, m = self.shape(name)[0], self.minus.shape(self.minus.resolve(name))[0]
+            ours, theirs = self.plus.vocabulary, self.minus.vocabulary
+            if n == m and (ours is None or theirs is None or ours.tokens == theirs.tokens):
+                self._rows[name] = None
+            else:
+                self._rows[name] = paired_rows(name, ours, n, self.plus.label, theirs, m, self.minus.label)
+        return self._rows[name]
+
+    def own(self, name: str, start: int, stop: int, work: Workspace) -> list[exact.Part]:
+        plus = work.fill(self.plus, self.plus.resolve(name), start, stop)
+        stored = self.minus.resolve(name)
+        rows = self._minus_rows(name) if has_vocabulary_axis(name) else None
+        if rows is None:
+            return [(1.0, plus, work.fill(self.minus, stored, start, stop))]
+        width = prod(self.shape(name)[1:])
+        first, last = start // width, -(-stop // width)
+        minus = work.array(files.NUMPY_DTYPES[self.minus.dtype_name(stored)], (last - first) * width)
+        for position, row, count in runs(rows[first:last]):
+            self.minus.fill(stored, row * width, (row + count) * width, minus[position * width :])
+        minus = minus[start - first * width : stop - first * width]
+        lacking = np.repeat(rows[first:last] < 0, width)[start - first * width : stop - first * width]
+        plus[lacking], minus[lacking] = 0, 0  # a token that only one side has carries no difference
+        return [(1.0, plus, minus)]
+
+    def describe(self) -> dict:
+        return {"difference": [self.plus.label, self.minus.label]}
+
+    def sources(self) -> list[Checkpoint]:
+        return [self.plus, self.minus]
+
+
+def unpaired(what: str, lines: list[str], total: int, suspect: str, other: str) -> str:
+    shown = "\n".join(f"  {line}" for line in lines[:20]) + (
+        f"\n  … {len(lines) - 20} more" if len(lines) > 20 else ""
+    )
+    return (
+        f"{what}: {len(lines)} of {total} tensors do not pair.\n{shown}\n"
+        f"The two look like different architectures; is {suspect!r} really of the family of {other!r}?"
+    )
+
+
+def paired_rows(
+    name: str,
+    ours: Vocabulary | None,
+    n: int,
+    our_label: str,
+    theirs: Vocabulary | None,
+    m: int,
+    their_label: str,
+) -> np.ndarray:
+    """For each of our n rows the row of the same token among their m rows, or -1."""
+    lacking = [
+        label for label, vocabulary in ((our_label, ours), (their_label, theirs)) if vocabulary is None
+    ]
+    if lacking:
+        if n == m:
+            return np.arange(n)
+        raise ValueError(
+            f"{name}: {our_label} has {n} rows, {their_label} has {m}, and {' and '.join(lacking)} has no tokenizer "
+            "to pair them by token. Put its tokenizer.json beside the weights, or use vocabulary='skip'."
+        )
+    rows = ours.rows_in(theirs, n)
+    rows[rows >= m] = -1
+    return rows
+
+
+def difference(plus: Checkpoint, minus: Checkpoint) -> WeightVector:
+    """The lazy vector plus - minus."""
+    return WeightVector((Term(1.0, Difference(plus, minus)),))
+
+
+@dataclass(frozen=True)
+class Term:
+    factor: float
+    leaf: Leaf
+    schedules: tuple[Callable[[str], float], ...] = field(default=())
+
+    def coefficient(self, name: str) -> float:
+        result = self.factor
+        for schedule in self.schedules:
+            result *= schedule(name)
+        return result
+
+
+class WeightVector:
+    """A vector of weights: named tensors that are differences, read lazily. Made by `chat - base`, or loaded.
+
+    Supports `scale * tau`, `-tau`, `tau_a + tau_b`, `tau_a - tau_b`, `cp + tau`, and the transforms below.
+    """
+
+    def __init__(self, terms: tuple[Term, ...]):
+        self.terms = terms
+
+    def __repr__(self) -> str:
+        return "WeightVector(" + " + ".join(f"{t.factor:g} * ({t.leaf.label})" for t in self.terms) + ")"
+
+    @property
+    def label(self) -> str:
+        return " + ".join(
+            t.leaf.label if t.factor == 1 else f"{t.factor:g} * ({t.leaf.label})" for t in self.terms
+        )
+
+    @cached_property
+    def names(self) -> list[str]:
+        """Names of the tensors, in the file order of the first term."""
+        first, *others = (term.leaf for term in self.terms)
+        lines = [f"{n}   not in {leaf.label}" for leaf in others for n in first.names if not leaf.resolve(n)]
+        lines += [
+            f"{n}   not in {first.label}" for leaf in others for n in leaf.names if not first.resolve(n)
+        ]
+        lines += [
+            f"{n}   {first.label} {first.shape(n)}, {leaf.label} {leaf.shape(n)}"
+            for leaf in others
+            for n in first.names
+            if leaf.resolve(n)
+            and leaf.shape(n) != first.shape(n)
+            and not (has_vocabulary_axis(n) and leaf.shape(n)[1:] == first.shape(n)[1:])
+        ]
+        if lines:
+            raise ValueError(
+                unpaired("sum of vectors", lines, len(first.names), others[0].label, first.label)
+            )
+        return first.names
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        return self.terms[0].leaf.shape(name)
+
+    def resolve(self, name: str) -> str | None:
+        """The tensor that plays the part of `name` (a tied head is the embedding), or None."""
+        return name if all(term.leaf.resolve(name) for term in self.terms) else None
+
+    @property
+    def vocabulary(self) -> Vocabulary | None:
+        return self.terms[0].leaf.vocabulary
+
+    @property
+    def chat_side(self) -> ChatSide | None:
+        """Template, end-of-turn ids and special rows: of the last term that is added (not subtracted) and has them."""
+        sides = [term.leaf.chat_side for term in self.terms if term.factor > 0]
+        return next((side for side in reversed(sides) if side), None)
+
+    def parts(
+        self,
+        name: str,
+        start: int,
+        stop: int,
+        *,
+        vocabulary: Vocabulary | None = None,
+        rows: int | None = None,
+        work: Workspace | None = None,
+    ) -> list[exact.Part]:
+        """The flat span [start, stop) of a tensor as raw parts, to be summed by `exact.combine`.
+
+        With `vocabulary` (and `rows`, its number of rows) the span counts rows of that vocabulary; rows whose
+        token the vector lacks are zero. Without, the span counts the vector's own rows.
+        """
+        work = work or Workspace()
+        if vocabulary is None and len(self.terms) > 1 and has_vocabulary_axis(name):
+            vocabulary, rows = self.vocabulary, self.shape(name)[0]
+        result: list[exact.Part] = []
+        for term in self.terms:
+            coefficient = term.coefficient(name)
+            if coefficient:
+                inner = self._span(term.leaf, name, start, stop, vocabulary, rows, work)
+                result += [(coefficient * c, plus, minus) for c, plus, minus in inner]
+        return result
+
+    def _span(self, leaf: Leaf, name, start, stop, vocabulary, rows, work) -> list[exact.Part]:
+        if not has_vocabulary_axis(name) or (vocabulary is None and rows is None):
+            return leaf.own(name, start, stop, work)
+        ids = leaf_rows(leaf, name, vocabulary, rows)
+        width = prod(leaf.shape(name)[1:])
+        first, last = start // width, -(-stop // width)
+        wanted = ids[first:last]
+        if len(wanted) and wanted[0] >= 0 and np.array_equal(wanted, wanted[0] + np.arange(len(wanted))):
+            shift = (wanted[0] - first) * width
+            return leaf.own(name, start + shift, stop + shift, work)
+        result: list[exact.Part] = []
+        for position, row, count in runs(wanted):
+            mark = work.mark()
+            own = leaf.own(name, row * width, (row + count) * width, work)
+            if not result:
+                # own buffers first, so that releasing those of the run does not hand these out again
+                result = [_zeros_like(part, (last - first) * width) for part in own]
+            for (_, to, to_minus), (_, plus, minus) in zip(result, own, strict=True):
+                to[position * width : (position + count) * width] = plus
+                if minus is not None:
+                    to_minus[position * width : (position + count) * width] = minus
+            work.release(mark)
+        trim = slice(start - first * width, stop - first * width)
+        return [(c, p[trim], m if m is None else m[trim]) for c, p, m in result]
+
+    def read(self, name: str, rows: slice | None = None, *, dtype: torch.dtype | None = None) -> torch.Tensor:
+        """One tensor of the vector (or a slice of its rows), exact and rounded once; float32 unless `dtype` says.
+
+        Rows are the vector's own: those of the first term's first checkpoint.
+        """
+        import torch
+
+        dtype = dtype or torch.float32
+        shape = self.shape(name)
+        first, last, step = (rows or slice(None)).indices(shape[0] if shape else 1)
+        if step != 1:
+            raise ValueError(f"rows={rows!r}: only slices with step 1 are read.")
+        last, width = max(first, last), prod(shape[1:])
+        kind = str(dtype).removeprefix("torch.")
+        if kind not in files.FLOATS:
+            raise TypeError(f"dtype={dtype}: a vector is read as one of {', '.join(files.FLOATS)}.")
+        tensor = torch.empty((last - first, *shape[1:]) if shape else (), dtype=dtype)
+        flat = tensor.reshape(-1).view(torch.uint8).numpy().view(exact.RAW[kind]) if tensor.numel() else None
+        work = Workspace()
+        for begin, end in block_spans((last - first, *shape[1:]) if shape else ()):
+            offset = first * width
+            parts = self.parts(name, begin + offset, end + offset, work=work)
+            self._combined(name, None, parts, flat[begin:end], work)
+            work.release()
+        return tensor
+
+    def _combined(self, name, cp, parts, out, work) -> np.ndarray:
+        try:
+            return exact.combine(cp, parts, out, scratch=work.scratch)
+        except FloatingPointError as error:
+            raise ValueError(f"{name} of {self.label}: {error}. Is one of the sources damaged?") from error
+
+    def _map(self, **changes) -> WeightVector:
+        return WeightVector(
+            tuple(replace(term, **{k: f(term) for k, f in changes.items()}) for term in self.terms)
+        )
+
+    def __mul__(self, scale: float) -> WeightVector:
+        if isinstance(scale, bool) or not isinstance(scale, int | float | np.integer | np.floating):
+            return NotImplemented
+        if not isfinite(scale):
+            raise ValueError(f"the scale must be a finite number, got {scale!r}.")
+        return self._map(factor=lambda term: term.factor * float(scale))
+
+    __rmul__ = __mul__
+
+    def __truediv__(self, divisor: float) -> WeightVector:
+        if isinstance(divisor, bool) or not isinstance(divisor, int | float):
+            return NotImplemented
+        return self * (1.0 / divisor)
+
+    def __neg__(self) -> WeightVector:
+        return self * -1.0
+
+    def __add__(self, other: WeightVector) -> WeightVector:
+        return WeightVector(self.terms + other.terms) if isinstance(other, WeightVector) else NotImplemented
+
+    def __sub__(self, other: WeightVector) -> WeightVector:
+        return self + (-other) if isinstance(other, WeightVector) else NotImplemented
+
+    def __radd__(self, other):
+        return self if other == 0 else NotImplemented  # so that sum(vectors) works
+
+    def select(
+        self, layers: LayerChoice | None = None, modules: str | Iterable[str] | None = None
+    ) -> WeightVector:
+        """The vector in some places and zero elsewhere.
+
+        `layers`: a number, range, slice, iterable or text "0-7,12" (tensors outside the layers are then left out);
+        `modules`: kinds ("attention", "mlp", "router", "norm", "embedding", "head") or regular expressions on names.
+        """
+        in_layers, in_modules = layer_test(layers), module_test(modules)
+        schedule = lambda name: float(in_layers(layer_of(name)) and in_modules(name))  # noqa: E731
+        return self._map(schedules=lambda term: (*term.schedules, schedule))
+
+    def scheduled(self, f: Callable[[int | None, str], float]) -> WeightVector:
+        """The vector times `f(layer, module)`, with layer None outside the layers and module one of the kinds."""
+        schedule = lambda name: float(f(layer_of(name), module_of(name)))  # noqa: E731
+        return self._map(schedules=lambda term: (*term.schedules, schedule))
+
+    def sparsified(
+        self, method: Literal["magnitude", "dare"], *, density: float, seed: int = 0
+    ) -> WeightVector:
+        """A share `density` of each tensor's elements; see `transforms.Sparsified`."""
+        from chatvec_lab.weights.transforms import Sparsified
+
+        return WeightVector((Term(1.0, Sparsified(self, method, density, seed)),))
+
+    def low_rank(self, rank: int, *, seed: int = 0) -> WeightVector:
+        """Each matrix replaced by its best approximation of `rank`; norms, embedding and head stay whole."""
+        from chatvec_lab.weights.transforms import LowRank
+
+        return WeightVector((Term(1.0, LowRank(self, rank, seed)),))
+
+    def random_like(self, seed: int) -> WeightVector:
+        """Gaussian noise with the same L2 norm for each tensor: the control."""
+        from chatvec_lab.weights.transforms import Noise
+
+        return WeightVector((Term(1.0, Noise(self, seed)),))
+
+    def save(self, path: str | os.PathLike, *, progress: bool = True) -> Path:
+        """Store the vector as an artifact of its own (exact; usable without base and chat); returns the folder."""
+        from chatvec_lab.weights.artifact import save_vector
+
+        return save_vector(self, Path(path), progress=progress)
+
+    @staticmethod
+    def load(path: str | os.PathLike) -> WeightVector:
+        """A vector stored by `save`."""
+        from chatvec_lab.weights.artifact import load_vector
+
+        return load_vector(Path(path))
+
+    def describe(self) -> list[dict]:
+        """The recipe, one entry a term: leaf, factor and, where a schedule varies it, each tensor's coefficient."""
+        result = []
+        for term in self.terms:
+            entry = {**term.leaf.describe(), "factor": term.factor}
+            if term.schedules:
+                entry["coefficients"] = {name: term.coefficient(name) for name in self.names}
+            result.append(entry)
+        return result
+
+    def sources(self) -> list[Checkpoint]:
+        return list(dict.fromkeys(source for term in self.terms for source in term.leaf.sources()))
+
+
+_rows_lock = threading.Lock()
+
+
+def leaf_rows(leaf: Leaf, name: str, vocabulary: Vocabulary | None, rows: int) -> np.ndarray:
+    """For each of `rows` rows of `vocabulary` the leaf's own row, or -1; computed once for each pair."""
+    cache = leaf.__dict__.setdefault("_row_maps", {})
+    key = (id(vocabulary), rows, leaf.shape(name)[0])
+    with _rows_lock:
+        if key not in cache:
+            ids = paired_rows(
+                name, vocabulary, rows, "the CP", leaf.vocabulary, leaf.shape(name)[0], leaf.label
+            )
+            cache[key] = (ids, vocabulary)  # keeps the vocabulary alive, so that its id stays its own
+    return cache[key][0]
+
+
+def _zeros_like(part: exact.Part, size: int) -> exact.Part:
+    coefficient, plus, minus = part
+    return coefficient, np.zeros(size, plus.dtype), None if minus is None else np.zeros(size, minus.dtype)

@@ -1,0 +1,370 @@
+"""`cp + vector` as a checkpoint: the CP's names, shapes, dtypes and vocabulary, with the formula's elements.
+
+To every consumer it is a `Checkpoint`; each read computes the exact value, rounded once to the CP's dtype.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, replace
+from functools import cached_property
+from math import prod
+from pathlib import Path
+from typing import Any, get_args
+
+import numpy as np
+
+from chatvec_lab.weights import exact, files
+from chatvec_lab.weights.arithmetic import Difference, WeightVector, Workspace, leaf_rows, unpaired
+from chatvec_lab.weights.chat import ChatSide
+from chatvec_lab.weights.checkpoint import Checkpoint
+from chatvec_lab.weights.names import has_vocabulary_axis, is_buffer, is_head
+from chatvec_lab.weights.vocabulary import Policy, Vocabulary
+
+
+@dataclass(frozen=True)
+class VocabularyReport:
+    """What happened to the rows of the embedding (the head goes alike).
+
+    `matched` rows got the vector, `kept` rows belong to tokens of the CP alone, `copied` are the chat model's own
+    rows of special tokens, `padded` rows have no token, `added` were appended. `chat_only` lists the tokens that
+    chat has and the merged model lacks.
+    """
+
+    policy: str
+    rows: int
+    matched: int
+    kept: int
+    copied: tuple[str, ...]
+    padded: int
+    added: tuple[str, ...]
+    chat_only: tuple[str, ...]
+
+
+class MergedCheckpoint(Checkpoint):
+    """The sum of a checkpoint and a vector, computed when read. Made by `cp + tau` or `cp.add(tau, …)`.
+
+    Raises ValueError (listing every tensor) when the two do not pair, and when the chat template needs tokens
+    that the CP lacks and `add_tokens` is False.
+    """
+
+    def __init__(
+        self,
+        cp: Checkpoint,
+        vector: WeightVector,
+        *,
+        vocabulary: Policy,
+        copy_special: bool,
+        add_tokens: bool,
+    ):
+        if vocabulary not in get_args(Policy):
+            raise ValueError(f"vocabulary={vocabulary!r}: expected one of {', '.join(get_args(Policy))}.")
+        self.cp, self.vector, self.policy = cp, vector, vocabulary
+        self.copy_special, self.add_tokens = copy_special, add_tokens
+        self.source, self.revision = cp.source, cp.revision
+        self._files = {}
+
+    def __repr__(self) -> str:
+        return f"{self.cp!r} + {self.vector!r}"
+
+    def __getstate__(self):
+        raise TypeError(
+            "a merged checkpoint is an expression; save it and open the result, or rebuild it there."
+        )
+
+    @property
+    def label(self) -> str:
+        return f"{self.cp.label} + {self.vector.label}"
+
+    @property
+    def folder(self) -> Path:
+        return self.cp.folder
+
+    def fingerprint(self) -> list:
+        recipe = [self.policy, self.copy_special, self.add_tokens, self.vector.describe()]
+        return [recipe, self.cp.fingerprint(), *(source.fingerprint() for source in self.vector.sources())]
+
+    def check(self) -> None:
+        """Raise the errors that headers and tokenizers can show, before anything is read or written."""
+        known = set(self.vector.names)
+        floats = [n for n in self.cp.names if self.cp.dtype_name(n) in files.FLOATS and not is_buffer(n)]
+        lines = []
+        for name in floats:
+            if not self.vector.resolve(name):
+                lines.append(f"{name}   only in {self.cp.label}")
+            elif not self._shapes_pair(name):
+                lines.append(
+                    f"{name}   {self.cp.label} {self.cp.shape(name)}, vector {self.vector.shape(name)}"
+                )
+        lines += [f"{n}   only in the vector {self.vector.label}" for n in sorted(known - set(floats))]
+        if lines:
+            note = ""
+            if any(is_head(line.split()[0]) for line in lines) and self.cp.config.get("tie_word_embeddings"):
+                note = " The CP ties its head to its embedding, so a head of its own has no place in it."
+            total = len(known | set(floats))
+            what = f"{self.cp.label} + vector"
+            raise ValueError(unpaired(what, lines, total, self.cp.label, self.vector.label) + note)
+        if self.policy == "strict" and (names := self._vocabulary_names()):
+            self._check_strict(names[0])
+        missing = self.missing_tokens
+        if missing and not self.add_tokens and self.policy != "skip":
+            raise ValueError(
+                f"{self.cp.label} lacks {len(missing)} tokens that the chat template of {self.chat_side.label} needs: "
+                f"{', '.join(missing[:8])}. Use cp.add(tau, add_tokens=True) (--add-tokens) to append their rows, "
+                "or vocabulary='skip' to leave embedding, head and tokenizer alone."
+            )
+
+    def _shapes_pair(self, name: str) -> bool:
+        ours, theirs = self.cp.shape(name), self.vector.shape(name)
+        return ours == theirs or (has_vocabulary_axis(name) and ours[1:] == theirs[1:])
+
+    def _check_strict(self, name: str) -> None:
+        ours, theirs = self.cp.vocabulary, self.vector.vocabulary
+        rows, vector_rows = self.cp.shape(name)[0], self.vector.shape(name)[0]
+        same = ours is not None and theirs is not None and ours.tokens == theirs.tokens
+        if not same or rows != vector_rows:
+            count = len(ours.tokens.items() ^ theirs.tokens.items()) if ours and theirs else "unknown"
+            raise ValueError(
+                f"vocabulary='strict', but {self.cp.label} has {rows} rows and the vector {vector_rows}, and "
+                f"their tokens differ in {count} places. Use vocabulary='match' to pair rows by token."
+            )
+
+    def _vocabulary_names(self) -> list[str]:
+        return [name for name in self.cp.names if has_vocabulary_axis(name)]
+
+    @property
+    def chat_side(self) -> ChatSide | None:
+        return self.vector.chat_side
+
+    @cached_property
+    def missing_tokens(self) -> tuple[str, ...]:
+        """Tokens that the chat template needs and the CP's vocabulary lacks."""
+        side, vocabulary = self.chat_side, self.cp.vocabulary
+        if side is None or vocabulary is None:
+            return ()
+        return tuple(token for token in side.needed_tokens() if token not in vocabulary.tokens)
+
+    @cached_property
+    def added_tokens(self) -> dict[str, int]:
+        """Tokens that are appended, with their rows: the first free ids behind the CP's last token."""
+        if not self.add_tokens or self.policy == "skip" or not self.missing_tokens:
+            return {}
+        first = max(self.cp.vocabulary.tokens.values()) + 1
+        return {token: first + i for i, token in enumerate(self.missing_tokens)}
+
+    @cached_property
+    def entries(self) -> dict[str, files.Entry]:
+        if not self.added_tokens:
+            return self.cp.entries
+        least = max(self.added_tokens.values()) + 1  # padding rows are used first
+        return {
+            name: replace(e, shape=(max(e.shape[0], least), *e.shape[1:])) if has_vocabulary_axis(name) else e
+            for name, e in self.cp.entries.items()
+        }
+
+    @cached_property
+    def config(self) -> dict[str, Any]:
+        config = dict(self.cp.config)
+        embeddings = [n for n in self._vocabulary_names() if not is_head(n)]
+        if self.added_tokens and embeddings:
+            config["vocab_size"] = self.shape(embeddings[0])[0]
+        return config
+
+    @cached_property
+    def vocabulary(self) -> Vocabulary | None:
+        ours = self.cp.vocabulary
+        if not self.added_tokens:
+            return ours
+        return Vocabulary({**ours.tokens, **self.added_tokens}, ours.special | set(self.added_tokens))
+
+    @cached_property
+    def chat_template(self) -> str | None:
+        return self.chat_side.template if self.chat_side else self.cp.chat_template
+
+    @cached_property
+    def generation_config(self) -> dict[str, Any]:
+        if self.chat_side is None or self.vocabulary is None:
+            return self.cp.generation_config
+        return self.chat_side.generation_config(self.vocabulary.tokens)
+
+    @cached_property
+    def tokenizer_config(self) -> dict[str, Any]:
+        config = dict(self.cp.tokenizer_config)
+        side = self.chat_side
+        if side is not None:
+            config.pop("chat_template", None)  # the template has a file of its own
+            if side.eos_token and self.vocabulary and side.eos_token in self.vocabulary.tokens:
+                config["eos_token"] = side.eos_token
+        return config
+
+    @cached_property
+    def tokenizer(self):
+        tokenizer = type(self.cp.tokenizer).from_pretrained(self.cp.folder)  # ours to change
+        if self.chat_side is not None:
+            tokenizer.chat_template = self.chat_template
+            if "eos_token" in self.tokenizer_config:
+                tokenizer.eos_token = self.tokenizer_config["eos_token"]
+        if self.added_tokens:
+            tokenizer.add_special_tokens({"additional_special_tokens": list(self.added_tokens)})
+            given = {token: tokenizer.convert_tokens_to_ids(token) for token in self.added_tokens}
+            if given != self.added_tokens:
+                raise ValueError(
+                    f"the tokenizer of {self.cp.label} gave new tokens the ids {given}, not {self.added_tokens}."
+                )
+        return tokenizer
+
+    def is_carried(self, name: str) -> bool:
+        """True when the vector adds nothing: buffers, zero coefficients, skipped vocabulary."""
+        if self.cp.dtype_name(name) not in files.FLOATS or is_buffer(name):
+            return True
+        if self.policy == "skip" and has_vocabulary_axis(name):
+            return True
+        return not any(term.coefficient(name) for term in self.vector.terms)
+
+    def parts(self, name: str, start: int, stop: int, work: Workspace) -> list[exact.Part]:
+        """What is added to the CP's flat elements [start, stop) of a tensor, as raw parts for `exact.combine`.
+
+        Special rows (`special_rows`) are replaced after the sum and are not among the parts.
+        """
+        if self.is_carried(name):
+            return []
+        if not has_vocabulary_axis(name):
+            return self.vector.parts(name, start, stop, work=work)
+        rows = self.shape(name)[0]
+        return self.vector.parts(name, start, stop, vocabulary=self.cp.vocabulary, rows=rows, work=work)
+
+    def fill(
+        self, name: str, start: int, stop: int, out: np.ndarray, work: Workspace | None = None
+    ) -> np.ndarray:
+        """Compute the flat elements [start, stop) into `out`, rounded once to out's dtype (raw, as ever)."""
+        work = work or Workspace()
+        view = out[: stop - start]
+        cp = self._cp_span(name, start, stop, work)
+        parts = self.parts(name, start, stop, work)
+        if parts or view.dtype != cp.dtype:
+            try:
+                exact.combine(cp, parts, view, scratch=work.scratch)
+            except FloatingPointError as error:
+                raise ValueError(self._blame(name, cp, parts, error)) from error
+        else:
+            view[:] = cp
+        if has_vocabulary_axis(name):
+            width = prod(self.shape(name)[1:])
+            for row, values in self.special_rows(name).items():
+                low, high = max(start, row * width), min(stop, (row + 1) * width)
+                if low < high:
+                    own = values[low - row * width : high - row * width]
+                    exact.combine(None, [(1.0, own, None)], view[low - start : high - start])
+        return view
+
+    def _cp_span(self, name: str, start: int, stop: int, work: Workspace) -> np.ndarray:
+        stored = prod(self.cp.shape(name))
+        if stop <= stored:
+            return work.fill(self.cp, name, start, stop)
+        raw = work.array(files.NUMPY_DTYPES[self.dtype_name(name)], stop - start)
+        raw[:] = 0
+        if start < stored:
+            self.cp.fill(name, start, stored, raw)
+        return raw
+
+    def _blame(self, name: str, cp: np.ndarray, parts: list[exact.Part], error: FloatingPointError) -> str:
+        arrays = {self.cp.label: cp}
+        for i, (_, plus, minus) in enumerate(parts):
+            arrays[f"the vector (term {i + 1}, plus)"] = plus
+            if minus is not None:
+                arrays[f"the vector (term {i + 1}, minus)"] = minus
+        broken = [label for label, raw in arrays.items() if not np.isfinite(exact.widen(raw)).all()]
+        why = (
+            f"NaN or infinity comes from {', '.join(broken)}"
+            if broken
+            else "the scale is too large for this dtype"
+        )
+        return f"{name} of {self.label}: {error}; {why}. Nothing was saved."
+
+    def special_rows(self, name: str) -> dict[int, np.ndarray]:
+        """Rows that are the chat model's own, raw in its dtype: copied special tokens and appended tokens."""
+        return {row: values for row, (_, values) in self._special(name).items()}
+
+    def _special(self, name: str) -> dict[int, tuple[str, np.ndarray]]:
+        cache = self.__dict__.setdefault("_special_cache", {})
+        if name not in cache:
+            cache[name] = self._find_special(name)
+        return cache[name]
+
+    def _find_special(self, name: str) -> dict[int, tuple[str, np.ndarray]]:
+        side = self.chat_side
+        active = any(term.coefficient(name) for term in self.vector.terms)  # at scale 0 the CP is untouched
+        if side is None or self.policy == "skip":
+            return {}
+        result, width = {}, prod(self.shape(name)[1:])
+        for token in self.added_tokens:
+            found = side.rows(name, token)
+            if found is None:
+                raise ValueError(
+                    f"{name}: {side.label} has no row for {token!r}, which its chat template needs."
+                )
+            result[self.added_tokens[token]] = (token, found[0][0])
+        if self.copy_special and active:
+            for token in side.special:
+                row = self.cp.vocabulary.tokens.get(token) if self.cp.vocabulary else None
+                found = side.rows(name, token) if row is not None and row < self.cp.shape(name)[0] else None
+                if found is None or found[1] is None:
+                    continue
+                own = exact.widen(self.cp.raw(name, row * width, (row + 1) * width))
+                if np.array_equal(own, exact.widen(found[1][0])):  # never trained in the CP
+                    result[row] = (token, found[0][0])
+        return result
+
+    def vocabulary_report(self) -> VocabularyReport | None:
+        """What happens to the rows of the input embedding; None for a checkpoint without one."""
+        names = [n for n in self._vocabulary_names() if not is_head(n)] or self._vocabulary_names()
+        if not names:
+            return None
+        name, vocabulary = names[0], self.cp.vocabulary
+        rows, special = self.shape(name)[0], self._special(name)
+        added = {row for row, (token, _) in special.items() if token in self.added_tokens}
+        copied = [token for row, (token, _) in special.items() if row not in added]
+        if self.is_carried(name):
+            matched = np.zeros(rows, bool)
+        else:
+            leaves = [term.leaf for term in self.vector.terms if term.coefficient(name)]
+            matched = np.any([_live_rows(leaf, name, vocabulary, rows) for leaf in leaves], axis=0)
+        matched[list(special)] = False
+        with_token = rows if vocabulary is None else sum(row < rows for row in vocabulary.tokens.values())
+        theirs = set(self.vector.vocabulary.tokens if self.vector.vocabulary else ())
+        known = set(self.vocabulary.tokens if self.vocabulary else ())
+        return VocabularyReport(
+            policy=self.policy,
+            rows=rows,
+            matched=int(matched.sum()),
+            kept=with_token - int(matched.sum()) - len(copied),
+            copied=tuple(copied),
+            padded=rows - with_token - len(added),
+            added=tuple(self.added_tokens),
+            chat_only=tuple(sorted(theirs - known)),
+        )
+
+    def save(self, path: str | os.PathLike, *, dtype: str | None = None, max_shard_size: str | int = "5GB",
+             resume: bool = True, verify: bool = False, progress: bool = True):  # fmt: skip
+        """Write the merged model as a transformers checkpoint; see `writer.save`. Returns a `SaveReport`."""
+        from chatvec_lab.weights.writer import save
+
+        return save(
+            self,
+            Path(path),
+            dtype=dtype,
+            max_shard_size=max_shard_size,
+            resume=resume,
+            verify=verify,
+            progress=progress,
+        )
+
+
+def _live_rows(leaf, name: str, vocabulary: Vocabulary | None, rows: int) -> np.ndarray:
+    """True for the rows to which a leaf brings a difference (both its sides know the token)."""
+    ids = leaf_rows(leaf, name, vocabulary, rows)
+    live = ids >= 0
+    minus = leaf._minus_rows(name) if isinstance(leaf, Difference) else None
+    if minus is not None:
+        live[live] = minus[ids[live]] >= 0
+    return live

@@ -1,0 +1,117 @@
+"""What a tensor's name says: its layer, its kind of module, and whether its first axis is the vocabulary.
+
+The names are those of transformers checkpoints (Llama, Qwen, Mistral, Gemma, Phi, GPT-NeoX, GPT-2, Falcon, OPT,
+BLOOM, Mixtral and other mixtures of experts); a name that fits none of the patterns is of kind "other".
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable
+
+KINDS = ("embedding", "attention", "mlp", "router", "norm", "head", "other")
+LayerChoice = int | range | slice | str | Iterable[int]
+
+_LAYER = re.compile(r"(?:^|\.)(?:layers|layer|h|blocks|block)\.(\d+)\.")
+_VOCABULARY = re.compile(
+    r"(?:^|\.)(?:embed_tokens|word_embeddings|wte|embed_in|tok_embeddings|lm_head|embed_out)\.(?:weight|bias)$"
+    r"|^output\.weight$"
+)
+_HEAD = re.compile(r"(?:^|\.)(?:lm_head|embed_out)\.(?:weight|bias)$|^output\.weight$")
+_BUFFER = re.compile(r"rotary_emb\.inv_freq$|\.masked_bias$|position_ids$|\.attn\.bias$")
+# the last component that fits decides: self_attn.q_norm is a norm, post_attention_layernorm is not attention
+_COMPONENTS = (
+    ("norm", re.compile(r"layer_?norm|(?:^|_)norm(?:$|_|\d)|^ln_|_ln$|rmsnorm")),
+    (
+        "embedding",
+        re.compile(r"^(?:embed_tokens|word_embeddings|wte|wpe|embed_in|tok_embeddings|embed_positions)$"),
+    ),
+    ("head", re.compile(r"^(?:lm_head|embed_out)$")),
+    ("router", re.compile(r"^(?:router|gate|shared_expert_gate)$")),
+    ("mlp", re.compile(r"mlp|feed_forward|ffn|experts?$|block_sparse_moe|^fc\d$")),
+    ("attention", re.compile(r"attn|attention")),
+)
+
+
+def layer_of(name: str) -> int | None:
+    """The layer's number, or None for tensors outside the layers.
+
+    >>> layer_of("model.layers.10.mlp.up_proj.weight"), layer_of("lm_head.weight")
+    (10, None)
+    """
+    match = _LAYER.search(name)
+    return int(match.group(1)) if match else None
+
+
+def module_of(name: str) -> str:
+    """The kind of module, one of `KINDS`.
+
+    >>> [module_of(n) for n in ("model.layers.0.post_attention_layernorm.weight", "gpt_neox.embed_in.weight")]
+    ['norm', 'embedding']
+    """
+    for component in reversed(name.split(".")[:-1] or [name]):
+        for kind, pattern in _COMPONENTS:
+            if pattern.search(component):
+                return kind
+    return "head" if name == "output.weight" else "other"
+
+
+def has_vocabulary_axis(name: str) -> bool:
+    """True when the tensor has one row a token: the input embedding and the head."""
+    return bool(_VOCABULARY.search(name))
+
+
+def is_head(name: str) -> bool:
+    return bool(_HEAD.search(name))
+
+
+def is_buffer(name: str) -> bool:
+    """True for stored constants (rotary frequencies, attention masks) that no training moves."""
+    return bool(_BUFFER.search(name))
+
+
+def layer_test(layers: LayerChoice | None) -> Callable[[int | None], bool]:
+    """A test for layer numbers from a number, range, slice, iterable or text such as "0-7,12"; None takes all.
+
+    Tensors outside the layers (embedding, head, final norm) pass only when `layers` is None.
+    """
+    if layers is None:
+        return lambda layer: True
+    if isinstance(layers, slice):
+        low, high, step = layers.start or 0, layers.stop, layers.step or 1
+        if low < 0 or (high is not None and high < 0) or step < 1:
+            raise ValueError(f"layers={layers!r}: count layers from 0; negative numbers are not understood.")
+        return lambda layer: (
+            layer is not None
+            and layer >= low
+            and (high is None or layer < high)
+            and (layer - low) % step == 0
+        )
+    if isinstance(layers, str):
+        wanted: set[int] = set()
+        for piece in layers.split(","):
+            match = re.fullmatch(r"\s*(\d+)\s*(?:-\s*(\d+)\s*)?", piece)
+            if not match:
+                raise ValueError(
+                    f"layers={layers!r}: expected numbers and ranges such as '0-7,12', got {piece!r}."
+                )
+            wanted.update(range(int(match[1]), int(match[2] or match[1]) + 1))
+    else:
+        wanted = {layers} if isinstance(layers, int) else set(layers)
+    if not all(isinstance(layer, int) and layer >= 0 for layer in wanted):
+        raise ValueError(f"layers={layers!r}: expected layer numbers, counted from 0.")
+    return lambda layer: layer in wanted
+
+
+def module_test(modules: str | Iterable[str] | None) -> Callable[[str], bool]:
+    """A test for tensor names from kinds ("attention", "norm|head") or regular expressions over the name.
+
+    A pattern that fits a whole kind selects by kind, so that "attention" leaves post_attention_layernorm alone;
+    any other pattern is searched in the full name.
+    """
+    if modules is None:
+        return lambda name: True
+    patterns = [re.compile(p) for p in ([modules] if isinstance(modules, str) else modules)]
+    kinds = {kind for p in patterns for kind in KINDS if p.fullmatch(kind)}
+    free = [p for p in patterns if not any(p.fullmatch(kind) for kind in KINDS)]
+    return lambda name: module_of(name) in kinds or any(p.search(name) for p in free)
