@@ -143,12 +143,13 @@ class Endpoint:
 
 
 class Completion(NamedTuple):
-    """A chat completion; the counts are None where the server does not tell them."""
+    """A completion; what the server does not tell is None. `model` is the name it gives itself."""
 
     text: str
     finish_reason: str | None
     prompt_tokens: int | None
     completion_tokens: int | None
+    model: str | None = None
 
 
 def complete_chat(
@@ -179,34 +180,37 @@ def map_concurrent(
     """
     items = list(items)
     jobs, finished = iter(enumerate(items)), queue.SimpleQueue()
-    lock, stop = threading.Lock(), threading.Event()
+    lock, stop, failures = threading.Lock(), threading.Event(), 0
 
     def work() -> None:
-        while not stop.is_set():
+        nonlocal failures
+        while True:
             with lock:
                 index, item = next(jobs, (None, None))
-            if index is None:
+            if index is None or stop.is_set():
                 return
             try:
-                finished.put((index, function(item)))
+                result, failed = function(item), False
             except BaseException as error:
-                finished.put((index, error))
+                result, failed = error, True
+            with lock:
+                failures = failures + 1 if failed else 0
+                is_fatal = failed and (
+                    failures >= patience or not isinstance(result, (ConnectionError, ValueError))
+                )
+            if is_fatal:
+                stop.set()
+            finished.put((index, result, is_fatal))
 
-    # daemons, unlike the threads of an executor, do not hold up Ctrl-C until their request is answered
-    for _ in range(min(workers, len(items))):
-        threading.Thread(target=work, daemon=True).start()
     results: list = [None] * len(items)
-    failures = 0
     try:
+        # daemons, unlike the threads of an executor, do not hold up Ctrl-C until their request is answered
+        for _ in range(min(workers, len(items))):
+            threading.Thread(target=work, daemon=True).start()
         for _ in tqdm(range(len(items)), desc=description, disable=description is None):
-            index, results[index] = finished.get()
-            result = results[index]
-            if not isinstance(result, BaseException):
-                failures = 0
-                continue
-            failures += 1
-            if not isinstance(result, (ConnectionError, ValueError)) or failures >= patience:
-                raise result
+            index, results[index], is_fatal = finished.get()
+            if is_fatal:
+                raise results[index]
     finally:
         stop.set()
     return results
@@ -216,7 +220,9 @@ def read_key(key_env: str) -> str:
     """The key in the environment variable `key_env`; PermissionError if nothing there can be one."""
     key = os.environ.get(key_env, "").strip()
     if not key:
-        raise PermissionError(f"the environment variable {key_env} holds no key; export it and start again")
+        raise PermissionError(
+            f"the environment variable {key_env} holds no key: export it, or say key_env=None"
+        )
     if not (key.isascii() and key.isprintable() and " " not in key):
         raise PermissionError(f"the environment variable {key_env} holds characters that no key has")
     return key
@@ -237,7 +243,11 @@ def _read_completion(body: dict) -> Completion:
     if not isinstance(text, str | None):
         raise TypeError(f"content is {type(text).__name__}, not text")
     return Completion(
-        text or "", choice.get("finish_reason"), usage.get("prompt_tokens"), usage.get("completion_tokens")
+        clean_text(text or ""),
+        choice.get("finish_reason"),
+        usage.get("prompt_tokens"),
+        usage.get("completion_tokens"),
+        body.get("model"),
     )
 
 
