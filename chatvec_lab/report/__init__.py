@@ -1,0 +1,54 @@
+"""One self-contained HTML page for a study, with its figures and LaTeX tables beside it.
+
+    python -m chatvec_lab run nano        # ends with it
+    report.write("reports/nano")          # -> reports/nano/index.html, figures/, tables/
+
+A notebook hands things over by files in its cell's folder: summary.json, tables/, figures/ and samples/, as
+described in `chatvec_lab.study.outputs`, whose functions write them. The page shows answers first, then each
+notebook's tables, figures and samples, what failed, and provenance. The same results give the same bytes:
+dates, durations and machine names stay in the cells' run.json. Replies of a model are untrusted text, so the
+template escapes everything, and the page forbids itself to load anything.
+"""
+
+import os
+import shutil
+from pathlib import Path
+
+from chatvec_lab.report import gather, tables
+
+
+def write(out: Path | str) -> Path:
+    """Write (anew) the report of the study that was run into `out`; returns the page's path.
+
+    Raises FileNotFoundError when no study was run into `out`.
+    """
+    import jinja2
+
+    out = Path(out)
+    content = gather.content(out)
+    for kind in ("figures", "tables"):
+        shutil.rmtree(out / kind, ignore_errors=True)
+        (out / kind).mkdir()
+    for notebook in content["notebooks"]:
+        for table in notebook["tables"]:
+            tables.write(table, out / "tables" / table["file"])
+        for item in notebook["figures"]:
+            for suffix in (".svg", ".pdf", ".png"):
+                if (source := item["source"].with_suffix(suffix)).is_file():
+                    shutil.copyfile(source, out / "figures" / f"{item['file']}{suffix}")
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"number": tables.number, "interval": tables.interval}
+    return _replace(out / "index.html", environment.get_template("page.html.j2").render(content))
+
+
+def _replace(file: Path, text: str) -> Path:
+    part = file.with_name(f"{file.name}.{os.getpid()}.part")
+    part.write_text(text, "utf-8")
+    part.replace(file)
+    return file

@@ -1,0 +1,83 @@
+"""A figure's SVG made fit to stand inside a page: nothing that runs or loads, no id that clashes."""
+
+import re
+from pathlib import Path
+from xml.etree import ElementTree
+
+SVG, XLINK = "http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"
+ALLOWED = {
+    "svg",
+    "g",
+    "defs",
+    "path",
+    "rect",
+    "circle",
+    "ellipse",
+    "line",
+    "polyline",
+    "polygon",
+    "text",
+    "tspan",
+}
+ALLOWED |= {"title", "desc", "use", "symbol", "marker", "clipPath", "mask", "pattern", "image", "style"}
+ALLOWED |= {"linearGradient", "radialGradient", "stop"}
+ElementTree.register_namespace("", SVG)
+ElementTree.register_namespace("xlink", XLINK)
+
+
+def inline(file: Path, prefix: str, alt: str) -> tuple[str, float]:
+    """The SVG of `file` as an `<svg role="img">` element described by `alt`, and its width in points.
+
+    Its ids begin with `prefix`, so that several figures can share a page. Raises ValueError with the file's name when it is not SVG.
+    """
+    try:
+        root = ElementTree.fromstring(file.read_text("utf-8"))
+    except ElementTree.ParseError as error:
+        raise ValueError(f"{file} is not well-formed SVG: {error}") from error
+    if _name(root) != "svg":
+        raise ValueError(f"{file} is not SVG: its root is {root.tag!r}")
+    _clean(root, prefix)
+    width, height = (_points(root.attrib.pop(side, "")) for side in ("width", "height"))
+    root.attrib.setdefault("viewBox", f"0 0 {width:g} {height:g}")
+    root.set("role", "img")
+    root.set("aria-label", alt)
+    root.set("style", f"max-width:{width:g}pt")  # drawn at its final width; on a phone it shrinks
+    return ElementTree.tostring(root, encoding="unicode"), width
+
+
+def _points(length: str) -> float:
+    """A length of SVG in points (matplotlib writes those); what has no length gets 6.3 inches."""
+    found = re.fullmatch(r"([\d.]+)(pt|px|in|cm|mm)?", length.strip())
+    factor = {"pt": 1, "px": 0.75, None: 0.75, "in": 72, "cm": 72 / 2.54, "mm": 7.2 / 2.54}
+    return float(found[1]) * factor[found[2]] if found else 453.6
+
+
+def _name(element: ElementTree.Element) -> str:
+    return element.tag.removeprefix(f"{{{SVG}}}") if isinstance(element.tag, str) else ""
+
+
+def _clean(element: ElementTree.Element, prefix: str) -> None:
+    for child in list(element):
+        if _name(child) not in ALLOWED:  # scripts, foreign objects, metadata
+            element.remove(child)
+        else:
+            _clean(child, prefix)
+    if _name(element) == "style":
+        # matplotlib's one rule, `*{stroke-linejoin: round; ...}`, must not reach the rest of the page.
+        safe = (
+            element.text
+            and re.fullmatch(r"\s*\*\s*\{[^{}@\\]*\}\s*", element.text)
+            and "url" not in element.text
+        )
+        element.text = f"svg{element.text.strip()}" if safe else ""
+    for name, value in list(element.attrib.items()):
+        local = name.rpartition("}")[2]
+        is_foreign = local == "href" and not value.startswith(("#", "data:image/"))
+        if local.lower().startswith("on") or is_foreign or re.search(r"url\(\s*['\"]?(?!#|['\"])", value):
+            del element.attrib[name]
+        elif local == "id":
+            element.set(name, prefix + value)
+        elif local == "href" and value.startswith("#"):
+            element.set(name, f"#{prefix}{value[1:]}")
+        elif "url(" in value:
+            element.set(name, re.sub(r"url\(\s*['\"]?#", f"url(#{prefix}", value))

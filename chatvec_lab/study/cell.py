@@ -1,0 +1,244 @@
+"""Run one cell: a notebook through papermill, in a process that may run many, with a record as its result.
+
+`run.json` is written last and atomically, and it alone says whether a cell is done: a notebook whose
+kernel was killed looks finished in its own metadata.
+"""
+
+import contextlib
+import fcntl
+import functools
+import importlib.metadata
+import json
+import os
+import platform
+import re
+import shutil
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from chatvec_lab.study import fingerprint
+
+PATIENCE = 60  # seconds to wait for the kernel of an earlier, killed attempt; it stops within about 3
+VERSIONS = ("chatvec_lab", "torch", "transformers", "tokenizers", "safetensors", "numpy", "pandas", "scipy")
+VERSIONS += ("matplotlib", "seaborn", "papermill", "ipykernel")
+# Headless runs want no bars; a fixed hash seed gives sets of text one order, so that results repeat.
+KERNEL_ENVIRONMENT = {
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "TQDM_DISABLE": "1",
+    "PYTHONHASHSEED": "0",
+    "PYDEVD_DISABLE_FILE_VALIDATION": "1",
+    "MPLBACKEND": "module://matplotlib_inline.backend_inline",
+}
+SECRET_VARIABLE = re.compile(r"(TOKEN|API_?KEY|SECRET|PASSWORD|PASSWD)$", re.IGNORECASE)
+
+
+def read_record(folder: Path) -> dict[str, Any] | None:
+    """The cell's `run.json`, or None where there is none that can be read."""
+    try:
+        return json.loads((folder / "run.json").read_text("utf-8"))
+    except (OSError, ValueError):
+        return None
+
+
+def write_record(folder: Path, record: dict[str, Any]) -> None:
+    """Write `run.json` in one step: a reader sees the old one, none, or the whole new one."""
+    folder.mkdir(parents=True, exist_ok=True)
+    part = folder / f"run.json.{os.getpid()}.part"
+    part.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", "utf-8")
+    part.replace(folder / "run.json")
+
+
+def run_cell(job: dict[str, Any]) -> dict[str, Any]:
+    """Run the cell that `job` describes (see `runner.job`) and return its record, which is also `run.json`.
+
+    Never raises for what happens in the notebook: `status` is done, failed (a code cell raised) or killed
+    (its kernel died), and `error` then has name, value, the code cell's number and the line.
+    """
+    folder = Path(job["folder"])
+    folder.mkdir(parents=True, exist_ok=True)
+    started = time.time()
+    with (folder / "run.log").open("a", encoding="utf-8") as log:
+        try:
+            _hold(log, folder)
+            _clear(folder)
+            log.truncate(0)
+            error = _execute(job, folder, log)
+            if error is None and fingerprint.package() != job["package"]:
+                error = _error(
+                    "RuntimeError", "the source of chatvec_lab changed while this cell ran; run again"
+                )
+        except Exception as problem:  # the record must be written whatever happened
+            error = _error(type(problem).__name__, str(problem))
+        if error:
+            print(f"\n{error['name']}: {error['value']}\n" + "\n".join(error.pop("traceback")), file=log)
+        log.flush()
+        _redact(folder)
+        record = {
+            "status": error["status"] if error else "done",
+            "error": error,
+            **{
+                name: job[name]
+                for name in ("notebook", "key", "parameters", "needs", "inputs", "code", "package")
+            },
+            "started": time.strftime("%Y-%m-%dT%H:%M:%S%z", time.localtime(started)),
+            "seconds": round(time.time() - started, 2),
+            "attempt": job["attempt"],
+            "host": platform.node(),
+            "device": os.environ.get("CUDA_VISIBLE_DEVICES"),
+            "threads": os.environ.get("OMP_NUM_THREADS"),
+            "git": job["git"],
+            "versions": versions(),
+        }
+        write_record(folder, record)
+    return record
+
+
+def _execute(job: dict[str, Any], folder: Path, log: Any) -> dict[str, Any] | None:
+    """Execute the notebook into `folder`; None when every code cell ran, or what went wrong."""
+    import logging
+
+    import nbformat
+    import papermill
+    from nbclient.exceptions import DeadKernelError
+    from traitlets.config import Config
+
+    logging.getLogger("papermill").setLevel(logging.CRITICAL)  # what it would say is in the record
+    notebook = nbformat.reads(job["source"], as_version=4)
+    target = folder / "notebook.ipynb"
+    try:
+        executed = papermill.execute_notebook(
+            notebook,
+            str(target).replace("{", "{{").replace("}", "}}"),  # papermill formats paths
+            parameters=job["parameters"] | job["folders"] | {"out_dir": str(folder)},
+            kernel_name="python3",
+            progress_bar=False,
+            stdout_file=log,
+            stderr_file=log,
+            start_timeout=300,  # a first import over a busy network disk takes its time
+            kernel_manager_class=_kernel_manager(log),
+            # Without this ipykernel 7.4 warns at every start that its TCP ports are not encrypted.
+            config=Config({"KernelManager": {"transport_encryption": "auto"}}),
+        )
+    except papermill.PapermillExecutionError as error:
+        return _located(error)
+    except RuntimeError as error:
+        if not isinstance(error, DeadKernelError):  # it did not start, say for want of memory or ports
+            return _error("RuntimeError", str(error), status="killed")
+        number, source = _last_started(target)
+        value = "the kernel died: out of memory, or a crash; its log may say more"
+        return _error("DeadKernelError", value, cell=number, line=source, status="killed")
+    for number, cell in enumerate((c for c in executed.cells if c.cell_type == "code"), start=1):
+        if cell.source.strip() and cell.execution_count is None:  # papermill calls sys.exit(0) a success
+            return _error("SystemExit", f"the notebook stopped before code cell {number}", cell=number)
+    return None
+
+
+def _kernel_manager(log: Any) -> type:
+    """A kernel manager whose kernels write to `log` and import the package that this process imported.
+
+    Inheriting the log's file, the kernel also inherits its lock: see `_hold`.
+    """
+    from jupyter_client import AsyncKernelManager
+
+    here = str(fingerprint.PACKAGE.parent)
+    environment = os.environ | {
+        name: os.environ.get(name, value) for name, value in KERNEL_ENVIRONMENT.items()
+    }
+    environment["PYTHONPATH"] = os.pathsep.join(filter(None, [here, os.environ.get("PYTHONPATH")]))
+
+    class Manager(AsyncKernelManager):
+        async def start_kernel(self, **options: Any) -> None:
+            streams = {"stdout": log.fileno(), "stderr": log.fileno(), "env": environment}
+            await super().start_kernel(**streams, **options)
+
+    return Manager
+
+
+def _hold(log: Any, folder: Path) -> None:
+    """Lock the cell until this process and its kernel are gone, waiting for those of a killed attempt.
+
+    A flock belongs to the open file, so the kernel that inherits it keeps it when its worker is killed.
+    """
+    end = time.monotonic() + PATIENCE
+    while True:
+        try:
+            return fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > end:
+                raise TimeoutError(f"another run of this cell is still at work in {folder}") from None
+            time.sleep(0.1)
+        except OSError:  # a disk without locks; the study's own lock has to do
+            return None
+
+
+def _clear(folder: Path) -> None:
+    for path in folder.iterdir():
+        if path.name in ("run.log", "job.json"):
+            continue
+        shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+
+
+def _located(problem: Any) -> dict[str, Any]:
+    """The record of a code cell that raised, with the line of that code cell."""
+    trace = [re.sub(r"\x1b\[[0-9;]*m", "", text) for text in problem.traceback]
+    # IPython's frames in a notebook read "Cell In[3], line 2"; the last of this code cell is where it was.
+    lines = re.findall(rf"Cell In\[{problem.exec_count}\], line (\d+)", "\n".join(trace))
+    source = problem.source.splitlines()
+    line = source[int(lines[-1]) - 1].strip() if lines and int(lines[-1]) <= len(source) else ""
+    return _error(problem.ename, problem.evalue, cell=problem.exec_count, line=line, traceback=trace)
+
+
+def _error(
+    name: str,
+    value: str,
+    *,
+    cell: int | None = None,
+    line: str = "",
+    status: str = "failed",
+    traceback: list[str] | None = None,
+) -> dict[str, Any]:
+    return {
+        "status": status,
+        "name": name,
+        "value": value,
+        "cell": cell,
+        "line": line,
+        "traceback": traceback or [],
+    }
+
+
+def _last_started(notebook: Path) -> tuple[int | None, str]:
+    """Number and first line of the last code cell that papermill started, from the notebook it saved."""
+    number, source = None, ""
+    with contextlib.suppress(OSError, ValueError):
+        cells = json.loads(notebook.read_text("utf-8"))["cells"]
+        for count, cell in enumerate((c for c in cells if c["cell_type"] == "code"), start=1):
+            if cell["metadata"].get("papermill", {}).get("start_time"):
+                number, source = count, "".join(cell["source"]).strip().partition("\n")[0]
+    return number, source
+
+
+def _redact(folder: Path) -> None:
+    """Replace the values of secret environment variables in the text files of a cell by their names."""
+    secrets = {n: v.encode() for n, v in os.environ.items() if SECRET_VARIABLE.search(n) and len(v) >= 8}
+    if not secrets:
+        return
+    for file in folder.rglob("*"):
+        if file.suffix in (".ipynb", ".log", ".json", ".jsonl", ".csv") and file.is_file():
+            text = clean = file.read_bytes()
+            for name, value in secrets.items():
+                clean = clean.replace(value, f"<{name}>".encode())
+            if clean != text:
+                file.write_bytes(clean)
+
+
+@functools.cache
+def versions() -> dict[str, str]:
+    """Versions of Python and of the libraries that results may depend on; one that is missing is left out."""
+    found = {"python": platform.python_version(), "platform": f"{sys.platform} {platform.machine()}"}
+    for name in VERSIONS:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
+    return found

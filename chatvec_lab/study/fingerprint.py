@@ -1,0 +1,92 @@
+"""Short digests of what a cell depends on: the package's source, a notebook's code, files and folders."""
+
+import functools
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from chatvec_lab.paths import DATA, ROOT
+from chatvec_lab.study.parameters import notebook_cells
+
+PACKAGE = Path(__file__).resolve().parents[1]
+WHOLE = 64 << 20  # bytes; a larger file is sampled
+SAMPLES, BLOCK = 256, 64 << 10
+
+
+def digest(*parts: Any) -> str:
+    """sha256 of the parts as sorted JSON, as hex."""
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
+
+
+def package() -> str:
+    """Digest of every Python file of chatvec_lab as it is now on disk."""
+    files = sorted(PACKAGE.rglob("*.py"))
+    return digest([(str(file.relative_to(PACKAGE)), file.read_text("utf-8")) for file in files])
+
+
+def code(notebook: Path) -> str:
+    """Digest of the code cells of a notebook: prose, outputs and metadata do not count."""
+    return digest([cell["source"] for cell in notebook_cells(notebook) if cell["cell_type"] == "code"])
+
+
+@functools.cache
+def path(target: Path) -> str:
+    """Digest of a file, or of all files in a folder by their relative names; hidden files do not count.
+
+    A file up to 64 MB is read whole. Of a larger one (weights) count its size, its time of change, its
+    first 8 MB and 256 blocks of 64 KB, so that a 70B checkpoint takes a second.
+    """
+    if target.is_dir():
+        files = sorted(f for f in target.rglob("*") if f.is_file() and not _is_hidden(f.relative_to(target)))
+        return digest([(file.relative_to(target).as_posix(), path(file)) for file in files])
+    size = target.stat().st_size
+    with target.open("rb") as file:
+        if size <= WHOLE:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+        sample = hashlib.sha256(f"{size} {target.stat().st_mtime_ns}".encode())
+        sample.update(file.read(8 << 20))
+        for i in range(SAMPLES):
+            file.seek(i * (size - BLOCK) // (SAMPLES - 1))
+            sample.update(file.read(BLOCK))
+    return sample.hexdigest()
+
+
+def _is_hidden(relative: Path) -> bool:
+    return any(part.startswith(".") or part == "__pycache__" for part in relative.parts)
+
+
+def family(name: str) -> dict[str, str]:
+    """Digests of a family's file and of every file or folder that it names, by the name written there.
+
+    A hub id counts by what the file says of it (pin a revision). An unknown family gives {}: the notebook
+    that loads it will say so in its own words.
+    """
+    file = Path(name) if name.endswith((".yaml", ".yml")) else DATA / "families" / f"{name}.yaml"
+    if not file.is_file():
+        return {}
+    found = {f"family {name}": path(file.resolve())}
+    for text in sorted(set(_strings(yaml.safe_load(file.read_text("utf-8"))))):
+        for folder in (file.parent, ROOT):
+            if text and len(text) < 1000 and (folder / text).exists():
+                found[text] = path((folder / text).resolve())
+                break
+    return found
+
+
+def parameters(values: dict[str, Any]) -> dict[str, str]:
+    """Digests of the files and folders that parameters name: strings with a slash that exist (below ROOT)."""
+    texts = sorted(set(_strings(values)))
+    return {text: path((ROOT / text).resolve()) for text in texts if "/" in text and (ROOT / text).exists()}
+
+
+def _strings(tree: Any) -> list[str]:
+    if isinstance(tree, str):
+        return [tree]
+    if isinstance(tree, dict):
+        tree = tree.values()
+    elif not isinstance(tree, list):
+        return []
+    return [text for item in tree for text in _strings(item)]

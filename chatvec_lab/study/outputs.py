@@ -1,0 +1,155 @@
+"""What a notebook leaves in its folder for the report and for other notebooks.
+
+    out = study.output(out_dir)
+    study.save_table(out, "scores", table, caption="Score by scale, 95 % intervals.")
+    study.save_figure(out, "scores", figure, caption="...", alt="...")
+    study.save_samples(out, responses, by="scale", caption="...")
+    best = study.claim("best scale", 0.5, low=0.4, high=0.6, n=200, seed=0)
+    study.save_summary(out, question="...", answer=f"A scale of {best['estimate']} is best.", claims=[best])
+
+The files (all that the report reads; a notebook may write them by any other means):
+
+    summary.json             question, answer (texts), claims: [{claim, estimate, low, high, n, seed, unit}]
+    tables/NAME.parquet      the exact table, for other notebooks;  tables/NAME.csv  the same for people
+    tables/NAME.json         {order, caption, show}: `show` false keeps a table of raw rows off the page
+    figures/NAME.svg|pdf|png the figure;  figures/NAME.json  {order, caption, alt}
+    samples/NAME.json        {order, caption, by, rows}: rows with prompt, response and the column `by`
+
+In tables, a column `x` with `x_low` and `x_high` beside it (or `estimate`, `mean` or `value` with `low` and
+`high`) is shown as one: estimate and interval.
+"""
+
+import json
+import math
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from chatvec_lab.paths import REPORTS
+
+if TYPE_CHECKING:
+    import pandas
+    from matplotlib.figure import Figure
+
+
+def output(out_dir: str | Path = "") -> Path:
+    """The folder for a notebook's results, made if need be; '' (JupyterLab) is reports/interactive."""
+    folder = Path(out_dir) if str(out_dir) else REPORTS / "interactive"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def save_table(
+    out: Path, name: str, table: "pandas.DataFrame", *, caption: str, show: bool = True
+) -> "pandas.DataFrame":
+    """Save a tidy table as parquet and CSV and return it; `show=False` keeps raw rows off the page."""
+    file = _file(out, "tables", name, {"caption": caption, "show": show})
+    table = table.reset_index(drop=True)
+    table.to_parquet(file.with_suffix(".parquet"), index=False)
+    table.to_csv(file.with_suffix(".csv"), index=False)
+    return table
+
+
+def save_figure(out: Path, name: str, figure: "Figure", *, caption: str, alt: str) -> Path:
+    """Save a matplotlib figure as SVG, PDF and PNG, with the same bytes each time; returns the PDF's path.
+
+    `alt` says in words what the figure shows, for those who cannot see it.
+    """
+    import matplotlib
+
+    if not alt.strip():
+        raise ValueError(f"figure {name!r}: alt is empty; say in a sentence what the figure shows")
+    file = _file(out, "figures", name, {"caption": caption, "alt": alt})
+    settings = {"svg.hashsalt": "chatvec", "svg.fonttype": "none", "pdf.fonttype": 42}
+    with matplotlib.rc_context(settings):
+        figure.savefig(file.with_suffix(".svg"), metadata={"Date": None, "Creator": None})
+        figure.savefig(file.with_suffix(".pdf"), metadata={"CreationDate": None})
+        figure.savefig(file.with_suffix(".png"), dpi=200, metadata={"Software": None})
+    return file.with_suffix(".pdf")
+
+
+def save_samples(
+    out: Path, rows: "pandas.DataFrame", *, by: str, caption: str, name: str = "samples"
+) -> "pandas.DataFrame":
+    """Save a few replies to be read side by side, and return them.
+
+    rows: columns prompt, response and the one named by `by` (scale, model, ...); rows with one prompt stand
+    side by side in the table's order. Columns prompt_id and turn, where there are, keep conversations apart:
+    turns of one prompt_id follow each other.
+    """
+    missing = [column for column in ("prompt", "response", by) if column not in rows]
+    if missing:
+        raise KeyError(
+            f"samples need the columns {', '.join(missing)}; the table has {', '.join(rows.columns)}"
+        )
+    kept = [
+        column for column in ("prompt_id", "language", "turn", "prompt", by, "response") if column in rows
+    ]
+    _file(out, "samples", name, {"caption": caption, "by": by, "rows": rows[kept].to_dict("records")})
+    return rows
+
+
+def claim(
+    name: str,
+    estimate: float | None,
+    *,
+    low: float | None = None,
+    high: float | None = None,
+    n: int | None = None,
+    seed: int | None = None,
+    unit: str = "",
+) -> dict[str, Any]:
+    """One number of an answer with its 95 % interval, number of prompts and seed; None means not known."""
+    return {"claim": name, "estimate": estimate, "low": low, "high": high, "n": n, "seed": seed, "unit": unit}
+
+
+def save_summary(
+    out: Path, *, question: str, answer: str, claims: Sequence[Mapping[str, Any]] = (), **more: Any
+) -> dict[str, Any]:
+    """Save and return the notebook's answer. `answer` is a sentence computed from the numbers, never typed.
+
+    `more` are further results for other notebooks to read (plain data); NaN and numpy numbers become JSON.
+    """
+    incomplete = [dict(c) for c in claims if "claim" not in c or "estimate" not in c]
+    if incomplete:
+        raise ValueError(f"a claim needs `claim` and `estimate`; see study.claim. Got {incomplete}")
+    summary = _plain({"question": question, "answer": answer, "claims": [dict(c) for c in claims], **more})
+    _write(Path(out) / "summary.json", summary)
+    return summary
+
+
+def load_summary(folder: str | Path) -> dict[str, Any]:
+    """What `save_summary` saved, from the folder of another cell (a parameter that `needs` filled in)."""
+    return json.loads((Path(folder) / "summary.json").read_text("utf-8"))
+
+
+def _file(out: Path, kind: str, name: str, about: dict[str, Any]) -> Path:
+    """Make room for an item and write its description; `order` is the order of saving."""
+    if not re.fullmatch(r"[a-z0-9][a-z0-9_-]*", name):
+        raise ValueError(
+            f"{kind}: the name {name!r} should be of a-z, 0-9, _ and -, since it becomes a file's name"
+        )
+    folder = Path(out) / kind
+    folder.mkdir(parents=True, exist_ok=True)
+    others = [path for path in folder.glob("*.json") if path.stem != name]
+    orders = [json.loads(path.read_text("utf-8"))["order"] for path in others]
+    _write(folder / f"{name}.json", {"order": max(orders, default=-1) + 1, **_plain(about)})
+    return folder / name
+
+
+def _write(file: Path, content: dict[str, Any]) -> None:
+    file.write_text(json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n", "utf-8")
+
+
+def _plain(value: Any) -> Any:
+    """numpy numbers and arrays as Python's, NaN and infinity as None, tuples as lists, keys as text."""
+    if hasattr(value, "tolist"):
+        value = value.tolist()
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return value

@@ -1,0 +1,222 @@
+"""The parameters cell of a notebook: what it declares, and values checked against it before a kernel starts.
+
+Read with `ast` and `tokenize`, never executed. One line a parameter: `scale: float = 0.5  # help`.
+(papermill's own reader works by regex, loses `X | None`, and only warns about an unknown name.)
+"""
+
+import ast
+import difflib
+import io
+import json
+import re
+import tokenize
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+TYPES = "str, int, float, bool, None, list[...], dict[...], Literal[...], Optional[...] and X | Y"
+# A secret would end in the executed notebook: a notebook takes the name of an environment variable instead.
+SECRET_NAME = re.compile(r"(?i)(^|_)(api_?key|token|secret|password|passwd)$")
+SECRET_VALUE = re.compile(r"^(hf_|sk-|ghp_|github_pat_|xox[a-z]-|AKIA)[\w-]{16,}$")
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One line of a parameters cell; `annotation` is the type as written, `help` the comment behind it."""
+
+    name: str
+    annotation: str
+    default: Any
+    help: str
+
+
+def notebook_cells(path: Path) -> list[dict]:
+    """The cells of a notebook file as dicts, each `source` joined to one string (without nbformat: 1 ms)."""
+    try:
+        cells = json.loads(Path(path).read_text("utf-8"))["cells"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} is not a notebook of format 4 ({type(error).__name__}: {error})") from error
+    return [{**cell, "source": "".join(cell["source"])} for cell in cells]
+
+
+def title(path: Path) -> str:
+    """The first `# ` heading in a notebook's prose, or its file's name."""
+    prose = [cell["source"] for cell in notebook_cells(path) if cell["cell_type"] == "markdown"]
+    found = re.search(r"^# +(.+)", "\n".join(prose), re.MULTILINE)
+    return found[1].strip() if found else Path(path).stem
+
+
+def read(path: Path) -> dict[str, Parameter]:
+    """What the notebook's parameters cell declares, in its order.
+
+    Raises ValueError when there is not exactly one code cell with the tag `parameters`, when it is not the
+    first code cell, or when it holds anything but lines of the form `name: type = literal  # help`.
+    """
+    path = Path(path)
+    code = [cell for cell in notebook_cells(path) if cell["cell_type"] == "code"]
+    tagged = [i for i, cell in enumerate(code) if "parameters" in cell.get("metadata", {}).get("tags", [])]
+    if tagged != [0]:
+        found = f"code cells {[i + 1 for i in tagged]} have it" if tagged else "no code cell has it"
+        raise ValueError(
+            f"{path.name}: the first code cell, and no other, needs the tag 'parameters'; {found}."
+        )
+    try:
+        return _declarations(code[0]["source"])
+    except (SyntaxError, ValueError) as error:
+        raise ValueError(f"{path.name}: parameters cell: {error}") from error
+
+
+def _declarations(source: str) -> dict[str, Parameter]:
+    comments = {
+        token.start[0]: token.string.lstrip("# ").strip()
+        for token in tokenize.generate_tokens(io.StringIO(source).readline)
+        if token.type == tokenize.COMMENT
+    }
+    declared = {}
+    for statement in ast.parse(source).body:
+        line = source.splitlines()[statement.lineno - 1].strip()
+        if not (isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name)):
+            raise ValueError(f"line {statement.lineno} is {line!r}; write `name: type = literal  # help`")
+        name, annotation = statement.target.id, ast.unparse(statement.annotation)
+        try:
+            if statement.value is None:
+                raise ValueError("it has no default")
+            default = _fit(ast.literal_eval(statement.value), statement.annotation)
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"line {statement.lineno} is {line!r}: {error}") from error
+        declared[name] = Parameter(name, annotation, default, comments.get(statement.end_lineno, ""))
+    return declared
+
+
+def _fit(value: Any, kind: ast.expr) -> Any:
+    """`value` as the annotation wants it (an int becomes a float, a tuple a list); TypeError if it is not."""
+    misfit = TypeError(f"must be {ast.unparse(kind)}, got {value!r} ({type(value).__name__})")
+    match kind:
+        case ast.Constant(value=None):
+            if value is None:
+                return None
+        case ast.Constant(value=str(text)):  # a quoted annotation
+            return _fit(value, ast.parse(text, mode="eval").body)
+        case ast.Name(id="Any"):
+            return value
+        case ast.Name(id="str"):
+            if isinstance(value, str | Path):
+                return str(value)
+        case ast.Name(id="bool"):
+            if isinstance(value, bool):
+                return value
+        case ast.Name(id="int" | "float" as name):
+            number = isinstance(value, int) or (name == "float" and isinstance(value, float))
+            if number and not isinstance(value, bool):  # to Python a bool is an int; to a reader it is not
+                return {"int": int, "float": float}[name](value)
+        case ast.Name(id="list"):
+            if isinstance(value, list | tuple):
+                return list(value)
+        case ast.Name(id="dict"):
+            if isinstance(value, dict):
+                return value
+        case ast.BinOp(op=ast.BitOr(), left=left, right=right):
+            return _first_fit(value, [left, right], misfit)
+        case ast.Attribute(attr=name):  # typing.Literal
+            return _fit(value, ast.Name(name))
+        case ast.Subscript(value=ast.Name(id=name) | ast.Attribute(attr=name), slice=inner):
+            arguments = inner.elts if isinstance(inner, ast.Tuple) else [inner]
+            if name == "Literal":
+                allowed = [ast.literal_eval(item) for item in arguments]
+                if any(value == item and type(value) is type(item) for item in allowed):
+                    return value
+            elif name in ("Optional", "Union"):
+                return _first_fit(
+                    value, [*arguments, ast.Constant(None)][: len(arguments) + (name == "Optional")], misfit
+                )
+            elif name == "list" and len(arguments) == 1:
+                if isinstance(value, list | tuple):
+                    return _fit_all(value, arguments[0], misfit)
+            elif name == "dict" and len(arguments) == 2:
+                if isinstance(value, dict):
+                    keys = _fit_all(value, arguments[0], misfit)
+                    return dict(zip(keys, _fit_all(value.values(), arguments[1], misfit), strict=True))
+            else:
+                raise ValueError(f"the type {ast.unparse(kind)} is not known; there are {TYPES}")
+        case _:
+            raise ValueError(f"the type {ast.unparse(kind)} is not known; there are {TYPES}")
+    raise misfit
+
+
+def _fit_all(values: Iterable, kind: ast.expr, misfit: TypeError) -> list:
+    try:
+        return [_fit(value, kind) for value in values]
+    except TypeError:
+        raise misfit from None
+
+
+def _first_fit(value: Any, kinds: list[ast.expr], misfit: TypeError) -> Any:
+    for kind in kinds:
+        try:
+            return _fit(value, kind)
+        except TypeError:
+            continue
+    raise misfit
+
+
+def merge(declared: Mapping[str, Parameter], values: Mapping[str, Any], *, notebook: str) -> dict[str, Any]:
+    """Defaults overlaid with `values`, each as its declared type; every offender is named in one error.
+
+    Raises ValueError for an unknown name or a secret, TypeError when only types are wrong.
+    """
+    merged = {name: parameter.default for name, parameter in declared.items()}
+    unknown, wrong = [], []
+    for name, value in values.items():
+        if hasattr(value, "item") and getattr(value, "ndim", 1) == 0:  # a numpy scalar is not JSON
+            value = value.item()
+        if name not in declared:
+            unknown.append(f"{notebook} has no parameter {name!r}; {nearest(name, declared)}")
+        elif SECRET_NAME.search(name) or (isinstance(value, str) and SECRET_VALUE.match(value)):
+            unknown.append(
+                f"{notebook}: {name} looks like a secret, and parameters are kept in notebooks and logs; "
+                "pass the name of an environment variable that holds it (a parameter such as `key_variable`)"
+            )
+        else:
+            try:
+                merged[name] = _fit(value, ast.parse(declared[name].annotation, mode="eval").body)
+            except TypeError as error:
+                hint = ""
+                if isinstance(value, str) and re.fullmatch(r"[-+]?\d+[eE][-+]?\d+", value):
+                    hint = f" (YAML reads {value} as text: write {re.sub('[eE]', '.0e', value)})"
+                wrong.append(f"{notebook}: {name} {error}{hint}")
+    if unknown:
+        raise ValueError("\n".join(unknown + wrong))
+    if wrong:
+        raise TypeError("\n".join(wrong))
+    return merged
+
+
+def from_text(text: str, parameter: Parameter) -> Any:
+    """The value that `--set name=text` means for this parameter: a literal, a YAML list, or the text itself.
+
+    >>> from_text("1e-3", Parameter("scale", "float", 0.5, ""))
+    0.001
+    >>> from_text("7", Parameter("revision", "str", "main", ""))
+    '7'
+    """
+    kind = ast.parse(parameter.annotation, mode="eval").body
+    try:
+        literal = ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return yaml.safe_load(text) if text[:1] in ("[", "{") else text
+    try:
+        _fit(text, kind)
+    except TypeError:
+        return literal
+    # Text would do as well. A union such as `str | None` still means None by "None".
+    return None if literal is None and "None" in parameter.annotation else text
+
+
+def nearest(name: str, names: Iterable[str]) -> str:
+    """'did you mean ...?' with the nearest of `names`, or a list of them all."""
+    names = list(names)
+    close = difflib.get_close_matches(name, names, n=1)
+    return f"did you mean {close[0]!r}?" if close else f"there are: {', '.join(names) or 'none'}"

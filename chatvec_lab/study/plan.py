@@ -1,0 +1,279 @@
+"""From a study file to its cells: one notebook with one set of parameters each, and the key that names it.
+
+A study file (`data/studies/NAME.yaml`, or any path) reads:
+
+    title: Korean, at several scales
+    question: How much of the chat vector is best?   # optional
+    family: llama-2-7b            # given to every notebook that has a parameter `family`
+    inputs: [data/prompts]        # files and folders (below the project's root) that all results depend on
+    set: {samples: 200}           # given to every notebook that has these parameters
+    notebooks:
+      03_scale_sweep:             # notebooks/03_scale_sweep.ipynb, or a path from the study file
+        set: {decoding: greedy}
+        grid: {language: [ko, zh], seed: [0, 1, 2]}     # all combinations; a list of grids is their union
+      06_multi_turn:
+        needs: {sweep: 03_scale_sweep}                  # its parameter `sweep` gets the folder of that cell
+        grid: {language: [ko, zh], seed: [0, 1, 2]}
+
+Notebooks hand results on by files: `needs` maps a parameter of one notebook to another one, listed before
+it. The parameter gets the folder of the one cell that agrees with it on every parameter both have in a
+grid; a parameter of type `list[str]` gets the folders of all that agree.
+"""
+
+import itertools
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from chatvec_lab.paths import DATA, NOTEBOOKS, ROOT
+from chatvec_lab.study import fingerprint, parameters
+
+STUDY_FIELDS = ("title", "question", "family", "inputs", "set", "notebooks")
+NOTEBOOK_FIELDS = ("set", "grid", "needs", "inputs")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One notebook with one set of parameters; `parameters` lacks `out_dir` and what `needs` fills in.
+
+    `needs` maps a parameter to the cells whose folders it gets; `listed` holds those that get a list.
+    `varying` has the parameters that differ between this notebook's cells. `inputs` are digests by name.
+    """
+
+    notebook: str
+    path: Path
+    parameters: dict[str, Any]
+    needs: dict[str, list["Cell"]]
+    listed: frozenset[str]
+    inputs: dict[str, str]
+    code: str
+    key: str
+    varying: dict[str, Any] = field(default_factory=dict, compare=False)
+
+    def folder(self, out: Path) -> Path:
+        """Where this cell's results are kept below the study's folder `out`."""
+        return Path(out) / "cells" / self.notebook / self.key
+
+    def __str__(self) -> str:
+        return " ".join([self.notebook, self.key, *(f"{k}={v}" for k, v in self.varying.items())])
+
+
+@dataclass(frozen=True)
+class Study:
+    """A study ready to run: its cells in order, and `package`, the digest of the source that runs them."""
+
+    name: str
+    title: str
+    question: str
+    family: str
+    package: str
+    inputs: dict[str, str]
+    cells: list[Cell]
+
+
+def load(study: str | Path, *, set: Mapping[str, Any] | None = None) -> Study:
+    """Read a study by name or path; every parameter is checked here, before anything runs.
+
+    `set` gives a value to every notebook that has the parameter, and wins over the file and its grids.
+    Text in it is read by the parameter's type, so that `{"scale": "1e-3"}` is a number.
+
+    Raises FileNotFoundError for a study or notebook that is not there, ValueError and TypeError (all
+    offenders named) for parameters that do not fit.
+    """
+    fingerprint.path.cache_clear()
+    file = _find(study)
+    written = yaml.safe_load(file.read_text("utf-8"))
+    _check_fields(written, STUDY_FIELDS, str(file))
+    if not written.get("notebooks"):
+        raise ValueError(f"{file}: there are no `notebooks`")
+    shared = dict(written.get("set") or {})
+    if written.get("family"):
+        shared["family"] = written["family"]
+    notebooks = {name: _Notebook(name, entry or {}, file) for name, entry in written["notebooks"].items()}
+    _check_shared(shared, notebooks, f"{file.name}: set")
+    _check_shared(set or {}, notebooks, "--set")
+
+    package, inputs = fingerprint.package(), _digests(written.get("inputs") or [], file)
+    cells: dict[str, list[Cell]] = {}
+    problems: list[Exception] = []
+    broken: list[str] = []
+    for notebook in notebooks.values():
+        if any(Path(source).stem in broken for source in notebook.needs.values()):
+            broken.append(notebook.name)
+            continue
+        try:
+            cells[notebook.name] = notebook.cells(shared, set or {}, cells, (package, inputs))
+        except (ValueError, TypeError) as error:
+            problems.append(error)
+            broken.append(notebook.name)
+    if problems:
+        kind = TypeError if all(isinstance(error, TypeError) for error in problems) else ValueError
+        raise kind("\n".join(str(error) for error in problems))
+    return Study(
+        name=file.stem,
+        title=written.get("title") or file.stem,
+        question=written.get("question") or "",
+        family=str(shared.get("family", "")),
+        package=package,
+        inputs=inputs,
+        cells=[cell for group in cells.values() for cell in group],
+    )
+
+
+class _Notebook:
+    """A notebook's entry in the study file, and its declared parameters."""
+
+    def __init__(self, name: str, entry: dict, file: Path):
+        _check_fields(entry, NOTEBOOK_FIELDS, f"{file.name}: {name}")
+        self.path = file.parent / name if name.endswith(".ipynb") else NOTEBOOKS / f"{name}.ipynb"
+        if not self.path.is_file():
+            there = [p.stem for p in sorted(NOTEBOOKS.glob("*.ipynb"))]
+            raise FileNotFoundError(f"{self.path} is not there; {parameters.nearest(name, there)}")
+        self.name, self.file = self.path.stem, file
+        self.declared = parameters.read(self.path)
+        if "out_dir" not in self.declared:
+            raise ValueError(
+                f"{self.name}: its parameters cell needs `out_dir: str = ''`, the folder for results"
+            )
+        self.set, self.needs = entry.get("set") or {}, entry.get("needs") or {}
+        self.inputs = _digests(entry.get("inputs") or [], file)
+        grids = entry.get("grid") or {}
+        self.grids = grids if isinstance(grids, list) else [grids]
+        for axis, values in ((axis, values) for grid in self.grids for axis, values in grid.items()):
+            if not isinstance(values, list) or not values:
+                raise ValueError(
+                    f"{file.name}: {self.name}: grid: {axis} must be a list of values, got {values!r}"
+                )
+
+    def cells(
+        self, shared: dict, override: Mapping, done: dict[str, list[Cell]], common: tuple
+    ) -> list[Cell]:
+        reserved = sorted(
+            {"out_dir", *self.needs} & {*self.set, *override, *(a for g in self.grids for a in g)}
+        )
+        if reserved:
+            raise ValueError(
+                f"{self.name}: {', '.join(reserved)} is filled in by the runner and cannot be set"
+            )
+        fixed = {k: v for k, v in shared.items() if k in self.declared} | self.set
+        override = {
+            name: parameters.from_text(value, self.declared[name]) if isinstance(value, str) else value
+            for name, value in override.items()
+            if name in self.declared
+        }
+        sets = [
+            parameters.merge(
+                self.declared, fixed | dict(zip(grid, values, strict=True)) | override, notebook=self.name
+            )
+            for grid in self.grids
+            for values in itertools.product(*grid.values())
+        ]
+        unique = {cell.key: cell for cell in (self._cell(values, done, common) for values in sets)}
+        group = list(unique.values())
+        names = [
+            n for n in group[0].parameters if any(c.parameters[n] != group[0].parameters[n] for c in group)
+        ]
+        for cell in group:
+            cell.varying.update({name: cell.parameters[name] for name in names})
+        return group
+
+    def _cell(self, values: dict, done: dict[str, list[Cell]], common: tuple) -> Cell:
+        values = {
+            name: value for name, value in values.items() if name != "out_dir" and name not in self.needs
+        }
+        needs = {name: self._needed(name, source, values, done) for name, source in self.needs.items()}
+        inputs = (
+            self.inputs | fingerprint.family(str(values.get("family", ""))) | fingerprint.parameters(values)
+        )
+        code = fingerprint.code(self.path)
+        keys = {name: [cell.key for cell in cells] for name, cells in needs.items()}
+        return Cell(
+            notebook=self.name,
+            path=self.path,
+            parameters=values,
+            needs=needs,
+            listed=frozenset(n for n in needs if self.declared[n].annotation.startswith("list")),
+            inputs=inputs,
+            code=code,
+            key=fingerprint.digest(self.name, code, values, keys, inputs, *common)[:12],
+        )
+
+    def _needed(self, name: str, source: str, values: dict, done: dict[str, list[Cell]]) -> list[Cell]:
+        if name not in self.declared:
+            raise ValueError(f"{self.name} needs {name}, but {parameters.nearest(name, self.declared)}")
+        source = Path(source).stem
+        if source not in done:
+            raise ValueError(
+                f"{self.name} needs {source!r}, which is not listed before it; "
+                f"{parameters.nearest(source, done)}"
+            )
+        agree = [c for c in done[source] if all(values.get(n, v) == v for n, v in c.varying.items())]
+        is_list = self.declared[name].annotation.startswith("list")
+        if not agree or (len(agree) > 1 and not is_list):
+            shown = "\n".join(f"  {cell}" for cell in agree or done[source])
+            raise ValueError(
+                f"{self.name} needs one cell of {source} for {name}, and {len(agree)} agree with {values}:\n"
+                f"{shown}\n"
+                f"Give both the same grid, or declare `{name}: list[str]` to get them all."
+            )
+        return agree
+
+
+def chosen(study: Study, only: list[str] | None) -> list[Cell]:
+    """The cells of the named notebooks (an unambiguous beginning will do), and of those that they need."""
+    if not only:
+        return study.cells
+    names = list(dict.fromkeys(cell.notebook for cell in study.cells))
+    wanted: set[str] = set()
+    for text in only:
+        stem = Path(text).stem if text.endswith(".ipynb") else text
+        found = [stem] if stem in names else [name for name in names if name.startswith(stem)]
+        if len(found) != 1:
+            raise ValueError(
+                f"--only {text}: {f'it may be {found}' if found else parameters.nearest(stem, names)}"
+            )
+        wanted.update(found)
+    keys: set[str] = set()
+    for cell in reversed(study.cells):  # a cell comes after those that it needs
+        if cell.notebook in wanted or cell.key in keys:
+            keys |= {cell.key, *(need.key for group in cell.needs.values() for need in group)}
+    return [cell for cell in study.cells if cell.key in keys]
+
+
+def _find(study: str | Path) -> Path:
+    text = str(study)
+    file = Path(text) if text.endswith((".yaml", ".yml")) else DATA / "studies" / f"{text}.yaml"
+    if not file.is_file():
+        there = [path.stem for path in sorted((DATA / "studies").glob("*.yaml"))]
+        raise FileNotFoundError(f"there is no study {file}; {parameters.nearest(text, there)}")
+    return file.resolve()
+
+
+def _check_fields(entry: Any, known: tuple[str, ...], where: str) -> None:
+    if not isinstance(entry, dict):
+        raise ValueError(f"{where}: there should be a mapping with {', '.join(known)}, got {entry!r}")
+    unknown = [f"{name!r}: {parameters.nearest(str(name), known)}" for name in entry if name not in known]
+    if unknown:
+        raise ValueError(f"{where}: unknown fields: {'; '.join(unknown)}")
+
+
+def _check_shared(values: Mapping[str, Any], notebooks: dict[str, _Notebook], where: str) -> None:
+    names = list(dict.fromkeys(name for notebook in notebooks.values() for name in notebook.declared))
+    unknown = [f"{name!r}: {parameters.nearest(name, names)}" for name in values if name not in names]
+    if unknown:
+        raise ValueError(f"{where}: no notebook of this study has these parameters: {'; '.join(unknown)}")
+
+
+def _digests(inputs: list[str], file: Path) -> dict[str, str]:
+    found = {}
+    for text in inputs:
+        path = next((p / text for p in (file.parent, ROOT) if (p / text).exists()), None)
+        if path is None:
+            raise FileNotFoundError(
+                f"{file.name}: inputs: {text!r} is neither beside the study nor in {ROOT}"
+            )
+        found[text] = fingerprint.path(path.resolve())
+    return found
