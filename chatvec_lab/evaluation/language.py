@@ -21,23 +21,27 @@ __all__ = ["LANGUAGES", "Reading", "language_scores", "normalise", "prose", "rea
 
 # Read reliably in our own tests; fastText's other labels are reported, but a target among them is not scored.
 LANGUAGES = (
-    "en",
-    "zh-Hant",
-    "zh-Hans",
-    "zh",
-    "ko",
-    "ja",
-    "es",
-    "ar",
-    "sw",
-    "fr",
-    "de",
-    "pt",
-    "it",
-    "ru",
-    "vi",
-    "th",
+    *(
+        "en",
+        "zh-Hant",
+        "zh-Hans",
+        "zh",
+        "ko",
+        "ja",
+        "es",
+        "ar",
+        "sw",
+        "fr",
+        "de",
+        "pt",
+        "it",
+        "ru",
+        "vi",
+        "th",
+    ),
+    *("hi", "bn", "ta", "te", "kn", "pa", "mr", "gu", "ur", "fa", "ne", "bg", "fi", "tr"),
 )
+_LINGUA_LACKS = ("kn", "ne")
 
 Backend = Literal["fasttext", "lingua"]
 
@@ -103,7 +107,9 @@ def language_scores(responses: pd.DataFrame, *, target: str = "language", backen
     scores = identity(responses, needs=[target])
     readings = [read_language(text, backend=backend) for text in responses["response"]]
     targets = [normalise(code) for code in responses[target]]
-    share = np.array([_target_share(r, t) for r, t in zip(readings, targets, strict=True)], dtype=float)
+    share = np.array(
+        [_target_share(r, t, backend) for r, t in zip(readings, targets, strict=True)], dtype=float
+    )
     return scores.assign(
         detected=pd.array([r.language for r in readings], dtype="str"),
         share=share,
@@ -208,8 +214,8 @@ _COMMON = {
 _COMMON = {language: frozenset(words.split()) for language, words in _COMMON.items()}
 
 
-def _target_share(reading: Reading, target: str | None) -> float:
-    if target not in LANGUAGES:
+def _target_share(reading: Reading, target: str | None, backend: Backend) -> float:
+    if target not in LANGUAGES or (backend == "lingua" and target in _LINGUA_LACKS):
         return np.nan
     if reading.language is None:
         is_cjk = target in ("ko", "ja", "zh", "zh-Hant", "zh-Hans")
@@ -231,6 +237,7 @@ class _Piece(NamedTuple):
     weight: float
 
 
+@functools.lru_cache(maxsize=4096)
 def _piece(text: str) -> _Piece:
     """A sentence and the script with most of its weight; kana from a tenth of the CJK makes it Japanese."""
     letters, hangul = _count(_LETTERS, text), _count(_HANGUL, text)
@@ -371,5 +378,7 @@ def _lingua():
         from lingua import IsoCode639_1, LanguageDetectorBuilder
     except ImportError as error:
         raise ImportError("backend='lingua' needs it: pip install lingua-language-detector") from error
-    codes = sorted({language.split("-")[0].upper() for language in LANGUAGES})
+    codes = sorted(
+        {language.split("-")[0].upper() for language in LANGUAGES if language not in _LINGUA_LACKS}
+    )
     return LanguageDetectorBuilder.from_iso_codes_639_1(*(getattr(IsoCode639_1, c) for c in codes)).build()

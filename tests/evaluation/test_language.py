@@ -36,6 +36,20 @@ SENTENCES = {
     "ru": "Библиотека открывается в девять, и можно взять три книги.",
     "vi": "Thư viện mở cửa lúc chín giờ và bạn có thể mượn ba cuốn sách.",
     "th": "ห้องสมุดเปิดเก้าโมงและคุณยืมหนังสือได้สามเล่ม",
+    "hi": "पुस्तकालय नौ बजे खुलता है और आप तीन किताबें उधार ले सकते हैं।",
+    "bn": "গ্রন্থাগার নয়টায় খোলে এবং আপনি তিনটি বই ধার নিতে পারেন।",
+    "ta": "நூலகம் ஒன்பது மணிக்குத் திறக்கும், நீங்கள் மூன்று புத்தகங்களைக் கடன் வாங்கலாம்.",
+    "te": "గ్రంథాలయం తొమ్మిది గంటలకు తెరుచుకుంటుంది, మీరు మూడు పుస్తకాలు తీసుకోవచ్చు.",
+    "kn": "ಗ್ರಂಥಾಲಯ ಒಂಬತ್ತು ಗಂಟೆಗೆ ತೆರೆಯುತ್ತದೆ, ನೀವು ಮೂರು ಪುಸ್ತಕಗಳನ್ನು ಪಡೆಯಬಹುದು.",
+    "pa": "ਲਾਇਬ੍ਰੇਰੀ ਨੌਂ ਵਜੇ ਖੁੱਲ੍ਹਦੀ ਹੈ ਅਤੇ ਤੁਸੀਂ ਤਿੰਨ ਕਿਤਾਬਾਂ ਲੈ ਸਕਦੇ ਹੋ।",
+    "mr": "ग्रंथालय नऊ वाजता उघडते आणि तुम्ही तीन पुस्तके घेऊ शकता.",
+    "gu": "પુસ્તકાલય નવ વાગ્યે ખૂલે છે અને તમે ત્રણ પુસ્તકો લઈ શકો છો.",
+    "ur": "کتب خانہ نو بجے کھلتا ہے اور آپ تین کتابیں لے سکتے ہیں۔",
+    "fa": "کتابخانه ساعت نه باز می‌شود و شما می‌توانید سه کتاب امانت بگیرید.",
+    "ne": "पुस्तकालय नौ बजे खुल्छ र तपाईं तीन वटा किताब लिन सक्नुहुन्छ।",
+    "bg": "Библиотеката отваря в девет и можете да вземете три книги.",
+    "fi": "Kirjasto aukeaa yhdeksältä, ja voit lainata kolme kirjaa.",
+    "tr": "Kütüphane dokuzda açılıyor ve üç kitap ödünç alabilirsiniz.",
 }
 
 SHORT = [
@@ -188,7 +202,7 @@ def test_any_text_gives_shares_that_add_up_or_nothing(text):
 def test_long_and_hostile_texts_take_linear_time(unit):
     start = time.perf_counter()
     read_language(unit * (100_000 // len(unit)))
-    assert time.perf_counter() - start < 5
+    assert time.perf_counter() - start < 30  # quadratic time would take minutes
 
 
 def test_nothing_is_downloaded(tmp_path):
@@ -201,6 +215,7 @@ def test_nothing_is_downloaded(tmp_path):
     assert done.stdout.strip() == "de" and not (tmp_path / "absent").exists()
 
 
+@pytest.mark.slow
 def test_lingua_reads_whole_replies():
     pytest.importorskip("lingua", reason="optional: pip install lingua-language-detector")
     for language in ("en", "zh-Hant", "zh-Hans", "ko", "ja", "es", "ar", "sw"):

@@ -1,0 +1,132 @@
+"""Instructions whose following can be checked by code, in any script: IFEval's 25 types, written anew.
+
+A check is data, `{"instruction": "length_constraints:number_words", "kwargs": {"relation": "less than",
+"num_words": 50}}`, and rides on the row of its prompt. Names are IFEval's (arXiv 2311.07911), so that
+google/IFEval and Qwen/P-MMEval load as they are; `checks.py` says what each one counts. Checks without
+meaning in a language (capital letters in Chinese, sentences in Thai) are missing there, never failed.
+"""
+
+import difflib
+import inspect
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+
+from ._frames import identity, text_of
+from .checks import CHECKS, RELATIONS
+from .language import normalise
+
+__all__ = ["CHECKS", "check", "instruction_scores", "prompt_level", "validate"]
+
+VERSION = "chatvec_lab instructions 1"
+
+
+def check(text: str, instruction: str, kwargs: Mapping | None = None, *, language: str = "en") -> bool | None:
+    """Whether a text follows one instruction; None if it has no meaning in this language. Blank never follows.
+
+    Raises KeyError for an unknown instruction and ValueError for kwargs that do not fit it.
+
+    >>> check("蘋果、香蕉", "punctuation:no_comma", language="zh-Hant")
+    False
+    >>> check("ABC", "change_case:english_capital", language="ja") is None
+    True
+    """
+    validate([{"instruction": instruction, "kwargs": kwargs or {}}])
+    return _check(text_of(text) or "", instruction, _given(kwargs), normalise(language) or "en")
+
+
+def validate(checks: Sequence[Mapping], *, where: str = "checks") -> None:
+    """Raise for the first check that names no instruction (KeyError) or has unfit kwargs (ValueError)."""
+    for one in checks:
+        name, kwargs = one["instruction"], _given(one.get("kwargs"))
+        if name not in CHECKS:
+            near = difflib.get_close_matches(name, CHECKS, n=1, cutoff=0)[0]
+            raise KeyError(f"{where}: no instruction {name!r}; did you mean {near!r}?")
+        try:
+            inspect.signature(CHECKS[name]).bind("", "en", **kwargs)
+        except TypeError as error:
+            raise ValueError(f"{where}: {name} with {kwargs}: {error}") from error
+        for key, value in kwargs.items():
+            if key.endswith("relation") and value not in RELATIONS:
+                raise ValueError(f"{where}: {name}: {key}={value!r}; choose one of {', '.join(RELATIONS)}")
+            if (key.startswith("num_") or key.endswith(("frequency", "nth_paragraph"))) and (
+                int(value) != value or value < 0
+            ):
+                raise ValueError(f"{where}: {name}: {key}={value!r} is no count")
+            if isinstance(value, str | list) and not (len(value) and all(value)):
+                raise ValueError(f"{where}: {name}: {key}={value!r} is empty")
+
+
+def instruction_scores(responses: pd.DataFrame, prompts: pd.DataFrame) -> pd.DataFrame:
+    """Strict and loose result of every check on every reply, one row a reply and check.
+
+    `prompts` has `prompt_id` and `checks` (a list; as loaded by `load_prompts`), and `language` if ids repeat
+    across languages. Replies without a prompt there are an error, prompts without checks give no rows.
+    Columns: those that identify the reply, number (of the check, from 1), instruction, strict, loose (1.0
+    followed, 0.0 not, NaN undefined in the language or no reply), scorer. Loose takes the best of eight
+    readings: with or without first line, last line, asterisks.
+    """
+    scores = identity(responses, needs=["language"])
+    keys = ["prompt_id", "language"] if "language" in prompts.columns else ["prompt_id"]
+    wanted = dict(zip(prompts[keys].itertuples(index=False, name=None), prompts["checks"], strict=True))
+    asked = list(responses[keys].itertuples(index=False, name=None))
+    if unknown := sorted({key for key in asked if key not in wanted}, key=str):
+        raise KeyError(f"{len(unknown)} replies' prompts are not in the prompt table, such as {unknown[0]}")
+    for key in set(asked):
+        validate(_listed(wanted[key]), where=f"prompt {key[0]}")
+    rows, place = [], []
+    for i, (key, response, language) in enumerate(
+        zip(asked, responses["response"], responses["language"], strict=True)
+    ):
+        text, language = text_of(response), normalise(language) or "en"
+        for number, one in enumerate(_listed(wanted[key]), start=1):
+            strict, loose = _both(text, one["instruction"], _given(one.get("kwargs")), language)
+            rows.append((number, one["instruction"], strict, loose))
+            place.append(i)
+    results = pd.DataFrame(rows, columns=["number", "instruction", "strict", "loose"])
+    found = pd.concat([scores.iloc[place].reset_index(drop=True), results], axis=1)
+    return found.assign(scorer=VERSION)
+
+
+def prompt_level(scores: pd.DataFrame) -> pd.DataFrame:
+    """Did a reply follow all of its instructions? One row a reply; strict and loose as in `scores`.
+
+    One check failed fails the reply; otherwise a check without a result leaves it missing.
+    """
+    keys = [c for c in scores.columns if c not in ("number", "instruction", "strict", "loose", "scorer")]
+    groups = scores.groupby(keys, sort=False, dropna=False)[["strict", "loose"]]
+    least, has_all = groups.min(), groups.count().eq(groups.size(), axis=0)
+    return least.where(has_all | (least == 0)).reset_index()
+
+
+def _both(text: str | None, instruction: str, kwargs: dict, language: str) -> tuple[float, float]:
+    if text is None:
+        return np.nan, np.nan
+    strict = _check(text, instruction, kwargs, language)
+    if strict is None:
+        return np.nan, np.nan
+    loose = strict or any(_check(reading, instruction, kwargs, language) for reading in _readings(text))
+    return float(strict), float(loose)
+
+
+def _readings(text: str) -> set[str]:
+    """The eight readings of IFEval's loose score, less those that coincide."""
+    lines = text.split("\n")
+    cuts = ["\n".join(part).strip() for part in (lines, lines[1:], lines[:-1], lines[1:-1])]
+    return {reading for cut in cuts for reading in (cut, cut.replace("*", ""))}
+
+
+def _check(text: str, instruction: str, kwargs: dict, language: str) -> bool | None:
+    followed = CHECKS[instruction](text, language, **kwargs)
+    return followed if followed is None else bool(followed and text.strip())
+
+
+def _given(kwargs: Mapping | None) -> dict:
+    """Published tables fill the arguments of other checks with null: only those that were given."""
+    listed = {k: v.tolist() if isinstance(v, np.ndarray) else v for k, v in (kwargs or {}).items()}
+    return {k: v for k, v in listed.items() if v is not None and v == v}
+
+
+def _listed(checks: object) -> list:
+    return list(checks) if isinstance(checks, list | tuple | np.ndarray) else []
