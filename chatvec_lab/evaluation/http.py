@@ -58,7 +58,9 @@ class Endpoint:
         self._open_at = 0.0  # no thread asks before this moment of time.monotonic()
         # a proxy of the environment is not meant for a server on this machine
         is_local = urlsplit(base_url).hostname in ("localhost", "127.0.0.1", "::1")
-        self._client = httpx.Client(timeout=timeout, trust_env=not is_local)
+        # without TLS there is nothing to verify, and loading the certificates takes longer than an answer
+        uses_tls = base_url.startswith("https")
+        self._client = httpx.Client(timeout=timeout, trust_env=not is_local, verify=uses_tls)
 
     def __repr__(self) -> str:
         return f"Endpoint({self.base_url!r}, key_env={self.key_env!r})"
