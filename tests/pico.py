@@ -1,8 +1,9 @@
-"""Pico families: real two-layer transformers checkpoints, made from a config and a seed, saved and read the real way."""
+"""Pico families: real two-layer transformers checkpoints made from a config and a seed, read the real way."""
 
 from __future__ import annotations
 
 import json
+import random
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,29 +11,36 @@ import torch
 
 TOKENS = [f"w{i}" for i in range(60)]
 SPECIAL = ["<unk>", "<s>", "</s>"]
-TEMPLATE = "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}</s>{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}"
+# a CP vocabulary: a quarter more tokens, and another order
+CP_TOKENS = random.Random(0).sample(SPECIAL + TOKENS + [f"x{i}" for i in range(16)], 79)
+TEMPLATE = (
+    "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}</s>{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
 
 
 def config_of(kind: str, vocabulary: int, *, tied: bool = False):
     """A small config of one architecture; grouped queries in Mistral, Qwen2 and Gemma, experts in Mixtral."""
     from transformers import AutoConfig
 
-    common = dict(vocab_size=vocabulary, hidden_size=32, num_hidden_layers=2, num_attention_heads=4,
-                  intermediate_size=48, max_position_embeddings=64, tie_word_embeddings=tied,
+    common = dict(vocab_size=vocabulary, hidden_size=16, num_hidden_layers=2, num_attention_heads=2,
+                  intermediate_size=24, max_position_embeddings=64, tie_word_embeddings=tied,
                   bos_token_id=1, eos_token_id=2, pad_token_id=0)  # fmt: skip
     extra = {
         "llama": {},
-        "qwen2": dict(num_key_value_heads=2),
-        "mistral": dict(num_key_value_heads=2, head_dim=8),
-        "gemma": dict(num_key_value_heads=2, head_dim=8),
+        "qwen2": dict(num_key_value_heads=1),
+        "mistral": dict(num_key_value_heads=1, head_dim=8),
+        "gemma": dict(num_key_value_heads=1, head_dim=8),
         "gpt_neox": {},
-        "mixtral": dict(num_key_value_heads=2, num_local_experts=3, num_experts_per_tok=2),
-        "phi3": dict(num_key_value_heads=2, original_max_position_embeddings=64),
+        "mixtral": dict(num_key_value_heads=1, num_local_experts=3, num_experts_per_tok=2),
+        "phi3": dict(num_key_value_heads=1, original_max_position_embeddings=64),
     }[kind]
     return AutoConfig.for_model(kind, **common, **extra)
 
 
-def save_tokenizer(folder: Path, tokens: list[str], *, template: str | None = None, special: list[str] = SPECIAL) -> None:
+def save_tokenizer(
+    folder: Path, tokens: list[str], *, template: str | None = None, special: list[str] = SPECIAL
+) -> None:
     """A word-level tokenizer whose ids follow the order of `tokens`."""
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
@@ -96,7 +104,9 @@ def save_model(
     return folder
 
 
-def save_family(root: Path, kind: str = "llama", *, cp_tokens: list[str] | None = None, **options) -> tuple[Path, Path, Path]:
+def save_family(
+    root: Path, kind: str = "llama", *, cp_tokens: list[str] | None = None, **options
+) -> tuple[Path, Path, Path]:
     """base, chat (with a template) and CP folders of one family."""
     base = save_model(root / "base", kind, seed=1, **options)
     chat = save_model(root / "chat", kind, seed=2, near=base, step=0.002, template=TEMPLATE, **options)

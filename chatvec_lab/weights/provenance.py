@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import xxhash
 
+from chatvec_lab.weights import files
 from chatvec_lab.weights.arithmetic import block_spans
 from chatvec_lab.weights.checkpoint import Checkpoint
 
@@ -74,6 +75,14 @@ def weights_digest(checkpoint: Checkpoint) -> str:
     Independent of file format and sharding: the same tensors give the same digest.
     """
     return Digests().weights(checkpoint)
+
+
+def file_digest(path: Path) -> str:
+    """The digest of one written shard, read again."""
+    shard = Checkpoint(path.parent)
+    shard.entries = files.safetensors_entries(path)  # this file alone, whatever else is missing yet
+    digests = Digests()
+    return combined({name: digests.tensor(shard, name) for name in shard.names})
 
 
 def source_entry(source: Checkpoint, digests: Digests) -> dict[str, Any]:

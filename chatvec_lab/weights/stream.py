@@ -106,6 +106,13 @@ def header(tensors: list[Tensor]) -> tuple[bytes, dict[str, int]]:
     return prefix, {name: len(prefix) + offset for name, offset in offsets.items()}
 
 
+def progress_bar(total: int, path: Path, progress: bool):
+    """A bar over bytes; on a terminal only, and none when `progress` is False."""
+    from tqdm import tqdm
+
+    return tqdm(total=total, unit="B", unit_scale=True, desc=path.name, disable=None if progress else True)
+
+
 class Streamer:
     """A pool of workers, each with buffers of its own, that fills shards. Use as a context manager."""
 

@@ -25,11 +25,12 @@ from chatvec_lab.weights.provenance import (
     MANIFEST,
     Digests,
     combined,
+    file_digest,
     source_entry,
     versions,
     write_json,
 )
-from chatvec_lab.weights.stream import Streamer, Tensor, index_of, layout, parse_size
+from chatvec_lab.weights.stream import Streamer, Tensor, index_of, layout, parse_size, progress_bar
 
 if TYPE_CHECKING:
     from chatvec_lab.weights.merged import MergedCheckpoint, VocabularyReport
@@ -109,9 +110,9 @@ def save(
 
     with (
         partial_folder(path, key, resume=resume, needed=total) as (folder, journal),
-        _bar(total, path, progress) as bar,
+        progress_bar(total, path, progress) as bar,
     ):
-        kept = whole_shards(folder, journal, _file_digest)
+        kept = whole_shards(folder, journal, file_digest)
         for name, noted in kept.items():
             bar.update(sum(t.nbytes for t in shards[name]))
             for source, known in zip(sources, noted["sources"], strict=True):
@@ -173,14 +174,6 @@ def _groups(merged: MergedCheckpoint, dtype: str | None) -> list[list[Tensor]]:
     return list(groups.values())
 
 
-def _file_digest(path: Path) -> str:
-    """The digest of one written shard, read again."""
-    shard = Checkpoint(path.parent)
-    shard.entries = files.safetensors_entries(path)  # this file alone, whatever else is missing yet
-    digests = Digests()
-    return combined({name: digests.tensor(shard, name) for name in shard.names})
-
-
 def _verify(folder: Path, shards: dict[str, list[Tensor]], stream: Streamer) -> None:
     for name, tensors in shards.items():
         stored = Checkpoint(folder)
@@ -217,9 +210,3 @@ def _companions(merged: MergedCheckpoint, folder: Path, dtype: str | None) -> No
     if special.is_file() and "eos_token" in merged.tokenizer_config:
         stored = json.loads(special.read_text("utf-8"))
         write_json(special, stored | {"eos_token": merged.tokenizer_config["eos_token"]})
-
-
-def _bar(total: int, path: Path, progress: bool):
-    from tqdm import tqdm
-
-    return tqdm(total=total, unit="B", unit_scale=True, desc=path.name, disable=None if progress else True)

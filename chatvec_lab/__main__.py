@@ -1,0 +1,129 @@
+"""The command line: `python -m chatvec_lab merge | inspect | …`. Heavy imports wait until a verb needs them."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one verb; returns the exit status. Expected errors print one paragraph, not a traceback."""
+    parser = argparse.ArgumentParser(
+        prog="chatvec_lab", description="A workbook for chat vectors: chat - base."
+    )
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
+    _add_merge(verbs)
+    _add_inspect(verbs)
+    options = parser.parse_args(argv)
+    try:
+        return options.run(options) or 0
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        text = error.args[0] if isinstance(error, KeyError) else error
+        print(f"chatvec_lab {options.verb}: {text}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("stopped; run the same command again to go on from the last whole shard", file=sys.stderr)
+        return 130
+
+
+def _add_merge(verbs) -> None:
+    parser = verbs.add_parser(
+        "merge",
+        help="save cp + scale * (chat - base)",
+        description="Save cp + scale * (chat - base) as a transformers checkpoint, exact and rounded once. "
+        "Repeat --chat (with --base and --scale) to add several vectors.",
+    )
+    models = parser.add_argument_group("models (folder or hub id, 'id@revision' for a revision)")
+    models.add_argument("--base", action="append", default=[], help="the model that chat was tuned from")
+    models.add_argument("--chat", action="append", default=[], help="the chat model; repeatable")
+    models.add_argument(
+        "--vector", action="append", default=[], help="a saved vector, in place of --chat and --base"
+    )
+    models.add_argument("--cp", required=True, help="the continually pre-trained model that gets the vector")
+    models.add_argument("--out", required=True, help="the new folder")
+    vector = parser.add_argument_group("vector")
+    vector.add_argument(
+        "--scale", action="append", type=float, default=[], help="one for all, or one each; default 1"
+    )
+    vector.add_argument("--layers", help="only these layers, such as 0-7,12")
+    vector.add_argument("--select", action="append", help="only these modules: a kind (attention, mlp, router, norm, "
+                        "embedding, head) or a regular expression; repeatable")  # fmt: skip
+    rows = parser.add_argument_group("vocabulary")
+    rows.add_argument("--vocabulary", choices=("match", "skip", "strict"), default="match",
+                      help="pair rows by token (default), leave them alone, or demand one vocabulary")  # fmt: skip
+    rows.add_argument(
+        "--copy-special", action="store_true", help="take chat's rows of special tokens the CP never trained"
+    )
+    rows.add_argument("--add-tokens", action="store_true", help="append tokens that the chat template needs")
+    output = parser.add_argument_group("output")
+    output.add_argument(
+        "--dtype", choices=("bfloat16", "float16", "float32", "float64"), help="default: the CP's"
+    )
+    output.add_argument("--max-shard-size", default="5GB")
+    output.add_argument("--no-resume", action="store_true", help="start afresh after an interrupted save")
+    output.add_argument(
+        "--verify", action="store_true", help="read the result again and compare it with the formula"
+    )
+    output.add_argument("--save-vector", metavar="DIR", help="also save the (unscaled) vector as an artifact")
+    parser.set_defaults(run=_merge)
+
+
+def _merge(options) -> int:
+    from chatvec_lab import Checkpoint, WeightVector
+
+    def checkpoint(text: str) -> Checkpoint:
+        source, _, revision = text.partition("@")
+        return Checkpoint(source, revision=revision or None)
+
+    bases = options.base * len(options.chat) if len(options.base) == 1 else options.base
+    if len(bases) != len(options.chat):
+        raise ValueError(
+            f"{len(options.chat)} --chat but {len(options.base)} --base: give one base, or one for each chat."
+        )
+    vectors = [checkpoint(chat) - checkpoint(base) for chat, base in zip(options.chat, bases, strict=True)]
+    vectors += [WeightVector.load(path) for path in options.vector]
+    if not vectors:
+        raise ValueError("no vector: give --chat and --base, or --vector.")
+    scales = options.scale or [1.0]
+    scales = scales * len(vectors) if len(scales) == 1 else scales
+    if len(scales) != len(vectors):
+        raise ValueError(
+            f"{len(vectors)} vectors but {len(scales)} --scale: give one for all, or one for each."
+        )
+    if options.save_vector:
+        sum(vectors).save(options.save_vector)
+    tau = sum(scale * vector for scale, vector in zip(scales, vectors, strict=True))
+    if options.layers or options.select:
+        tau = tau.select(layers=options.layers, modules=options.select)
+    merged = checkpoint(options.cp).add(
+        tau, vocabulary=options.vocabulary, copy_special=options.copy_special, add_tokens=options.add_tokens
+    )
+    report = merged.save(
+        options.out, dtype=options.dtype, max_shard_size=options.max_shard_size,
+        resume=not options.no_resume, verify=options.verify,
+    )  # fmt: skip
+    print(report)
+    return 0
+
+
+def _add_inspect(verbs) -> None:
+    parser = verbs.add_parser(
+        "inspect",
+        help="what a checkpoint or vector holds",
+        description="Sizes, dtypes, modules, vocabulary and provenance of a checkpoint or vector; weights are not read.",
+    )
+    parser.add_argument("source", help="folder or hub id")
+    parser.add_argument("--revision")
+    parser.add_argument("--tensors", action="store_true", help="also list every tensor")
+    parser.set_defaults(run=_inspect)
+
+
+def _inspect(options) -> int:
+    from chatvec_lab.weights.inspect import inspect
+
+    print(inspect(options.source, revision=options.revision, tensors=options.tensors))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

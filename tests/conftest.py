@@ -1,0 +1,32 @@
+"""Fixtures shared by all tests: pico families, made once a session."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+sys.path.insert(0, str(Path(__file__).parent))  # so that tests can import pico
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def families(tmp_path_factory):
+    """`families(kind, **options)` -> (base, chat, cp) folders of a pico family; one is made once a session."""
+    from pico import save_family
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    made: dict = {}
+
+    def family(kind: str = "llama", **options):
+        key = repr((kind, sorted(options.items(), key=lambda item: item[0])))
+        if key not in made:
+            made[key] = save_family(tmp_path_factory.mktemp(kind), kind, **options)
+        return made[key]
+
+    return family
