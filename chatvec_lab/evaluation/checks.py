@@ -11,7 +11,9 @@ from collections.abc import Callable
 
 from .language import LANGUAGES, normalise, read_language
 
-__all__ = ["CHECKS", "RELATIONS"]
+__all__ = ["CHECKS", "COMPARISONS", "RELATIONS", "count_words"]
+
+COMPARISONS = ("multiturn:shorter", "multiturn:longer")  # with the reply before; `multiturn` runs them
 
 RELATIONS: dict[str, Callable[[int, int], bool]] = {
     "less than": lambda count, limit: count < limit,
@@ -76,7 +78,7 @@ def _occurrences(keyword: str, text: str) -> int:
     return len(re.findall(before + re.escape(keyword) + after, text))
 
 
-def _words(text: str, language: str) -> int:
+def count_words(text: str, language: str) -> int:
     """Words; in scripts without spaces letters (a Latin word or a number among them is one)."""
     if language in _UNSPACED:
         return len(re.findall(r"[0-9A-Za-zÀ-ɏ]+(?:['’.,-][0-9A-Za-zÀ-ɏ]+)*|[^\W_]", text))
@@ -129,7 +131,7 @@ def _response_language(text: str, _: str, /, language: str) -> bool | None:
 
 
 def _number_words(text: str, language: str, /, num_words: int, relation: str) -> bool:
-    return RELATIONS[relation](_words(text, language), num_words)
+    return RELATIONS[relation](count_words(text, language), num_words)
 
 
 def _number_sentences(text: str, language: str, /, num_sentences: int, relation: str) -> bool | None:
@@ -173,10 +175,8 @@ def _postscript(text: str, _: str, /, postscript_marker: str) -> bool:
 
 def _number_bullet_lists(text: str, _: str, /, num_bullets: int) -> bool:
     """Exactly so many bullets; a rule (---), a negative number and **bold** are none."""
-    return (
-        len(re.findall(r"(?m)^[^\S\n]*(?:[*+\-–—‣◦▪][^\S\n]+|[•●・·][^\S\n]*)(?![*\-\s])", text))
-        == num_bullets
-    )
+    bullet = r"(?:[*+\-–—‣◦▪][ \t]+|[\-–—](?=[^\W\d])|[•●・·][ \t]*)(?![*\-\s])"
+    return len(re.findall(rf"(?m)^[ \t]*{bullet}", text)) == num_bullets
 
 
 def _number_highlighted_sections(text: str, _: str, /, num_highlights: int) -> bool:

@@ -14,12 +14,13 @@ import numpy as np
 import pandas as pd
 
 from ._frames import identity, text_of
-from .checks import CHECKS, RELATIONS
+from .checks import CHECKS, COMPARISONS, RELATIONS
 from .language import normalise
 
 __all__ = ["CHECKS", "check", "instruction_scores", "prompt_level", "validate"]
 
 VERSION = "chatvec_lab instructions 1"
+_OF_CHECK = ("number", "measure", "instruction", "strict", "loose", "scorer")
 
 
 def check(text: str, instruction: str, kwargs: Mapping | None = None, *, language: str = "en") -> bool | None:
@@ -40,6 +41,8 @@ def validate(checks: Sequence[Mapping], *, where: str = "checks") -> None:
     """Raise for the first check that names no instruction (KeyError) or has unfit kwargs (ValueError)."""
     for one in checks:
         name, kwargs = one["instruction"], _given(one.get("kwargs"))
+        if name in COMPARISONS and not kwargs:
+            continue
         if name not in CHECKS:
             near = difflib.get_close_matches(name, CHECKS, n=1, cutoff=0)[0]
             raise KeyError(f"{where}: no instruction {name!r}; did you mean {near!r}?")
@@ -63,9 +66,10 @@ def instruction_scores(responses: pd.DataFrame, prompts: pd.DataFrame) -> pd.Dat
 
     `prompts` has `prompt_id` and `checks` (a list; as loaded by `load_prompts`), and `language` if ids repeat
     across languages. Replies without a prompt there are an error, prompts without checks give no rows.
-    Columns: those that identify the reply, number (of the check, from 1), instruction, strict, loose (1.0
-    followed, 0.0 not, NaN undefined in the language or no reply), scorer. Loose takes the best of eight
-    readings: with or without first line, last line, asterisks.
+    A check counts for the first turn, or for the one it names as `turn`.
+    Columns: those that identify the reply, number (of the check, from 1), measure (the check's own word, else
+    "instruction"), instruction, strict, loose (1.0 followed, 0.0 not, NaN undefined in the language or no
+    reply), scorer. Loose takes the best of eight readings: with or without first line, last line, asterisks.
     """
     scores = identity(responses, needs=["language"])
     keys = ["prompt_id", "language"] if "language" in prompts.columns else ["prompt_id"]
@@ -73,18 +77,21 @@ def instruction_scores(responses: pd.DataFrame, prompts: pd.DataFrame) -> pd.Dat
     asked = list(responses[keys].itertuples(index=False, name=None))
     if unknown := sorted({key for key in asked if key not in wanted}, key=str):
         raise KeyError(f"{len(unknown)} replies' prompts are not in the prompt table, such as {unknown[0]}")
-    for key in set(asked):
-        validate(_listed(wanted[key]), where=f"prompt {key[0]}")
+    wanted = {key: _single(wanted[key]) for key in dict.fromkeys(asked)}
+    for key, checks in wanted.items():
+        validate([one for _, one in checks], where=f"prompt {key[0]}")
+    turns = responses["turn"] if "turn" in responses.columns else [1] * len(responses)
     rows, place = [], []
-    for i, (key, response, language) in enumerate(
-        zip(asked, responses["response"], responses["language"], strict=True)
+    for i, (key, turn, response, language) in enumerate(
+        zip(asked, turns, responses["response"], responses["language"], strict=True)
     ):
         text, language = text_of(response), normalise(language) or "en"
-        for number, one in enumerate(_listed(wanted[key]), start=1):
-            strict, loose = _both(text, one["instruction"], _given(one.get("kwargs")), language)
-            rows.append((number, one["instruction"], strict, loose))
-            place.append(i)
-    results = pd.DataFrame(rows, columns=["number", "instruction", "strict", "loose"])
+        for number, one in wanted[key]:
+            if one.get("turn", 1) == turn:
+                strict, loose = _both(text, one["instruction"], _given(one.get("kwargs")), language)
+                rows.append((number, one.get("measure", "instruction"), one["instruction"], strict, loose))
+                place.append(i)
+    results = pd.DataFrame(rows, columns=["number", "measure", "instruction", "strict", "loose"])
     found = pd.concat([scores.iloc[place].reset_index(drop=True), results], axis=1)
     return found.assign(scorer=VERSION)
 
@@ -94,7 +101,7 @@ def prompt_level(scores: pd.DataFrame) -> pd.DataFrame:
 
     One check failed fails the reply; otherwise a check without a result leaves it missing.
     """
-    keys = [c for c in scores.columns if c not in ("number", "instruction", "strict", "loose", "scorer")]
+    keys = [c for c in scores.columns if c not in _OF_CHECK]
     groups = scores.groupby(keys, sort=False, dropna=False)[["strict", "loose"]]
     least, has_all = groups.min(), groups.count().eq(groups.size(), axis=0)
     return least.where(has_all | (least == 0)).reset_index()
@@ -128,5 +135,8 @@ def _given(kwargs: Mapping | None) -> dict:
     return {k: v for k, v in listed.items() if v is not None and v == v}
 
 
-def _listed(checks: object) -> list:
-    return list(checks) if isinstance(checks, list | tuple | np.ndarray) else []
+def _single(checks: object) -> list[tuple[int, Mapping]]:
+    """Numbered checks of one reply alone; those that compare two turns are `multiturn`'s."""
+    listed = list(checks) if isinstance(checks, list | tuple | np.ndarray) else []
+    numbered = enumerate(listed, start=1)
+    return [(n, one) for n, one in numbered if one["instruction"] not in COMPARISONS]

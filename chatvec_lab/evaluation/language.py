@@ -280,7 +280,9 @@ def _han_label(piece: str, whole: str, has_kana: bool) -> str:
         return "zh"
     if has_kana and _count(_HAN, piece) < 8:
         return "ja"
-    text = piece if _count(_HAN, piece) >= 8 else whole
+    text = piece if has_kana else whole
+    if not has_kana and _count(_HAN, text) >= 12:
+        return "zh"  # so much Japanese has kana in it
     if _count(_HAN, text) < 4:
         return "han" if _is_japanese_set("".join(_HAN.findall(text))) else "zh"
     return _chinese_or_japanese(text)
