@@ -8,7 +8,7 @@ high: report `language.language_scores` beside these scores.
 """
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -132,8 +132,8 @@ def rate(
     are asked about in English. "mt-bench" rates 1 to 10, in English, with the reference where there is one;
     from turn 2 on the judge sees the whole conversation and rates its last answer.
     `references` maps prompt_id to text, or is a frame with prompt_id, reference (or response, so the replies
-    of a strong model will do) and where needed set, language, turn. `template` replaces ours: system and user,
-    with the fields question, answer, reference, conversation, language.
+    of a strong model will do) and where needed set, language, turn; a prompts table with references, too.
+    `template` replaces ours: system and user, with the fields question, answer, reference, conversation, language.
 
     Columns: those that identify the reply, repeat, protocol, score, status ("ok", "unparsable", "failed",
     "no response"), judgement (raw), judge, served_model, date, prompt_language, prompt_hash,
@@ -165,16 +165,16 @@ def rate(
         repeat=pd.Series([repeat for _, repeat in rows], dtype="int64"),
         protocol=protocol,
         score=pd.Series(scores, dtype="float64"),
-        status=_texts(map(_status, records, scores)),
-        judgement=_texts(r["text"] for r in records),
+        status=text_column(map(record_status, records, scores)),
+        judgement=text_column(r["text"] for r in records),
         judge=judge.model,
-        served_model=_texts(r["served_model"] for r in records),
-        date=_texts(r["date"] for r in records),
-        prompt_language=_texts(asked[i][0] for i, _ in rows),
-        prompt_hash=_texts(_hash(asked[i][1]) for i, _ in rows),
-        judge_finish_reason=_texts(r["finish_reason"] for r in records),
-        **_counts(records),
-        error=_texts(r["error"] for r in records),
+        served_model=text_column(r["served_model"] for r in records),
+        date=text_column(r["date"] for r in records),
+        prompt_language=text_column(asked[i][0] for i, _ in rows),
+        prompt_hash=text_column(_hash(asked[i][1]) for i, _ in rows),
+        judge_finish_reason=text_column(r["finish_reason"] for r in records),
+        **count_columns(records),
+        error=text_column(r["error"] for r in records),
     )
 
 
@@ -224,26 +224,28 @@ def compare_replies(
         None if np.isnan(s) else x == y for x, y, s in zip(verdict_ab, verdict_ba, scores, strict=True)
     ]
     statuses = [
-        "ok" if not np.isnan(score) else max((_status(one, v1), _status(two, v2)), key=_SEVERITY.index)
+        "ok"
+        if not np.isnan(score)
+        else max((record_status(one, v1), record_status(two, v2)), key=_SEVERITY.index)
         for one, two, v1, v2, score in zip(ab, ba, verdict_ab, verdict_ba, scores, strict=True)
     ]
-    counts = pd.DataFrame(_counts(records))
+    counts = pd.DataFrame(count_columns(records))
     return a[keys].assign(
         a=names[0],
         b=names[1],
         score=pd.Series(scores, dtype="float64"),
-        verdict_ab=_texts(verdict_ab),
-        verdict_ba=_texts(verdict_ba),
+        verdict_ab=text_column(verdict_ab),
+        verdict_ba=text_column(verdict_ba),
         is_consistent=pd.array(consistent, dtype="boolean"),
-        status=_texts(statuses),
-        judgement_ab=_texts(r["text"] for r in ab),
-        judgement_ba=_texts(r["text"] for r in ba),
+        status=text_column(statuses),
+        judgement_ab=text_column(r["text"] for r in ab),
+        judgement_ba=text_column(r["text"] for r in ba),
         judge=judge.model,
-        served_model=_texts(r["served_model"] for r in ab),
-        date=_texts(r["date"] for r in ba),
-        prompt_hash=_texts(hashes),
+        served_model=text_column(r["served_model"] for r in ab),
+        date=text_column(r["date"] for r in ba),
+        prompt_hash=text_column(hashes),
         **counts.groupby(np.arange(len(counts)) // 2).sum(min_count=1),
-        error=_texts(one["error"] or two["error"] for one, two in zip(ab, ba, strict=True)),
+        error=text_column(one["error"] or two["error"] for one, two in zip(ab, ba, strict=True)),
     )
 
 
@@ -271,7 +273,8 @@ _VERDICTS = ({"A": "a", "B": "b", "C": "tie"}, {"A": "b", "B": "a", "C": "tie"})
 _SEVERITY = ["ok", "unparsable", "failed", "no response"]
 
 
-def _status(record: dict, read: object) -> str:
+def record_status(record: dict, read: object) -> str:
+    """ "ok", or why there is no verdict; `read` is None if the judgement could not be read."""
     if record["text"] is None:
         return "failed" if record["error"] else "no response"
     return "unparsable" if read is None else "ok"
@@ -321,11 +324,13 @@ def _hash(template: Mapping[str, str]) -> str:
     return digest(dict(template))[:12]
 
 
-def _texts(values) -> Any:
+def text_column(values: Iterable[str | None]) -> Any:
+    """A column of strings, also when all are missing."""
     return pd.array(list(values), dtype="str")
 
 
-def _counts(records: list[dict]) -> dict:
+def count_columns(records: list[dict]) -> dict:
+    """Tokens and requests of `Judge.ask`'s records, as columns."""
     return {
         name: pd.array([r[name] for r in records], dtype="Int64")
         for name in ("prompt_tokens", "completion_tokens", "asked")

@@ -107,6 +107,9 @@ def reference_answers(
         raise ValueError(
             f"references need prompt_id and reference or response; found: {', '.join(references.columns)}"
         )
+    if "turn" not in references and references[text].map(lambda r: isinstance(r, list)).any():
+        references = references.explode(text)  # a prompts table: one answer a turn
+        references = references.assign(turn=references.groupby(level=0).cumcount() + 1)
     keys = [k for k in KEYS[:4] if k in references and k in responses]
     turns = [int(t) for t in responses["turn"]] if "turn" in responses else [1] * len(responses)
     if "turn" not in keys and max(turns, default=1) > 1:

@@ -1,0 +1,113 @@
+"""A guard model: one that reads a conversation and says whether its last reply is safe."""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+__all__ = ["GuardVerdict", "LocalGuard", "read_guard"]
+
+
+class GuardVerdict(NamedTuple):
+    """What a guard said; None what it did not say."""
+
+    label: Literal["Safe", "Unsafe", "Controversial"] | None
+    categories: tuple[str, ...]
+    refused: bool | None
+
+
+def read_guard(text: str) -> GuardVerdict:
+    """The lines of Qwen3Guard-Gen: Safety, Categories, Refusal.
+
+    >>> read_guard("Safety: Unsafe\\nCategories: Violent, PII\\nRefusal: No")
+    GuardVerdict(label='Unsafe', categories=('Violent', 'PII'), refused=False)
+    """
+    label = re.search(r"(?i)\bsafety:\s*(safe|unsafe|controversial)\b", text)
+    categories = re.search(r"(?i)\bcategor(?:y|ies):[ \t]*(.+)", text)
+    refusal = re.search(r"(?i)\brefusal:\s*(yes|no)\b", text)
+    named = [c.strip() for c in categories[1].split(",")] if categories else []
+    return GuardVerdict(
+        label[1].capitalize() if label else None,
+        tuple(c for c in named if c and c.lower() != "none"),
+        refusal[1].lower() == "yes" if refusal else None,
+    )
+
+
+class LocalGuard:
+    """A guard model run here with transformers, such as Qwen/Qwen3Guard-Gen-0.6B (119 languages).
+
+    Its own chat template turns the conversation into its question. Loaded at the first use; `device=None`
+    takes a GPU if there is one. Greedy, `max_tokens` a verdict.
+    """
+
+    def __init__(
+        self,
+        model: str | Path,
+        *,
+        revision: str | None = None,
+        device: str | None = None,
+        batch_size: int = 8,
+        max_tokens: int = 128,
+    ):
+        self.model = str(model)
+        self._revision, self._device = revision, device
+        self._batch_size, self._max_tokens = batch_size, max_tokens
+        self._loaded: tuple | None = None
+
+    def ask(self, questions: Sequence[list[dict] | None]) -> list[dict]:
+        """Records as those of `Judge.ask`; a question that is None has an empty one."""
+        empty = dict.fromkeys(("text", "served_model", "date", "error", "prompt_tokens", "completion_tokens"))
+        records: list[dict] = [{**empty, "asked": 0} for _ in questions]
+        asked = [i for i, question in enumerate(questions) if question]
+        if not asked:
+            return records
+        model, tokenizer = self._load()
+        prompts = {i: tokenizer.apply_chat_template(questions[i], tokenize=False) for i in asked}
+        asked.sort(key=lambda i: len(prompts[i]))
+        for start in range(0, len(asked), self._batch_size):
+            batch = asked[start : start + self._batch_size]
+            for i, answer in zip(
+                batch, self._generate(model, tokenizer, [prompts[i] for i in batch]), strict=True
+            ):
+                records[i] |= answer | {"asked": 1, "served_model": self._version(model)}
+        return records
+
+    def _generate(self, model, tokenizer, prompts: list[str]) -> list[dict]:
+        import torch
+
+        inputs = tokenizer(
+            prompts, return_tensors="pt", padding=True, padding_side="left", add_special_tokens=False
+        )
+        inputs = inputs.to(model.device)
+        with torch.inference_mode():
+            output = model.generate(
+                input_ids=inputs["input_ids"],
+                attention_mask=inputs["attention_mask"],
+                max_new_tokens=self._max_tokens,
+                do_sample=False,
+                pad_token_id=tokenizer.pad_token_id,
+            )
+        answers = output[:, inputs["input_ids"].shape[1] :]
+        counts = (answers != tokenizer.pad_token_id).sum(1).tolist()
+        lengths = inputs["attention_mask"].sum(1).tolist()
+        texts = tokenizer.batch_decode(answers, skip_special_tokens=True)
+        return [
+            {"text": text, "prompt_tokens": before, "completion_tokens": after}
+            for text, before, after in zip(texts, lengths, counts, strict=True)
+        ]
+
+    def _version(self, model) -> str:
+        return getattr(model.config, "_commit_hash", None) or self._revision or "local folder"
+
+    def _load(self) -> tuple:
+        if self._loaded is None:
+            import torch
+            from transformers import AutoModelForCausalLM, AutoTokenizer
+
+            device = self._device or ("cuda" if torch.cuda.is_available() else "cpu")
+            tokenizer = AutoTokenizer.from_pretrained(self.model, revision=self._revision)
+            if tokenizer.pad_token_id is None:
+                tokenizer.pad_token = tokenizer.eos_token
+            model = AutoModelForCausalLM.from_pretrained(self.model, revision=self._revision, dtype="auto")
+            self._loaded = model.eval().to(device), tokenizer
+        return self._loaded
