@@ -28,7 +28,8 @@ ElementTree.register_namespace("xlink", XLINK)
 def inline(file: Path, prefix: str, alt: str) -> tuple[str, float]:
     """The SVG of `file` as an `<svg role="img">` element described by `alt`, and its width in points.
 
-    Its ids begin with `prefix`, so that several figures can share a page. Raises ValueError with the file's name when it is not SVG.
+    Its ids begin with `prefix`, so that several figures can share a page. Raises ValueError with the
+    file's name when it is not SVG.
     """
     try:
         root = ElementTree.fromstring(file.read_text("utf-8"))

@@ -235,22 +235,51 @@ class Dask:
     """Cells on the workers of a running Dask cluster, by its scheduler's address. Needs the extra `dask`.
 
     Workers need the same package and disk; one thread each (`dask worker --nthreads 1`) shares memory
-    kindly. A worker that dies in mid-cell has its cell run again elsewhere by the scheduler.
+    kindly. A worker that dies in mid-cell has its cell run again elsewhere by the scheduler. No more cells
+    are sent than there are threads: the scheduler would queue short ones behind a long one.
     """
 
-    def __init__(self, scheduler: str):
+    def __init__(self, scheduler: str | None):
         distributed = _optional("distributed", "dask")
         if not scheduler:
             raise ValueError(
                 "--engine dask needs --scheduler, the address that `dask scheduler` printed (tcp://...)"
             )
         self._client = distributed.Client(scheduler, timeout="30s", set_as_default=False)
+        self._waiting: list[_DaskJob] = []
+        self._sent: list[_DaskJob] = []
+        self._asked = -float("inf")
 
-    def submit(self, fn: Callable, *args: Any) -> Any:
-        return self._client.submit(fn, *args, pure=False)  # pure would give one result to equal calls
+    def submit(self, fn: Callable, *args: Any) -> "_DaskJob":
+        self._waiting.append(_DaskJob(self, fn, args))
+        return self._waiting[-1]
+
+    def feed(self) -> None:
+        """Send waiting cells to threads that have none; asks for the number of threads once a second."""
+        if not self._waiting or time.monotonic() - self._asked < 1:
+            return
+        self._asked = time.monotonic()
+        self._sent = [job for job in self._sent if not job.future.done()]
+        free = sum(self._client.nthreads().values()) - len(self._sent)
+        for job in self._waiting[: max(0, free)]:
+            job.future = self._client.submit(job.fn, *job.args, pure=False)  # pure: equal calls, one result
+            self._sent.append(job)
+        self._waiting = [job for job in self._waiting if job.future is None]
 
     def close(self) -> None:
         self._client.close()
+
+
+class _DaskJob:
+    def __init__(self, engine: Dask, fn: Callable, args: tuple):
+        self._engine, self.fn, self.args, self.future = engine, fn, args, None
+
+    def done(self) -> bool:
+        self._engine.feed()
+        return self.future is not None and self.future.done()
+
+    def result(self) -> Any:
+        return self.future.result()
 
 
 def _optional(module: str, extra: str) -> Any:

@@ -16,8 +16,8 @@ A study file (`data/studies/NAME.yaml`, or any path) reads:
         grid: {language: [ko, zh], seed: [0, 1, 2]}
 
 Notebooks hand results on by files: `needs` maps a parameter of one notebook to another one, listed before
-it. The parameter gets the folder of the one cell that agrees with it on every parameter both have in a
-grid; a parameter of type `list[str]` gets the folders of all that agree.
+it. The parameter gets the folder of the one cell that agrees with it on every parameter that varies there
+and is given here (by grid or set, not by default); one of type `list[str]` gets the folders of all that agree.
 """
 
 import itertools
@@ -164,14 +164,12 @@ class _Notebook:
             for name, value in override.items()
             if name in self.declared
         }
-        sets = [
-            parameters.merge(
-                self.declared, fixed | dict(zip(grid, values, strict=True)) | override, notebook=self.name
-            )
+        given = [
+            fixed | dict(zip(grid, values, strict=True)) | override
             for grid in self.grids
             for values in itertools.product(*grid.values())
         ]
-        unique = {cell.key: cell for cell in (self._cell(values, done, common) for values in sets)}
+        unique = {cell.key: cell for cell in (self._cell(values, done, common) for values in given)}
         group = list(unique.values())
         names = [
             n for n in group[0].parameters if any(c.parameters[n] != group[0].parameters[n] for c in group)
@@ -180,11 +178,13 @@ class _Notebook:
             cell.varying.update({name: cell.parameters[name] for name in names})
         return group
 
-    def _cell(self, values: dict, done: dict[str, list[Cell]], common: tuple) -> Cell:
+    def _cell(self, given: dict, done: dict[str, list[Cell]], common: tuple) -> Cell:
+        merged = parameters.merge(self.declared, given, notebook=self.name)
         values = {
-            name: value for name, value in values.items() if name != "out_dir" and name not in self.needs
+            name: value for name, value in merged.items() if name != "out_dir" and name not in self.needs
         }
-        needs = {name: self._needed(name, source, values, done) for name, source in self.needs.items()}
+        told = {name: values[name] for name in given}
+        needs = {name: self._needed(name, source, told, done) for name, source in self.needs.items()}
         inputs = (
             self.inputs | fingerprint.family(str(values.get("family", ""))) | fingerprint.parameters(values)
         )
@@ -201,7 +201,7 @@ class _Notebook:
             key=fingerprint.digest(self.name, code, values, keys, inputs, *common)[:12],
         )
 
-    def _needed(self, name: str, source: str, values: dict, done: dict[str, list[Cell]]) -> list[Cell]:
+    def _needed(self, name: str, source: str, told: dict, done: dict[str, list[Cell]]) -> list[Cell]:
         if name not in self.declared:
             raise ValueError(f"{self.name} needs {name}, but {parameters.nearest(name, self.declared)}")
         source = Path(source).stem
@@ -210,12 +210,12 @@ class _Notebook:
                 f"{self.name} needs {source!r}, which is not listed before it; "
                 f"{parameters.nearest(source, done)}"
             )
-        agree = [c for c in done[source] if all(values.get(n, v) == v for n, v in c.varying.items())]
+        agree = [c for c in done[source] if all(told.get(n, v) == v for n, v in c.varying.items())]
         is_list = self.declared[name].annotation.startswith("list")
         if not agree or (len(agree) > 1 and not is_list):
             shown = "\n".join(f"  {cell}" for cell in agree or done[source])
             raise ValueError(
-                f"{self.name} needs one cell of {source} for {name}, and {len(agree)} agree with {values}:\n"
+                f"{self.name} needs one cell of {source} for {name}, and {len(agree)} agree with {told}:\n"
                 f"{shown}\n"
                 f"Give both the same grid, or declare `{name}: list[str]` to get them all."
             )

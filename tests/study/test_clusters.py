@@ -1,0 +1,212 @@
+"""The same study on a real one-node Slurm and a real Dask cluster, each losing a job or worker in mid-cell."""
+
+import contextlib
+import getpass
+import importlib.util
+import os
+import platform
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+DAEMONS = ("munged", "slurmctld", "slurmd", "sbatch", "squeue")
+NO_SLURM = [name for name in DAEMONS if not shutil.which(name, path=f"{os.environ['PATH']}:/usr/sbin")]
+needs_slurm = pytest.mark.skipif(
+    bool(NO_SLURM), reason=f"Debian's slurm-wlm and munge: no {', '.join(NO_SLURM)}"
+)
+needs_submitit = pytest.mark.skipif(
+    not importlib.util.find_spec("submitit"), reason="needs the extra `slurm`"
+)
+needs_dask = pytest.mark.skipif(not importlib.util.find_spec("distributed"), reason="needs the extra `dask`")
+
+
+def free_port() -> int:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        return taken.getsockname()[1]
+
+
+def wait_for(is_so: Callable[[], object], what: str, seconds: float = 300) -> object:
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if found := is_so():
+            return found
+        time.sleep(0.2)
+    raise TimeoutError(f"after {seconds} s there is no {what}")
+
+
+@pytest.fixture
+def slow_study(lab):
+    """Three cells that leave a file `began` with their process id, and run until told, or for 2 s."""
+    lab.notebook(
+        "cell",
+        "seed: int = 0  # of the cell",
+        """
+        import os, pathlib, time
+        from chatvec_lab import study
+        out = study.output(out_dir)
+        (out / "began").write_text(str(os.getppid()))
+        time.sleep(2)
+        while seed == 1 and pathlib.Path("hold").exists():
+            time.sleep(0.1)
+        study.save_summary(out, question="Which seed?", answer=f"Seed {seed}.")
+        """,
+    )
+    lab.study("""
+        notebooks:
+          cell.ipynb:
+            grid: {seed: [0, 1, 2]}
+    """)
+    (lab.root / "hold").touch()
+    return lab
+
+
+def held_cell(lab) -> Path | None:
+    """Folder of the one cell that waits for `hold` to go, once the other two are done."""
+    began = {path.parent for path in lab.out.glob("cells/cell/*/began")}
+    left = began - {path.parent for path in lab.out.glob("cells/cell/*/run.json")}
+    return left.pop() if len(began) == 3 and len(left) == 1 else None
+
+
+@contextlib.contextmanager
+def daemons(log: Path) -> Iterator[Callable[..., subprocess.Popen]]:
+    """Start programs that end with the test."""
+    running: list[subprocess.Popen] = []
+
+    def start(*command: str, **options: object) -> subprocess.Popen:
+        with log.open("a") as file:
+            running.append(subprocess.Popen(command, stdout=file, stderr=file, **options))
+        return running[-1]
+
+    try:
+        yield start
+    finally:
+        for process in reversed(running):
+            process.terminate()
+        for process in running:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(10)
+            process.kill()
+
+
+@pytest.fixture
+def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A munged, a slurmctld and a slurmd of our own, on loopback, with everything in a temporary folder."""
+    home = tmp_path / "slurm"
+    for folder in ("state", "spool"):
+        (home / folder).mkdir(parents=True)
+    key = home / "munge.key"
+    key.write_bytes(os.urandom(1024))
+    key.chmod(0o400)
+    node, user, munge = platform.node().partition(".")[0], getpass.getuser(), home / "munge.socket"
+    (home / "slurm.conf").write_text(f"""
+ClusterName=chatvec
+SlurmctldHost={node}(127.0.0.1)
+SlurmUser={user}
+SlurmdUser={user}
+SlurmctldPort={free_port()}
+SlurmdPort={free_port()}
+AuthType=auth/munge
+AuthInfo=socket={munge}
+CredType=cred/munge
+StateSaveLocation={home}/state
+SlurmdSpoolDir={home}/spool
+SlurmctldPidFile={home}/slurmctld.pid
+SlurmdPidFile={home}/slurmd.pid
+ProctrackType=proctrack/linuxproc
+TaskPlugin=task/none
+JobAcctGatherType=jobacct_gather/none
+MpiDefault=none
+MailProg=/bin/true
+ReturnToService=2
+SchedulerParameters=batch_sched_delay=0,sched_interval=2
+SelectType=select/cons_tres
+SelectTypeParameters=CR_CPU
+SlurmdParameters=config_overrides
+NodeName={node} NodeAddr=127.0.0.1 CPUs=4 State=UNKNOWN
+PartitionName=all Nodes={node} Default=YES State=UP
+""")
+    monkeypatch.setenv("SLURM_CONF", str(home / "slurm.conf"))
+    monkeypatch.setenv("PATH", f"{os.environ['PATH']}:/usr/sbin")
+    log = home / "daemons.log"
+    with daemons(log) as start:
+        files = {
+            "key-file": key,
+            "socket": munge,
+            "pid-file": home / "munged.pid",
+            "log-file": home / "munged.log",
+        }
+        files["seed-file"] = home / "munged.seed"
+        start("munged", "--foreground", "--force", *(f"--{name}={path}" for name, path in files.items()))
+        wait_for(munge.exists, "socket of munged")
+        start("slurmctld", "-D", "-c")
+        start("slurmd", "-D", "-N", node)
+        idle = ["sinfo", "--noheader", "--states=idle", "--format=%N"]
+        try:
+            wait_for(lambda: subprocess.run(idle, capture_output=True).stdout.strip(), "idle node")
+            yield
+        except TimeoutError:
+            print(log.read_text())
+            raise
+
+
+@pytest.mark.slow
+@needs_slurm
+@needs_submitit
+def test_a_study_on_slurm_survives_a_killed_job_and_a_killed_driver(slow_study, slurm):
+    lab = slow_study
+    lab.environment |= {name: os.environ[name] for name in ("SLURM_CONF", "PATH")}
+    driver = lab.start("--engine", "slurm", "--slurm", "cpus=1", "--slurm", "at_once=3")
+    folder = wait_for(lambda: held_cell(lab), "third cell at work")
+    job = (folder / "job.json").read_text()
+
+    driver.kill()
+    driver.communicate()
+    again = lab.start("--engine", "slurm", "--slurm", "cpus=1")
+    wait_for(lambda: "is already job" in again.stdout.readline(), "word of the running job")
+    assert (folder / "job.json").read_text() == job
+    assert (folder / "began").exists(), "the second call has not started the cell anew"
+
+    task = job.split('"')[3]
+    os.kill(int((folder / "began").read_text()), signal.SIGKILL)  # as the out-of-memory killer does
+    wait_for(
+        lambda: not (folder / "job.json").exists() or (folder / "job.json").read_text() != job, "new job"
+    )
+    (lab.root / "hold").unlink()
+    text, _ = again.communicate(timeout=300)
+
+    assert again.returncode == 0, text
+    assert f"Slurm job {task} left the queue without a result" in text
+    records = lab.records()
+    assert [record["status"] for record in records.values()] == ["done"] * 3
+    assert (lab.out / "index.html").read_text().count("Seed ") >= 3
+
+
+@pytest.mark.slow
+@needs_dask
+def test_a_study_on_dask_survives_a_killed_worker(slow_study, tmp_path: Path):
+    lab = slow_study
+    dask = [sys.executable, "-m", "distributed.cli.dask_scheduler"]
+    worker = [sys.executable, "-m", "distributed.cli.dask_worker"]
+    port = free_port()
+    address = f"tcp://127.0.0.1:{port}"
+    with daemons(tmp_path / "dask.log") as start:
+        options = {"env": lab.environment, "cwd": lab.root}
+        start(*dask, "--host", "127.0.0.1", "--port", str(port), "--no-dashboard", **options)
+        for _ in range(2):
+            start(*worker, address, "--nthreads", "1", "--no-nanny", "--no-dashboard", **options)
+        driver = lab.start("--engine", "dask", "--scheduler", address)
+        folder = wait_for(lambda: held_cell(lab), "third cell at work")
+        os.kill(int((folder / "began").read_text()), signal.SIGKILL)
+        wait_for(lambda: not (folder / "began").exists(), "second attempt on the other worker")
+        (lab.root / "hold").unlink()
+        text, _ = driver.communicate(timeout=300)
+    assert driver.returncode == 0, text
+    assert [record["status"] for record in lab.records().values()] == ["done"] * 3
