@@ -23,6 +23,7 @@ class FlakyServer:
         self.answer, self.trouble, self.seed = answer, trouble, seed
         self.requests, self.good, self.troubles = Counter(), Counter(), Counter()
         self.headers, self.bodies, self.moments = [], [], []
+        self.retry_after = "0.02"
         self.echo = ""  # something that troubled answers repeat, such as a key
         self._lock = threading.Lock()
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
@@ -69,7 +70,7 @@ class FlakyServer:
                 self.send(status, json.dumps(answer).encode())
 
             def busy(self, body):
-                self.send(429, f"slow down {outer.echo}".encode(), Retry_After="0.02")
+                self.send(429, f"slow down {outer.echo}".encode(), Retry_After=outer.retry_after)
 
             def error(self, body):
                 self.send(500, f"oops {outer.echo}".encode())

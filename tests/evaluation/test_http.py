@@ -65,14 +65,21 @@ def test_404_hints_at_the_path():
         quick(server.url).post("/x", {})
 
 
-def test_retry_after_is_waited_for_by_all_threads(monkeypatch):
+def test_retry_after_is_waited_for_by_all_threads():
     server = FlakyServer(lambda path, body: {})
-    monkeypatch.setattr(server, "choose", lambda question: "busy" if len(server.moments) == 0 else "good")
+    server.retry_after = "0.5"
+    server.choose = lambda question: "good" if server.moments else "busy"
     with server.running():
-        endpoint = quick(server.url)
-        map_concurrent(lambda n: endpoint.post("/x", {"n": n}), range(2), workers=1)
-        first, second, _ = server.moments
-        assert second - first >= 0.02
+        endpoint = quick(server.url, timeout=20)
+        first = threading.Thread(target=endpoint.post, args=("/x", {"n": 1}))
+        first.start()
+        while not server.moments:
+            time.sleep(0.01)
+        time.sleep(0.2)  # the answer is there by now
+        endpoint.post("/x", {"n": 2})
+        first.join()
+        assert len(server.moments) == 3
+        assert server.moments[1] - server.moments[0] >= 0.45
 
 
 def test_retry_after_as_a_date_and_in_milliseconds():
