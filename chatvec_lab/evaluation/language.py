@@ -21,26 +21,9 @@ __all__ = ["LANGUAGES", "Reading", "language_scores", "normalise", "prose", "rea
 
 # Read reliably in our own tests; fastText's other labels are reported, but a target among them is not scored.
 LANGUAGES = (
-    *(
-        "en",
-        "zh-Hant",
-        "zh-Hans",
-        "zh",
-        "ko",
-        "ja",
-        "es",
-        "ar",
-        "sw",
-        "fr",
-        "de",
-        "pt",
-        "it",
-        "ru",
-        "vi",
-        "th",
-    ),
-    *("hi", "bn", "ta", "te", "kn", "pa", "mr", "gu", "ur", "fa", "ne", "bg", "fi", "tr"),
-)
+    "en", "zh-Hant", "zh-Hans", "zh", "ko", "ja", "es", "ar", "sw", "fr", "de", "pt", "it", "ru", "vi", "th",
+    "hi", "bn", "ta", "te", "kn", "pa", "mr", "gu", "ur", "fa", "ne", "bg", "fi", "tr",
+)  # fmt: skip
 _LINGUA_LACKS = ("kn", "ne")
 
 Backend = Literal["fasttext", "lingua"]
@@ -83,18 +66,19 @@ def read_language(text: str | None, *, backend: Backend = "fasttext") -> Reading
     letters = _count(_LETTERS, text)
     if letters < 2:
         return Reading(None, np.nan, {}, letters)
-    weights = _by_sentence(text) if backend == "fasttext" else Counter({_lingua_label(text): 1.0})
-    weights.pop(None, None)  # what nothing could be made of goes with the rest
+    labelled = _by_sentence(text) if backend == "fasttext" else [(text, _lingua_label(text), 1.0)]
+    weights = _weigh(labelled)
     if not weights:
         return Reading(None, np.nan, {}, letters)
-    _split_chinese(weights, text)
     total = sum(weights.values())
     shares = {language: weight / total for language, weight in weights.most_common()}
     language, share = next(iter(shares.items()))
     return Reading(language, share, shares, letters)
 
 
-def language_scores(responses: pd.DataFrame, *, target: str = "language", backend: Backend = "fasttext"):
+def language_scores(
+    responses: pd.DataFrame, *, target: str = "language", backend: Backend = "fasttext"
+) -> pd.DataFrame:
     """Was each reply in the language it should be in? One row a reply.
 
     `target` names the column with the language asked for; "zh-TW", "zh_CN" or "ja-JP" will do.
@@ -111,7 +95,7 @@ def language_scores(responses: pd.DataFrame, *, target: str = "language", backen
         [_target_share(r, t, backend) for r, t in zip(readings, targets, strict=True)], dtype=float
     )
     return scores.assign(
-        detected=pd.array([r.language for r in readings], dtype="str"),
+        detected=[r.language for r in readings],
         share=share,
         correct=np.where(np.isnan(share), np.nan, share >= 0.5),
         letters=[r.letters for r in readings],
@@ -169,28 +153,9 @@ _HANGUL = re.compile(r"[ᄀ-ᇿㄱ-㆏ꥠ-꥿가-퟿ﾡ-ￜ]+")
 _BOPOMOFO = re.compile(r"[ㄅ-ㄯㆠ-ㆿ]+")
 _LATIN = re.compile(r"[A-Za-zªºÀ-ÖØ-öø-ɏḀ-ỿ]+")
 _CJK_WEIGHT = 2.5
-_ALIASES = dict(
-    arz="ar", yue="zh", wuu="zh", cmn="zh", zho="zh", swa="sw", swh="sw", kor="ko", kr="ko", jpn="ja"
-)
-_ALIASES |= dict(jp="ja", eng="en", spa="es", ara="ar")
-_NEVER_LATIN = {
-    "ar",
-    "bn",
-    "el",
-    "fa",
-    "he",
-    "hi",
-    "ja",
-    "ka",
-    "ko",
-    "ru",
-    "ta",
-    "te",
-    "th",
-    "uk",
-    "ur",
-    "zh",
-}
+_ALIASES = {"arz": "ar", "yue": "zh", "wuu": "zh", "cmn": "zh", "zho": "zh", "swa": "sw", "swh": "sw", "kor": "ko",
+            "kr": "ko", "jpn": "ja", "jp": "ja", "eng": "en", "spa": "es", "ara": "ar"}  # fmt: skip
+_NEVER_LATIN = set("ar bn el fa he hi ja ka ko ru ta te th uk ur zh".split())  # noqa: SIM905
 _ALSO = {
     "zh-Hant": {"zh", "han"},
     "zh-Hans": {"zh", "han"},
@@ -253,13 +218,13 @@ def _piece(text: str) -> _Piece:
     return _Piece(text, max(weights, key=weights.get), sum(weights.values()))
 
 
-def _by_sentence(text: str) -> Counter:
-    """Weight of each language over the sentences of a text."""
+def _by_sentence(text: str) -> list[tuple[str, str | None, float]]:
+    """(sentence, language, weight in letters) of each sentence that has any."""
     pieces = [_piece(t) for t in _SENTENCE_END.split(text)]
     pieces = [p for p in pieces if p.weight]
     whole = functools.cache(lambda script: " ".join(p.text for p in pieces if p.script == script))
     has_kana = any(p.script == "kana" for p in pieces)
-    weights: Counter = Counter()
+    labelled = []
     for piece in pieces:
         match piece.script:
             case "hangul":
@@ -270,8 +235,8 @@ def _by_sentence(text: str) -> Counter:
                 label = _han_label(piece.text, whole("han"), has_kana)
             case script:
                 label = _spaced_label(piece.text, whole(script))
-        weights[label] += piece.weight
-    return weights
+        labelled.append((piece.text, label, piece.weight))
+    return labelled
 
 
 def _han_label(piece: str, whole: str, has_kana: bool) -> str:
@@ -315,7 +280,7 @@ def _spaced_label(piece: str, whole: str) -> str | None:
 def _word_label(text: str) -> tuple[str | None, float]:
     """Label and score; None where the model has nothing to go by and common words do not help."""
     label, score = _fasttext(text, 1)[0]
-    if label in _NEVER_LATIN and _LATIN.search(text):  # gibberish in Latin letters is often "ja"
+    if label in _NEVER_LATIN and _count(_LATIN, text) == _count(_LETTERS, text):  # gibberish, often "ja"
         label, score = None, 0.0
     if score < 0.6:
         words = [word.lower() for word in _LETTERS.findall(text)]
@@ -342,21 +307,22 @@ def _detector():
     return LangDetector(LangDetectConfig(model="lite", max_input_length=None))
 
 
-def _split_chinese(weights: Counter, text: str) -> None:
-    """Divide the weight of zh by the characters that only one script has, in the proportion they occur."""
-    if not (weight := weights.pop("zh", 0)):
-        return
-    traditional, simplified = _script_sets()
-    characters = Counter("".join(_HAN.findall(text)))
-    hant = sum(n for c, n in characters.items() if c in traditional)
-    hans = sum(n for c, n in characters.items() if c in simplified)
-    if weights.get("ja"):  # kanji such as 国 and 会 are no sign of Simplified Chinese there
-        hans = sum(n for c, n in characters.items() if c in simplified and not _is_japanese_set(c))
+def _weigh(labelled: list[tuple[str, str | None, float]]) -> Counter:
+    """Weight of each language. Chinese is divided by the characters that only one of its scripts has."""
+    weights: Counter = Counter()
+    for _, label, weight in labelled:
+        if label is not None:  # what nothing could be made of goes with the rest
+            weights[label] += weight
+    if not (chinese := weights.pop("zh", 0)):
+        return weights
+    characters = Counter("".join(text for text, label, _ in labelled if label == "zh"))
+    hant, hans = (sum(n for c, n in characters.items() if c in script) for script in _script_sets())
     for label, part in (("zh-Hant", hant), ("zh-Hans", hans)):
         if part:
-            weights[label] += weight * part / (hant + hans)
+            weights[label] += chinese * part / (hant + hans)
     if not hant + hans:
-        weights["zh"] += weight
+        weights["zh"] += chinese
+    return weights
 
 
 @functools.cache

@@ -29,6 +29,7 @@ def multiturn_scores(responses: pd.DataFrame, prompts: pd.DataFrame) -> pd.DataF
     NaN: no reply in this turn, or none before to compare with.
     """
     identity(responses, needs=["language", "turn"])
+    responses = responses.reset_index(drop=True)
     later = responses["turn"] > 1
     checked = instruction_scores(responses[later], prompts).rename(columns={"strict": "score"})
     checked = checked.drop(columns="loose")

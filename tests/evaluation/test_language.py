@@ -90,6 +90,8 @@ def test_two_character_pieces_follow_the_answer():
 def test_names_and_code_do_not_make_a_reply_english():
     assert read_language("我喜歡用 Python 和 JavaScript 寫程式。").language == "zh-Hant"
     code = "```python\nfor word in sentence:\n    print(word, 'is a word')\n```"
+    assert read_language("اكتب اسم البلد في كائن JSON ولا تكتب شيئًا آخر.").language == "ar"
+    assert read_language("Напиши программу на Python, пожалуйста.").language == "ru"
     reply = f"這是程式:\n{code}\n執行 `print the words` 即可。"
     assert read_language(reply).shares == {"zh-Hant": 1.0}
     assert read_language("```\nit never closes, and so on and on").language is None
@@ -116,6 +118,13 @@ def test_traditional_and_simplified_are_counted_by_character():
     assert found.shares["zh-Hant"] == pytest.approx(4 / 7)  # 這個軟體 against 这个软
     assert read_language("台北在哪里").share_of("zh-Hant") == 1  # 台 and 里 are used in both
     assert read_language("天天向上吃白菜").language == "zh"
+
+
+def test_a_japanese_quotation_does_not_make_chinese_traditional():
+    reading = read_language(
+        "这句话的意思是图书馆开门了。\n図書館が開きました、東京の図書館です。\n你们明白了吗？"
+    )
+    assert set(reading.shares) == {"zh-Hans", "ja"}
 
 
 def replies(*rows):
@@ -145,6 +154,24 @@ def test_what_cannot_be_read_is_missing_not_wrong():
         language_scores(replies(("ko", "asdkjh qwe zxc"), ("en", "asdkjh qwe zxc"))).correct.tolist()[0] == 0
     )
     assert np.isnan(language_scores(replies(("en", "asdkjh qwe zxc"))).correct[0])
+
+
+NO_LETTERS = st.text(
+    st.characters(categories=["So", "Sk", "Nd", "Po", "Ps", "Pe", "Zs", "Cc", "Cf", "Co", "Sc"])
+)
+
+
+@settings(max_examples=100, deadline=None)
+@given(NO_LETTERS, st.sampled_from(LANGUAGES))
+def test_text_without_letters_never_gets_a_number(text, target):
+    assert language_scores(replies((target, text)))[["share", "correct"]].isna().all(axis=None)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.text(max_size=80), st.sampled_from(["xx", "tlh", "am", "", "eo"]))
+def test_a_language_that_is_not_covered_never_gets_a_number(text, target):
+    assert target not in LANGUAGES
+    assert language_scores(replies((target, text)))[["share", "correct"]].isna().all(axis=None)
 
 
 def test_an_empty_table_and_a_wrong_table():
