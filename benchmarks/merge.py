@@ -1,0 +1,161 @@
+"""Merging measured: this project beside the I/O limit, mergekit's best recipe and a naive transformers script.
+
+    python benchmarks/merge.py [--rounds 3] [--layers 22] [--no-mergekit] [--no-naive]
+
+Every round runs all contestants once, in turn, on the same checkpoints (TinyLlama-1.1B shapes, bfloat16, made by
+shapes.py under benchmarks/work/), each in a process of its own; outputs are removed before the next run. The first
+round only warms the page cache. Ratios are of medians; the limit reads three inputs and writes one output.
+mergekit lives in an environment of its own under benchmarks/work/ and is skipped, saying so, where pip cannot
+install it there.
+"""
+
+import argparse
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import time
+import venv
+from dataclasses import dataclass
+from pathlib import Path
+
+from shapes import WORK, make
+
+NAIVE = """
+import sys, torch
+from transformers import AutoModelForCausalLM as M
+base, chat, cp = (M.from_pretrained(p, dtype="auto") for p in sys.argv[1:4])
+b, c = base.state_dict(), chat.state_dict()
+with torch.no_grad():
+    for name, weight in cp.state_dict().items():
+        weight += c[name] - b[name]
+cp.save_pretrained(sys.argv[4])
+"""
+RECIPE = """
+merge_method: task_arithmetic
+base_model: {cp}
+models:
+  - {{model: {chat}, parameters: {{weight: 1.0}}}}
+  - {{model: {base}, parameters: {{weight: -1.0}}}}
+parameters: {{normalize: false}}
+dtype: float32
+out_dtype: bfloat16
+tokenizer_source: base
+"""
+
+
+@dataclass
+class Run:
+    wall: float
+    cpu: float
+    peak: float  # MB
+
+
+def measure(command: list[str], out: Path | None = None, **environment: str) -> Run:
+    """One process from start to exit: seconds and peak resident memory as the kernel reports them."""
+    if out is not None:
+        shutil.rmtree(out, ignore_errors=True)
+    started = time.perf_counter()
+    process = subprocess.Popen(
+        command, env=os.environ | environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+    )
+    message = process.stderr.read().decode(errors="replace")
+    _, status, usage = os.wait4(process.pid, 0)
+    wall = time.perf_counter() - started
+    if status:
+        raise RuntimeError(f"{' '.join(command[:4])} … failed:\n{message[-2000:]}")
+    return Run(wall, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024)
+
+
+def mergekit(folder: Path) -> Path | None:
+    """mergekit's command in an environment of its own, or None when it cannot be installed."""
+    command = folder / "bin" / "mergekit-yaml"
+    if command.exists():
+        return command
+    venv.create(folder, with_pip=True)
+    pip = [str(folder / "bin" / "python"), "-m", "pip", "install", "-q", "torch==2.13.0", "mergekit==0.1.5"]
+    done = subprocess.run(pip, capture_output=True, text=True)
+    if done.returncode:
+        print(f"mergekit is skipped, pip could not install it: {done.stderr.strip().splitlines()[-1]}")
+        return None
+    return command
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--layers", type=int, default=22)
+    parser.add_argument("--no-mergekit", action="store_true")
+    parser.add_argument("--no-naive", action="store_true")
+    options = parser.parse_args()
+
+    models = make(WORK / f"shapes-{options.layers}", members=("base", "chat", "cp"), layers=options.layers)
+    base, chat, cp = (str(models[name]) for name in ("base", "chat", "cp"))
+    out = WORK / "out"
+    read = f"cat {base}/*.safetensors {chat}/*.safetensors > /dev/null"
+    copy = f"{read}; mkdir -p {out}; cat {cp}/*.safetensors > {out}/x"
+    ours = [
+        sys.executable,
+        "-m",
+        "chatvec_lab",
+        "merge",
+        "--base",
+        base,
+        "--chat",
+        chat,
+        "--cp",
+        cp,
+        "--out",
+        str(out),
+    ]
+    contestants = {
+        "limit: read three, write one": ["sh", "-c", copy],
+        "chatvec_lab, scale 1": [*ours, "--scale", "1"],
+        "chatvec_lab, scale 0.7": [*ours, "--scale", "0.7"],
+    }
+    if not options.no_naive:
+        contestants["naive transformers script"] = [sys.executable, "-c", NAIVE, base, chat, cp, str(out)]
+    tool = None if options.no_mergekit else mergekit(WORK / "mergekit")
+    if tool:
+        recipe = WORK / "recipe.yaml"
+        recipe.write_text(RECIPE.format(base=base, chat=chat, cp=cp))
+        contestants["mergekit 0.1.5, best recipe"] = [
+            str(tool),
+            str(recipe),
+            str(out),
+            "--out-shard-size",
+            "500M",
+        ]
+    quiet = {"HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
+    torch_only = measure([sys.executable, "-c", "import torch"]).peak
+
+    runs: dict[str, list[Run]] = {name: [] for name in contestants}
+    for i in range(options.rounds + 1):
+        for name, command in contestants.items():
+            run = measure(command, out, **quiet)
+            if i:  # the first round pays for the first touch of the files
+                runs[name].append(run)
+                print(f"round {i}: {name}: {run.wall:.2f} s, {run.peak:.0f} MB", file=sys.stderr)
+    shutil.rmtree(out, ignore_errors=True)
+
+    median = {name: Run(*(statistics.median(getattr(r, k) for r in rs) for k in ("wall", "cpu", "peak")))
+              for name, rs in runs.items()}  # fmt: skip
+    limit = median["limit: read three, write one"]
+    print(
+        f"{options.layers} layers, {options.rounds} rounds, load {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores; "
+        f"limit {limit.wall:.2f} s wall, {limit.cpu:.2f} s CPU; import torch alone: {torch_only:.0f} MB"
+    )
+    print("| | wall x limit (range) | CPU x limit | peak RSS | above import torch |\n|---|---|---|---|---|")
+    for name, m in median.items():
+        walls = [r.wall / limit.wall for r in runs[name]]
+        above = "" if name.startswith("limit") else f"{m.peak - torch_only:+.0f} MB"
+        print(f"| {name} | {m.wall / limit.wall:.2f} ({min(walls):.2f}-{max(walls):.2f}) | {m.cpu / limit.cpu:.2f} | "
+              f"{m.peak:.0f} MB | {above} |")  # fmt: skip
+    if tool:
+        theirs, ours = median["mergekit 0.1.5, best recipe"].wall, median["chatvec_lab, scale 1"].wall
+        print(f"chatvec_lab is {theirs / ours:.1f} times as fast as mergekit's best recipe")
+
+
+if __name__ == "__main__":
+    main()
