@@ -1,0 +1,282 @@
+"""The page of a study: complete, safe, self-contained, and the same bytes each time."""
+
+import csv
+import json
+import re
+from html.parser import HTMLParser
+
+import matplotlib
+import pandas
+import pytest
+
+from chatvec_lab import report, study
+from chatvec_lab.report import svg, tables
+from chatvec_lab.study import fingerprint, runner
+from chatvec_lab.study.cell import write_record
+
+HOSTILE = '</p><script>alert(1)</script><img src="http://evil.example/x.png" onerror=alert(2)>'
+LOADING = {"src", "srcset", "poster", "data", "background", "action", "xlink:href"}
+
+
+@pytest.fixture
+def finished(lab, monkeypatch):
+    """A study whose three cells have run: two done, one failed; without kernels, as a notebook would leave it."""
+    monkeypatch.setattr(fingerprint, "PACKAGE", lab.root / "chatvec_lab")
+    lab.notebook("01_scales", "language: str = 'ko'  # language", title="How much is best?")
+    lab.notebook("02_limits", "language: str = 'ko'  # language", title="What does it not transfer?")
+    lab.study("""
+        title: A study <of> tests
+        question: Does it work?
+        notebooks:
+          01_scales.ipynb: {grid: {language: [ko, zh]}}
+          02_limits.ipynb: {}
+    """)
+    plan = study.load(lab.root / "tiny.yaml")
+    lab.out.mkdir()
+    runner.write_manifest(plan, lab.out)
+    for cell in plan.cells:
+        folder = study.output(cell.folder(lab.out))
+        record = {
+            "status": "done",
+            "error": None,
+            "versions": {"torch": "2.9"},
+            "started": "now",
+            "host": "node7",
+        }
+        if cell.notebook == "02_limits":
+            error = {
+                "name": "ValueError",
+                "value": f"bad {folder.resolve()} {HOSTILE}",
+                "cell": 3,
+                "line": "f(<x>)",
+            }
+            record |= {"status": "failed", "error": error}
+            (folder / "run.log").write_text("log")
+        else:
+            leave_results(folder, cell.parameters["language"])
+        write_record(folder, record | {"seconds": 12.345})
+    return lab.out
+
+
+def leave_results(folder, language):
+    import matplotlib.pyplot as plt
+
+    table = pandas.DataFrame(
+        {"scale": [0.0, 0.5], "mean": [0.25, 0.75], "low": [0.2, 0.7], "high": [0.3, 0.8]}
+    )
+    table["note"] = ["50 % & more_of", None]
+    study.save_table(folder, "scores", table.assign(n=200), caption="Score & interval, 100 %.")
+    study.save_table(folder, "replies", table, caption="All replies", show=False)
+    figure, axes = plt.subplots(figsize=(3.03, 1.9))
+    axes.plot([0, 1], [0, 1], marker="o", label="a < b")
+    axes.legend()
+    study.save_figure(folder, "scores", figure, caption="Score by scale.", alt='A "rising" line.')
+    plt.close(figure)
+    rows = [{"prompt": "Hello?", "scale": s, "response": f"{HOSTILE} at {s}"} for s in (0.0, 1.0)]
+    study.save_samples(folder, pandas.DataFrame(rows), by="scale", caption="Replies side by side")
+    claims = [
+        study.claim("best scale", 0.5, low=0.4, high=0.6, n=200, seed=0),
+        study.claim("unmeasured", float("nan")),
+    ]
+    study.save_summary(folder, question="How much?", answer=f"For {language}, 0.5 is best.", claims=claims)
+
+
+class Page(HTMLParser):
+    """Tags, attributes and ids of a page; an unclosed element is an error."""
+
+    VOID = ("meta", "link", "img", "br", "hr", "input")
+
+    def __init__(self, text):
+        super().__init__()
+        self.tags, self.attributes, self.open, self.text = [], [], [], ""
+        self.feed(text)
+        assert not self.open, f"not closed: {self.open}"
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append(tag)
+        self.attributes += [(tag, name, value or "") for name, value in attributes]
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attributes):
+        self.handle_starttag(tag, attributes)
+        if tag not in self.VOID:
+            self.open.pop()
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if not self.open or self.open[-1] != "style":
+            self.text += data
+
+
+def read(out):
+    return Page(report.write(out).read_text("utf-8"))
+
+
+def test_nothing_is_loaded_and_nothing_runs(finished):
+    page = read(finished)
+    assert not {"script", "iframe", "object", "embed", "link", "base", "img"} & set(page.tags)
+    for tag, name, value in page.attributes:
+        assert not name.startswith("on"), (tag, name, value)
+        assert name not in LOADING or value.startswith("#"), (tag, name, value)
+        if name == "href":
+            assert not re.match(r"[a-z]+:|//", value), (tag, value)
+    text = (finished / "index.html").read_text("utf-8")
+    assert not re.search(r"url\((?!#)|@import", text)
+    assert "default-src 'none'" in text
+
+
+def test_every_link_leads_somewhere(finished):
+    page = read(finished)
+    ids = [value for _, name, value in page.attributes if name == "id"]
+    assert len(ids) == len(set(ids)), "ids clash"
+    for tag, name, value in page.attributes:
+        if name in ("href", "xlink:href") and value.startswith("#"):
+            assert value[1:] in ids, (tag, value)
+        elif name == "href" and not value.endswith("notebook.ipynb"):
+            assert (finished / value).exists(), value
+
+
+def test_answers_come_first_with_intervals_and_failures_are_plain(finished):
+    page = read(finished)
+    order = [page.text.index(part) for part in ("Does it work?", "For ko, 0.5 is best.", "Score by scale.")]
+    assert order == sorted(order)
+    for part in (
+        "0.5 [0.4, 0.6]",
+        "For zh, 0.5 is best.",
+        "0.25 [0.20, 0.30]",
+        "2 of 3 cells done",
+        "Replies side by side",
+    ):
+        assert part in page.text
+    assert "ValueError: bad ./cells/02_limits/" in page.text and "code cell 3: f(<x>)" in page.text
+    assert HOSTILE + " at 1.0" in page.text, "a reply is shown as it was written"
+    assert not re.search(r"\b(nan|None|inf)\b", page.text)
+
+
+def test_figures_are_inline_with_alt_text(finished):
+    page = read(finished)
+    labels = [value for tag, name, value in page.attributes if tag == "svg" and name == "aria-label"]
+    assert labels == ['A "rising" line.'] * 2
+    made = sorted(path.name for path in (finished / "figures").iterdir())
+    assert made == [
+        f"01_scales-scores-language-{x}.{kind}" for x in ("ko", "zh") for kind in ("pdf", "png", "svg")
+    ]
+
+
+def test_tables_join_cells_and_latex_is_escaped(finished):
+    report.write(finished)
+    rows = list(csv.DictReader((finished / "tables/01_scales-scores.csv").open()))
+    assert [(row["language"], row["scale"], row["low"]) for row in rows] == [
+        ("ko", "0.0", "0.2"), ("ko", "0.5", "0.7"), ("zh", "0.0", "0.2"), ("zh", "0.5", "0.7")
+    ]  # fmt: skip
+    latex = (finished / "tables/01_scales-scores.tex").read_text()
+    assert r"\toprule" in latex and r"\caption{Score \& interval, 100 \%.}" in latex
+    assert r"ko & 0.0 & 0.25 [0.20, 0.30] & 50 \% \& more\_of & 200 \\" in latex
+    assert not (finished / "tables/01_scales-replies.tex").exists()
+    assert (finished / "tables/01_scales-replies.csv").exists()
+    whole = study.load_table(finished, "01_scales", "scores")
+    assert list(whole.language) == ["ko", "ko", "zh", "zh"]
+
+
+def test_the_same_results_give_the_same_bytes_wherever_and_whenever(finished, tmp_path):
+    def everything(out):
+        report.write(out)
+        files = [out / "index.html", *out.glob("figures/*"), *out.glob("tables/*")]
+        return {path.relative_to(out).as_posix(): path.read_bytes() for path in sorted(files)}
+
+    before = everything(finished)
+    for file in finished.glob("cells/*/*/run.json"):
+        record = json.loads(file.read_text())
+        if record["error"]:
+            record["error"]["value"] = record["error"]["value"].replace(
+                str(finished), str(tmp_path / "moved")
+            )
+        record |= {"started": "later", "host": "node8", "seconds": 99, "attempt": 2, "git": {"commit": "abc"}}
+        file.write_text(json.dumps(record))
+    assert everything(finished.rename(tmp_path / "moved")) == before
+    assert (
+        b"node" not in before["index.html"].replace(b"notebook", b"")
+        and b"12.345" not in before["index.html"]
+    )
+
+
+def test_a_figure_is_the_same_bytes_twice(tmp_path):
+    for name in ("one", "two"):
+        leave_results(study.output(tmp_path / name), "ko")
+    for kind in ("svg", "pdf", "png"):
+        first, second = ((tmp_path / name / f"figures/scores.{kind}").read_bytes() for name in ("one", "two"))
+        assert first == second
+
+
+def test_svg_loses_what_runs_or_loads(tmp_path):
+    file = tmp_path / "x.svg"
+    file.write_text("""<?xml version="1.0"?><svg xmlns="http://www.w3.org/2000/svg" width="2in" height="72pt"
+        xmlns:xlink="http://www.w3.org/1999/xlink" onload="alert(1)"><script>alert(2)</script>
+        <style>*{stroke-linejoin: round} </style><style>@import url(http://evil.example)</style>
+        <defs><clipPath id="c"><rect/></clipPath></defs><image xlink:href="http://evil.example/x.png"/>
+        <foreignObject><b/></foreignObject><g clip-path="url(#c)" fill="url(http://evil.example)"/>
+        <use xlink:href="#c"/>
+        </svg>""")
+    drawn, width = svg.inline(file, "p-", "alt <text>")
+    assert width == 144
+    assert not re.search(r"script|alert\(|evil|foreignObject|onload|import", drawn)
+    for part in (
+        'id="p-c"',
+        'clip-path="url(#p-c)"',
+        'href="#p-c"',
+        "svg*{stroke-linejoin: round}",
+        'aria-label="alt &lt;text&gt;"',
+    ):
+        assert part in drawn
+    file.write_text("<svg")
+    with pytest.raises(ValueError, match=r"x\.svg is not well-formed SVG"):
+        svg.inline(file, "", "")
+
+
+def test_what_a_notebook_saves_is_checked(tmp_path):
+    table = pandas.DataFrame({"x": [1]})
+    with pytest.raises(ValueError, match="should be of a-z"):
+        study.save_table(tmp_path, "My table", table, caption="")
+    with pytest.raises(ValueError, match="alt is empty"):
+        study.save_figure(tmp_path, "x", matplotlib.figure.Figure(), caption="", alt=" ")
+    with pytest.raises(KeyError, match="samples need the columns prompt, response, scale"):
+        study.save_samples(tmp_path, table, by="scale", caption="")
+    with pytest.raises(ValueError, match="a claim needs"):
+        study.save_summary(tmp_path, question="", answer="", claims=[{"claim": "x"}])
+    assert study.save_summary(tmp_path, question="q", answer="a", more=(1, float("inf")))["more"] == [1, None]
+
+
+def test_conversations_of_several_turns_stay_together(tmp_path):
+    from chatvec_lab.report import gather
+
+    rows = [
+        {
+            "prompt_id": "p",
+            "turn": turn,
+            "prompt": f"turn {turn}",
+            "model": model,
+            "response": f"{model} {turn}",
+        }
+        for model in ("cp", "cp+tau")
+        for turn in (1, 2)
+    ]
+    study.save_samples(tmp_path, pandas.DataFrame(rows), by="model", caption="Talks")
+    cell = {"folder": tmp_path, "label": ""}
+    (talk,) = gather._samples(cell)[0]["talks"]
+    assert list(talk["columns"]) == ["model cp", "model cp+tau"] and talk["shared"] is None
+    assert [turn["response"] for turn in talk["columns"]["model cp+tau"]] == ["cp+tau 1", "cp+tau 2"]
+
+
+def test_missing_values_are_shown_as_missing():
+    table = pandas.DataFrame(
+        {"x": [0.5, None], "x_low": [0.4, None], "x_high": [0.6, None], "k": pandas.array([1, None])}
+    )
+    assert tables.readable(table).to_dict("list") == {"x": ["0.5 [0.4, 0.6]", "–"], "k": ["1", "–"]}
+
+
+def test_a_folder_without_a_study_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no study has been run into"):
+        report.write(tmp_path)
