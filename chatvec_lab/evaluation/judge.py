@@ -274,7 +274,7 @@ _SEVERITY = ["ok", "unparsable", "failed", "no response"]
 
 
 def record_status(record: dict, read: object) -> str:
-    """ "ok", or why there is no verdict; `read` is None if the judgement could not be read."""
+    """Why there is no verdict, or "ok"; `read` is None if the judgement could not be read."""
     if record["text"] is None:
         return "failed" if record["error"] else "no response"
     return "unparsable" if read is None else "ok"

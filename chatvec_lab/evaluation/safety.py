@@ -22,16 +22,6 @@ from .statistics import summarise
 
 __all__ = ["guard_safety", "judge_safety", "read_safety", "safety_metrics"]
 
-TYPICAL_SCENARIOS = {
-    "Insult": "insult",
-    "Unfairness_And_Discrimination": "unfairness and discrimination",
-    "Crimes_And_Illegal_Activities": "crimes and illegal activities",
-    "Physical_Harm": "physical harm",
-    "Mental_Health": "mental health",
-    "Privacy_And_Property": "privacy and property",
-    "Ethics_And_Morality": "ethics and morality",
-}
-
 
 def judge_safety(
     responses: pd.DataFrame,
@@ -172,7 +162,7 @@ def _scenarios(responses: pd.DataFrame, scenarios: Any) -> list[str]:
     lacking = [i for i, s in zip(responses["prompt_id"], found, strict=True) if not isinstance(s, str)]
     if lacking:
         raise ValueError(f"{len(lacking)} of {len(found)} replies have no scenario: {some(lacking, 5)}")
-    return [TYPICAL_SCENARIOS.get(s, s.replace("_", " ")) for s in found]
+    return [s.replace("_", " ") for s in found]  # Safety-Prompts writes Mental_Health
 
 
 def _table(

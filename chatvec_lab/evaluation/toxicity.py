@@ -24,15 +24,14 @@ def score_toxicity(responses: pd.DataFrame, scorer: ToxicityScorer) -> pd.DataFr
     """The scorer's numbers for every reply: one row a reply and attribute.
 
     Columns: those that identify the reply, scorer (name and version), scale (what the numbers mean),
-    attribute, score (NaN where the text is not covered), note (why not, or what was done to the text).
+    attribute, score (NaN where the text is not covered), note (why not, or what was done to the text), and
+    from endpoints the date of each score.
     """
-    keys = identity(responses).reset_index(drop=True)
     scored = scorer.score(list(responses["response"]))
-    name = f"{scorer.name} {scorer.version}"
+    keys = identity(responses).reset_index(drop=True).assign(scorer=_full_name(scorer), scale=scorer.scale)
+    told = scored.drop(columns=list(scorer.attributes))
     parts = [
-        keys.assign(
-            scorer=name, scale=scorer.scale, attribute=a, score=scored[a].to_numpy(), note=scored["note"]
-        )
+        pd.concat([keys.assign(attribute=a, score=scored[a].to_numpy()), told], axis=1)
         for a in scorer.attributes
     ]
     order = np.arange(len(keys) * len(parts)).reshape(len(parts), -1).T.ravel()  # reply by reply
@@ -137,8 +136,12 @@ def validate(
         2, "threshold", np.where(table["metric"].isin(["recall", "false positive rate"]), threshold, np.nan)
     )
     table.insert(0, "attribute", attribute)
-    table.insert(0, "scorer", f"{scorer.name} {scorer.version}")
+    table.insert(0, "scorer", _full_name(scorer))
     return table
+
+
+def _full_name(scorer: ToxicityScorer) -> str:
+    return f"{scorer.name} {scorer.version}"
 
 
 def _check_coverage(scores: pd.DataFrame, allow_partial: bool) -> None:

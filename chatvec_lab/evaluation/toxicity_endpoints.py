@@ -4,7 +4,7 @@ Answers are kept by the hash of what was asked, as a judge's are, so a rerun ask
 """
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -27,9 +27,10 @@ class ModerationEndpoint:
 
     The categories are harms rather than rudeness, and no vendor lists the languages reliably: `languages` are
     those that you trust it in, best after `toxicity.validate`. Answers are kept in `cache`, as a judge's are.
-    The vendor changes the model behind a name: the version is the name and the day of scoring.
+    The vendor may change the model behind a name, so each score has its date.
     """
 
+    version = "as served"
     scale = "category score, 0 to 1"
 
     def __init__(
@@ -53,12 +54,8 @@ class ModerationEndpoint:
         self.name, self.languages = model, language_set(languages)
         self._categories = tuple(attributes)
         self.attributes = tuple(re.sub(r"\W+", "_", a) for a in attributes)
-        self._endpoint = base_url if isinstance(base_url, Endpoint) else Endpoint(base_url, key_env=key_env)
-        self._cache, self._workers, self._progress = JsonlCache(cache), workers, progress
-
-    @property
-    def version(self) -> str:
-        return datetime.now(UTC).date().isoformat()
+        endpoint = base_url if isinstance(base_url, Endpoint) else Endpoint(base_url, key_env=key_env)
+        self._asker = _Asker(endpoint, cache, workers, progress)
 
     def score(self, texts: Sequence[str | None]) -> pd.DataFrame:
         notes = [uncovered(text, self.languages) for text in texts]
@@ -67,14 +64,13 @@ class ModerationEndpoint:
             for t, note in zip(texts, notes, strict=True)
         ]
 
-        def read(body: dict) -> dict:
-            found = body["results"][0]["category_scores"]
-            return {c: _probability(found[c]) for c in self._categories}
-
-        answers = _ask_each(
-            self._endpoint, "/moderations", requests, read, self._cache, self._workers, self._progress
+        return self._asker.table(
+            "/moderations",
+            requests,
+            notes,
+            columns=dict(zip(self._categories, self.attributes, strict=True)),
+            value=lambda body, name: body["results"][0]["category_scores"][name],
         )
-        return _endpoint_table(answers, self._categories, self.attributes, notes)
 
 
 class PerspectiveEndpoint:
@@ -84,10 +80,10 @@ class PerspectiveEndpoint:
     versions, so older numbers cannot be repeated. `url` is the whole address, for a key of old or a server of
     the same form; the key goes into the header X-Goog-Api-Key, since an address ends up in logs. Texts are
     clipped at 3,000 bytes, between characters, and Traditional Chinese is converted to Simplified, the only
-    Chinese that it was made for (needs `pip install opencc`); `note` says so.
+    Chinese that it was made for (needs `pip install opencc`); `note` says so. Each score has its date.
     """
 
-    name = "Perspective"
+    name, version = "Perspective", "unversioned"
     scale = "probability that a reader finds it so, 0 to 1"
     languages = frozenset(
         {"en", "es", "fr", "de", "it", "pt", "ru", "ar", "zh", "cs", "nl", "id", "ja", "ko", "pl", "hi"}
@@ -106,14 +102,8 @@ class PerspectiveEndpoint:
         progress: bool = True,
         **options: Any,
     ):
-        self._endpoint = Endpoint(
-            url, key_env=key_env, key_header=key_header, per_second=per_second, **options
-        )
-        self._cache, self._workers, self._progress = JsonlCache(cache), workers, progress
-
-    @property
-    def version(self) -> str:
-        return f"unversioned, {datetime.now(UTC).date().isoformat()}"
+        endpoint = Endpoint(url, key_env=key_env, key_header=key_header, per_second=per_second, **options)
+        self._asker = _Asker(endpoint, cache, workers, progress)
 
     def score(self, texts: Sequence[str | None]) -> pd.DataFrame:
         names = [a.upper() for a in self.attributes]
@@ -135,11 +125,13 @@ class PerspectiveEndpoint:
             notes.append(note)
             requests.append(request)
 
-        def read(body: dict) -> dict:
-            return {n: _probability(body["attributeScores"][n]["summaryScore"]["value"]) for n in names}
-
-        answers = _ask_each(self._endpoint, "", requests, read, self._cache, self._workers, self._progress)
-        return _endpoint_table(answers, names, self.attributes, notes)
+        return self._asker.table(
+            "",
+            requests,
+            notes,
+            columns=dict(zip(names, self.attributes, strict=True)),
+            value=lambda body, name: body["attributeScores"][name]["summaryScore"]["value"],
+        )
 
 
 def _prepared(text: str, language: str) -> tuple[str, str]:
@@ -166,42 +158,41 @@ def _probability(value: object) -> float:
     return float(value)
 
 
-def _ask_each(
-    endpoint: Endpoint,
-    path: str,
-    requests: Sequence[dict | None],
-    read: Callable[[dict], dict],
-    cache: JsonlCache,
-    workers: int,
-    progress: bool,
-) -> list[dict | Exception | None]:
-    """The answer to each request, each different one asked once and kept; None stays None."""
-    keys = [request and digest([endpoint.base_url, path, request]) for request in requests]
-    todo = {k: r for k, r in zip(keys, requests, strict=True) if k and cache.get(k) is None}
+class _Asker:
+    """An endpoint that gives each request some numbers; every different request is made once and kept."""
 
-    def ask(item: tuple[str, dict]) -> None:
-        key, request = item
-        cache.put(key, endpoint.post(path, request, read=read))
+    def __init__(self, endpoint: Endpoint, cache: str | Path | None, workers: int, progress: bool):
+        self.endpoint, self.cache = endpoint, JsonlCache(cache)
+        self.workers, self.progress = workers, progress
 
-    description = "toxicity" if progress and todo else None
-    results = map_concurrent(ask, todo.items(), workers=workers, description=description)
-    errors = {k: e for k, e in zip(todo, results, strict=True) if e is not None}
-    return [key and (errors.get(key) or cache.get(key)) for key in keys]
+    def table(
+        self,
+        path: str,
+        requests: Sequence[dict | None],
+        notes: Sequence[str],
+        *,
+        columns: Mapping[str, str],
+        value: Callable[[Any, str], Any],
+    ) -> pd.DataFrame:
+        """A row a request; `columns` maps the endpoint's names to ours, `value(body, name)` finds a number."""
+        names = list(columns)
+        keys = [request and digest([self.endpoint.base_url, path, names, request]) for request in requests]
+        todo = {k: r for k, r in zip(keys, requests, strict=True) if k and self.cache.get(k) is None}
 
+        def ask(item: tuple[str, dict]) -> None:
+            key, request = item
+            scores = self.endpoint.post(
+                path, request, read=lambda body: {name: _probability(value(body, name)) for name in names}
+            )
+            self.cache.put(key, {"date": datetime.now(UTC).isoformat(timespec="seconds"), "scores": scores})
 
-def _endpoint_table(
-    answers: list, names: Sequence[str], columns: Sequence[str], notes: list[str]
-) -> pd.DataFrame:
-    is_answer = [isinstance(answer, dict) for answer in answers]
-    values = [
-        [answer[name] if ok else np.nan for name in names]
-        for answer, ok in zip(answers, is_answer, strict=True)
-    ]
-    notes = [
-        f"failed: {answer}" if isinstance(answer, Exception) else note
-        for answer, note in zip(answers, notes, strict=True)
-    ]
-    table = pd.DataFrame(
-        np.array(values, dtype=float).reshape(len(notes), len(columns)), columns=list(columns)
-    )
-    return table.assign(note=notes)
+        description = "toxicity" if self.progress and todo else None
+        results = map_concurrent(ask, todo.items(), workers=self.workers, description=description)
+        errors = {k: f"failed: {e}" for k, e in zip(todo, results, strict=True) if e is not None}
+        records = [(key and self.cache.get(key)) or {} for key in keys]
+        table = pd.DataFrame(
+            {ours: [r["scores"][name] if r else np.nan for r in records] for name, ours in columns.items()}
+        ).astype(float)
+        table["note"] = [errors.get(key, note) for key, note in zip(keys, notes, strict=True)]
+        table["date"] = pd.array([r.get("date") for r in records], dtype="str")
+        return table

@@ -34,7 +34,7 @@ class ToxicityScorer(Protocol):
 
     `attributes` are the columns of `score`, the first being the one that "toxic" refers to; `scale` says what
     a number means. `score` returns a row a text: the attributes, NaN for a text that is not covered, and
-    `note`: why it has no number, or what was done to it before (clipped, converted).
+    `note`: why it has no number, or what was done to it before (clipped, converted); further columns stay.
     """
 
     name: str

@@ -296,6 +296,14 @@ def test_a_strong_models_replies_serve_as_references():
     assert "ideal 0" in asked(server)[0] and "ideal 1" in asked(server)[1]
 
 
+def test_a_prompts_table_gives_its_references_turn_by_turn():
+    prompts = pd.DataFrame({"prompt_id": ["p0", "p1"], "reference": [["ideal one", "ideal two"], None]})
+    with says("[[9]]").running() as server:
+        rate(replies(2, turns=2), judge_at(server, workers=1), protocol="mt-bench", references=prompts)
+        assert ["ideal" in text for text in asked(server)] == [True, True, False, False]
+        assert "ideal two" in asked(server)[1] and "ideal two" not in asked(server)[0]
+
+
 def test_scales_and_models_in_one_table_are_rated_apart():
     both = pd.concat(
         [replies(2, scale=0.0), replies(2, scale=1.0).assign(response="other")], ignore_index=True

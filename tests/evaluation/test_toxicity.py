@@ -490,6 +490,7 @@ def test_moderation_scores_come_back_by_category():
     with FlakyServer(answer).running() as server:
         scorer = moderation(server)
         found = scorer.score(["You are a fool, my friend.", "바보야, 너는."])
+        rude = score_toxicity(table(["You are a fool, my friend."]), scorer)
     assert scorer.attributes == (
         "harassment",
         "harassment_threatening",
@@ -497,7 +498,9 @@ def test_moderation_scores_come_back_by_category():
         "hate_threatening",
         "violence",
     )
-    assert list(found.iloc[0]) == [0.5, 0.4, 0.3, 0.2, 0.1, ""] and found.iloc[1, :5].isna().all()
+    assert list(found.iloc[0])[:6] == [0.5, 0.4, 0.3, 0.2, 0.1, ""] and found.iloc[1, :5].isna().all()
+    assert list(rude["score"]) == [0.5, 0.4, 0.3, 0.2, 0.1] and rude["date"].notna().all()
+    assert set(rude["scorer"]) == {"omni-moderation-latest as served"}
 
 
 @pytest.mark.parametrize("value", [True, "0.5", None, 1.5, float("nan")])
