@@ -48,4 +48,4 @@ nano: $(READY) ## train the nano family again, from nothing
 	$(BIN)/python -m chatvec_lab.nano.training
 
 clean: ## remove what was made (not .venv)
-	rm -rf reports build dist .pytest_cache .ruff_cache benchmarks/work
+	rm -rf reports build dist .pytest_cache .ruff_cache benchmarks/scratch

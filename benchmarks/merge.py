@@ -3,9 +3,9 @@
     python benchmarks/merge.py [--rounds 3] [--layers 22] [--no-mergekit] [--no-naive]
 
 Every round runs all contestants once, in turn, on the same checkpoints (TinyLlama-1.1B shapes, bfloat16, made by
-shapes.py under benchmarks/work/), each in a process of its own; outputs are removed before the next run. The first
+shapes.py under benchmarks/scratch/), each in a process of its own; outputs are removed before the next run. The first
 round only warms the page cache. Ratios are of medians; the limit reads three inputs and writes one output.
-mergekit lives in an environment of its own under benchmarks/work/ and is skipped, saying so, where pip cannot
+mergekit lives in an environment of its own under benchmarks/scratch/ and is skipped, saying so, where pip cannot
 install it there.
 """
 

@@ -4,7 +4,7 @@ base ~ N(0, 0.02) with norms around 1; chat = base + N(0, 0.002); cp = base + N(
 tokens more. Everything is bfloat16, and each tensor's noise is seeded by crc32("member/name"), so the bytes can be
 made again. Weights are random: they say something about time and memory, nothing about quality.
 
-    python benchmarks/shapes.py [--layers 22] [--members base chat cp cp40k] [--folder benchmarks/work/shapes]
+    python benchmarks/shapes.py [--layers 22] [--members base chat cp cp40k] [--folder benchmarks/scratch/shapes]
 """
 
 import argparse
@@ -20,7 +20,7 @@ import numpy as np
 
 from chatvec_lab.weights.stream import Tensor, header, index_of, layout
 
-WORK = Path(__file__).parent / "work"
+WORK = Path(__file__).parent / "scratch"
 STEPS = {"base": None, "chat": 0.002, "cp": 0.004, "cp40k": 0.004}
 DRAWS = 1 << 15  # elements that are drawn and written at a time; small arrays are not mapped anew each time
 NEW_TOKENS = 8000

@@ -4,17 +4,22 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from chatvec_lab.families import Family, load_family
     from chatvec_lab.weights.arithmetic import WeightVector
     from chatvec_lab.weights.checkpoint import Checkpoint
     from chatvec_lab.weights.merged import MergedCheckpoint
+    from chatvec_lab.weights.transforms import ties
 
 # name -> module; imported at first use, so that the command line answers at once
 _PUBLIC = {
     "Checkpoint": "chatvec_lab.weights.checkpoint",
+    "Family": "chatvec_lab.families",
     "MergedCheckpoint": "chatvec_lab.weights.merged",
     "WeightVector": "chatvec_lab.weights.arithmetic",
+    "load_family": "chatvec_lab.families",
+    "ties": "chatvec_lab.weights.transforms",
 }
-__all__ = ["Checkpoint", "MergedCheckpoint", "WeightVector"]
+__all__ = ["Checkpoint", "Family", "MergedCheckpoint", "WeightVector", "load_family", "ties"]
 
 
 def __getattr__(name: str):

@@ -1,4 +1,4 @@
-"""The command line: `python -m chatvec_lab merge | inspect | …`. Heavy imports wait until a verb needs them."""
+"""The command line: `python -m chatvec_lab run | merge | inspect`. Heavy imports wait until a verb needs them."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ def main(argv: list[str] | None = None) -> int:
         prog="chatvec_lab", description="A workbook for chat vectors: chat - base."
     )
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
+    _add_run(verbs)
     _add_merge(verbs)
     _add_inspect(verbs)
     options = parser.parse_args(argv)
@@ -22,8 +23,20 @@ def main(argv: list[str] | None = None) -> int:
         print(f"chatvec_lab {options.verb}: {text}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("stopped; run the same command again to go on from the last whole shard", file=sys.stderr)
+        print("stopped; run the same command again to go on where it stopped", file=sys.stderr)
         return 130
+
+
+def _add_run(verbs) -> None:
+    from chatvec_lab.study import command
+
+    parser = verbs.add_parser(
+        "run",
+        help="run a study of notebooks and write its report",
+        description="Run the notebooks of a study and write its report.",
+    )
+    command.add_arguments(parser)
+    parser.set_defaults(run=command.main)
 
 
 def _add_merge(verbs) -> None:
