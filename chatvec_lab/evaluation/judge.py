@@ -253,8 +253,9 @@ def judge_report(table: pd.DataFrame, *, by: str | Sequence[str] = ("judge", "pr
     """What the judging came to: a row a group of `rate` or `compare_replies`.
 
     Columns: `by`, n, ok, unparsable, failed, no_response, consistent (share of pairs whose orders agree),
-    prompt_tokens, completion_tokens (the cost, cached judgements included), asked (requests made by the call
-    that gave the table), first_date, last_date. Never quote a mean without unparsable and failed beside it.
+    prompt_tokens, completion_tokens (of all rows, those from the cache and equal questions included), asked
+    (requests made by the call that gave the table), first_date, last_date. Never quote a mean without
+    unparsable and failed beside it.
     """
     by = [by] if isinstance(by, str) else list(by)
     rows = []

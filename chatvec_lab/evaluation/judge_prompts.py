@@ -107,6 +107,9 @@ def reference_answers(
         raise ValueError(
             f"references need prompt_id and reference or response; found: {', '.join(references.columns)}"
         )
+    references = references[references[text].notna()].reset_index(drop=True)
+    if references.empty:
+        return [None] * len(responses)
     if "turn" not in references and references[text].map(lambda r: isinstance(r, list)).any():
         references = references.explode(text)  # a prompts table: one answer a turn
         references = references.assign(turn=references.groupby(level=0).cumcount() + 1)

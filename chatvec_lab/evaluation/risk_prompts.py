@@ -5,11 +5,11 @@ Nothing is downloaded unless you ask for it, and none of it is in this repositor
 about each prompt. Continuation sets (RTP and its kin) are meant for `template="plain"`.
 """
 
+import fnmatch
 import json
 import re
 import zipfile
 from collections.abc import Iterable, Sequence
-from fnmatch import fnmatch
 from pathlib import Path
 from typing import Literal
 
@@ -285,14 +285,21 @@ def _files(source: str | Path, pattern: str) -> list[Path]:
 def _downloaded(repository: str, pattern: str) -> Iterable[str]:
     from huggingface_hub import HfApi, hf_hub_download
 
-    names = [pattern]
-    if "*" in pattern:
-        names = [n for n in HfApi().list_repo_files(repository, repo_type="dataset") if fnmatch(n, pattern)]
-        if not names:
-            raise FileNotFoundError(
-                f"the data set {repository} has no file {pattern}: is the language among its own?"
-            )
-    return [hf_hub_download(repository, name, repo_type="dataset") for name in sorted(names)]
+    try:
+        names = [pattern]
+        if "*" in pattern:
+            names = fnmatch.filter(HfApi().list_repo_files(repository, repo_type="dataset"), pattern)
+        files = [hf_hub_download(repository, name, repo_type="dataset") for name in sorted(names)]
+    except Exception as error:  # the hub's client raises the errors of three libraries
+        raise ConnectionError(
+            f"cannot download {pattern} of the data set {repository}: {type(error).__name__}: {error}\n"
+            "Get the file by hand and pass its path, or that of its folder, as source."
+        ) from error
+    if not files:
+        raise FileNotFoundError(
+            f"the data set {repository} has no file {pattern}: is the language among its own?"
+        )
+    return files
 
 
 def _traditional():

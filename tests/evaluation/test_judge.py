@@ -302,6 +302,10 @@ def test_a_prompts_table_gives_its_references_turn_by_turn():
         rate(replies(2, turns=2), judge_at(server, workers=1), protocol="mt-bench", references=prompts)
         assert ["ideal" in text for text in asked(server)] == [True, True, False, False]
         assert "ideal two" in asked(server)[1] and "ideal two" not in asked(server)[0]
+        none = prompts.assign(reference=None)
+        assert (
+            rate(replies(2, turns=2), judge_at(server), protocol="mt-bench", references=none)["score"] == 9
+        ).all()
 
 
 def test_scales_and_models_in_one_table_are_rated_apart():
