@@ -16,6 +16,11 @@ def content(out: Path) -> dict[str, Any]:
     """Everything the template uses; raises FileNotFoundError when no study was run into `out`."""
     manifest = runner.read_manifest(out)
     cells = [_cell(out, entry) for entry in manifest["cells"]]
+    undone = {cell["key"]: cell["notebook"] for cell in cells if cell["status"] != "done"}
+    for cell in cells:
+        bad = sorted({undone[key] for keys in cell["needs"].values() for key in keys if key in undone})
+        if bad and cell["status"] == "not run":
+            cell |= {"status": "blocked", "error": f"needs {', '.join(bad)}, which has no result"}
     return {
         "study": manifest,
         "notebooks": [

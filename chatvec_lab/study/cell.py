@@ -64,11 +64,7 @@ def run_cell(job: dict[str, Any]) -> dict[str, Any]:
             _hold(log, folder)
             _clear(folder)
             log.truncate(0)
-            error = _execute(job, folder, log)
-            if error is None and fingerprint.package() != job["package"]:
-                error = _error(
-                    "RuntimeError", "the source of chatvec_lab changed while this cell ran; run again"
-                )
+            error = _source_changed(job) or _execute(job, folder, log) or _source_changed(job)
         except Exception as problem:  # the record must be written whatever happened
             error = _error(type(problem).__name__, str(problem))
         if error:
@@ -93,6 +89,13 @@ def run_cell(job: dict[str, Any]) -> dict[str, Any]:
         }
         write_record(folder, record)
     return record
+
+
+def _source_changed(job: dict[str, Any]) -> dict[str, Any] | None:
+    """An edited package would give a result that belongs to no key."""
+    if fingerprint.package() == job["package"]:
+        return None
+    return _error("RuntimeError", "the source of chatvec_lab changed since this study started; run it again")
 
 
 def _execute(job: dict[str, Any], folder: Path, log: Any) -> dict[str, Any] | None:

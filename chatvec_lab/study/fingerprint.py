@@ -59,27 +59,36 @@ def _is_hidden(relative: Path) -> bool:
 
 
 def family(name: str) -> dict[str, str]:
-    """Digests of a family's file and of every file or folder that it names, by the name written there.
+    """Digests of a family's folder, or of its file and every file or folder named there, by name.
 
     A hub id counts by what the file says of it (pin a revision). An unknown family gives {}: the notebook
     that loads it will say so in its own words.
     """
-    file = Path(name) if name.endswith((".yaml", ".yml")) else DATA / "families" / f"{name}.yaml"
-    if not file.is_file():
+    described = DATA / "families" / f"{name}.yaml"
+    place = next((p for p in (Path(name), DATA / "nano" / name, described) if name and p.exists()), None)
+    if place is None:
         return {}
-    found = {f"family {name}": path(file.resolve())}
-    for text in sorted(set(_strings(yaml.safe_load(file.read_text("utf-8"))))):
-        for folder in (file.parent, ROOT):
-            if text and len(text) < 1000 and (folder / text).exists():
-                found[text] = path((folder / text).resolve())
-                break
+    found = {f"family {name}": path(place.resolve())}
+    if place.is_file():
+        for text in sorted(set(_strings(yaml.safe_load(place.read_text("utf-8"))))):
+            for folder in (place.parent, ROOT):
+                if text and len(text) < 1000 and (folder / text).exists():
+                    found[text] = path((folder / text).resolve())
+                    break
     return found
 
 
 def parameters(values: dict[str, Any]) -> dict[str, str]:
-    """Digests of the files and folders that parameters name: strings with a slash that exist (below ROOT)."""
+    """Digests of the families and files that parameters name.
+
+    Families are the values of `family` and `families`; files and folders are texts with a slash that exist.
+    """
+    found: dict[str, str] = {}
+    for name in _strings([values.get("family"), values.get("families")]):
+        found |= family(name)
     texts = sorted(set(_strings(values)))
-    return {text: path((ROOT / text).resolve()) for text in texts if "/" in text and (ROOT / text).exists()}
+    files = {text: ROOT / text for text in texts if "/" in text and (ROOT / text).exists()}
+    return found | {text: path(file.resolve()) for text, file in files.items()}
 
 
 def _strings(tree: Any) -> list[str]:

@@ -51,6 +51,7 @@ class Cell:
     inputs: dict[str, str]
     code: str
     key: str
+    source: str = field(repr=False)
     varying: dict[str, Any] = field(default_factory=dict, compare=False)
 
     def folder(self, out: Path) -> Path:
@@ -96,6 +97,12 @@ def load(study: str | Path, *, set: Mapping[str, Any] | None = None) -> Study:
     _check_shared(shared, notebooks, f"{file.name}: set")
     _check_shared(set or {}, notebooks, "--set")
 
+    names = [notebook.name for notebook in notebooks.values()]
+    if doubled := sorted({name for name in names if names.count(name) > 1}):
+        raise ValueError(
+            f"{file.name}: two notebooks are called {', '.join(doubled)}; list one with several grids"
+        )
+
     package, inputs = fingerprint.package(), _digests(written.get("inputs") or [], file)
     cells: dict[str, list[Cell]] = {}
     problems: list[Exception] = []
@@ -133,6 +140,8 @@ class _Notebook:
             there = [p.stem for p in sorted(NOTEBOOKS.glob("*.ipynb"))]
             raise FileNotFoundError(f"{self.path} is not there; {parameters.nearest(name, there)}")
         self.name, self.file = self.path.stem, file
+        # Read once, so that what runs is what the key is of, whatever an editor does meanwhile.
+        self.source, self.code = self.path.read_text("utf-8"), fingerprint.code(self.path)
         self.declared = parameters.read(self.path)
         if "out_dir" not in self.declared:
             raise ValueError(
@@ -185,10 +194,7 @@ class _Notebook:
         }
         told = {name: values[name] for name in given}
         needs = {name: self._needed(name, source, told, done) for name, source in self.needs.items()}
-        inputs = (
-            self.inputs | fingerprint.family(str(values.get("family", ""))) | fingerprint.parameters(values)
-        )
-        code = fingerprint.code(self.path)
+        inputs = self.inputs | fingerprint.parameters(values)
         keys = {name: [cell.key for cell in cells] for name, cells in needs.items()}
         return Cell(
             notebook=self.name,
@@ -197,8 +203,9 @@ class _Notebook:
             needs=needs,
             listed=frozenset(n for n in needs if self.declared[n].annotation.startswith("list")),
             inputs=inputs,
-            code=code,
-            key=fingerprint.digest(self.name, code, values, keys, inputs, *common)[:12],
+            code=self.code,
+            source=self.source,
+            key=fingerprint.digest(self.name, self.code, values, keys, inputs, *common)[:12],
         )
 
     def _needed(self, name: str, source: str, told: dict, done: dict[str, list[Cell]]) -> list[Cell]:

@@ -124,7 +124,7 @@ class _Run:
         folders = {name: [str(need.folder(self.out)) for need in group] for name, group in cell.needs.items()}
         return {
             "notebook": cell.notebook,
-            "source": cell.path.read_text("utf-8"),
+            "source": cell.source,
             "folder": str(cell.folder(self.out)),
             "parameters": cell.parameters,
             "folders": {name: paths if name in cell.listed else paths[0] for name, paths in folders.items()},

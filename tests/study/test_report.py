@@ -20,21 +20,23 @@ LOADING = {"src", "srcset", "poster", "data", "background", "action", "xlink:hre
 
 @pytest.fixture
 def finished(lab, monkeypatch):
-    """A study whose three cells have run: two done, one failed; without kernels, as a notebook would leave it."""
+    """A study of four cells, two done, one failed, one blocked; without kernels, as notebooks would leave it."""
     monkeypatch.setattr(fingerprint, "PACKAGE", lab.root / "chatvec_lab")
     lab.notebook("01_scales", "language: str = 'ko'  # language", title="How much is best?")
     lab.notebook("02_limits", "language: str = 'ko'  # language", title="What does it not transfer?")
+    lab.notebook("03_last", "limits: str = ''  # folder", title="And so?")
     lab.study("""
         title: A study <of> tests
         question: Does it work?
         notebooks:
           01_scales.ipynb: {grid: {language: [ko, zh]}}
           02_limits.ipynb: {}
+          03_last.ipynb: {needs: {limits: 02_limits}}
     """)
     plan = study.load(lab.root / "tiny.yaml")
     lab.out.mkdir()
     runner.write_manifest(plan, lab.out)
-    for cell in plan.cells:
+    for cell in plan.cells[:3]:
         folder = study.output(cell.folder(lab.out))
         record = {
             "status": "done",
@@ -147,11 +149,12 @@ def test_answers_come_first_with_intervals_and_failures_are_plain(finished):
         "0.5 [0.4, 0.6]",
         "For zh, 0.5 is best.",
         "0.25 [0.20, 0.30]",
-        "2 of 3 cells done",
+        "2 of 4 cells done",
         "Replies side by side",
     ):
         assert part in page.text
     assert "ValueError: bad ./cells/02_limits/" in page.text and "code cell 3: f(<x>)" in page.text
+    assert "blocked" in page.text and "needs 02_limits, which has no result" in page.text
     assert HOSTILE + " at 1.0" in page.text, "a reply is shown as it was written"
     assert not re.search(r"\b(nan|None|inf)\b", page.text)
 

@@ -151,7 +151,7 @@ def test_a_package_that_changes_in_mid_cell_gives_no_result(lab, run):
     lab.study("notebooks: {cell.ipynb: {}}")
     records, _ = run()
     record = next(iter(records.values()))
-    assert record["status"] == "failed" and "changed while this cell ran" in record["error"]["value"]
+    assert record["status"] == "failed" and "changed since this study started" in record["error"]["value"]
 
 
 @pytest.mark.parametrize("text", ["", "{", '{"status": "failed"}', '{"status": "killed"}'])
