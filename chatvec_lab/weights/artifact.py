@@ -17,7 +17,8 @@ import numpy as np
 import xxhash
 
 from chatvec_lab.weights import exact, files
-from chatvec_lab.weights.arithmetic import Term, WeightVector, Workspace, block_spans
+from chatvec_lab.weights.arithmetic import Term, WeightVector
+from chatvec_lab.weights.blocks import Workspace, block_spans
 from chatvec_lab.weights.chat import ChatSide, Row
 from chatvec_lab.weights.checkpoint import Checkpoint, find_entries, read_json
 from chatvec_lab.weights.names import has_vocabulary_axis

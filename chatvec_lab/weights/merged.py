@@ -15,9 +15,11 @@ from typing import Any, get_args
 import numpy as np
 
 from chatvec_lab.weights import exact, files
-from chatvec_lab.weights.arithmetic import Difference, WeightVector, Workspace, leaf_rows, unpaired
+from chatvec_lab.weights.arithmetic import WeightVector
+from chatvec_lab.weights.blocks import Workspace
 from chatvec_lab.weights.chat import ChatSide
 from chatvec_lab.weights.checkpoint import Checkpoint
+from chatvec_lab.weights.difference import Difference, leaf_rows, unpaired
 from chatvec_lab.weights.names import has_vocabulary_axis, is_buffer, is_head
 from chatvec_lab.weights.vocabulary import Policy, Vocabulary
 
@@ -86,6 +88,20 @@ class MergedCheckpoint(Checkpoint):
 
     def check(self) -> None:
         """Raise the errors that headers and tokenizers can show, before anything is read or written."""
+        _ = self._is_paired
+        if self.policy == "strict" and (names := self._vocabulary_names()):
+            self._check_strict(names[0])
+        missing = self.missing_tokens
+        if missing and not self.add_tokens and self.policy != "skip":
+            raise ValueError(
+                f"{self.cp.label} lacks {len(missing)} tokens that the chat template of {self.chat_side.label} needs: "
+                f"{', '.join(missing[:8])}. Use cp.add(tau, add_tokens=True) (--add-tokens) to append their rows, "
+                "or vocabulary='skip' to leave embedding, head and tokenizer alone."
+            )
+
+    @cached_property
+    def _is_paired(self) -> bool:
+        """True, or one ValueError that lists every tensor without its partner (design, rule 4)."""
         known = set(self.vector.names)
         floats = [n for n in self.cp.names if self.cp.dtype_name(n) in files.FLOATS and not is_buffer(n)]
         lines = []
@@ -104,15 +120,7 @@ class MergedCheckpoint(Checkpoint):
             total = len(known | set(floats))
             what = f"{self.cp.label} + vector"
             raise ValueError(unpaired(what, lines, total, self.cp.label, self.vector.label) + note)
-        if self.policy == "strict" and (names := self._vocabulary_names()):
-            self._check_strict(names[0])
-        missing = self.missing_tokens
-        if missing and not self.add_tokens and self.policy != "skip":
-            raise ValueError(
-                f"{self.cp.label} lacks {len(missing)} tokens that the chat template of {self.chat_side.label} needs: "
-                f"{', '.join(missing[:8])}. Use cp.add(tau, add_tokens=True) (--add-tokens) to append their rows, "
-                "or vocabulary='skip' to leave embedding, head and tokenizer alone."
-            )
+        return True
 
     def _shapes_pair(self, name: str) -> bool:
         ours, theirs = self.cp.shape(name), self.vector.shape(name)
@@ -226,7 +234,7 @@ class MergedCheckpoint(Checkpoint):
 
         Special rows (`special_rows`) are replaced after the sum and are not among the parts.
         """
-        if self.is_carried(name):
+        if self._is_paired and self.is_carried(name):
             return []
         if not has_vocabulary_axis(name):
             return self.vector.parts(name, start, stop, work=work)

@@ -13,7 +13,7 @@ import numpy as np
 import xxhash
 
 from chatvec_lab.weights import files
-from chatvec_lab.weights.arithmetic import block_spans
+from chatvec_lab.weights.blocks import block_spans
 from chatvec_lab.weights.checkpoint import Checkpoint
 
 MANIFEST = "manifest.json"

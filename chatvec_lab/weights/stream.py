@@ -10,6 +10,7 @@ import errno
 import json
 import os
 import struct
+import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
@@ -21,7 +22,7 @@ import numpy as np
 import xxhash
 
 from chatvec_lab.weights import files
-from chatvec_lab.weights.arithmetic import Workspace, block_spans
+from chatvec_lab.weights.blocks import Workspace, block_spans
 
 Produce = Callable[[str, int, int, np.ndarray, Workspace], None]
 
@@ -107,10 +108,15 @@ def header(tensors: list[Tensor]) -> tuple[bytes, dict[str, int]]:
 
 
 def progress_bar(total: int, path: Path, progress: bool):
-    """A bar over bytes; on a terminal only, and none when `progress` is False."""
+    """A bar over bytes, on a terminal or in a notebook; none when `progress` is False or TQDM_DISABLE is set."""
     from tqdm import tqdm
 
-    return tqdm(total=total, unit="B", unit_scale=True, desc=path.name, disable=None if progress else True)
+    shown = (
+        progress
+        and not os.environ.get("TQDM_DISABLE")
+        and ("ipykernel" in sys.modules or sys.stderr.isatty())
+    )
+    return tqdm(total=total, unit="B", unit_scale=True, desc=path.name, disable=not shown)
 
 
 class Streamer:

@@ -15,7 +15,8 @@ import numpy as np
 import xxhash
 
 from chatvec_lab.weights import exact
-from chatvec_lab.weights.arithmetic import Term, WeightVector, Workspace, block_spans
+from chatvec_lab.weights.arithmetic import Term, WeightVector
+from chatvec_lab.weights.blocks import Workspace, block_spans
 from chatvec_lab.weights.names import has_vocabulary_axis
 
 Method = Literal["magnitude", "dare"]
@@ -95,15 +96,32 @@ class Sparsified(Transform):
         return recipe | ({"seed": self.seed} if self.method == "dare" else {})
 
     def measure(self, name: str) -> tuple[float, int]:
-        """The magnitude threshold, and the flat index behind the last element kept among those equal to it."""
-        magnitudes = np.empty(prod(self.shape(name)), np.float32)
+        """The magnitude threshold, and the flat index behind the last element kept among those equal to it.
+
+        Exact selection by radix (the bits of positive floats are in their order), in three passes over the tensor
+        with the memory of a block.
+        """
+        size = prod(self.shape(name))
+        keep = max(1, round(self.density * size))
+        above, prefix = 0, 0
+        for shift, known in ((16, 0), (0, 16)):  # upper half of the bits, then the lower
+            counts = np.zeros(1 << 16, np.int64)
+            for _, block in self.blocks(name, np.float32):
+                bits = np.abs(block).view(np.uint32)
+                if known:
+                    bits = bits[bits >> 16 == prefix]
+                counts += np.bincount((bits >> shift) & 0xFFFF, minlength=1 << 16)
+            from_top = counts[::-1].cumsum()
+            digit = (1 << 16) - 1 - int(np.searchsorted(from_top, keep - above))
+            above += int(counts[digit + 1 :].sum())
+            prefix = prefix << 16 | digit
+        threshold, wanted = np.uint32(prefix).view(np.float32), keep - above
         for start, block in self.blocks(name, np.float32):
-            np.abs(block, out=magnitudes[start : start + block.size])
-        keep = max(1, round(self.density * magnitudes.size))
-        threshold = np.partition(magnitudes, magnitudes.size - keep)[magnitudes.size - keep]
-        ties = np.flatnonzero(magnitudes == threshold)
-        wanted = keep - int((magnitudes > threshold).sum())
-        return float(threshold), int(ties[wanted - 1]) + 1
+            ties = np.flatnonzero(np.abs(block) == threshold)
+            if wanted <= ties.size:
+                return float(threshold), start + int(ties[wanted - 1]) + 1
+            wanted -= ties.size
+        raise AssertionError(f"{name}: {keep} of {size} elements were not found again")
 
     def own(self, name: str, start: int, stop: int, work: Workspace) -> list[exact.Part]:
         parts = self.vector.parts(name, start, stop, work=work)

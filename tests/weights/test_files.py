@@ -69,6 +69,19 @@ def test_bin_views_and_shared_storages(tmp_path):
         _ = Checkpoint(tmp_path).names
 
 
+def test_sharded_bins(model, tmp_path):
+    tensors, folder = state(model), tmp_path / "bins"
+    folder.mkdir()
+    names = sorted(tensors)
+    shards = {"pytorch_model-00001-of-00002.bin": names[:9], "pytorch_model-00002-of-00002.bin": names[9:]}
+    for shard, members in shards.items():
+        torch.save({name: tensors[name] for name in members}, folder / shard)
+    weight_map = {name: shard for shard, members in shards.items() for name in members}
+    (folder / "pytorch_model.bin.index.json").write_text(json.dumps({"weight_map": weight_map}))
+    checkpoint = Checkpoint(folder)
+    assert all(torch.equal(checkpoint.read(name), tensor) for name, tensor in tensors.items())
+
+
 class Bomb:
     def __reduce__(self):
         return os.system, ("touch exploded",)
