@@ -47,7 +47,7 @@ def _cell(out: Path, entry: dict[str, Any]) -> dict[str, Any]:
         "status": record["status"],
         # Absolute paths differ between machines; the page should not.
         "error": error.replace(str(out.resolve()), "."),
-        "has_log": (folder / "run.log").is_file(),
+        "files": [name for name in ("run.log", "notebook.ipynb") if (folder / name).is_file()],
         "versions": record.get("versions", {}),
         "label": label,
         "slug": re.sub(r"[^a-z0-9.]+", "-", label.lower()).strip("-"),
