@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from chatvec_lab.weights import exact, files, quick
-from chatvec_lab.weights.arithmetic import WeightVector, Workspace
+from chatvec_lab.weights.arithmetic import WeightVector
+from chatvec_lab.weights.blocks import Workspace
 from chatvec_lab.weights.checkpoint import Checkpoint
 from chatvec_lab.weights.merged import MergedCheckpoint
 from chatvec_lab.weights.names import has_vocabulary_axis, is_head
@@ -101,9 +102,9 @@ class LiveModel:
             raise TypeError(f"the scale must be a number, got {scale!r}.")
         scaled = float(scale) * self.tau  # the same factors as in `cp + scale * tau`
         try:
-            self._turn(scaled, bool(scale))
+            self._turn(scaled, int(np.sign(scale)))
         except BaseException:
-            self._turn(0.0 * self.tau, False)
+            self._turn(0.0 * self.tau, 0)
             self._scale = 0.0
             raise
         self._scale = float(scale)
@@ -118,7 +119,7 @@ class LiveModel:
         finally:
             self.scale = before
 
-    def _turn(self, scaled: WeightVector, active: bool) -> None:
+    def _turn(self, scaled: WeightVector, sign: int) -> None:
         jobs = []
         for slot in self._slots:
             parts = [
@@ -126,7 +127,7 @@ class LiveModel:
             ]
             coefficient = parts[0][0] if slot.prepared else 0.0
             parts = [part for part in parts if part[0]]
-            jobs += [(slot, parts, coefficient, start, active) for start in range(0, slot.size, slot.block)]
+            jobs += [(slot, parts, coefficient, start, sign) for start in range(0, slot.size, slot.block)]
         if self._pool is None:
             for job in jobs:
                 self._turn_block(*job)
@@ -140,11 +141,11 @@ class LiveModel:
                 future.cancel()
             wait(futures)
 
-    def _turn_block(self, slot: _Slot, parts: list, coefficient: float, start: int, active: bool) -> None:
+    def _turn_block(self, slot: _Slot, parts: list, coefficient: float, start: int, sign: int) -> None:
         if not hasattr(self._local, "scratch"):
             self._local.scratch = exact.Scratch()
         try:
-            slot.fill(parts, coefficient, start, active, self._local.scratch)
+            slot.fill(parts, coefficient, start, sign, self._local.scratch)
         except FloatingPointError as error:
             raise ValueError(
                 f"{slot.name} of {self._merged.label}: {error}; the model is the CP again."
@@ -160,8 +161,7 @@ class _Slot:
     cp: np.ndarray  # flat, raw, as stored
     parts: list[tuple[int, float, np.ndarray | None, np.ndarray | None]]  # (term, coefficient, plus, minus)
     prepared: quick.Prepared | None
-    rows: dict[int, np.ndarray]  # the chat model's own rows, at any scale but 0
-    added: dict[int, np.ndarray]  # rows of appended tokens, at any scale
+    rows: dict[int, dict[int, np.ndarray]]  # by the sign of the scale: rows that are the chat model's own
 
     @property
     def size(self) -> int:
@@ -177,7 +177,7 @@ class _Slot:
         """Elements turned at a time."""
         return _BLOCK if self.is_raw else max(1, self.size)
 
-    def fill(self, parts: list, coefficient: float, start: int, active: bool, scratch: exact.Scratch) -> None:
+    def fill(self, parts: list, coefficient: float, start: int, sign: int, scratch: exact.Scratch) -> None:
         """Compute one block in place; the rows that are the chat model's own replace the sum."""
         stop = min(start + self.block, self.size)
         out = (
@@ -192,7 +192,7 @@ class _Slot:
         else:
             out[:] = self.cp[start:stop]
         width = prod(self.place.shape[1:])
-        for row, values in (self.rows if active else self.added).items():
+        for row, values in self.rows.get(sign, {}).items():
             low, high = max(start, row * width), min(stop, (row + 1) * width)
             if low < high:
                 own = values[low - row * width : high - row * width]
@@ -215,14 +215,29 @@ def _slot(merged: MergedCheckpoint, name: str, place: torch.Tensor) -> _Slot:
             {"vocabulary": cp.vocabulary, "rows": merged.shape(name)[0]} if has_vocabulary_axis(name) else {}
         )
         parts += [(i, *part) for part in one.parts(name, 0, size, work=Workspace(), **spaces)]
-    rows = merged.special_rows(name) if has_vocabulary_axis(name) else {}
-    added = {row: rows[row] for row in merged.added_tokens.values() if row in rows}
+    rows = _rows(merged, name) if has_vocabulary_axis(name) else {}
     prepared = None
     if quick.can_prepare(elements, [part[1:] for part in parts]):
         (i, c, plus, minus) = parts[0]
         prepared = quick.Prepared(elements, plus, minus)
         parts = [(i, c, None, None)]
-    return _Slot(name, place, elements, parts, prepared, rows, added)
+    return _Slot(name, place, elements, parts, prepared, rows)
+
+
+def _rows(merged: MergedCheckpoint, name: str) -> dict[int, dict[int, np.ndarray]]:
+    """The chat model's own rows for scales above (1), below (-1) and at 0: each has the chat side that a save has.
+
+    Rows behind the CP's last, for appended tokens, are always there.
+    """
+    options = {
+        "copy_special": merged.copy_special,
+        "add_tokens": merged.add_tokens,
+        "vocabulary": merged.policy,
+    }
+    above = merged.special_rows(name)
+    behind = {row: values for row, values in above.items() if row >= merged.cp.shape(name)[0]}
+    below = merged.cp.add(-merged.vector, **options).special_rows(name)
+    return {1: above, -1: below | behind, 0: behind}
 
 
 def _loaded(merged: MergedCheckpoint, device, dtype):

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from pico import CP_TOKENS, SPECIAL, TEMPLATE, TOKENS, save_family, save_model
+from pico import CP_TOKENS, SPECIAL, TEMPLATE, TOKENS, save_model
 from transformers import AutoModelForCausalLM
 
 from chatvec_lab import Checkpoint
@@ -11,6 +11,7 @@ from chatvec_lab.live import LiveModel
 from chatvec_lab.weights import exact, places, quick
 
 SCALES = [0.5, 0.7, 1, 1.3, -0.3, 0]
+VOCABULARY = {"model.embed_tokens.weight", "lm_head.weight"}
 WHOLE = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
@@ -85,10 +86,10 @@ def test_live_weights_are_the_saved_bits(families, kind, options, tmp_path):
 
 
 def test_a_turn_changes_every_parameter_that_tau_changes(families):
-    cp, tau = opened(families("mixtral"))
+    cp, tau = opened(families("mixtral", dtype=torch.float32))
     live = LiveModel(cp, tau, device="cpu")
     before = bits(live.model)
-    live.scale = 1.0
+    live.scale = 1
     changed = differing(bits(live.model), before)
     assert {name for name, _ in live.model.named_parameters()} == set(changed)
 
@@ -135,22 +136,36 @@ def test_a_merged_checkpoint_can_be_the_cp(families, tmp_path):
     )
 
 
-@pytest.mark.parametrize("options", [{"add_tokens": True}, {"vocabulary": "skip"}])
-def test_added_and_skipped_vocabulary(tmp_path, options):
+def test_a_skipped_vocabulary_stays_the_cps(tmp_path, families):
+    cp, tau = opened(families("llama", cp_tokens=CP_TOKENS))
+    live = LiveModel(cp, tau, device="cpu", vocabulary="skip")
+    live.scale = 0.7
+    saved = saved_bits(cp.add(0.7 * tau, vocabulary="skip"), tmp_path / "saved")
+    assert differing(bits(live.model), saved) == []
+
+
+def test_added_tokens_have_the_chats_rows(tmp_path):
     base, chat, cp = chatml_family(tmp_path)
-    live = LiveModel(cp, chat - base, device="cpu", **options)
-    for scale in (0.7, 0):
-        live.scale = scale
-        saved = saved_bits(cp.add(scale * (chat - base), **options), tmp_path / f"saved {scale}")
-        assert differing(bits(live.model), saved) == []
+    live = LiveModel(cp, chat - base, device="cpu", add_tokens=True)
+    live.scale = 0.7
+    saved = saved_bits(cp.add(0.7 * (chat - base), add_tokens=True), tmp_path / "saved")
+    assert differing(bits(live.model), saved) == []
     assert live.tokenizer.chat_template == chat.chat_template
+    assert live.tokenizer("<|im_end|>")["input_ids"] == [64]
+    for scale in (0, -0.3):  # a save of these has no such tokens; the rows before them are the same
+        live.scale = scale
+        saved = saved_bits(cp + scale * (chat - base), tmp_path / f"saved {scale}")
+        rows = {
+            name: tensor[:63] if name in VOCABULARY else tensor for name, tensor in bits(live.model).items()
+        }
+        assert differing(rows, saved) == []
 
 
 def test_copied_special_rows_are_the_chats_at_any_scale_but_zero(tmp_path):
     base, chat, cp = chatml_family(tmp_path, reserved=CHATML)
     row = cp.vocabulary.tokens[CHATML[0]]
     live = LiveModel(cp, chat - base, device="cpu", copy_special=True)
-    for scale in (0.3, 1, 0):
+    for scale in (0.3, 1, -0.3, 0):
         live.scale = scale
         saved = saved_bits(cp.add(scale * (chat - base), copy_special=True), tmp_path / f"saved {scale}")
         assert differing(bits(live.model), saved) == []
@@ -161,8 +176,9 @@ def test_copied_special_rows_are_the_chats_at_any_scale_but_zero(tmp_path):
 
 def test_ten_thousand_turns_leave_no_trace(tmp_path):
     tokens = [*SPECIAL, "a", "b"]
-    folders = save_family(tmp_path, tokens=tokens)
-    cp, tau = opened(folders)
+    base = save_model(tmp_path / "base", seed=1, tokens=tokens)
+    others = [save_model(tmp_path / name, seed=2, tokens=tokens, near=base) for name in ("chat", "cp")]
+    cp, tau = opened((base, *others))
     live = LiveModel(cp, tau, device="cpu")
     before = bits(live.model)
     live.scale = 0.7
