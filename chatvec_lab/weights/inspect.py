@@ -6,6 +6,7 @@ from collections import defaultdict
 from math import prod
 from pathlib import Path
 
+from chatvec_lab.weights import files
 from chatvec_lab.weights.checkpoint import Checkpoint, find_entries, read_json
 from chatvec_lab.weights.names import layer_of, module_of
 from chatvec_lab.weights.provenance import MANIFEST
@@ -17,10 +18,12 @@ def inspect(source: str, *, revision: str | None = None, tensors: bool = False) 
     Raises FileNotFoundError when there is neither a model nor a vector, ValueError naming a damaged file.
     """
     checkpoint = Checkpoint(source, revision=revision)
+    if not Path(source).is_dir():
+        _without_weights(checkpoint)
     folder = checkpoint.folder
     manifest = read_json(folder / MANIFEST)
     is_vector = str(manifest.get("format", "")).startswith("chatvec_lab weight vector")
-    entries = find_entries(folder, stem="vector" if is_vector else "model")
+    entries = find_entries(folder, stem="vector") if is_vector else checkpoint.entries
     lines = [
         f"{checkpoint.label}: "
         + ("weight vector " + manifest["label"] if is_vector else _architecture(checkpoint))
@@ -39,6 +42,33 @@ def inspect(source: str, *, revision: str | None = None, tensors: bool = False) 
         width = max(map(len, entries))
         lines += [f"{name:{width}}  {e.dtype:9} {e.shape!s:18} {e.file.name}" for name, e in entries.items()]
     return "\n".join(lines)
+
+
+def _without_weights(checkpoint: Checkpoint) -> None:
+    """Give a hub model its config and tokenizer from the hub, and its tensors from the headers alone.
+
+    A model that is in the cache whole, or has no safetensors, is left to be opened in the usual way.
+    """
+    from huggingface_hub import get_safetensors_metadata, snapshot_download
+    from huggingface_hub.errors import NotASafetensorsRepoError, OfflineModeIsEnabled
+
+    try:
+        found = get_safetensors_metadata(checkpoint.source, revision=checkpoint.revision)
+    except (NotASafetensorsRepoError, OfflineModeIsEnabled, OSError):
+        return
+    patterns = ["*.json", "*.model", "*.txt", "*.jinja"]
+    checkpoint.folder = Path(
+        snapshot_download(
+            checkpoint.source, revision=checkpoint.revision, allow_patterns=patterns, ignore_patterns=["*/*"]
+        )
+    )
+    checkpoint.entries = {
+        name: files.Entry(
+            Path(file), tensor.data_offsets[0], files.SAFETENSORS_DTYPES[tensor.dtype], tuple(tensor.shape)
+        )
+        for file, metadata in sorted(found.files_metadata.items())
+        for name, tensor in metadata.tensors.items()
+    }
 
 
 def _architecture(checkpoint: Checkpoint) -> str:
@@ -63,10 +93,10 @@ def _sizes(entries) -> list[str]:
         size[kind] += entry.nbytes
         kinds[kind].add(entry.dtype)
     layers = {layer_of(name) for name in entries} - {None}
-    files = {entry.file: Path(entry.file).stat().st_size for entry in entries.values()}
+    shards = {entry.file for entry in entries.values()}
     lines = [
         f"{sum(count.values()):,} parameters in {len(entries)} tensors, {len(layers)} layers, "
-        f"{len(files)} file{'s' * (len(files) != 1)}, {sum(files.values()) / 1e6:,.1f} MB"
+        f"{len(shards)} file{'s' * (len(shards) != 1)}, {sum(size.values()) / 1e6:,.1f} MB"
     ]
     for kind in sorted(count, key=count.get, reverse=True):
         lines.append(
