@@ -91,7 +91,8 @@ def test_a_hub_id_is_downloaded_once_in_one_format(hub, tmp_path):
     code = (
         "from chatvec_lab import Checkpoint\n"
         "c = Checkpoint('lab/pico', revision='main')\n"
-        "print(c.label, c.folder.name, len(c.names), float(c.read('lm_head.weight').float().sum()), len(c.vocabulary.tokens))"
+        "total = float(c.read('lm_head.weight').float().sum())\n"
+        "print(c.label, c.folder.name, len(c.names), total, len(c.vocabulary.tokens))"
     )
     done = run(address, tmp_path / "home", code)
     assert done.returncode == 0, done.stderr
