@@ -1,0 +1,88 @@
+"""Figures of scores with their intervals: over the scale, model beside model, and one measure against another."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from chatvec_lab.figures.style import axes, look, style
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from pandas import DataFrame
+
+
+def over_scale(table: DataFrame, *, hue: str = "metric", label: str, ax: Axes | None = None) -> Axes:
+    """Estimates over the scale, one line with its band for each value of `hue`.
+
+    `table`: columns scale, `hue`, estimate, low, high (missing low and high: no band). `label` names the y axis.
+    """
+    with style():
+        ax = axes(ax)
+        for i, (name, rows) in enumerate(table.groupby(hue, sort=False)):
+            rows = rows.sort_values("scale")
+            ax.plot(rows.scale, rows.estimate, label=str(name), **look(i))
+            ax.fill_between(
+                rows.scale, rows.low, rows.high, color=look(i)["color"], alpha=0.18, linewidth=0
+            )
+        ax.set(xlabel="scale of the chat vector", ylabel=label)
+        _legend(ax)
+    return ax
+
+
+def by_model(
+    table: DataFrame, *, hue: str = "metric", label: str, limits: tuple[float, float] | None = (0, 1),
+    ax: Axes | None = None,
+) -> Axes:  # fmt: skip
+    """Estimates as points with their intervals, a line a model from top to bottom, side by side for each `hue`.
+
+    `table`: columns model, `hue`, estimate, low, high; models stand in the table's order.
+    """
+    with style():
+        ax = axes(ax)
+        models = list(dict.fromkeys(table.model))
+        groups = list(table.groupby(hue, sort=False))
+        for i, (name, rows) in enumerate(groups):
+            shift = (i - (len(groups) - 1) / 2) * 0.6 / max(len(groups), 1)
+            places = [models.index(model) + shift for model in rows.model]
+            reach = [(rows.estimate - rows.low).clip(lower=0), (rows.high - rows.estimate).clip(lower=0)]
+            shown = {**look(i), "linestyle": "none"}
+            ax.errorbar(rows.estimate, places, xerr=reach, label=str(name), elinewidth=0.9, **shown)
+        ax.set_yticks(range(len(models)), models)
+        ax.set_ylim(len(models) - 0.5, -0.5)
+        ax.set_xlabel(label)
+        if limits:
+            margin = 0.02 * (limits[1] - limits[0])
+            ax.set_xlim(limits[0] - margin, limits[1] + margin)
+        ax.grid(axis="x", color="0.9", linewidth=0.6)
+        ax.set_axisbelow(True)
+        _legend(ax)
+    return ax
+
+
+def front(
+    table: DataFrame, *, x: str, y: str, x_label: str, y_label: str, ax: Axes | None = None
+) -> Axes:
+    """One measure against another with both intervals, a point a scale; the Pareto front filled and joined.
+
+    `table`: columns scale, is_on_front, and `x`, `x`_low, `x`_high, likewise `y`.
+    """
+    with style():
+        ax = axes(ax)
+        for row in table.to_dict("records"):
+            error = [[[max(row[c] - row[f"{c}_low"], 0)], [max(row[f"{c}_high"] - row[c], 0)]] for c in (x, y)]
+            shown = look(0) if row["is_on_front"] else {**look(7), "markerfacecolor": "white"}
+            shown = {**shown, "linestyle": "none", "marker": "o"}
+            ax.errorbar(row[x], row[y], xerr=error[0], yerr=error[1], elinewidth=0.6, **shown)
+            ax.annotate(f"{row['scale']:g}", (row[x], row[y]), xytext=(3, 3), textcoords="offset points", fontsize=6)
+        best = table[table.is_on_front].sort_values([x, y])
+        ax.plot(best[x], best[y], color=look(0)["color"], linewidth=0.8, zorder=1)
+        ax.set(xlabel=x_label, ylabel=y_label)
+    return ax
+
+
+def _legend(ax: Axes) -> None:
+    handles, labels = ax.get_legend_handles_labels()
+    if len(handles) > 1:
+        ax.legend(handles, labels, loc="lower left", bbox_to_anchor=(0, 1.0), ncols=min(len(handles), 3))
+    elif labels:
+        ax.set_title(labels[0], loc="left")
