@@ -152,6 +152,10 @@ PartitionName=all Nodes={node} Default=YES State=UP
         try:
             wait_for(lambda: subprocess.run(idle, capture_output=True).stdout.strip(), "idle node")
             yield
+            # A job is in the queue until its last process is gone; daemons stopped earlier would leave some.
+            subprocess.run(["scancel", f"--user={user}"], check=True)
+            queue = ["squeue", "--noheader"]
+            wait_for(lambda: not subprocess.run(queue, capture_output=True).stdout.strip(), "empty queue")
         except TimeoutError:
             print(log.read_text())
             raise
