@@ -130,7 +130,7 @@ def _write_weights(folders: dict[str, Path], settings: dict[str, int], shard: in
             places[member] = {}
             for file, tensors in files.items():
                 prefix, offsets = header(tensors)
-                handle = os.open(folder / file, os.O_RDWR | os.O_CREAT | os.O_TRUNC)
+                handle = os.open(folder / file, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o644)
                 stack.callback(os.close, handle)
                 os.pwrite(handle, prefix, 0)
                 places[member] |= {name: (handle, offset) for name, offset in offsets.items()}

@@ -1,6 +1,8 @@
 """The anatomy's numbers against float64 numpy on pico models, and the identities that they must obey."""
 
 import json
+import threading
+import time
 import warnings
 
 import numpy as np
@@ -12,6 +14,7 @@ from safetensors.torch import load_file
 
 from chatvec_lab import Checkpoint, anatomy
 from chatvec_lab.anatomy import kernels
+from chatvec_lab.anatomy.blocks import run
 from chatvec_lab.weights.names import has_vocabulary_axis
 
 LARGER = (
@@ -456,3 +459,19 @@ def test_only_tokens_have_vocabulary_rows(llama, monkeypatch):
     monkeypatch.setattr(Checkpoint, "fill", lambda s, name, *rest: (asked.add(name), fill(s, name, *rest))[1])
     anatomy.vocabulary({"chat": chat - base}, progress=False)
     assert asked and all(has_vocabulary_axis(name) for name in asked)
+
+
+def test_an_error_or_ctrl_c_stops_all_threads():
+    for error in (OSError, KeyboardInterrupt):
+        done = []
+
+        def work(job, tick, error=error, done=done):
+            if job == 3:
+                raise error("stopped")
+            time.sleep(0.001)
+            done.append(job)
+
+        with pytest.raises(error, match="stopped"):
+            run(range(3000), work, total=1, progress=False, label="")
+        assert len(done) < 1500
+        assert not [thread for thread in threading.enumerate() if thread.name.startswith("chatvec-anatomy")]

@@ -20,6 +20,14 @@ def combine(table: DataFrame, by: By | Sequence[Literal["layer", "module"]] = "m
     `by` "layer" keeps one row for the tensors outside the layers (layer missing), ["layer", "module"] gives the
     cells of a heat map. A missing statistic of one tensor makes that of its group missing.
     Raises ValueError for a table of another kind, or one that is combined over modules and then by module.
+
+    >>> import pandas
+    >>> table = pandas.DataFrame({"vector": "tau", "layer": [0, 0], "parameters": [4, 4], "l2": [3.0, 4.0],
+    ...                           "relative_l2": 0.1, "rms": 1.0, "max_abs": [1.0, 2.0], "base_l2": [30.0, 40.0],
+    ...                           "share_zero": [0.0, 0.5], "share_above": 1.0})
+    >>> combine(table, "layer")[["layer", "l2", "relative_l2", "max_abs", "share_zero"]]
+       layer   l2  relative_l2  max_abs  share_zero
+    0      0  5.0          0.1      2.0        0.25
     """
     axes = [] if by == "model" else [by] if isinstance(by, str) else list(by)
     unknown = [axis for axis in axes if axis not in ("layer", "module")]

@@ -40,6 +40,7 @@ class Survey:
 
 
 def tables(done: Pass, *, pairs: bool = False) -> Survey:
+    """The tables of a pass, those of pairs empty without `pairs`; warns of tensors that hold NaN or infinity."""
     import pandas as pd
 
     def frame(rows, columns):
@@ -47,20 +48,20 @@ def tables(done: Pass, *, pairs: bool = False) -> Survey:
         return table.astype({"layer": "Int64"}) if "layer" in columns else table
 
     paired = list(_pair_rows(done)) if pairs else []
-    tables = Survey(
+    result = Survey(
         norms=frame(list(_norm_rows(done)), NORMS),
         cosines=frame([row for row, _ in paired], COSINES),
         interference=frame([row for _, row in paired], INTERFERENCE),
         vocabulary=frame(list(_vocabulary_rows(done)), VOCABULARY),
     )
-    broken = tables.norms[tables.norms.l2.isna()]
+    broken = result.norms[result.norms.l2.isna()]
     if len(broken):
         shown = "\n".join(f"  {row.vector}: {row.tensor}" for row in broken.head(20).itertuples())
         warnings.warn(
             f"{len(broken)} tensors hold NaN or infinity, so their statistics are missing:\n{shown}\n"
             "Is one of the checkpoints damaged?", UserWarning, stacklevel=3,
         )  # fmt: skip
-    return tables
+    return result
 
 
 def _norm_rows(done: Pass):
@@ -111,7 +112,7 @@ def _pair(found: list[tuple[Piece, Sums]], i: int, j: int) -> tuple[dict, dict]:
             sums += s.pairs[pairs.index(key)]
             own += s.vectors[list(key)]
     squares = own[:, kernels.SQUARES]
-    sound = n > 0 and np.isfinite(squares).all()
+    sound = np.isfinite(squares).all()
     l2 = np.sqrt(squares) if sound else np.full(2, nan)
     scale = l2[0] * l2[1]
     directed = sound and scale > 0

@@ -21,9 +21,7 @@ def over_scale(table: DataFrame, *, hue: str = "metric", label: str, ax: Axes | 
         for i, (name, rows) in enumerate(table.groupby(hue, sort=False)):
             rows = rows.sort_values("scale")
             ax.plot(rows.scale, rows.estimate, label=str(name), **look(i))
-            ax.fill_between(
-                rows.scale, rows.low, rows.high, color=look(i)["color"], alpha=0.18, linewidth=0
-            )
+            ax.fill_between(rows.scale, rows.low, rows.high, color=look(i)["color"], alpha=0.18, linewidth=0)
         ax.set(xlabel="scale of the chat vector", ylabel=label)
         _legend(ax)
     return ax
@@ -59,9 +57,7 @@ def by_model(
     return ax
 
 
-def front(
-    table: DataFrame, *, x: str, y: str, x_label: str, y_label: str, ax: Axes | None = None
-) -> Axes:
+def front(table: DataFrame, *, x: str, y: str, x_label: str, y_label: str, ax: Axes | None = None) -> Axes:
     """One measure against another with both intervals, a point a scale; the Pareto front filled and joined.
 
     `table`: columns scale, is_on_front, and `x`, `x`_low, `x`_high, likewise `y`.
@@ -69,11 +65,15 @@ def front(
     with style():
         ax = axes(ax)
         for row in table.to_dict("records"):
-            error = [[[max(row[c] - row[f"{c}_low"], 0)], [max(row[f"{c}_high"] - row[c], 0)]] for c in (x, y)]
+            error = [
+                [[max(row[c] - row[f"{c}_low"], 0)], [max(row[f"{c}_high"] - row[c], 0)]] for c in (x, y)
+            ]
             shown = look(0) if row["is_on_front"] else {**look(7), "markerfacecolor": "white"}
             shown = {**shown, "linestyle": "none", "marker": "o"}
             ax.errorbar(row[x], row[y], xerr=error[0], yerr=error[1], elinewidth=0.6, **shown)
-            ax.annotate(f"{row['scale']:g}", (row[x], row[y]), xytext=(3, 3), textcoords="offset points", fontsize=6)
+            ax.annotate(
+                f"{row['scale']:g}", (row[x], row[y]), xytext=(3, 3), textcoords="offset points", fontsize=6
+            )
         best = table[table.is_on_front].sort_values([x, y])
         ax.plot(best[x], best[y], color=look(0)["color"], linewidth=0.8, zorder=1)
         ax.set(xlabel=x_label, ylabel=y_label)

@@ -93,7 +93,11 @@ def _known_cjk_family() -> str | None:
 
 
 def size(width: Width = "column", ratio: float = 0.65) -> tuple[float, float]:
-    """(width, height) in inches of a figure as wide as an ACL column or the text; height = ratio * width."""
+    """(width, height) in inches of a figure as wide as an ACL column or the text; height = ratio * width.
+
+    >>> size("text", 0.5)
+    (6.3, 3.15)
+    """
     if width not in WIDTHS:
         raise ValueError(f"width={width!r}: expected one of {', '.join(WIDTHS)}.")
     return WIDTHS[width], WIDTHS[width] * ratio
@@ -145,7 +149,11 @@ def _is_cjk(character: str) -> bool:
 
 
 def text_width(text: str) -> int:
-    """Characters, East Asian ones counted double."""
+    """Characters, East Asian ones counted double.
+
+    >>> text_width("chat · 繁體")
+    11
+    """
     return sum(1 + (unicodedata.east_asian_width(c) in "WF") for c in text)
 
 
