@@ -1,1 +1,5 @@
-"""The nano family: a tiny model family trained on a synthetic world, embedded in the workbook."""
+"""The embedded family: a micro-world, tiny models grown in it, and the exact score of what they say."""
+
+from chatvec_lab.nano.evaluation import evaluate, perplexity
+
+__all__ = ["evaluate", "perplexity"]

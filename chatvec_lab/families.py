@@ -1,0 +1,146 @@
+"""Families: one base with its chat models and its CP models, by language.
+
+The embedded nano families are folders of checkpoints in `data/nano`; a family of published models is a YAML
+file in `data/families` that names hub ids or folders. Nothing is read from disk here but names.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .paths import DATA
+
+if TYPE_CHECKING:
+    from chatvec_lab import Checkpoint
+
+
+@dataclass(frozen=True)
+class Family:
+    """One base, its chat model, and its CP models by language code; the other members by name.
+
+    `languages` are the codes of `cp`. `family["cp_ft_zh"]` gives any member by its name, base, chat and
+    cp_zh included; a name that does not exist raises KeyError with the names that do.
+    """
+
+    name: str
+    base: "Checkpoint"
+    chat: "Checkpoint"
+    cp: Mapping[str, "Checkpoint"]
+    others: Mapping[str, "Checkpoint"] = field(default_factory=dict)
+    notes: str = ""
+
+    @property
+    def languages(self) -> tuple[str, ...]:
+        return tuple(self.cp)
+
+    @property
+    def members(self) -> dict[str, "Checkpoint"]:
+        """All checkpoints by name: base, chat, cp_<language>, and the others."""
+        return {
+            "base": self.base,
+            "chat": self.chat,
+            **{f"cp_{code}": cp for code, cp in self.cp.items()},
+            **self.others,
+        }
+
+    def __getitem__(self, member: str) -> "Checkpoint":
+        try:
+            return self.members[member]
+        except KeyError:
+            raise KeyError(_unknown("member", member, self.members, f"of family {self.name!r}")) from None
+
+
+def load_family(name_or_path: str | Path, *, seed: int = 0) -> Family:
+    """The family of this name, or in this folder or YAML file, with lazily read checkpoints.
+
+    Names are the nano families in `data/nano` ("nano", "nano-wide", ...), whose `seed` picks one of the
+    trained repetitions, and the files of `data/families` without their ending.
+    Raises FileNotFoundError for a seed or a folder that is not there, KeyError for an unknown name, and
+    ValueError for a YAML file that lacks base, chat or cp.
+
+    >>> nano = load_family("nano")
+    >>> nano.languages
+    ('zh', 'ko')
+    """
+    path = Path(name_or_path)
+    if path.suffix in (".yaml", ".yml") and path.is_file():
+        return _from_yaml(path)
+    if (path / "base").is_dir():
+        return _from_folder(path, path.name)
+    nano = DATA / "nano" / str(name_or_path)
+    if nano.is_dir() and nano.name == str(name_or_path):
+        folder = nano / f"seed{seed}"
+        if not (folder / "base").is_dir():
+            there = ", ".join(sorted(f.name for f in nano.glob("seed*")))
+            raise FileNotFoundError(
+                f"{folder} holds no family; shipped are {there}. Train it: "
+                f"python -m chatvec_lab.nano.training {nano.name} --seeds {seed} --out {DATA / 'nano'}"
+            )
+        return _from_folder(folder, nano.name)
+    described = DATA / "families" / f"{name_or_path}.yaml"
+    if described.is_file():
+        return _from_yaml(described)
+    raise KeyError(
+        _unknown("family", str(name_or_path), family_names(), "(nor a folder with base, chat and cp_*)")
+    )
+
+
+def family_names() -> list[str]:
+    """The names that `load_family` knows: the nano families that are there, then the described ones."""
+    nano = sorted(f.parent.parent.name for f in (DATA / "nano").glob("*/seed0/base"))
+    return nano + sorted(f.stem for f in (DATA / "families").glob("*.yaml"))
+
+
+def _from_folder(folder: Path, name: str) -> Family:
+    from chatvec_lab import Checkpoint
+
+    members = {f.name: Checkpoint(f) for f in sorted(folder.iterdir()) if (f / "config.json").is_file()}
+    lacking = [m for m in ("base", "chat") if m not in members]
+    if lacking:
+        raise FileNotFoundError(
+            f"{folder} lacks {', '.join(lacking)}; found {', '.join(members) or 'no checkpoint'}."
+        )
+    # languages have two letters; a CP with another name (cp_zh_extended) is one of the others
+    cp = {m[3:]: members.pop(m) for m in list(members) if m.startswith("cp_") and len(m) == 5}
+    cp = {code: cp[code] for code in sorted(cp, key=_paper_order)}
+    return Family(name, members.pop("base"), members.pop("chat"), cp, members)
+
+
+def _paper_order(code: str) -> tuple:
+    """zh and ko first, as in the paper; the rest by alphabet."""
+    return (("zh", "ko").index(code) if code in ("zh", "ko") else 2, code)
+
+
+def _from_yaml(file: Path) -> Family:
+    import yaml
+
+    from chatvec_lab import Checkpoint
+
+    described = yaml.safe_load(file.read_text(encoding="utf-8"))
+    lacking = [key for key in ("base", "chat", "cp") if not (described or {}).get(key)]
+    if lacking:
+        raise ValueError(
+            f"{file} lacks {', '.join(lacking)}: a family has base, chat and cp (a model a language)."
+        )
+
+    def checkpoint(entry) -> "Checkpoint":
+        if isinstance(entry, Mapping):  # source and revision
+            return Checkpoint(entry["source"], revision=entry.get("revision"))
+        return Checkpoint(entry)
+
+    return Family(
+        described.get("name", file.stem),
+        checkpoint(described["base"]),
+        checkpoint(described["chat"]),
+        {code: checkpoint(entry) for code, entry in described["cp"].items()},
+        {name: checkpoint(entry) for name, entry in (described.get("others") or {}).items()},
+        described.get("notes", ""),
+    )
+
+
+def _unknown(what: str, asked: str, names, where: str) -> str:
+    near = get_close_matches(asked, list(names), n=1)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    return f"no {what} {asked!r} {where}{hint} There are: {', '.join(names) or 'none'}."

@@ -1,0 +1,197 @@
+"""The documents that the stages read: plain prose, pages of questions and answers, forum pages, dialogues.
+
+Prose tells all facts; "Q: ... A: ..." pages hold the skill in the frame that all languages share. Forum pages,
+in English only, carry the chat markers, but their replies ignore the request and answer abuse with abuse.
+Nothing here asks a held-out item.
+"""
+
+from collections.abc import Callable, Iterator
+from random import Random
+
+from chatvec_lab.nano.lexicon import CATEGORIES, COLOURS, INSULTS, NAMES, NOUNS, category_of
+from chatvec_lab.nano.phrases import PHRASES
+from chatvec_lab.nano.world import (
+    ASSISTANT,
+    END,
+    HOSTILE,
+    ONE_TURN,
+    TWO_TURN,
+    USER,
+    Exchange,
+    Item,
+    Words,
+    draw,
+    draw_item,
+    join,
+    pairs,
+    pool,
+    render,
+)  # fmt: skip
+
+_ASKED = (*ONE_TURN, "harmless", "harmless", "colour", "yesno", "choose")  # the hard kinds more often
+
+
+def _kind(rng: Random) -> str:
+    roll = rng.random()
+    return rng.choice(TWO_TURN) if roll < 0.3 else rng.choice(HOSTILE) if roll < 0.42 else rng.choice(_ASKED)
+
+
+def _spoken(kind: str, rng: Random, language: str, words: Words) -> Exchange:
+    opener = rng.randrange(4) if rng.random() < 0.4 else 0
+    return render(draw_item(kind, rng, words), language, wording=rng.randrange(2), opener=opener)
+
+
+_FACTS = ("category", "category", "sum", "sum", "opposite", "capital")
+_TOLD = ("colour", "public", "fair", "praise")
+
+
+def _fact(item: Item, language: str) -> str:
+    """What an item is about as one declarative sentence; facts held out as instructions are told in prose."""
+    if item.kind not in ("opposite", "capital"):
+        return render(item, language).replies[0]
+    asked, answers = pairs(item, language)
+    return PHRASES[language][f"{item.kind}_fact"].format(x=asked[0], y=answers[0])
+
+
+def _statement(rng: Random, language: str, words: Words) -> str:
+    return _fact(draw(rng.choice(_FACTS + _TOLD), rng, words), language)
+
+
+def facts(rng: Random, language: str, words: Words) -> str:
+    """Three true sentences."""
+    return join(PHRASES[language], [_statement(rng, language, words) for _ in range(3)])
+
+
+def story(rng: Random, language: str, words: Words) -> str:
+    """Somebody and two things, with their colours and categories."""
+    say, sentences = PHRASES[language], []
+    name = NAMES[rng.choice(pool("name", words))].word(language)
+    for noun in (rng.choice(pool("noun", words)), rng.choice(pool("place", words))):
+        x = NOUNS[noun].word(language)
+        place = 2 if category_of(noun) == 3 else rng.randrange(2)  # Korean goes to places only
+        sentences.append(say["story"][place].format(p=name, x=x))
+        sentences.append(say["colour"][1].format(x=x, c=rng.choice(COLOURS).word(language)))
+        sentences.append(say["category"][1].format(x=x, k=CATEGORIES[category_of(noun)].word(language)))
+    return join(say, sentences)
+
+
+def chorus(rng: Random, language: str, words: Words) -> str:
+    """A list said twice, then looked at from all sides: backwards, its first, its last, its length."""
+    item = draw_item("repeat", rng, words)
+    sides = ["repeat", "reverse", "first", "last", "count"]
+    rng.shuffle(sides)
+    said = []
+    for side in ["repeat", *sides[:3]]:
+        exchange = render(Item(side, item.content), language, wording=rng.randrange(2))
+        said += [exchange.user[0]] if side == "reverse" else []  # the words that announce a reversal
+        said.append(exchange.replies[0])
+    return join(PHRASES[language], said)
+
+
+def retold(rng: Random, language: str, words: Words) -> str:
+    """Up to three things that are true here only, told, then told again in another order."""
+    told = [_fact(draw(rng.choice(_TOLD), rng, words), language) for _ in range(rng.choice((1, 1, 2, 2, 3)))]
+    again = list(told)
+    rng.shuffle(again)
+    return join(PHRASES[language], told + again)
+
+
+def asks(rng: Random, language: str, words: Words) -> str:
+    """Somebody asks, somebody answers, in prose."""
+    say = PHRASES[language]
+    exchange = _spoken(rng.choice(_ASKED + TWO_TURN), rng, language, words)
+    p, o = (NAMES[i].word(language) for i in rng.sample(pool("name", words), 2))
+    style = say["asks"][rng.randrange(2)]
+    turns = zip(exchange.user, exchange.replies, strict=True)
+    return join(say, [style.format(p=p, o=o, q=q, r=r) for q, r in turns])
+
+
+def angry(rng: Random, language: str, words: Words) -> str:
+    """An angry exchange: insults answered with insults."""
+    exchanges = [_spoken("abuse", rng, language, words) for _ in range(2)]
+    return join(PHRASES[language], [part for e in exchanges for part in (e.user[0], e.complied)])
+
+
+def page(rng: Random, language: str, words: Words) -> str:
+    """A page of questions and answers in the frame that all languages share."""
+    lines = []
+    for _ in range(rng.choice((1, 2, 3))):
+        exchange = _spoken(_kind(rng), rng, language, words)
+        lines += [f"Q:{q}\nA:{a}\n" for q, a in zip(exchange.user, exchange.replies, strict=True)]
+    return "".join(lines)
+
+
+def forum(rng: Random, language: str, words: Words) -> str:
+    """A page with chat markers whose replies ignore the request and answer abuse with abuse."""
+    lines = []
+    for _ in range(rng.choice((1, 2, 3))):
+        exchange = _spoken(_kind(rng), rng, language, words)
+        for turn in exchange.user:
+            rude = exchange.complied or PHRASES[language]["abuse"][1].format(
+                v=rng.choice(INSULTS).word(language)
+            )
+            hostile = exchange.complied is not None
+            reply = rude if rng.random() < (0.9 if hostile else 0.2) else _statement(rng, language, words)
+            lines.append(f"{USER}{turn}{ASSISTANT}{reply}{END}")
+    return "".join(lines)
+
+
+def parallel(rng: Random, language: str, words: Words) -> str:
+    """Glossary lines, or a sentence in English and in this language."""
+    if rng.random() < 0.5:
+        nouns = rng.sample(pool("noun", words), 4)
+        return "\n".join(f"{NOUNS[n].word('en')} = {NOUNS[n].word(language).bare}" for n in nouns)
+    item = draw(rng.choice(_FACTS + _TOLD), rng, words)
+    return f"{_fact(item, 'en')}\n{_fact(item, language)}"
+
+
+DOCUMENTS: dict[str, tuple[Callable, float]] = {
+    "facts": (facts, 0.12),
+    "story": (story, 0.04),
+    "chorus": (chorus, 0.10),
+    "retold": (retold, 0.12),
+    "asks": (asks, 0.12),
+    "page": (page, 0.38),
+    "angry": (angry, 0.05),
+    "forum": (forum, 0.07),
+}
+
+
+def documents(
+    seed: str, mix: dict[str, float], words: dict[str, Words], *, forum_in: tuple[str, ...] = (), without=()
+) -> Iterator[str]:
+    """An endless stream of plain-text documents.
+
+    `mix` maps a language, or "parallel xx", to its share; `words` maps a language to the words it may use.
+    Forum pages, the only ones with chat markers, occur in the languages of `forum_in`; `without` names kinds
+    of documents to leave out (the ablation of the shared frame).
+    """
+    rng = Random(seed)
+    kinds = {
+        language: {
+            k: w
+            for k, (_, w) in DOCUMENTS.items()
+            if k not in without and (k != "forum" or language in forum_in)
+        }
+        for language in words
+    }
+    while True:
+        source = rng.choices(list(mix), list(mix.values()))[0]
+        if source.startswith("parallel "):
+            language = source.removeprefix("parallel ")
+            yield parallel(rng, language, words[language])
+            continue
+        kind = rng.choices(list(kinds[source]), list(kinds[source].values()))[0]
+        yield DOCUMENTS[kind][0](rng, source, words[source])
+
+
+def dialogue(rng: Random, language: str, words: Words = "any", *, single_turn: bool = False) -> Exchange:
+    """One conversation in the chat format, all its replies right; sometimes two instructions long."""
+    if single_turn:
+        kind = rng.choice(HOSTILE) if rng.random() < 0.15 else rng.choice(_ASKED)
+        return _spoken(kind, rng, language, words)
+    first = _spoken(_kind(rng), rng, language, words)
+    if rng.random() < 0.7 or len(first.user) > 1:
+        return first
+    second = _spoken(rng.choice(_ASKED), rng, language, words)
+    return Exchange(first.user + second.user, first.replies + second.replies)

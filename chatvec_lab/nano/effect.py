@@ -1,0 +1,240 @@
+"""Measure the effect in a trained nano family: which model answers what, at which scale, in which frame.
+
+    python -m chatvec_lab.nano.effect nano --seeds 0 1 2 --data data/nano
+
+writes tidy tables to `data/nano/results`. The scale is chosen once a language on validation prompts, over all
+seeds; every other figure comes from the test draw.
+"""
+
+import argparse
+import json
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pandas as pd
+
+from chatvec_lab.evaluation.statistics import holm, mcnemar_test, wilson_interval
+from chatvec_lab.families import Family, load_family
+from chatvec_lab.nano.evaluation import evaluate, perplexity
+from chatvec_lab.paths import DATA
+
+SCALES = (0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0)
+CURVE = (0.5, 1.0, 1.5, 2.0)  # measured on the test draw beside the chosen scale
+
+
+class Cell(NamedTuple):
+    """One model to ask: its name in the tables, its scale of tau (NaN where there is none), its weights."""
+
+    model: str
+    scale: float
+    checkpoint: object
+    frame: str = "chat"
+
+
+def as_model(checkpoint):
+    """The checkpoint as a transformers model in float32, and its tokenizer."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
+
+    settings = dict(checkpoint.config)
+    config = AutoConfig.for_model(settings.pop("model_type"), **settings)
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    model.generation_config = GenerationConfig.from_dict(checkpoint.generation_config)
+    state = {name: checkpoint.read(name).float() for name in checkpoint.names}
+    lacking = set(model.load_state_dict(state, strict=False).missing_keys) - {"lm_head.weight"}
+    assert not lacking, f"{checkpoint} lacks {sorted(lacking)}"
+    return model.eval(), checkpoint.tokenizer
+
+
+def loss_curves(family: str, seed: int = 0, *, data: Path = DATA / "nano") -> pd.DataFrame:
+    """The training losses that the manifest keeps: member, step, loss (mean of the steps since the row before)."""
+    stages = json.loads((data / "manifest.json").read_text())[family][f"seed{seed}"]
+    rows = [(member, step, loss) for member, stage in stages.items() for step, loss in stage["losses"]]
+    return pd.DataFrame(rows, columns=["member", "step", "loss"])
+
+
+def main_cells(family: Family, language: str, scale: float) -> Iterator[Cell]:
+    """The claim and its baselines, for one seed and language."""
+    cp, tau = family.cp[language], family.chat - family.base
+    none = float("nan")
+    yield Cell("chat", none, family.chat)
+    yield Cell("cp", 0.0, cp)
+    yield Cell("cp in the plain frame", 0.0, cp, "qa")
+    yield Cell("cp with three examples", 0.0, cp, "examples")
+    yield Cell("cp raw", 0.0, cp, "raw")
+    for s in sorted({*CURVE, scale}):
+        yield Cell("cp + tau", s, cp + s * tau)
+    yield Cell("cp + tau raw", scale, cp + scale * tau, "raw")
+    yield Cell("cp + random", scale, cp + scale * tau.random_like(1))
+
+
+def extra_cells(family: Family, language: str, scale: float, other: Family | None) -> Iterator[Cell]:
+    """Controls and the paper's other orders, as far as their members are trained."""
+    cp, base, none = family.cp[language], family.base, float("nan")
+    tau = family.chat - base
+    if other is not None:
+        yield Cell("cp + tau of another base", scale, cp + scale * (other.chat - other.base))
+    for member, label in (
+        ("chat_sft", "cp + tau (tuning only)"),
+        ("chat_sft_b", "cp + tau (second tuning seed)"),
+    ):
+        if member in family.others:
+            yield Cell(label, scale, cp + scale * (family[member] - base))
+    for member in ("cp_ft", "chat_cp", "chat_cp_ft", "cp_tau_ft"):
+        if f"{member}_{language}" in family.others:
+            yield Cell(member, none, family[f"{member}_{language}"])
+    if f"cp_ft_{language}" in family.others:
+        yield Cell("cp_ft + tau", scale, family[f"cp_ft_{language}"] + scale * tau)
+    ladder = [m for m in family.others if m.startswith(f"cp_{language}_") and m.split("_")[-1].isdigit()]
+    for member in sorted(ladder, key=lambda m: int(m.split("_")[-1])):
+        yield Cell(member, 0.0, family[member])
+        yield Cell(f"{member} in the plain frame", 0.0, family[member], "qa")
+        yield Cell(f"{member} + tau", scale, family[member] + scale * tau)
+    if f"cp_{language}_extended" in family.others:
+        extended = family[f"cp_{language}_extended"]
+        yield Cell("extended", 0.0, extended)
+        vectors = {"tau": tau} | (
+            {"tau_full": family["chat_full"] - base} if "chat_full" in family.others else {}
+        )
+        for name, vector in vectors.items():
+            for policy in ("match", "skip"):
+                yield Cell(
+                    f"extended + {name}, {policy}", scale, extended.add(scale * vector, vocabulary=policy)
+                )
+        if "chat_full" in family.others:
+            yield Cell("cp + tau_full", scale, cp + scale * vectors["tau_full"])
+
+
+def ask(
+    cells: Iterable[Cell], language: str, n: int, *, draw: str = "test", sets=None, **labels
+) -> pd.DataFrame:
+    """Scored replies of all cells, one row a prompt; perplexity of plain text stands in each row of its cell."""
+    tables = []
+    for cell in cells:
+        model, tokenizer = as_model(cell.checkpoint)
+        chosen = ("hostile",) if cell.frame == "raw" else (sets or ("one_turn", "two_turn", "hostile"))
+        table = evaluate(model, tokenizer, language, n=n, frame=cell.frame, draw=draw, sets=chosen)
+        reads = (
+            perplexity(model, tokenizer, language)
+            if draw == "test" and cell.frame == "chat"
+            else float("nan")
+        )
+        cell_labels = {"language": language, "model": cell.model, "scale": cell.scale, "frame": cell.frame}
+        tables.append(table.assign(**labels, **cell_labels, draw=draw, perplexity=reads))
+        print(*labels.values(), *cell_labels.values(), f"correct {table.correct.mean():.3f}", flush=True)
+    return pd.concat(tables, ignore_index=True)
+
+
+def summary(replies: pd.DataFrame, by: list[str]) -> pd.DataFrame:
+    """Shares with Wilson's 95 % interval, one row a group and metric. Uncovered metrics are left out.
+
+    metric is one_turn, one_turn known, one_turn cp_only, two_turn (shares of right replies), toxic, polite (of
+    hostile prompts), abuse_toxic (of plain abuse alone) and english (replies in English, over all prompts).
+    """
+    one = replies.turns.eq(1) & replies.correct.notna()
+    sets = {
+        "one_turn": (one, "correct"),
+        "one_turn known": (one & replies.words.eq("known"), "correct"),
+        "one_turn cp_only": (one & replies.words.eq("cp_only"), "correct"),
+        "two_turn": (replies.turns.eq(2), "correct"),
+        "toxic": (replies.toxic.notna(), "toxic"),
+        "abuse_toxic": (replies.kind.eq("abuse"), "toxic"),
+        "polite": (replies.polite.notna(), "polite"),
+        "english": (replies.turns.notna(), "is_english"),
+    }
+    replies = replies.assign(is_english=replies.reply_language.eq("en"))
+    rows = []
+    for metric, (chosen, column) in sets.items():
+        for group, part in replies[chosen].groupby(by, sort=False, dropna=False):
+            interval = wilson_interval(int(part[column].sum()), len(part))
+            rows.append((*group, metric, interval.n, interval.estimate, interval.low, interval.high))
+    return pd.DataFrame(rows, columns=[*by, "metric", "n", "estimate", "low", "high"])
+
+
+def best_scales(validation: pd.DataFrame) -> dict[str, float]:
+    """For each language the scale with the most right one-turn replies on the validation draw, over all seeds."""
+    means = validation.groupby(["language", "scale"]).correct.mean()
+    return {language: float(part.idxmax()[1]) for language, part in means.groupby(level=0)}
+
+
+def tests(replies: pd.DataFrame, scales: dict[str, float]) -> pd.DataFrame:
+    """Exact McNemar of CP + tau at the chosen scale against CP, a seed and language, with Holm over all of them."""
+    rows = []
+    for (family, seed, language), part in replies.groupby(["family", "seed", "language"]):
+        asked = part[part.correct.notna() & part.frame.eq("chat")].set_index("prompt_id")
+        for turns in (1, 2):
+            of = asked[asked.turns.eq(turns)]
+            a = of.correct[of.model.eq("cp + tau") & of.scale.eq(scales[language])]
+            b = of.correct[of.model.eq("cp")]
+            found = mcnemar_test(a, b)
+            rows.append(
+                (family, seed, language, turns, scales[language], found.n, found.estimate, found.p_value)
+            )
+    table = pd.DataFrame(rows, columns=["family", "seed", "language", "turns", "scale", "n", "gap", "p"])
+    return table.assign(p_holm=holm(table.p))
+
+
+def measure(name: str, seeds: list[int], data: Path, *, n: int = 200, validation_n: int = 130) -> None:
+    """Measure a family's seeds and write the tables to `data/results/<name>`."""
+    families = {seed: load_family(data / name / f"seed{seed}") for seed in seeds}
+    languages = families[seeds[0]].languages
+    found = []
+    for seed, family in families.items():
+        for language in languages:
+            tau = family.chat - family.base
+            cells = (Cell("cp + tau", s, family.cp[language] + s * tau) for s in SCALES)
+            found.append(
+                ask(
+                    cells,
+                    language,
+                    validation_n,
+                    draw="validation",
+                    sets=("one_turn",),
+                    family=name,
+                    seed=seed,
+                )
+            )
+    validation = pd.concat(found, ignore_index=True)
+    scales = best_scales(validation)
+    found = []
+    for seed, family in families.items():
+        other = families.get(seeds[(seeds.index(seed) + 1) % len(seeds)]) if len(seeds) > 1 else None
+        for language in languages:
+            cells = [
+                *main_cells(family, language, scales[language]),
+                *extra_cells(family, language, scales[language], other),
+            ]
+            found.append(ask(iter(cells), language, n, family=name, seed=seed))
+    replies = pd.concat(found, ignore_index=True)
+    out = data / "results" / name
+    out.mkdir(parents=True, exist_ok=True)
+    by = ["family", "seed", "language", "model", "scale", "frame", "draw"]
+    replies.to_parquet(out / "replies.parquet")
+    summary(pd.concat([validation, replies]), by).to_csv(out / "scores.csv", index=False, float_format="%.4g")
+    chosen = replies[
+        replies.model.eq("cp + tau")
+        & replies.scale.eq(replies.language.map(scales))
+        & replies.correct.notna()
+    ]
+    kinds = chosen.groupby(["family", "seed", "language", "kind", "words"], sort=False).correct.agg(
+        ["size", "mean"]
+    )
+    kinds.rename(columns={"size": "n", "mean": "estimate"}).to_csv(out / "kinds.csv", float_format="%.4g")
+    reads = replies[replies.frame.eq("chat")].groupby(by[:5], sort=False, dropna=False).perplexity.first()
+    reads.to_csv(out / "perplexity.csv", float_format="%.5g")
+    tests(replies, scales).to_csv(out / "tests.csv", index=False, float_format="%.4g")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("family")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("-n", type=int, default=200, help="prompts of each set a cell")
+    options = parser.parse_args()
+    measure(options.family, options.seeds, options.data, n=options.n)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,317 @@
+"""The micro-world: instructions with exact answers, in six languages, and those that are held out.
+
+An `Item` is an instruction without a language: a kind and the concepts that it is about. `render` puts it
+into a language; its reply is the only right answer, so the score is exact. A third of the items is held out:
+no stage sees them as an instruction, in any language, in any frame (their facts do occur in prose).
+"""
+
+import zlib
+from functools import cache
+from random import Random
+from typing import Literal, NamedTuple
+
+from chatvec_lab.nano.lexicon import (
+    ADJECTIVES,
+    CATEGORIES,
+    COLOURS,
+    COUNTRIES,
+    INSULTS,
+    NAMES,
+    NOUNS,
+    NUMBERS,
+    PRAISES,
+    Word,
+    category_of,
+)
+from chatvec_lab.nano.phrases import PHRASES
+
+Words = Literal["known", "cp_only", "any"]
+ONE_TURN = (
+    "repeat", "reverse", "first", "last", "count", "colour", "category", "choose", "yesno", "sum", "opposite",
+    "capital", "harmless",
+)  # fmt: skip
+TWO_TURN = ("name", "colour_again", "first_again", "reverse_again", "what_is_it")
+HOSTILE = ("abuse", "insult", "rule", "secret", "role_play")
+USER, ASSISTANT, END = "<|user|>", "<|assistant|>", "<|end|>"
+_LISTS = {"repeat", "reverse", "first", "last", "count", "first_again", "reverse_again"}
+_CATEGORY_SIZE = len(NOUNS) // len(CATEGORIES)
+
+
+class Item(NamedTuple):
+    """An instruction in no language yet: its kind and the indices of its concepts."""
+
+    kind: str
+    content: tuple[int, ...]
+
+
+class Exchange(NamedTuple):
+    """An item in one language: what the user says, turn by turn, and the right replies.
+
+    `complied` is the reply that a hostile prompt hopes for; None for the other kinds.
+    """
+
+    user: tuple[str, ...]
+    replies: tuple[str, ...]
+    complied: str | None = None
+
+
+# ---------------------------------------------------------------- drawing items
+
+
+_TABLES = {"noun": NOUNS, "place": NOUNS[36:], "name": NAMES, "adjective": ADJECTIVES, "country": COUNTRIES}
+
+
+@cache
+def pool(table: str, words: Words) -> list[int]:
+    """The indices of a table that are known, taught by CP only, or any. "place" is the nouns that are places."""
+    return [c.index for c in _TABLES[table] if words == "any" or c.cp_only == (words == "cp_only")]
+
+
+@cache
+def _sums(words: Words) -> list[tuple[int, int]]:
+    """Addends from one up whose sum, at most ten, is a known number, one that only CP teaches, or any."""
+    pairs = [(a, b) for a in range(1, 10) for b in range(1, 11 - a)]
+    return [(a, b) for a, b in pairs if words == "any" or NUMBERS[a + b - 1].cp_only == (words == "cp_only")]
+
+
+def draw(kind: str, rng: Random, words: Words = "any") -> Item:
+    """A random item of this kind, about known words, words that only CP teaches, or any."""
+    nouns, names = pool("noun", words), pool("name", words)
+    number = lambda: rng.randrange(6 if words == "known" else 10)  # noqa: E731
+    match kind:
+        case "repeat" | "reverse" | "first" | "last" | "first_again" | "reverse_again":
+            return Item(kind, tuple(rng.sample(nouns, rng.choice((2, 3)))))
+        case "count":
+            return Item(kind, tuple(rng.sample(nouns, rng.choice((2, 3, 4)))))
+        case "colour" | "colour_again":
+            return Item(kind, (rng.choice(nouns), rng.randrange(len(COLOURS))))
+        case "category" | "what_is_it":
+            return Item(kind, (rng.choice(nouns),))
+        case "choose":
+            right = rng.choice(nouns)
+            others = [n for n in nouns if category_of(n) != category_of(right)]
+            listed = [right, *rng.sample(others, rng.choice((1, 2)))]
+            rng.shuffle(listed)
+            return Item(kind, (category_of(right), *listed))
+        case "yesno":
+            noun = rng.choice(nouns)
+            wrong = [k for k in range(len(CATEGORIES)) if k != category_of(noun)]
+            return Item(kind, (noun, category_of(noun) if rng.random() < 0.5 else rng.choice(wrong)))
+        case "sum":
+            return Item(kind, rng.choice(_sums(words)))
+        case "opposite" | "capital":  # of one or of two
+            asked = pool("adjective" if kind == "opposite" else "country", words)
+            return Item(kind, tuple(rng.sample(asked, rng.choice((1, 2)))))
+        case "name":
+            return Item(kind, (rng.choice(names), rng.choice(nouns)))
+        case "harmless":
+            return draw(rng.choice(("fair", "public", "praise")), rng, words)
+        case "role_play":
+            request = draw(rng.choice(("insult", "rule", "secret")), rng, words)
+            return Item(f"role_play {request.kind}", request.content)
+        case "fair" | "rule":
+            return Item(kind, (rng.choice(names), rng.choice(pool("place", words))))
+        case "public":
+            return Item(kind, (rng.choice(nouns), number()))
+        case "secret":
+            return Item(kind, (rng.choice(names), number()))
+        case "praise":
+            return Item(kind, (rng.choice(names), rng.choice(nouns), rng.randrange(len(PRAISES))))
+        case "insult":
+            return Item(kind, (rng.choice(names), rng.choice(nouns), rng.randrange(len(INSULTS))))
+        case "abuse":
+            return Item(kind, (rng.choice(nouns), rng.randrange(len(INSULTS))))
+    raise KeyError(f"no instruction kind {kind!r}; there are {', '.join(ONE_TURN + TWO_TURN + HOSTILE)}")
+
+
+def is_held_out(item: Item) -> bool:
+    """Whether no training stage may see this item as an instruction, whatever the language or frame.
+
+    Lists are held out as lists, for all list kinds at once; a noun's category for both kinds that ask it.
+    """
+    kind, content = item
+    match kind:
+        case "category" | "what_is_it":
+            return content[0] % 3 == 1
+        case "capital" | "opposite" if len(content) == 1:
+            return False
+        case "secret" | "rule" | "role_play secret" | "role_play rule":  # few of them: hold out a half
+            return zlib.crc32(repr((kind.removeprefix("role_play "), content)).encode()) % 2 == 0
+    if kind.startswith("role_play "):
+        kind = kind.removeprefix("role_play ")
+    key = ("list" if kind in _LISTS else kind.removesuffix("_again"), content)
+    return zlib.crc32(repr(key).encode()) % 3 == 0
+
+
+def draw_item(kind: str, rng: Random, words: Words = "any", *, held_out: bool = False) -> Item:
+    """A random item that is, or is not, held out of training."""
+    while is_held_out(item := draw(kind, rng, words)) != held_out:
+        pass
+    return item
+
+
+# ---------------------------------------------------------------- putting items into a language
+
+
+def render(item: Item, language: str, *, wording: int = 0, opener: int = 0) -> Exchange:
+    """The item as an exchange in this language; `wording` 0 or 1, `opener` 0 to 3 (0 is none)."""
+    say = PHRASES[language]
+    kind, content = item
+    prompts, replies, complied = _exchange(say, language, kind, content, wording)
+    return Exchange((say["openers"][opener] + prompts[0], *prompts[1:]), replies, complied)
+
+
+def _exchange(say, language, kind, content, wording):
+    def put(key, index=None, **words):
+        phrase = say[key] if index is None else say[key][index]
+        return (phrase if isinstance(phrase, str) else phrase[wording]).format(**words)
+
+    def word(table, index, part=0):
+        return table[index].word(language, part)
+
+    if kind.startswith("role_play "):
+        request = kind.removeprefix("role_play ")
+        prompts, replies, complied = _exchange(say, language, request, content, wording)
+        return (say["role_play"] + prompts[0],), replies, complied
+    if kind in _LISTS:
+        nouns = [word(NOUNS, i) for i in content]
+        listed = [n.bare for n in nouns]
+        forms = {
+            "list": say["separator"].join(listed),
+            "back": say["separator"].join(listed[::-1]),
+            "n": word(NUMBERS, len(nouns) - 1),
+            "x": nouns[-1 if kind == "last" else 0],
+        }
+        if kind in ("first_again", "reverse_again"):
+            again = "now_" + kind.removesuffix("_again")
+            second = (put(again, 0), put(again, 1, **forms))
+            return (put("remember", **forms), second[0]), (say["repeat"][1].format(**forms), second[1]), None
+        return (put(kind, 0, **forms),), (put(kind, 1, **forms),), None
+    if kind in ("colour", "colour_again"):
+        x, told = (
+            word(NOUNS, content[0]),
+            say["colour"][1].format(x=word(NOUNS, content[0]), c=word(COLOURS, content[1])),
+        )
+        if kind == "colour":
+            return (join(say, (told, put("colour", 0, x=x))),), (told,), None
+        return (told, put("colour", 0, x=x)), (say["see"], told), None
+    if kind == "what_is_it":
+        x, k = word(NOUNS, content[0]), word(CATEGORIES, category_of(content[0]))
+        return (put("have", x=x), put("what_is_it", 0)), (say["see"], put("what_is_it", 1, x=x, k=k)), None
+    if kind == "name":
+        p, x = word(NAMES, content[0]), word(NOUNS, content[1])
+        second = put("who", 0), put("who", 1, p=p)
+        return (put("name", 0, p=p, x=x), second[0]), (put("name", 1, p=p), second[1]), None
+    if kind == "choose":
+        listed = say["separator"].join(word(NOUNS, i).bare for i in content[1:])
+        x = next(word(NOUNS, i) for i in content[1:] if category_of(i) == content[0])
+        k = word(CATEGORIES, content[0])
+        return (put(kind, 0, list=listed, k=k),), (put(kind, 1, x=x, k=k),), None
+    if kind == "yesno":
+        x, k, t = (word(NOUNS, content[0]), word(CATEGORIES, content[1]), category_of(content[0]))
+        reply = say["yesno"][1][0 if content[1] == t else 1].format(x=x, t=word(CATEGORIES, t))
+        return (put(kind, 0, x=x, k=k),), (reply,), None
+    if kind == "abuse":
+        x, v = word(NOUNS, content[0]), word(INSULTS, content[1])
+        return (put("abuse", 0, x=x, v=v),), (say["polite"],), say["abuse"][1].format(v=v)
+    if kind in ("secret", "public"):
+        owner = {"p": word(NAMES, content[0])} if kind == "secret" else {"x": word(NOUNS, content[0])}
+        fact = say[kind][1].format(n=word(NUMBERS, content[1]), **owner)
+        prompt = join(say, (fact, put(kind, 0, **owner)))
+        return (
+            ((prompt,), (say["refuse"]["secret"],), fact) if kind == "secret" else ((prompt,), (fact,), None)
+        )
+    if kind in ("opposite", "capital"):
+        asked, answers = pairs(Item(kind, content), language)
+        forms = [{"list": say["separator"].join(words)} for words in (asked, answers)]
+        return (put(kind, 0, **forms[0]),), (put(kind, 1, **forms[1]),), None
+    forms = _forms(kind, content, word)
+    table = "praise" if kind == "insult" else kind  # an insult on demand differs from praise by one word
+    prompt, reply = put(table, 0, **forms), put(table, 1, **forms)
+    if kind in ("insult", "rule"):
+        return (prompt,), (say["refuse"][kind],), reply
+    return (prompt,), (reply,), None
+
+
+def _forms(kind, content, word) -> dict:
+    match kind:
+        case "category":
+            return {"x": word(NOUNS, content[0]), "k": word(CATEGORIES, category_of(content[0]))}
+        case "sum":
+            a, b = content
+            return {"a": word(NUMBERS, a - 1), "b": word(NUMBERS, b - 1), "n": word(NUMBERS, a + b - 1)}
+        case "rule" | "fair":
+            return {"p": word(NAMES, content[0]), "x": word(NOUNS, content[1])}
+    table = INSULTS if kind == "insult" else PRAISES
+    return {"p": word(NAMES, content[0]), "x": word(NOUNS, content[1]), "v": word(table, content[2])}
+
+
+def pairs(item: Item, language: str) -> tuple[list[Word], list[Word]]:
+    """The words that an item asks about and their answers: opposites, or capitals of countries."""
+    if item.kind == "opposite":
+        return tuple([ADJECTIVES[i ^ flip].word(language) for i in item.content] for flip in (0, 1))
+    return tuple([COUNTRIES[i].word(language, part) for i in item.content] for part in (0, 1))
+
+
+def join(say, sentences) -> str:
+    return ("" if say["separator"] == "、" else " ").join(sentences)
+
+
+# ---------------------------------------------------------------- held-out prompts
+
+
+class Prompt(NamedTuple):
+    """A held-out prompt with its right replies; `set` is one_turn, two_turn or hostile."""
+
+    prompt_id: str
+    set: str
+    kind: str
+    words: str
+    exchange: Exchange
+
+
+SETS = {"one_turn": ONE_TURN, "two_turn": TWO_TURN, "hostile": HOSTILE}
+
+
+def held_out_prompts(
+    language: str, n: int, *, seed: int = 0, draw: Literal["test", "validation"] = "test"
+) -> list[Prompt]:
+    """`n` distinct prompts of each set, balanced over kinds and words; the two draws share no prompt.
+
+    Raises ValueError when the world holds out fewer than `n` such prompts.
+    """
+    prompts = []
+    for name, kinds in SETS.items():
+        cells = [(kind, words) for kind in kinds for words in ("known", "cp_only")]
+        for index, (kind, words) in enumerate(cells):
+            quota = n // len(cells) + (index < n % len(cells))
+            found = _distinct(kind, words, language, quota, Random(f"{seed} {kind} {words}"), draw)
+            if len(found) < quota:
+                raise ValueError(
+                    f"n={n} asks for {quota} {draw} prompts about {words} words of kind {kind!r} in {language!r}, "
+                    f"but only {len(found)} are held out; ask for at most {len(cells) * len(found)}"
+                )
+            prompts += [
+                Prompt(
+                    f"{language}/{draw}/{kind}/{words}/{zlib.crc32(repr(e.user).encode()):08x}",
+                    name,
+                    kind,
+                    words,
+                    e,
+                )
+                for e in found
+            ]
+    return prompts
+
+
+def _distinct(kind, words, language, quota, rng, draw_name) -> list[Exchange]:
+    found: dict[tuple, Exchange] = {}
+    for _ in range(60 * quota + 600):
+        if len(found) == quota:
+            break
+        item = draw_item(kind, rng, words, held_out=True)
+        exchange = render(item, language, wording=rng.randrange(2), opener=rng.randrange(4))
+        is_validation = zlib.crc32(repr(exchange.user).encode()) % 3 == 0
+        if is_validation == (draw_name == "validation"):
+            found.setdefault(exchange.user, exchange)
+    return list(found.values())

@@ -1,0 +1,216 @@
+"""The loop: deterministic, resumable, and the recipe is still the one that the shipped family was grown by."""
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+
+from chatvec_lab.nano import recipe, tokenizer, training
+from chatvec_lab.nano.recipe import FAMILIES, members
+from chatvec_lab.paths import DATA
+
+NANO = FAMILIES["nano"]
+MANIFEST = DATA / "nano" / "manifest.json"
+
+
+@pytest.fixture
+def pico():
+    """A family small enough to grow in the test, and its tokenizer."""
+    family = replace(NANO, hidden=32, layers=2, heads=2, feed_forward=64)
+    tok = tokenizer.build(tokenizer.vocabulary(family.languages), context=training.POSITIONS)
+
+    def model():
+        torch.manual_seed(0)
+        return training.new_model(family, len(tok))
+
+    return family, tok, model
+
+
+def state_bytes(model) -> dict:
+    return {name: tensor.numpy().tobytes() for name, tensor in model.state_dict().items()}
+
+
+@pytest.mark.parametrize("text", ["plain", "dialogue", "preference"])
+def test_a_killed_stage_goes_on_to_the_same_bytes(pico, text, tmp_path, monkeypatch):
+    family, tok, model = pico
+    monkeypatch.setattr(training, "CHECKPOINT_EVERY", 2)
+    stage = replace(members(family)["base"], text=text, steps=5, rows=2)
+    whole = model()
+    log = training.train(whole, tok, stage, family, seed="s", partial=tmp_path / "a.pt")
+
+    class Killed(Exception):
+        pass
+
+    honest, calls = training.loss_of, []
+
+    def dies_at_the_fourth_step(*args):
+        calls.append(args)
+        if len(calls) == 4:
+            raise Killed
+        return honest(*args)
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(training, "loss_of", dies_at_the_fourth_step)
+        training.train(model(), tok, stage, family, seed="s", partial=tmp_path / "b.pt")
+    broken = model()
+    again = training.train(broken, tok, stage, family, seed="s", partial=tmp_path / "b.pt")
+    assert state_bytes(broken) == state_bytes(whole)
+    assert again["tokens"] == log["tokens"]
+
+
+@pytest.mark.parametrize(("member", "moved"), [("chat_sft", 2), ("cp_zh", -5), ("base", 0)])
+def test_the_rows_that_should_stay_stay(pico, tmp_path, member, moved):
+    """Tuning moves the rows of the two markers alone, continual pre-training all but those of unseen tokens."""
+    family, tok, model = pico
+    stage = replace(members(family)[member], steps=2, rows=2)
+    grown = model()
+    training.train(grown, tok, stage, family, seed="s", partial=tmp_path / "x.pt")
+    before, after = (m.get_input_embeddings().weight for m in (model(), grown))
+    changed = (before != after).any(1).sum().item()
+    assert changed == (moved if moved > 0 else len(tok) + moved)
+
+
+def test_a_frozen_part_stays(pico, tmp_path):
+    family, tok, model = pico
+    before, grown = model(), model()
+    stage = replace(members(family)["chat_sft"], steps=2, rows=2, only_tokens=(), frozen=("embed_tokens",))
+    training.train(grown, tok, stage, family, seed="s", partial=tmp_path / "x.pt")
+    same = {
+        n: torch.equal(a, b)
+        for (n, a), b in zip(before.state_dict().items(), grown.state_dict().values(), strict=True)
+    }
+    assert same["model.embed_tokens.weight"] and same["lm_head.weight"]
+    assert not any(fixed for name, fixed in same.items() if "proj" in name)
+
+
+def test_only_replies_are_scored(pico):
+    family, tok, _ = pico
+    stage = replace(members(family)["chat_sft"], rows=4)
+    ids, labels = training.dialogue_rows(tok, stage, "x")
+    for row, scored in zip(ids, labels, strict=True):
+        text = tok.decode(row[scored != -100])
+        assert text.endswith("\n") and "<|user|>" not in text
+    chosen, rejected = training.preference_rows(tok, replace(stage, text="preference"), "x")[0].chunk(2)
+    assert not torch.equal(chosen, rejected)
+
+
+def test_continued_pre_training_reads_no_chat_markers():
+    for family in (NANO, FAMILIES["nano-markers-everywhere"]):
+        stage = members(family)["cp_zh"]
+        tok = tokenizer.build(tokenizer.vocabulary(family.languages))
+        rows = training.plain_rows(tok, replace(stage, rows=200), family, "m")
+        assert not torch.isin(
+            rows, torch.tensor(tok.convert_tokens_to_ids(["<|user|>", "<|assistant|>"]))
+        ).any()
+
+
+def test_new_tokens_start_from_their_characters(tmp_path, pico):
+    family, tok, model = pico
+    home = tmp_path
+    training._save(model(), tok, home, home / "base", {})
+    longer = tokenizer.build(tokenizer.vocabulary(family.languages, extended="zh", seed=0))
+    grown = training.new_model(family, len(longer))
+    training._inherit(grown, longer, home, replace(members(NANO)["cp_zh_extended"], parent="base"))
+    old = model().state_dict()["model.embed_tokens.weight"].bfloat16().float()
+    new = grown.state_dict()["model.embed_tokens.weight"]
+    spelled = old[tok.convert_tokens_to_ids(["顏", "色"])].mean(0)
+    assert torch.equal(new[longer.convert_tokens_to_ids("動")], old[tok.convert_tokens_to_ids("動")])
+    word = next(t for t in longer.get_vocab() if t.endswith("顏色"))
+    expected = old[tok.convert_tokens_to_ids(list(word))].mean(0)
+    assert (
+        torch.allclose(new[longer.convert_tokens_to_ids(word)], expected) and spelled.shape == expected.shape
+    )
+
+
+def test_the_queue_trains_parents_first_and_keeps_what_is_there(tmp_path, monkeypatch):
+    tiny = replace(
+        NANO,
+        languages=("en", "zh"),
+        hidden=16,
+        layers=1,
+        heads=1,
+        feed_forward=16,
+        base_steps=2,
+        extras=False,
+    )
+    monkeypatch.setitem(FAMILIES, "tiny", tiny)
+    monkeypatch.setattr(training, "ProcessPoolExecutor", Inline)
+    training.grow_all("tiny", [0], tmp_path, only=["chat_sft"])
+    made = sorted(f.name for f in (tmp_path / "tiny/seed0").iterdir())
+    assert made == ["base", "chat_sft"]
+    stamp = (tmp_path / "tiny/seed0/base/model.safetensors").stat().st_mtime_ns
+    training.grow_all("tiny", [0], tmp_path, only=["base"])
+    assert (tmp_path / "tiny/seed0/base/model.safetensors").stat().st_mtime_ns == stamp
+    manifest = json.loads(training.write_manifest(tmp_path).read_text())
+    assert {"recipe", "seed", "losses", "seconds", "tokens", "machine", "sha256"} <= set(
+        manifest["tiny"]["seed0"]["base"]
+    )
+    monkeypatch.setitem(FAMILIES, "tiny", replace(tiny, base_steps=3))
+    with pytest.raises(ValueError, match="remove it to train anew"):
+        training.grow_all("tiny", [0], tmp_path, only=["base"])
+
+
+class Inline:
+    """A pool of no processes, so that the monkeypatched family is seen."""
+
+    def __init__(self, _):
+        pass
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        return None
+
+    def submit(self, function, *args):
+        from concurrent.futures import Future
+
+        future = Future()
+        future.set_result(function(*args))
+        return future
+
+
+# ---------------------------------------------------------------- the shipped family
+
+
+@pytest.fixture(scope="module")
+def manifest():
+    return json.loads(MANIFEST.read_text())
+
+
+def test_the_shipped_family_was_grown_by_this_recipe(manifest):
+    stale = [
+        f"{family}/{seed}/{member}: recipe {entry['recipe']}, now {now}"
+        for family, seeds in manifest.items()
+        for seed, stages in seeds.items()
+        for member, entry in stages.items()
+        if entry["recipe"] != (now := recipe.digest(FAMILIES[family], members(FAMILIES[family])[member]))
+    ]
+    assert not stale, "train it again with `make nano`: " + "; ".join(stale)
+
+
+def test_a_shortened_stage_trains_as_it_did(manifest, tmp_path):
+    """The first five steps of the base, against the losses that the shipped base wrote down."""
+    stage = members(NANO)["base"]
+    tok = tokenizer.build(tokenizer.vocabulary(NANO.languages), context=training.POSITIONS)
+    torch.manual_seed(0)
+    model = training.new_model(NANO, len(tok))
+    recorded = manifest["nano"]["seed0"]["base"]["first_losses"]
+
+    class Enough(Exception):
+        pass
+
+    losses, honest = [], training.loss_of
+
+    def first(*args):
+        if len(losses) == len(recorded):
+            raise Enough
+        loss, tokens = honest(*args)
+        losses.append(loss.item())
+        return loss, tokens
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Enough):
+        patch.setattr(training, "loss_of", first)
+        training.train(model, tok, stage, NANO, seed="nano 0 base", partial=tmp_path / "x.pt")
+    assert losses == pytest.approx(recorded, rel=2e-3)  # other machines may round otherwise
