@@ -118,3 +118,25 @@ def test_torch_operations_give_the_same_bits(dtype):
             exact.combine(raw(cp), parts, raw(theirs))
             whole = {2: torch.int16, 4: torch.int32, 8: torch.int64}[cp.element_size()]
             assert torch.equal(ours.view(whole), theirs.view(whole)), (source, scale)
+
+
+@pytest.mark.parametrize("scale", [*SCALES, 0.1, 1e-3, 0.25, 2.0**-30, 1e10])
+def test_the_fast_lane_gives_the_same_bits_as_the_general_way(scale):
+    """On ordinary weights, on small multiples of a unit (ties and near-ties), and on any finite bit patterns."""
+    rng = np.random.default_rng(0)
+    n = 5 * exact.SPAN + 3
+    ordinary = [raw(t) for t in weights("bfloat16", n=n, seed=5)]
+    units = [
+        raw(torch.from_numpy(rng.integers(-64, 64, n) * 2.0**-9 + c).bfloat16()) for c in (1.0, 0.0, 0.0)
+    ]
+    patterns = [
+        rng.integers(0, 0x6800, n, dtype=np.uint16) | (rng.integers(0, 2, n, dtype=np.uint16) << 15)
+        for _ in "123"
+    ]
+    zeros = [np.where(rng.random(n) < 0.5, a, np.uint16(0)) for a in ordinary]
+    for cp, plus, minus in (ordinary, units, patterns, zeros):
+        nothing = (1.0, np.zeros_like(plus), np.zeros_like(plus))  # a second part closes the fast lane
+        fast, general = np.empty_like(cp), np.empty_like(cp)
+        exact.combine(cp, [(scale, plus, minus)], fast)
+        exact.combine(cp, [(scale, plus, minus), nothing], general)
+        assert np.array_equal(fast, general)
