@@ -13,8 +13,8 @@ help: ## list what can be made
 
 setup: $(READY) ## create .venv and install the pinned packages (CPU build of torch on machines without a GPU)
 
-$(READY): pyproject.toml constraints.txt tools/install.sh
-	@PYTHON="$(PYTHON)" VENV="$(VENV)" sh tools/install.sh
+$(READY): pyproject.toml constraints.txt .ci/install.sh
+	@PYTHON="$(PYTHON)" VENV="$(VENV)" sh .ci/install.sh
 	@touch $@
 
 report: $(READY) ## run the nano study: figures, tables and reports/nano/index.html

@@ -4,7 +4,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from chatvec_lab.evaluation.generation import respond
     from chatvec_lab.families import Family, load_family
+    from chatvec_lab.live import LiveModel
     from chatvec_lab.weights.arithmetic import WeightVector
     from chatvec_lab.weights.checkpoint import Checkpoint
     from chatvec_lab.weights.merged import MergedCheckpoint
@@ -14,12 +16,23 @@ if TYPE_CHECKING:
 _PUBLIC = {
     "Checkpoint": "chatvec_lab.weights.checkpoint",
     "Family": "chatvec_lab.families",
+    "LiveModel": "chatvec_lab.live",
     "MergedCheckpoint": "chatvec_lab.weights.merged",
     "WeightVector": "chatvec_lab.weights.arithmetic",
     "load_family": "chatvec_lab.families",
+    "respond": "chatvec_lab.evaluation.generation",
     "ties": "chatvec_lab.weights.transforms",
 }
-__all__ = ["Checkpoint", "Family", "MergedCheckpoint", "WeightVector", "load_family", "ties"]
+__all__ = [
+    "Checkpoint",
+    "Family",
+    "LiveModel",
+    "MergedCheckpoint",
+    "WeightVector",
+    "load_family",
+    "respond",
+    "ties",
+]
 
 
 def __getattr__(name: str):
