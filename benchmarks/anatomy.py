@@ -77,13 +77,14 @@ def call(folders):
                 analyze_delta(ours.get_tensor(name), theirs.get_tensor(name))
 """
 FRAME = """
-import json, resource, sys, time
+import json, sys, time
 folders = sys.argv[1:]
 {body}
 wall, cpu = time.perf_counter(), time.process_time()
 call(folders)
 wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
-peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+# (getrusage would report the parent's memory where that was more)
+peak = next(int(line.split()[1]) / 1024 for line in open("/proc/self/status") if line.startswith("VmHWM"))
 print(json.dumps(dict(wall=wall, cpu=cpu, peak=peak)))
 """
 

@@ -207,6 +207,13 @@ def test_fidelity_is_what_save_writes(llama, vectors, tmp_path):
         assert row.unchanged == (saved[row.tensor] == before[row.tensor]).double().mean().item()
 
 
+def test_the_effective_delta_is_a_vector_of_its_own(llama, vectors):
+    cp, tau = llama[2], vectors["chat"]
+    measured = anatomy.norms({"effective": (cp + 0.3 * tau) - cp}, progress=False).set_index("tensor").l2
+    left = anatomy.fidelity(cp, tau, [0.3], progress=False).set_index("tensor").effective_l2
+    np.testing.assert_allclose(measured[left.index], left, rtol=1e-6)
+
+
 def test_fidelity_grows_with_the_scale_and_the_dtype(llama, vectors):
     table = anatomy.combine(
         anatomy.fidelity(llama[2], vectors["chat"], [1.0, 0.1], ["bfloat16", "float32"], progress=False),
