@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 __all__ = ["LiveModel"]
 
-_BLOCK = 1 << 20  # elements that one thread turns at a time
+_BLOCK = 1 << 22  # elements that one thread turns at a time
 _FEW = 1 << 18  # below so many elements in all, threads cost more than they save
 
 

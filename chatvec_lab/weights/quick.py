@@ -55,7 +55,7 @@ class Prepared:
             out[odd - start] = exact.combine(self.cp[odd], [part], few, scratch=scratch)
 
     def _fill_quickly(self, coefficient, cp, delta, out, scratch) -> None:
-        unsure = np.empty(max(64, out.size >> 4), np.int64)
+        unsure = np.empty(max(64, out.size >> 6), np.int64)
         low, high = _limits(out.dtype)
         limits = max(low, self.low), min(high, self.high)
         count = _sum(_typed(cp), delta, _typed(out), *exact.halves(coefficient), *limits, unsure)
@@ -212,7 +212,8 @@ def _sum_span(cp, delta, out, upper, lower, least, most):
     for i in range(out.size):
         c, d = np.float64(_load(cp, i)), np.float64(delta[i])
         u, w = upper * d, lower * d
-        below = np.float64((c + u) + w).view(np.int64) & -unit  # towards zero, in the format of `out`
+        value = ((c + u) + w) + 0.0  # a zero is exact, and positive as in `exact`
+        below = np.float64(value).view(np.int64) & -unit  # towards zero, in the format of `out`
         middle = np.int64(below | half).view(np.float64)
         beyond = ((c - middle) + u) + w  # its sign is exact
         away = np.int64(np.float64(beyond).view(np.int64) ^ (below & np.int64(-0x8000000000000000)))
@@ -221,7 +222,7 @@ def _sum_span(cp, delta, out, upper, lower, least, most):
         up = unit if away.view(np.float64) >= enough else np.int64(0)
         _store(out, i, np.int64(below + up).view(np.float64))
         size = abs(middle)
-        sure += np.int64((size > least) & (size < most))
+        sure += np.int64(((size > least) & (size < most)) | (value == 0.0))
     return sure
 
 
@@ -235,7 +236,7 @@ def _find_unsure(cp, delta, out, upper, lower, least, most, start, unsure, found
         value = (np.float64(_load(cp, i)) + upper * d) + lower * d
         below = np.float64(value).view(np.int64) & -unit
         size = abs(np.int64(below | (unit >> np.int64(1))).view(np.float64))
-        if not ((size > least) & (size < most)):
+        if not ((size > least and size < most) or value == 0.0):
             if found < unsure.size:
                 unsure[found] = start + i
             found += 1

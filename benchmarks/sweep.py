@@ -1,0 +1,138 @@
+"""The price of one more scale: a turn of a live model beside rewriting the checkpoint and loading it again.
+
+    python benchmarks/sweep.py [--rounds 5] [--layers 22] [--threads 2] [--no-mergekit]
+
+TinyLlama-1.1B shapes in bfloat16, made by shapes.py. A turn is compared with one copy of all weights in memory (by
+torch, and by numpy, whose copy bypasses the caches), on the same threads and in turns, since the machine may be
+busy; ratios are of median walls, and of the least CPU time, which other work on the machine disturbs less.
+The rewrites are `merged.save` and mergekit's best recipe (an environment of its own, see merge.py), each followed
+by `from_pretrained`; they are the median of --rewrites runs.
+"""
+
+import argparse
+import os
+import shutil
+import statistics
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from merge import RECIPE, measure, mergekit
+from shapes import WORK, make
+from transformers import AutoModelForCausalLM
+from transformers.utils import logging
+
+from chatvec_lab import Checkpoint
+from chatvec_lab.live import LiveModel
+
+SCALES = (0.5, 0.7, 1.0, 1.3, -0.3)
+
+
+def timed(function) -> tuple[float, float]:
+    """Wall and CPU seconds of a call, all threads together."""
+    wall, cpu = time.perf_counter(), time.process_time()
+    function()
+    return time.perf_counter() - wall, time.process_time() - cpu
+
+
+def copies(model):
+    """Two functions that copy all weights once into memory of the same size, by torch and by numpy."""
+    weights = [parameter.detach() for parameter in model.parameters()]
+    others = [weight.clone() for weight in weights]
+    raw = [[t.view(torch.uint16).numpy() for t in tensors] for tensors in (weights, others)]
+
+    def by_torch():
+        for weight, other in zip(weights, others, strict=True):
+            other.copy_(weight)
+
+    def by_numpy():
+        for weight, other in zip(*raw, strict=True):
+            np.copyto(other, weight)
+
+    return by_torch, by_numpy
+
+
+def reload(folder: Path) -> None:
+    AutoModelForCausalLM.from_pretrained(folder, dtype="auto")
+
+
+def rewrites(models: dict, cp: Checkpoint, tau, with_mergekit: bool) -> dict:
+    """Name to a function that makes the model of a scale in the folder `out` by other means."""
+    ways = {"merged.save": lambda scale, out: (cp + scale * tau).save(out, progress=False)}
+    tool = mergekit(WORK / "mergekit") if with_mergekit else None
+    if tool:
+        recipe, paths = WORK / "recipe.yaml", {name: str(path) for name, path in models.items()}
+
+        def by_mergekit(scale, out):
+            text = RECIPE.format(**paths)
+            recipe.write_text(
+                text.replace("weight: 1.0", f"weight: {scale}").replace("weight: -1.0", f"weight: {-scale}")
+            )
+            command = [str(tool), str(recipe), str(out), "--out-shard-size", "500M"]
+            measure(command, HF_HUB_OFFLINE="1", CUDA_VISIBLE_DEVICES="")
+
+        ways["mergekit 0.1.5"] = by_mergekit
+    return ways
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rewrites", type=int, default=2)
+    parser.add_argument("--layers", type=int, default=22)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--no-mergekit", action="store_true")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    logging.disable_progress_bar()
+
+    models = make(WORK / f"shapes-{options.layers}", members=("base", "chat", "cp"), layers=options.layers)
+    base, chat, cp = (Checkpoint(models[name]) for name in ("base", "chat", "cp"))
+    tau = chat - base
+    start = time.perf_counter()
+    live = LiveModel(cp, tau, device="cpu")
+    live.scale = 0.7  # compiles the kernel, where that was never done
+    made = time.perf_counter() - start
+    by_torch, by_numpy = copies(live.model)
+    contestants = {"copy by torch": by_torch, "copy by numpy (one thread)": by_numpy}
+    contestants |= {
+        f"turn to {scale}": lambda scale=scale: setattr(live, "scale", scale) for scale in (*SCALES, 0.0)
+    }
+    runs = {name: [] for name in contestants}
+    for _ in range(options.rounds):
+        for name, function in contestants.items():
+            runs[name].append(timed(function))
+    wall = {name: statistics.median(r[0] for r in found) for name, found in runs.items()}
+    cpu = {name: min(r[1] for r in found) for name, found in runs.items()}
+    print(
+        f"{live.model.num_parameters():,} parameters, {options.threads} threads, {options.rounds} rounds, load "
+        f"{os.getloadavg()[0]:.1f} on {os.cpu_count()} cores; made in {made:.1f} s"
+    )
+    print("| | ms | copies by torch | CPU: copies by torch | CPU: copies by numpy |\n|---|---|---|---|---|")
+    for name in contestants:
+        torch_cpu, numpy_cpu = cpu["copy by torch"], cpu["copy by numpy (one thread)"]
+        print(
+            f"| {name} | {1000 * wall[name]:.0f} | {wall[name] / wall['copy by torch']:.1f} | "
+            f"{cpu[name] / torch_cpu:.1f} | {cpu[name] / numpy_cpu:.1f} |"
+        )
+
+    turn = statistics.median(wall[f"turn to {scale}"] for scale in SCALES)
+    out = WORK / "swept"
+    for name, rewrite in rewrites(models, cp, tau, not options.no_mergekit).items():
+        found = []
+        for scale in SCALES[1 : 1 + options.rewrites]:
+            shutil.rmtree(out, ignore_errors=True)
+            found.append(
+                (timed(lambda scale=scale, r=rewrite: r(scale, out))[0], timed(lambda: reload(out))[0])
+            )
+        written, loaded = (statistics.median(column) for column in zip(*found, strict=True))
+        print(
+            f"{name}: {written:.1f} s to write, {loaded:.1f} s to load; a turn of {turn:.2f} s is "
+            f"{(written + loaded) / turn:.0f} times cheaper"
+        )
+    shutil.rmtree(out, ignore_errors=True)
+
+
+if __name__ == "__main__":
+    main()
