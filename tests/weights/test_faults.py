@@ -81,12 +81,18 @@ def kill_once(larger, out, after):
 
 
 def campaign(larger, undisturbed, root, kills, seed):
+    """So many saves that were really killed, at random instants; a save that ends before its kill is checked too."""
     expected, seconds = undisturbed
-    rng, hits = random.Random(seed), 0
-    for i in range(kills):
-        out = root / f"{i}" / "out"
+    rng, hits, tries = random.Random(seed), 0, 0
+    while hits < kills:
+        tries += 1
+        assert tries <= 5 * kills, f"only {hits} of {tries} kills came in time"
+        out = root / f"{tries}" / "out"
         out.parent.mkdir()
-        hits += kill_once(larger, out, rng.uniform(0, seconds))
+        if kill_once(larger, out, rng.uniform(0, seconds)):
+            hits += 1
+        else:
+            seconds *= 0.9  # the machine is faster now than it was in the undisturbed run
         assert not out.exists() or contents(out) == expected, (
             "a half-written folder is visible under the final name"
         )
@@ -95,16 +101,15 @@ def campaign(larger, undisturbed, root, kills, seed):
             assert rerun.wait() == 0, rerun.stderr.read()
         assert contents(out) == expected
         assert [p.name for p in out.parent.iterdir()] == ["out"]
-    return hits
 
 
 def test_three_kills_leave_no_trace(larger, undisturbed, tmp_path):
-    assert campaign(larger, undisturbed, tmp_path, kills=3, seed=0) > 0
+    campaign(larger, undisturbed, tmp_path, kills=3, seed=0)
 
 
 @pytest.mark.slow
 def test_fifty_kills_leave_no_trace(larger, undisturbed, tmp_path):
-    assert campaign(larger, undisturbed, tmp_path, kills=50, seed=1) > 25
+    campaign(larger, undisturbed, tmp_path, kills=50, seed=1)
 
 
 def test_a_rerun_keeps_whole_shards_and_checks_them(larger, tmp_path, monkeypatch):
