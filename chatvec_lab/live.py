@@ -49,7 +49,8 @@ class LiveModel:
     dtype: "auto" is the dtype stored on disk, also on a CPU; or "bfloat16", "float16", "float32". All weights take
       it, as with `save(dtype=...)`; if several are stored, "auto" is that of most elements.
     vocabulary, copy_special, add_tokens: as in `Checkpoint.add`.
-    Memory: the model, and beside it the CP's elements and 4 bytes an element for tau (more for sums of vectors).
+    Memory: the model, and beside it the CP's elements and 4 bytes an element for tau, both in host memory (more
+    for sums of vectors, which are also turned more slowly). On a GPU the host computes and the weights are copied.
 
     `.model` and `.tokenizer` are the transformers objects, with the chat model's template and end-of-turn ids.
     Raises ValueError when cp and tau do not pair, and when a tensor of the vector has no place in the model or

@@ -251,6 +251,17 @@ def test_threads_give_the_same_bits(families, monkeypatch):
         assert differing(bits(one.model), bits(many.model)) == []
 
 
+def test_places_out_of_reach_are_filled_by_a_copy(families, monkeypatch):
+    """As on a GPU, or where a parameter holds a tensor transposed."""
+    cp, tau = opened(families("mixtral"))
+    direct = LiveModel(cp, tau, device="cpu")
+    monkeypatch.setattr("chatvec_lab.live._Slot.is_raw", False)
+    copied = LiveModel(cp, tau, device="cpu")
+    for scale in (0.7, 0):
+        direct.scale = copied.scale = scale
+        assert differing(bits(direct.model), bits(copied.model)) == []
+
+
 def test_every_tensor_without_a_place_is_named(families, monkeypatch):
     cp, tau = opened(families("gpt_neox"))
     real = places.places
