@@ -5,17 +5,15 @@ set -eu
 [ -x "$VENV/bin/python" ] || "$PYTHON" -m venv "$VENV" || {
   echo "python3-venv is missing: apt-get install python3-venv (Debian), then make again." >&2; exit 1; }
 pip="$VENV/bin/python -m pip --disable-pip-version-check"
-version=$(sed -n 's/^torch==\([0-9.]*\).*/\1/p' constraints.txt)
 constraints="$VENV/constraints.txt"
-cp constraints.txt "$constraints"
-
-if $VENV/bin/python -c "import torch" 2>/dev/null; then
-  sed -i '/^torch==/d' "$constraints"          # the user's own build stays
+version=$(sed -n 's/^torch==//p' constraints.txt)
+if installed=$("$VENV/bin/python" -c "import torch; print(torch.__version__.split('+')[0])" 2>/dev/null); then
+  version=$installed  # the user's own build stays
 elif [ "$(uname -s)-$(uname -m)" = Linux-x86_64 ] && ! command -v nvidia-smi >/dev/null; then
   $pip install --quiet --no-deps "torch==$version+cpu" || {
     echo "No CPU build of torch $version was found, and the default one would bring CUDA. Either point pip at" >&2
     echo "PyTorch's CPU wheels (PIP_EXTRA_INDEX_URL, see the 'CPU' choice at pytorch.org/get-started) and make again," >&2
     echo "or install any torch >= 2.6 into $VENV yourself; make then leaves it alone." >&2; exit 1; }
-  sed -i '/^torch==/d' "$constraints"
 fi
+sed "s/^torch==.*/torch==$version/" constraints.txt > "$constraints"
 $pip install --quiet --constraint "$constraints" --editable '.[dev,slurm,dask]'
