@@ -9,12 +9,12 @@ import numpy as np
 import pandas as pd
 
 from ._resampling import resampled_sums
-from .statistics import Interval
+from .statistics import Interval, statistic_interval
 
 if TYPE_CHECKING:
     from chatvec_lab.live import LiveModel
 
-__all__ = ["best_scale", "is_on_front", "sweep"]
+__all__ = ["best_scale", "is_on_front", "perplexity_ratio", "sweep"]
 
 
 def sweep(live: LiveModel, scales: Sequence[float], measure: Callable[..., pd.DataFrame]) -> pd.DataFrame:
@@ -59,6 +59,20 @@ def best_scale(
     best = scales[kept.mean().to_numpy().argmax()]
     method, missing = "percentile of the best scale", len(table) - len(kept)
     return Interval(float(best), float(low), float(high), len(kept), missing, level, method, seed)
+
+
+def perplexity_ratio(costs: pd.DataFrame, scale: float, *, baseline: float = 0.0, seed: int = 0) -> Interval:
+    """Perplexity at `scale` over perplexity at `baseline` on the same texts, with its paired bootstrap interval.
+
+    `costs`: what `fluency.perplexity` finds at each scale, put together by `sweep`. Above 1 the text got harder.
+    """
+    nats = costs.pivot(index="text_id", columns="scale", values="nats")
+    tokens = costs.groupby("text_id").tokens.first()
+
+    def ratio(a, b, tokens, axis):
+        return np.exp((a.sum(axis) - b.sum(axis)) / tokens.sum(axis))
+
+    return statistic_interval(nats[scale], nats[baseline], tokens, statistic=ratio, seed=seed)
 
 
 def is_on_front(table: pd.DataFrame, *, most: Sequence[str] = (), least: Sequence[str] = ()) -> pd.Series:

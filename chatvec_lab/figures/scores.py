@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from chatvec_lab.figures.style import axes, look, style
+from chatvec_lab.figures.style import axes, look, style, text_width
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -81,8 +81,13 @@ def front(table: DataFrame, *, x: str, y: str, x_label: str, y_label: str, ax: A
 
 
 def _legend(ax: Axes) -> None:
+    """Above the Axes, in as many columns as there is room for."""
     handles, labels = ax.get_legend_handles_labels()
     if len(handles) > 1:
-        ax.legend(handles, labels, loc="lower left", bbox_to_anchor=(0, 1.0), ncols=min(len(handles), 3))
+        room = ax.get_position().width * ax.figure.get_figwidth() * 14  # characters beside each other, about
+        columns = int(max(1, room // (max(map(text_width, labels)) + 6)))
+        ax.legend(
+            handles, labels, loc="lower left", bbox_to_anchor=(0, 1.0), ncols=min(len(handles), columns)
+        )
     elif labels:
         ax.set_title(labels[0], loc="left")

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from chatvec_lab import Checkpoint
-from chatvec_lab.evaluation.sweep import best_scale, is_on_front, sweep
+from chatvec_lab.evaluation.sweep import best_scale, is_on_front, perplexity_ratio, sweep
 from chatvec_lab.live import LiveModel
 
 
@@ -51,6 +51,14 @@ def test_the_front_is_what_nothing_beats():
             for _, b in table.iterrows()
         )
         assert found[i] == (not beaten and not np.isnan(a.good))
+
+
+def test_the_perplexity_ratio_is_paired():
+    """Every text costs half a nat a token more: the ratio is exp(0.5), with no spread, whatever the texts cost."""
+    rows = [(s, i, 4 * (i + 1), 4 * (i + 1) * (1 + i + 0.5 * s)) for s in (0.0, 1.0) for i in range(20)]
+    costs = pd.DataFrame(rows, columns=["scale", "text_id", "tokens", "nats"])
+    found = perplexity_ratio(costs, 1.0)
+    assert found[:3] == pytest.approx([np.exp(0.5)] * 3) and found.n == 20
 
 
 def test_a_sweep_measures_the_model_of_each_scale(families):
