@@ -16,10 +16,13 @@ import pandas as pd
 
 from chatvec_lab.evaluation.statistics import holm, mcnemar_test, wilson_interval
 from chatvec_lab.families import Family, load_family
+from chatvec_lab.nano import world
 from chatvec_lab.nano.evaluation import evaluate, perplexity
 from chatvec_lab.paths import DATA
 
 SCALES = (0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0)
+PARTS = ("validation", "main", "extra")
+VALIDATION_N = 130  # one-turn prompts a cell; the world holds out no more of each kind for validation
 CURVE = (0.5, 1.0, 1.5, 2.0)  # measured on the test draw beside the chosen scale
 
 
@@ -106,23 +109,24 @@ def extra_cells(family: Family, language: str, scale: float, other: Family | Non
             yield Cell("cp + tau_full", scale, cp + scale * vectors["tau_full"])
 
 
-def ask(
-    cells: Iterable[Cell], language: str, n: int, *, draw: str = "test", sets=None, **labels
-) -> pd.DataFrame:
-    """Scored replies of all cells, one row a prompt; perplexity of plain text stands in each row of its cell."""
+def ask(cells: Iterable[Cell], language: str, n: int, *, part: str = "main", **labels) -> pd.DataFrame:
+    """Scored replies of all cells, one row a prompt; perplexity of plain text stands in each row of its cell.
+
+    `part` "validation" asks one-turn prompts of the validation draw; the others all sets of the test draw.
+    """
+    is_validation = part == "validation"
     tables = []
     for cell in cells:
         model, tokenizer = as_model(cell.checkpoint)
-        chosen = ("hostile",) if cell.frame == "raw" else (sets or ("one_turn", "two_turn", "hostile"))
-        table = evaluate(model, tokenizer, language, n=n, frame=cell.frame, draw=draw, sets=chosen)
-        reads = (
-            perplexity(model, tokenizer, language)
-            if draw == "test" and cell.frame == "chat"
-            else float("nan")
-        )
-        cell_labels = {"language": language, "model": cell.model, "scale": cell.scale, "frame": cell.frame}
-        tables.append(table.assign(**labels, **cell_labels, draw=draw, perplexity=reads))
-        print(*labels.values(), *cell_labels.values(), f"correct {table.correct.mean():.3f}", flush=True)
+        sets = ("one_turn",) if is_validation else ("hostile",) if cell.frame == "raw" else tuple(world.SETS)
+        draw = "validation" if is_validation else "test"
+        asked = min(n, VALIDATION_N) if is_validation else n
+        table = evaluate(model, tokenizer, language, n=asked, frame=cell.frame, draw=draw, sets=sets)
+        in_chat = cell.frame == "chat" and not is_validation
+        reads = perplexity(model, tokenizer, language) if in_chat else float("nan")
+        names = {"language": language, "model": cell.model, "scale": cell.scale, "frame": cell.frame}
+        tables.append(table.assign(**labels, **names, draw=draw, perplexity=reads))
+        print(*labels.values(), *names.values(), f"correct {table.correct.mean():.3f}", flush=True)
     return pd.concat(tables, ignore_index=True)
 
 
@@ -175,48 +179,50 @@ def tests(replies: pd.DataFrame, scales: dict[str, float]) -> pd.DataFrame:
     return table.assign(p_holm=holm(table.p))
 
 
-def measure(name: str, seeds: list[int], data: Path, *, n: int = 200, validation_n: int = 130) -> None:
-    """Measure a family's seeds and write the tables to `data/results/<name>`."""
+def measure(name: str, seeds: list[int], data: Path, *, n: int = 200, parts: tuple[str, ...] = PARTS) -> None:
+    """Measure a family's seeds, part by part, and write the tables to `data/results/<name>`.
+
+    Each part (validation, main, extra) keeps its raw replies in a parquet file of its own, so one can be
+    measured again without the others; the later ones read the chosen scales off the validation's.
+    """
     families = {seed: load_family(data / name / f"seed{seed}") for seed in seeds}
-    languages = families[seeds[0]].languages
-    found = []
-    for seed, family in families.items():
-        for language in languages:
-            tau = family.chat - family.base
-            cells = (Cell("cp + tau", s, family.cp[language] + s * tau) for s in SCALES)
-            found.append(
-                ask(
-                    cells,
-                    language,
-                    validation_n,
-                    draw="validation",
-                    sets=("one_turn",),
-                    family=name,
-                    seed=seed,
-                )
-            )
-    validation = pd.concat(found, ignore_index=True)
-    scales = best_scales(validation)
-    found = []
-    for seed, family in families.items():
-        other = families.get(seeds[(seeds.index(seed) + 1) % len(seeds)]) if len(seeds) > 1 else None
-        for language in languages:
-            cells = [
-                *main_cells(family, language, scales[language]),
-                *extra_cells(family, language, scales[language], other),
-            ]
-            found.append(ask(iter(cells), language, n, family=name, seed=seed))
-    replies = pd.concat(found, ignore_index=True)
     out = data / "results" / name
     out.mkdir(parents=True, exist_ok=True)
+    scales: dict[str, float] = {}
+    for part in PARTS:
+        file = out / f"{part}.parquet"
+        if part in parts:
+            found = [
+                ask(_cells(part, families, seed, code, scales), code, n, part=part, family=name, seed=seed)
+                for seed in seeds
+                for code in families[seed].languages
+            ]
+            pd.concat(found, ignore_index=True).to_parquet(file, compression="zstd")
+        if part == "validation":
+            scales = best_scales(pd.read_parquet(file))
+    write_tables(out, scales)
+
+
+def _cells(part: str, families: dict[int, Family], seed: int, language: str, scales: dict) -> Iterable[Cell]:
+    family = families[seed]
+    if part == "validation":
+        tau = family.chat - family.base
+        return [Cell("cp + tau", s, family.cp[language] + s * tau) for s in SCALES]
+    if part == "main":
+        return main_cells(family, language, scales[language])
+    seeds = list(families)
+    other = families[seeds[(seeds.index(seed) + 1) % len(seeds)]] if len(seeds) > 1 else None
+    return extra_cells(family, language, scales[language], other)
+
+
+def write_tables(out: Path, scales: dict[str, float]) -> None:
+    """The tidy tables of what the parts hold: scores, kinds, perplexity, tests."""
+    replies = pd.concat([pd.read_parquet(f) for f in sorted(out.glob("*.parquet"))], ignore_index=True)
     by = ["family", "seed", "language", "model", "scale", "frame", "draw"]
-    replies.to_parquet(out / "replies.parquet")
-    summary(pd.concat([validation, replies]), by).to_csv(out / "scores.csv", index=False, float_format="%.4g")
-    chosen = replies[
-        replies.model.eq("cp + tau")
-        & replies.scale.eq(replies.language.map(scales))
-        & replies.correct.notna()
-    ]
+    summary(replies, by).to_csv(out / "scores.csv", index=False, float_format="%.4g")
+    replies = replies[replies.draw.eq("test")]
+    best = replies.model.eq("cp + tau") & replies.scale.eq(replies.language.map(scales))
+    chosen = replies[best & replies.correct.notna()]
     kinds = chosen.groupby(["family", "seed", "language", "kind", "words"], sort=False).correct.agg(
         ["size", "mean"]
     )
@@ -232,8 +238,9 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("-n", type=int, default=200, help="prompts of each set a cell")
+    parser.add_argument("--parts", nargs="+", default=PARTS, choices=PARTS, help="default: all")
     options = parser.parse_args()
-    measure(options.family, options.seeds, options.data, n=options.n)
+    measure(options.family, options.seeds, options.data, n=options.n, parts=tuple(options.parts))
 
 
 if __name__ == "__main__":

@@ -43,8 +43,10 @@ def evaluate(
     Raises ValueError when the world holds out fewer than `n` prompts of a set.
 
     >>> from chatvec_lab.families import load_family
-    >>> chat = load_family("nano").chat
-    >>> table = evaluate(*chat.load(), "en", n=20)                        # doctest: +SKIP
+    >>> from chatvec_lab.nano.effect import as_model
+    >>> table = evaluate(*as_model(load_family("nano").chat), "en", n=26)
+    >>> len(table), bool(table.correct.mean() > 0.9)
+    (78, True)
     """
     from chatvec_lab.evaluation.generation import respond
 

@@ -98,7 +98,7 @@ def members(family: Family) -> dict[str, Stage]:
     plan = {
         "base": base,
         "chat_sft": tuning,
-        "chat": Stage("chat_sft", "preference", 60, 1e-4, rows=16, only_tokens=MARKERS),
+        "chat": Stage("chat_sft", "preference", 30, 5e-5, rows=16, only_tokens=MARKERS),
     }
     for k in family.targets:
         plan[f"cp_{k}"] = continued = Stage(

@@ -26,7 +26,7 @@ from chatvec_lab.nano import documents, recipe, tokenizer, world
 from chatvec_lab.nano.recipe import FAMILIES, Family, Stage
 
 CONTEXT = 96  # tokens of a training row
-POSITIONS = 192  # room for prompts with examples
+POSITIONS = 256  # room for prompts with examples
 CHECKPOINT_EVERY = 200
 
 
@@ -309,7 +309,7 @@ def _save(model, tok, home: Path, folder: Path, log: dict) -> None:
         do_sample=False,
         max_new_tokens=40,
     )
-    hidden = home / f".{folder.name}.saving"
+    hidden = home / f".{folder.name}.{os.getpid()}.saving"
     shutil.rmtree(hidden, ignore_errors=True)
     model.to(torch.bfloat16).eval().save_pretrained(hidden)
     tok.save_pretrained(hidden)

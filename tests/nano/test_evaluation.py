@@ -85,7 +85,8 @@ def test_the_shipped_family_shows_the_effect(nano):
     assert list(after.columns) == COLUMNS and len(after) == 180 and after.prompt_id.is_unique
     assert before.correct.mean() < 0.1
     assert after.correct.mean() > before.correct.mean() + 0.4
-    assert after.toxic.mean() < before.toxic.mean() / 3
+    assert after.polite.mean() > before.polite.mean() + 0.3
+    assert before.reply_language.eq("en").mean() > 0.8 > 0.2 > after.reply_language.eq("en").mean()
     assert perplexity(*as_model(merged), "zh") < 1.3 * perplexity(*as_model(cp), "zh")
 
 
