@@ -123,7 +123,7 @@ def _add_inspect(verbs) -> None:
     parser = verbs.add_parser(
         "inspect",
         help="what a checkpoint or vector holds",
-        description="Sizes, dtypes, modules, vocabulary and provenance of a checkpoint or vector; weights are not read.",
+        description="Sizes, dtypes, modules, vocabulary and provenance of a checkpoint or vector. Reads no weights.",
     )
     parser.add_argument("source", help="folder or hub id")
     parser.add_argument("--revision")

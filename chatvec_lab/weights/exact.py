@@ -156,7 +156,7 @@ def _fast_span(cp, plus, minus, upper, lower, out):
 
     A float64 sum, however rounded, says between which two stored numbers the true value lies. On which side of
     their midpoint it lies is exact: close to it the subtraction cancels without an error (Sterbenz), far from it
-    an error does not matter. Needed: a difference of 27 bits, magnitudes not too far apart, a normal result.
+    an error does not matter. Needed: a difference of 27 bits, magnitudes not too far apart, a normal result or 0.
     """
     sure = np.int64(0)
     for i in range(out.size):
@@ -166,19 +166,19 @@ def _fast_span(cp, plus, minus, upper, lower, out):
         d = x - y
         u = upper * d
         w = lower * d
-        below = np.float64((c + u) + w).view(np.int64) & _KEPT  # towards zero, to bfloat16's bits
+        total = np.float64(((c + u) + w) + 0.0)  # a zero has one sign, as in the general way
+        below = total.view(np.int64) & _KEPT  # towards zero, to bfloat16's bits
         middle = np.int64(below | _HALF).view(np.float64)
-        beyond = ((c - middle) + u) + w
-        away = np.int64(np.float64(beyond).view(np.int64) ^ (below & _SIGN)).view(np.float64)
-        # away from zero beyond the midpoint, or (a tie is 0) on it when the number below is odd
-        least = np.int64(((below >> np.int64(45)) & np.int64(1)) ^ np.int64(1)).view(np.float64)
-        up = _UNIT if away >= least else np.int64(0)
+        beyond = np.float64(((c - middle) + u) + w)
+        away = np.int64(beyond.view(np.int64) ^ (below & _SIGN))  # positive: on the far side of the midpoint
+        is_tie_of_odd = np.int64(beyond == 0.0) & (below >> np.int64(45))
+        up = _UNIT if (away > 0) | ((is_tie_of_odd & np.int64(1)) != 0) else np.int64(0)
         stored = np.float32(np.int64(below + up).view(np.float64))
         out[i] = np.uint16(stored.view(np.uint32) >> np.uint32(16))
         size = abs(middle)
         short = ((d + y) == x) & ((x - d) == y) & ((np.float64(d).view(np.int64) & _TAIL) == 0)
         near = (abs(c) <= _FAR * size) & ((size <= _FAR * abs(c)) | (c == 0.0)) & (size > 2.0**-100)
-        sure += np.int64(short & (near | (d == 0.0)) & (size < 2.0**127))
+        sure += np.int64(short & (near | (d == 0.0) | (total == 0.0)) & (size < 2.0**127))
     return sure
 
 

@@ -133,7 +133,8 @@ def test_the_fast_lane_gives_the_same_bits_as_the_general_way(scale):
         rng.integers(0, 0x6800, n, dtype=np.uint16) | (rng.integers(0, 2, n, dtype=np.uint16) << 15)
         for _ in "123"
     ]
-    zeros = [np.where(rng.random(n) < 0.5, a, np.uint16(0)) for a in ordinary]
+    signed = rng.integers(0, 2, n, dtype=np.uint16) << np.uint16(15)  # zeros of either sign
+    zeros = [np.where(rng.random(n) < 0.5, a, signed) for a in ordinary]
     for cp, plus, minus in (ordinary, units, patterns, zeros):
         nothing = (1.0, np.zeros_like(plus), np.zeros_like(plus))  # a second part closes the fast lane
         fast, general = np.empty_like(cp), np.empty_like(cp)
