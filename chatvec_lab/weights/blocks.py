@@ -13,7 +13,7 @@ from chatvec_lab.weights import exact, files
 if TYPE_CHECKING:
     from chatvec_lab.weights.checkpoint import Checkpoint
 
-BLOCK = 1 << 20  # elements that are read, combined and written at a time
+BLOCK = 1 << 18  # elements that are read, combined and written at a time
 
 
 def block_spans(shape: tuple[int, ...]) -> list[tuple[int, int]]:

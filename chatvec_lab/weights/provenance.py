@@ -17,7 +17,7 @@ from chatvec_lab.weights.blocks import block_spans
 from chatvec_lab.weights.checkpoint import Checkpoint
 
 MANIFEST = "manifest.json"
-DIGEST = "xxh3-128 of the xxh3-128 digests of blocks of 1 Mi elements (whole rows), tensors sorted by name"
+DIGEST = "xxh3-128 of the xxh3-128 digests of blocks of 256 Ki elements (whole rows), tensors sorted by name"
 
 
 class Digests:
