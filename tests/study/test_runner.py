@@ -52,7 +52,9 @@ def test_failed_killed_stopped_and_blocked_cells_do_not_stop_the_others(lab, run
     lab.notebook(
         "bad", "seed: int = 0  # seed", "x = 1", "def f():\n    return 1 / 0\n\nprint('so far')\nf()"
     )
-    lab.notebook("dies", "seed: int = 0  # seed", "import os", "print('last words', flush=True)\nos._exit(3)")
+    # a kernel sends what it prints from a second thread: give that a moment before the end
+    last = "print('last words', flush=True)\ntime.sleep(1)\nos._exit(3)"
+    lab.notebook("dies", "seed: int = 0  # seed", "import os, time", last)
     lab.notebook("stops", "seed: int = 0  # seed", "import sys\nsys.exit()", "print('never')")
     lab.notebook("after", "bad: str = ''  # folder", "x = 1")
     lab.notebook(
