@@ -109,8 +109,9 @@ def _warm_up(device: str | None, threads: int) -> None:
     """What a new worker does once: take its device and threads, and import papermill (2 s)."""
     if device is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = device
+    threads = os.environ.get("OMP_NUM_THREADS", str(threads))  # who set it meant all of them
     for name in THREAD_VARIABLES:
-        os.environ.setdefault(name, str(threads))
+        os.environ.setdefault(name, threads)
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     threading.Thread(target=_leave_with_parent, daemon=True).start()
     import papermill  # noqa: F401
