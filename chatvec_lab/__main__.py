@@ -1,4 +1,4 @@
-"""The command line: `python -m chatvec_lab run | merge | inspect`. Heavy imports wait until a verb needs them."""
+"""The command line: `python -m chatvec_lab VERB`. Heavy imports wait until a verb needs them."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ def main(argv: list[str] | None = None) -> int:
     _add_run(verbs)
     _add_merge(verbs)
     _add_inspect(verbs)
+    _add_families(verbs)
     options = parser.parse_args(argv)
     try:
         return options.run(options) or 0
@@ -135,6 +136,38 @@ def _inspect(options) -> int:
     from chatvec_lab.weights.inspect import inspect
 
     print(inspect(options.source, revision=options.revision, tensors=options.tensors))
+    return 0
+
+
+def _add_families(verbs) -> None:
+    parser = verbs.add_parser(
+        "families",
+        help="list the families, or check that one has one base",
+        description="The families that load_family knows, with languages, sizes, licences and confounds. "
+        "No weight is read and nothing downloaded, but by --check.",
+    )
+    parser.add_argument(
+        "name", nargs="?", help="one family: a name, a folder or a YAML file; all its members"
+    )
+    parser.add_argument(
+        "--check", action="store_true", help="compare sampled weights of every member with the base's"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="which repetition of a nano family")
+    parser.set_defaults(run=_families)
+
+
+def _families(options) -> int:
+    from chatvec_lab.families import families_page, load_family
+
+    if not options.check:
+        print(families_page(options.name, seed=options.seed))
+        return 0
+    if options.name is None:
+        raise ValueError("--check needs the name of a family.")
+    from chatvec_lab.families.descent import descent_page
+
+    family = load_family(options.name, seed=options.seed)
+    print(descent_page(family.check()))
     return 0
 
 

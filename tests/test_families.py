@@ -1,10 +1,18 @@
-"""Families by name, folder and YAML file."""
+"""Families by name, folder and YAML file, and the list of those that are known."""
+
+import json
+import subprocess
+import sys
 
 import pytest
+import yaml
 
 from chatvec_lab import Checkpoint
-from chatvec_lab.families import family_names, load_family
+from chatvec_lab.__main__ import main
+from chatvec_lab.families import describe_families, families_page, family_names, load_family
 from chatvec_lab.paths import DATA
+
+DESCRIBED = sorted(file.stem for file in (DATA / "families").glob("*.yaml"))
 
 
 def test_the_nano_family_has_its_members():
@@ -39,8 +47,115 @@ def test_errors_say_what_there_is(tmp_path):
         load_family("nanoo")
     with pytest.raises(FileNotFoundError, match="--seeds 99"):
         load_family("nano", seed=99)
-    with pytest.raises(KeyError, match="cp_zh"):
+    with pytest.raises(KeyError, match="cp_xx"):
         load_family("nano")["cp_xx"]
-    (tmp_path / "broken.yaml").write_text("base: x\n")
+    broken = tmp_path / "broken.yaml"
+    broken.write_text("base: x\n")
     with pytest.raises(ValueError, match="lacks chat, cp"):
-        load_family(tmp_path / "broken.yaml")
+        load_family(broken)
+    broken.write_text(
+        "base: {licence: MIT}\nchat: {source: a/b, license: MIT}\ncp: {zh: c/d}\nlanguage: zh\n"
+    )
+    with pytest.raises(ValueError, match=r"chat: license, language.*licence"):
+        load_family(broken)
+    broken.write_text("base: {licence: MIT}\nchat: a/b\ncp: {zh: c/d}\n")
+    with pytest.raises(ValueError, match="base lack their source"):
+        load_family(broken)
+
+
+@pytest.mark.parametrize("name", DESCRIBED)
+def test_published_families_load_without_a_network(name):
+    family = load_family(name)
+    assert family.name == name and family.languages and family.notes
+    for member, checkpoint in family.members.items():
+        assert checkpoint.source.count("/") == 1, member
+        assert "folder" not in vars(checkpoint), "nothing was looked for"
+    assert set(family.facts) == set(family.members)
+    described = yaml.safe_load((DATA / "families" / f"{name}.yaml").read_text("utf-8"))
+    for entry in (described["base"], described["chat"], *described["cp"].values()):
+        assert entry.get("revision") is None or len(entry["revision"]) == 40, "the hub wants all digits"
+
+
+def test_the_families_of_the_paper_are_described():
+    assert {"llama-2-7b-ko", "llama-2-13b-zh", "mistral-breeze-zh-tw"} <= set(DESCRIBED)
+    breeze = load_family("mistral-breeze-zh-tw")
+    assert breeze.chat.source == "mistralai/Mistral-7B-Instruct-v0.2"
+    assert any("v0.2 base" in text for text in breeze.confounds)
+    assert load_family("llama-2-7b-ko").facts["cp_ko"]["vocabulary"] == 46336
+
+
+def test_parameters_follow_from_the_shapes():
+    """Llama's own formula gives the noted figures, so a slip of the pen would show."""
+
+    def llama(vocabulary, width, inner, layers, keys):
+        layer = 2 * width**2 + 2 * width * keys + 3 * width * inner + 2 * width
+        return layers * layer + width + 2 * vocabulary * width
+
+    shapes = {
+        "llama-2-7b": (4096, 11008, 32, 4096), "llama-2-13b": (5120, 13824, 40, 5120),
+        "llama-3-8b": (4096, 14336, 32, 1024), "mistral": (4096, 14336, 32, 1024),
+        "tinyllama": (2048, 5632, 22, 256),
+    }  # fmt: skip
+    checked = 0
+    for name in DESCRIBED:
+        shape = next((s for stem, s in shapes.items() if name.startswith(stem)), None)
+        for member, known in load_family(name).facts.items():
+            if shape and {"parameters", "vocabulary"} <= set(known) and known["vocabulary"] != 62000:
+                assert known["parameters"] == llama(known["vocabulary"], *shape), f"{name}: {member}"
+                checked += 1
+    assert checked >= 20
+
+
+def test_one_cp_model_can_serve_several_languages():
+    sailor = load_family("qwen1.5-0.5b-sailor")
+    assert sailor.languages == ("id", "th", "vi", "ms", "lo")
+    assert sailor.cp["id"] is sailor.cp["lo"]
+    assert "cp_id, cp_th, cp_vi, cp_ms, cp_lo: sail/Sailor-0.5B" in families_page("qwen1.5-0.5b-sailor")
+
+
+def test_the_description_has_one_row_a_member():
+    rows = describe_families(["nano", "llama-2-7b-ko"])
+    nano = {row["member"]: row for row in rows if row["family"] == "nano"}
+    assert set(nano) == set(load_family("nano").members)
+    held = load_family("nano").base
+    assert (
+        nano["base"]["bytes"]
+        == sum(e.nbytes for e in held.entries.values())
+        == 2 * nano["base"]["parameters"]
+    )
+    assert nano["cp_zh"]["language"] == "zh" and nano["chat"]["language"] is None
+    ko = next(row for row in rows if row["member"] == "cp_ko" and row["family"] == "llama-2-7b-ko")
+    assert ko["parameters"] == 6855856128 and ko["bytes"] == 2 * 6855856128 and ko["licence"] is None
+
+
+def test_the_command_lists_families(capsys):
+    assert main(["families"]) == 0
+    listed = capsys.readouterr().out
+    for name in family_names():
+        assert f"\n{name} " in f"\n{listed}"
+    assert main(["families", "mistral-breeze-zh-tw"]) == 0
+    assert "Confound: Instruct-v0.2" in capsys.readouterr().out
+    assert main(["families", "nanoo"]) == 1
+    assert "did you mean 'nano'" in capsys.readouterr().err
+
+
+def test_the_list_imports_nothing_heavy():
+    code = (
+        "import json, sys\nfrom chatvec_lab.__main__ import main\nmain(['families'])\n"
+        "print(json.dumps(sorted({'torch', 'transformers', 'pandas', 'numba', 'matplotlib'} & set(sys.modules))))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert json.loads(done.stdout.splitlines()[-1]) == [], done.stderr
+
+
+def test_the_command_checks_descent(tmp_path, capsys):
+    assert main(["families", "nano", "--check", "--seed", "1"]) == 0
+    assert capsys.readouterr().out.count(" descends: ") == 4
+    home = DATA / "nano" / "nano"
+    mixed = tmp_path / "mixed.yaml"
+    mixed.write_text(
+        f"base: {home}/seed0/base\nchat: {home}/seed0/chat\ncp: {{zh: {home}/seed1/cp_zh}}\n", "utf-8"
+    )
+    assert main(["families", str(mixed), "--check"]) == 1
+    assert "cp_zh" in capsys.readouterr().err
+    assert main(["families", "--check"]) == 1

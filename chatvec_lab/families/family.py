@@ -8,11 +8,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from .paths import DATA
+from chatvec_lab.paths import DATA
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from chatvec_lab import Checkpoint
 
 
@@ -22,6 +24,9 @@ class Family:
 
     `languages` are the codes of `cp`. `family["cp_ft_zh"]` gives any member by its name, base, chat and
     cp_zh included; a name that does not exist raises KeyError with the names that do.
+    `facts` holds what is known of a member without reading it (licence, parameters, vocabulary, notes), by
+    member name; `confounds` says what could be mistaken for an effect of the chat vector. Both are empty for
+    folders, whose checkpoints tell for themselves.
     """
 
     name: str
@@ -30,6 +35,8 @@ class Family:
     cp: Mapping[str, "Checkpoint"]
     others: Mapping[str, "Checkpoint"] = field(default_factory=dict)
     notes: str = ""
+    facts: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    confounds: tuple[str, ...] = ()
 
     @property
     def languages(self) -> tuple[str, ...]:
@@ -50,6 +57,25 @@ class Family:
             return self.members[member]
         except KeyError:
             raise KeyError(_unknown("member", member, self.members, f"of family {self.name!r}")) from None
+
+    def descent(self, *, layers: int = 3, rows: int = 64, seed: int = 0) -> "pd.DataFrame":
+        """The evidence that each member descends from the base, one row a member and sampled tensor.
+
+        See `families.descent.descent` for the columns, the options and the thresholds. Reads a few megabytes a member.
+        """
+        from .descent import descent
+
+        return descent(self, layers=layers, rows=rows, seed=seed)
+
+    def check(self, **options) -> "pd.DataFrame":
+        """The table of `descent`, or ValueError that names each member that does not descend from the base."""
+        from .descent import check
+
+        return check(self, **options)
+
+
+_FAMILY_KEYS = ("name", "base", "chat", "cp", "others", "notes", "confounds")
+_MEMBER_KEYS = ("source", "revision", "licence", "parameters", "vocabulary", "dtype", "notes")
 
 
 def load_family(name_or_path: str | Path, *, seed: int = 0) -> Family:
@@ -125,18 +151,35 @@ def _from_yaml(file: Path) -> Family:
             f"{file} lacks {', '.join(lacking)}: a family has base, chat and cp (a model a language)."
         )
 
-    def checkpoint(entry) -> "Checkpoint":
-        if isinstance(entry, Mapping):  # source and revision
-            return Checkpoint(entry["source"], revision=entry.get("revision"))
-        return Checkpoint(entry)
-
+    entries = {"base": described["base"], "chat": described["chat"]}
+    entries |= {f"cp_{code}": entry for code, entry in described["cp"].items()}
+    entries |= described.get("others") or {}
+    facts = {name: dict(e) if isinstance(e, Mapping) else {"source": e} for name, e in entries.items()}
+    unknown = [
+        f"{name}: {key}" for name, known in facts.items() for key in sorted(set(known) - set(_MEMBER_KEYS))
+    ] + sorted(set(described) - set(_FAMILY_KEYS))
+    if unknown:
+        raise ValueError(
+            f"{file} has keys that mean nothing: {', '.join(unknown)}. A family knows {', '.join(_FAMILY_KEYS)}; "
+            f"a member {', '.join(_MEMBER_KEYS)}."
+        )
+    sourceless = [name for name, known in facts.items() if not known.get("source")]
+    if sourceless:
+        raise ValueError(f"{file}: {', '.join(sourceless)} lack their source, a folder or hub id.")
+    made = {}  # one checkpoint a source, also where several languages share it
+    for known in facts.values():
+        key = (known["source"], known.get("revision"))
+        made.setdefault(key, Checkpoint(key[0], revision=key[1]))
+    members = {name: made[known["source"], known.get("revision")] for name, known in facts.items()}
     return Family(
         described.get("name", file.stem),
-        checkpoint(described["base"]),
-        checkpoint(described["chat"]),
-        {code: checkpoint(entry) for code, entry in described["cp"].items()},
-        {name: checkpoint(entry) for name, entry in (described.get("others") or {}).items()},
+        members.pop("base"),
+        members.pop("chat"),
+        {code: members.pop(f"cp_{code}") for code in described["cp"]},
+        members,
         described.get("notes", ""),
+        facts,
+        tuple(described.get("confounds") or ()),
     )
 
 
