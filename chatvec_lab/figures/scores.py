@@ -16,13 +16,23 @@ def over_scale(table: DataFrame, *, hue: str = "metric", label: str, ax: Axes | 
 
     `table`: columns scale, `hue`, estimate, low, high (missing low and high: no band). `label` names the y axis.
     """
+    return over(table, x="scale", x_label="scale of the chat vector", hue=hue, label=label, ax=ax)
+
+
+def over(
+    table: DataFrame, *, x: str, x_label: str, hue: str = "metric", label: str, is_log: bool = False,
+    ax: Axes | None = None,
+) -> Axes:  # fmt: skip
+    """Estimates over the column `x`, one line with its band for each value of `hue`; `is_log` for a log x axis."""
     with style():
         ax = axes(ax)
         for i, (name, rows) in enumerate(table.groupby(hue, sort=False)):
-            rows = rows.sort_values("scale")
-            ax.plot(rows.scale, rows.estimate, label=str(name), **look(i))
-            ax.fill_between(rows.scale, rows.low, rows.high, color=look(i)["color"], alpha=0.18, linewidth=0)
-        ax.set(xlabel="scale of the chat vector", ylabel=label)
+            rows = rows.sort_values(x)
+            ax.plot(rows[x], rows.estimate, label=str(name), **look(i))
+            ax.fill_between(rows[x], rows.low, rows.high, color=look(i)["color"], alpha=0.18, linewidth=0)
+        if is_log:
+            ax.set_xscale("log")
+        ax.set(xlabel=x_label, ylabel=label)
         _legend(ax)
     return ax
 

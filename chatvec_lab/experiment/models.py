@@ -1,0 +1,130 @@
+"""The models that stand side by side, by the paper's names for them, and how each becomes one that speaks."""
+
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from chatvec_lab.families import Family
+    from chatvec_lab.live import LiveModel
+    from chatvec_lab.weights.checkpoint import Checkpoint
+
+# member of a family -> how the paper writes it
+TRAINED = {
+    "cp_ft": "CP → FT",
+    "chat_cp": "chat → CP",
+    "chat_cp_ft": "chat → CP → FT",
+    "cp_tau_ft": "CP + τ → FT",
+}
+
+
+class At(NamedTuple):
+    """A live model at a scale: asked, it is turned to it, and then back."""
+
+    live: "LiveModel"
+    scale: float
+
+    @property
+    def checkpoint(self) -> "Checkpoint":
+        """The same weights as an expression."""
+        return self.live.cp + self.scale * self.live.tau
+
+
+def lineup(family: "Family", language: str, scale: float) -> "dict[str, Checkpoint]":
+    """The models that the paper compares, by its names for them, as far as this family has them.
+
+    CP, CP + τ (at `scale`), CP + a random vector of τ's size and chat are always there; FT is the tuning on
+    instructions in `language`. A model without a chat template is asked with the chat model's.
+    """
+    cp, tau = family.cp[language], family.chat - family.base
+    # 0 τ changes no weight, and brings the chat model's template and end of turn
+    models = {
+        "CP": cp + 0.0 * tau,
+        "CP + τ": cp + scale * tau,
+        "CP + random": cp + scale * tau.random_like(1),
+    }
+    for member, label in TRAINED.items():
+        if f"{member}_{language}" in family.others:
+            tuned = family[f"{member}_{language}"]
+            models[label] = tuned if tuned.chat_template else tuned + 0.0 * tau
+    if "CP → FT" in models:
+        models["CP → FT + τ"] = family[f"cp_ft_{language}"] + scale * tau
+    return models | {"chat": family.chat}
+
+
+@contextmanager
+def loaded(model: "Checkpoint | At", *, device: str = "auto") -> Iterator[tuple]:
+    """(model, tokenizer) of transformers, with exactly the weights that would be stored.
+
+    They are computed with in their stored dtype on a GPU and in float32 on a CPU, which has no speed to gain
+    from 16 bits. device: "auto" is the GPU if there is one; a live model stays where it is.
+    """
+    if isinstance(model, At):
+        with model.live.at(model.scale):
+            live = model.live.model
+            is_exact = live.device.type == "cpu" and live.dtype.itemsize < 4
+            yield copy.deepcopy(live).float() if is_exact else live, model.live.tokenizer
+    else:
+        yield _built(model, device), model.tokenizer
+
+
+def _built(checkpoint: "Checkpoint", device: str):
+    import torch
+    from transformers import AutoModelForCausalLM, GenerationConfig
+
+    from chatvec_lab.weights.merged import MergedCheckpoint
+    from chatvec_lab.weights.places import places
+
+    device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+    dtype = torch.float32 if device == "cpu" else "auto"
+    with _without_bars():
+        model = AutoModelForCausalLM.from_pretrained(checkpoint.folder, dtype=dtype).to(device)
+    if isinstance(checkpoint, MergedCheckpoint):
+        checkpoint.check()
+        rows = max((row + 1 for row in checkpoint.added_tokens.values()), default=0)
+        if rows > model.get_input_embeddings().weight.shape[0]:
+            model.resize_token_embeddings(rows, mean_resizing=False)
+        found = places(model)
+        lacking = [name for name in checkpoint.names if name not in found and not checkpoint.is_carried(name)]
+        if lacking:
+            raise ValueError(
+                f"{len(lacking)} tensors of {checkpoint.label} have no place in {type(model).__name__}, so that the "
+                f"vector would be left out there: {', '.join(lacking[:8])}. Save the merged model and load it instead."
+            )
+        with torch.no_grad():
+            for name in checkpoint.names:
+                if name in found:
+                    found[name].copy_(checkpoint.read(name))
+        if checkpoint.generation_config:
+            model.generation_config = GenerationConfig.from_dict(checkpoint.generation_config)
+    return model.eval()
+
+
+@contextmanager
+def _without_bars() -> Iterator[None]:
+    """A study loads hundreds of models; a bar each would bury what it prints."""
+    from transformers.utils import logging
+
+    has_bars = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if has_bars:
+            logging.enable_progress_bar()
+
+
+def no_system_prompt(checkpoint: "Checkpoint") -> str:
+    """Why this model cannot be given a system prompt; empty if it can."""
+    from jinja2 import TemplateError
+
+    marker = "chatvec lab"
+    talk = [{"role": "system", "content": marker}, {"role": "user", "content": "?"}]
+    if not checkpoint.chat_template:
+        return f"{checkpoint.label} has no chat template"
+    try:
+        text = checkpoint.tokenizer.apply_chat_template(talk, tokenize=False)
+    except TemplateError as error:
+        return f"the chat template refuses it: {error}"
+    return "" if marker in text else "the chat template leaves it out"

@@ -1,0 +1,148 @@
+"""Replies kept by content: the recipe of the weights, the prompt, the decoding. What was asked once is read back.
+
+`FOLDER/KEY/PART.jsonl`: KEY is the digest of weights, decoding and the code that decides a reply, PART that of
+the prompts which were asked together. A part appears whole, by one rename, and two processes that ask the same
+write the same bytes: no lock is needed, and none would do on a cluster's disk.
+"""
+
+import dataclasses
+import functools
+import json
+import os
+from collections.abc import Iterable
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from chatvec_lab.experiment.models import At, loaded
+from chatvec_lab.study import fingerprint
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from chatvec_lab.weights.checkpoint import Checkpoint
+
+# whatever decides what a model with given weights replies
+_CODE = ("weights", "live.py", "experiment/models.py", "experiment/replies.py", "evaluation/generation.py",
+         "evaluation/responses.py", "evaluation/decoding.py")  # fmt: skip
+
+
+def kept(out: str | Path) -> Path:
+    """The folder of the replies that all cells of a study share, from a cell's folder; else one inside `out`."""
+    out = Path(out)
+    return (out.parents[2] if out.parent.parent.name == "cells" else out) / "replies"
+
+
+class Speaker:
+    """One model that replies, from what is kept if it can; loaded at the first reply that is not.
+
+    model: a checkpoint, merged or not, or a live model `At` a scale. keep: folder of kept replies, None for none.
+    `asked` and `read` count conversations since the start. Use it in a `with` block.
+    """
+
+    def __init__(self, model: "Checkpoint | At", keep: str | Path | None = None):
+        self.model, self.keep = model, None if keep is None else Path(keep)
+        self.asked = self.read = 0
+        self._context = self._loaded = None
+
+    def __enter__(self) -> "Speaker":
+        return self
+
+    def __exit__(self, *problem: Any) -> None:
+        if self._context is not None:
+            self._context.__exit__(*problem)
+        self._context = self._loaded = None
+
+    @property
+    def loaded(self) -> tuple:
+        """(model, tokenizer) of transformers."""
+        if self._loaded is None:
+            self._context = loaded(self.model)
+            self._loaded = self._context.__enter__()
+        return self._loaded
+
+    def reply(self, prompts: "pd.DataFrame | list[dict]", **settings: Any) -> "pd.DataFrame":
+        """What `generation.respond(prompts, **settings)` gives; only what is not kept is generated.
+
+        All that is missing is generated together, so ask a whole set at a time and the batches repeat.
+        """
+        from chatvec_lab.evaluation.responses import conversations, responses_table
+
+        talks = conversations(prompts)
+        ids = [fingerprint.digest(list(talk)) for talk in talks]
+        folder = self.keep and self.keep / self._key(settings)
+        found = _read(folder) if folder else {}
+        missing = [talk for talk, name in zip(talks, ids, strict=True) if name not in found]
+        self.asked, self.read = self.asked + len(missing), self.read + len(talks) - len(missing)
+        if missing:
+            fresh = self._generate(missing, settings)
+            if folder:
+                _write(folder, fresh)
+            found |= fresh
+        rows = [dict(row) for name in ids for row in found[name]]
+        return responses_table(rows, talks)
+
+    def _generate(self, talks: list, settings: dict[str, Any]) -> dict[str, list[dict]]:
+        from chatvec_lab.evaluation.generation import respond
+
+        asked = [{**talk._asdict(), "turns": list(talk.turns)} for talk in talks]
+        rows = json.loads(respond(*self.loaded, asked, progress=False, **settings).to_json(orient="records"))
+        said: dict[str, list[dict]] = {talk.prompt_id: [] for talk in talks}
+        for row in rows:
+            said[row["prompt_id"]].append(row)
+        return {fingerprint.digest(list(talk)): said[talk.prompt_id] for talk in talks}
+
+    def _key(self, settings: dict[str, Any]) -> str:
+        import torch
+
+        if isinstance(self.model, At):
+            held = self.model.live.model
+            where = [held.device.type, str(held.dtype).removeprefix("torch.")]
+        else:
+            where = [
+                "cuda" if torch.cuda.is_available() else "cpu",
+                self.model.dtype_name(self.model.names[0]),
+            ]
+        return fingerprint.digest(recipe(self.model), settings, where, _code())[:24]
+
+
+def recipe(model: "Checkpoint | At") -> list:
+    """What a model's replies depend on, as plain data: the content of its files, and what is added to what."""
+    from chatvec_lab.weights.merged import MergedCheckpoint
+
+    if isinstance(model, At):
+        model = model.checkpoint
+    if not isinstance(model, MergedCheckpoint):
+        return [fingerprint.path(model.folder)]
+    options = [model.policy, model.copy_special, model.add_tokens]
+    vector = json.loads(json.dumps(model.vector.describe(), default=dataclasses.asdict))
+    return [*options, vector, recipe(model.cp), *(recipe(source) for source in model.vector.sources())]
+
+
+@functools.cache
+def _code() -> str:
+    paths = [fingerprint.PACKAGE / name for name in _CODE]
+    files = sorted(file for path in paths for file in (path.rglob("*.py") if path.is_dir() else [path]))
+    versions = [metadata.version(name) for name in ("torch", "transformers", "tokenizers")]
+    return fingerprint.digest([file.read_text("utf-8") for file in files], versions)
+
+
+def _read(folder: Path) -> dict[str, list[dict]]:
+    """All conversations that are kept in a folder, by their digest."""
+    lines: Iterable[str] = (
+        line for part in sorted(folder.glob("*.jsonl")) for line in part.read_text("utf-8").splitlines()
+    )
+    return {name: rows for name, rows in map(json.loads, lines)}
+
+
+def _write(folder: Path, fresh: dict[str, list[dict]]) -> None:
+    """One new part, whole as soon as it has its name."""
+    folder.mkdir(parents=True, exist_ok=True)
+    part = folder / f"{fingerprint.digest(sorted(fresh))[:24]}.jsonl"
+    temporary = part.with_suffix(f".{os.getpid()}.part")
+    text = "".join(json.dumps(item) + "\n" for item in sorted(fresh.items()))
+    with temporary.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(part)
