@@ -257,8 +257,46 @@ class WeightVector:
 
         return WeightVector((Term(1.0, Noise(self, seed)),))
 
+    def within(self, larger: Checkpoint, path: str | None = None) -> WeightVector:
+        """The vector for the language part of a larger model, such as LLaVA; the rest of that model is carried.
+
+        Add it to that model: `vlm + tau.within(vlm)`. `path` is the language part's, taken out of the larger model's
+        names ("language_model", or "" where they are the family's own); None finds it. See `within.Within`.
+        The larger model keeps its chat template, if it has one.
+        """
+        from chatvec_lab.weights.within import Within
+
+        leaves = [Within(term.leaf, larger, path) for term in self.terms]
+        return WeightVector(
+            tuple(
+                Term(term.factor, leaf, tuple(_renamed(schedule, leaf) for schedule in term.schedules))
+                for term, leaf in zip(self.terms, leaves, strict=True)
+            )
+        )
+
+    def is_outside(self, name: str) -> bool:
+        """True for a tensor of a larger model that no part of this vector, put `within` it, has to do with."""
+        return all(
+            leaf.is_outside(name) if isinstance(leaf, WeightVector) else name in getattr(leaf, "outside", ())
+            for leaf in self._inner()
+        )
+
+    @property
+    def larger(self) -> Checkpoint | None:
+        """The larger model whose language part this vector is for; None for an ordinary vector."""
+        return next((leaf.larger for leaf in self._inner() if getattr(leaf, "larger", None)), None)
+
+    def _inner(self) -> list[Leaf | WeightVector]:
+        """The leaves; of a transform the vector that it transforms."""
+        return [getattr(term.leaf, "vector", None) or term.leaf for term in self.terms]
+
     def save(self, path: str | os.PathLike, *, progress: bool = True) -> Path:
         """Store the vector as an artifact of its own (exact; usable without base and chat); returns the folder."""
+        if self.larger is not None:
+            raise ValueError(
+                f"{self.label} goes by the names of a larger model. Save the vector itself, and place it when it is "
+                "needed: vlm + WeightVector.load(path).within(vlm)."
+            )
         from chatvec_lab.weights.artifact import save_vector
 
         return save_vector(self, Path(path), progress=progress)
@@ -282,6 +320,11 @@ class WeightVector:
 
     def sources(self) -> list[Checkpoint]:
         return list(dict.fromkeys(source for term in self.terms for source in term.leaf.sources()))
+
+
+def _renamed(schedule: Callable[[str], float], leaf) -> Callable[[str], float]:
+    """A schedule by the family's names, for a leaf under a larger model's."""
+    return lambda name: schedule(leaf.inner(name))
 
 
 def _zeros_like(part: exact.Part, size: int) -> exact.Part:

@@ -15,11 +15,13 @@ def _formula(recipe: dict) -> str:
         name = (
             f"({inside})"
             if inside
-            else f"[{', '.join(f'{k}={v}' for k, v in term.items() if k not in ('factor', 'coefficients'))}]"
+            else f"[{', '.join(f'{k}={v}' for k, v in term.items() if k not in ('factor', 'coefficients', 'within'))}]"
         )
-        terms.append(
-            f"{term['factor']:g} * {name}" + (" (varied by tensor)" if "coefficients" in term else "")
-        )
+        varied = " (varied by tensor)" if "coefficients" in term else ""
+        if "within" in term:  # a larger model, whose other tensors are carried
+            place = term["within"]
+            varied += f" in the {place['tensors']} tensors of {place['path'] or 'its language part'}"
+        terms.append(f"{term['factor']:g} * {name}{varied}")
     return " + ".join([recipe["cp"], *terms])
 
 

@@ -64,7 +64,12 @@ class Checkpoint:
     @cached_property
     def entries(self) -> dict[str, files.Entry]:
         """Name to stored place, in file order. Reads headers only."""
-        return find_entries(self.folder)
+        entries = find_entries(self.folder)
+        if "chat_embed" in entries or "residuals_version" in read_json(self.folder / "config.json"):
+            raise ValueError(
+                f"{self.folder} holds a weight vector of another tool, not a model: open it with WeightVector.load."
+            )
+        return entries
 
     @property
     def names(self) -> list[str]:
@@ -141,6 +146,8 @@ class Checkpoint:
         if path.is_file():
             return path.read_text("utf-8")
         stored = self.tokenizer_config.get("chat_template")
+        if stored is None:  # older vision-language models keep it beside the processor
+            stored = read_json(self.folder / "chat_template.json").get("chat_template")
         if isinstance(stored, list):  # several named templates
             return {item["name"]: item["template"] for item in stored}.get("default")
         return stored

@@ -22,6 +22,7 @@ from chatvec_lab.weights.checkpoint import Checkpoint
 from chatvec_lab.weights.difference import Difference, leaf_rows, unpaired
 from chatvec_lab.weights.names import has_vocabulary_axis, is_buffer, is_head
 from chatvec_lab.weights.vocabulary import Policy, Vocabulary
+from chatvec_lab.weights.within import Within
 
 
 @dataclass(frozen=True)
@@ -107,7 +108,8 @@ class MergedCheckpoint(Checkpoint):
         lines = []
         for name in floats:
             if not self.vector.resolve(name):
-                lines.append(f"{name}   only in {self.cp.label}")
+                if not self.vector.is_outside(name):
+                    lines.append(f"{name}   only in {self.cp.label}")
             elif not self._shapes_pair(name):
                 lines.append(
                     f"{name}   {self.cp.label} {self.cp.shape(name)}, vector {self.vector.shape(name)}"
@@ -175,7 +177,11 @@ class MergedCheckpoint(Checkpoint):
         config = dict(self.cp.config)
         embeddings = [n for n in self._vocabulary_names() if not is_head(n)]
         if self.added_tokens and embeddings:
-            config["vocab_size"] = self.shape(embeddings[0])[0]
+            rows = {"vocab_size": self.shape(embeddings[0])[0]}
+            if "text_config" in config:
+                config["text_config"] = config["text_config"] | rows
+            else:
+                config |= rows
         return config
 
     @cached_property
@@ -226,6 +232,8 @@ class MergedCheckpoint(Checkpoint):
         if self.cp.dtype_name(name) not in files.FLOATS or is_buffer(name):
             return True
         if self.policy == "skip" and has_vocabulary_axis(name):
+            return True
+        if self.vector.is_outside(name):
             return True
         return not any(term.coefficient(name) for term in self.vector.terms)
 
@@ -372,6 +380,8 @@ def _live_rows(leaf, name: str, vocabulary: Vocabulary | None, rows: int) -> np.
     """True for the rows to which a leaf brings a difference (both its sides know the token)."""
     ids = leaf_rows(leaf, name, vocabulary, rows)
     live = ids >= 0
+    if isinstance(leaf, Within):
+        leaf, name = leaf.leaf, leaf.inner(name)
     minus = leaf._minus_rows(name) if isinstance(leaf, Difference) else None
     if minus is not None:
         live[live] = minus[ids[live]] >= 0
