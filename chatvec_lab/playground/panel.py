@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 _QUIET = 0.06  # seconds without a change after which the models are asked
 _CSS = """<style>
 .chatvec-panel textarea { unicode-bidi: plaintext; text-align: start; font-size: 14px; }
+.chatvec-panel .widget-label { justify-content: flex-end; text-align: end; }
 .chatvec-status { font-size: 12px; color: var(--jp-ui-font-color2, #666); }
 .chatvec-error { color: #b00020; white-space: pre-wrap; overflow-wrap: anywhere; }
 </style>"""
@@ -79,7 +80,7 @@ class Panel:
         self.family = wide(w.Dropdown, "family", half)
         # a choice in a list is made too easily for families whose weights must be fetched first: these are typed
         self.path = wide(
-            w.Combobox, "or", half, placeholder="name, folder or YAML file", continuous_update=False,
+            w.Combobox, "or", half, placeholder="name, folder, file", continuous_update=False,
             options=[name for name in family_names() if name not in self._families],
         )  # fmt: skip
         self.cp, self.vector = wide(w.Dropdown, "CP", half), wide(w.Dropdown, "vector", half)
@@ -91,7 +92,7 @@ class Panel:
         self.template = wide(
             w.Dropdown, "format", half, options={"chat template": "chat", "plain text": "plain"}
         )
-        self.language = wide(w.Dropdown, "in", half)
+        self.language = wide(w.Dropdown, "prompts in", half)
         self.example = wide(w.Dropdown, "example", "99%")
         self.prompt = wide(w.Textarea, "prompt", "99%", rows=3, continuous_update=False)
         self.button = w.Button(description="Ask", button_style="primary")
@@ -121,15 +122,14 @@ class Panel:
             dropdown.value = value or dropdown.options[0]
         self.layers.max = play.layers - 1
         self.layers.value = (0, play.layers - 1)
-        label = w.Label("modules", layout=w.Layout(width="70px", margin="2px 8px 2px 0"))
-        label.style.text_align = "right"
+        label = w.Label("modules", layout=w.Layout(width="70px", margin="2px 8px 2px 2px"))
         fit = w.Layout(width="auto", margin="2px 14px 2px 0")
         boxes = [w.Checkbox(True, description=kind, indent=False, layout=fit) for kind in play.modules]
         self.modules.children = [label, *boxes]
         for box in boxes:
             box.observe(self._changed, "value")
-        self._fill_languages()
         self.prompt.value = prompt or self.prompt.value
+        self._fill_languages()
 
     def _fill_languages(self) -> None:
         codes = list(dict.fromkeys([self.play.language_of(self.cp.value), "en"]))
@@ -139,20 +139,26 @@ class Panel:
 
     def _fill_examples(self) -> None:
         found = self.play.examples(self.language.value)
+        is_own = self.example.value is None and self.prompt.value.strip()
         self.example.options = [("(your own)", None), *((_short(e.label), e) for e in found)]
-        self.example.value = found[0] if found else None
-        if found:
+        if found and not is_own:
             self.prompt.value = found[0].text
+        self._mark_example()
+
+    def _mark_example(self) -> None:
+        """Show the example whose text stands in the prompt box, if there is one."""
+        known = [example for _, example in self.example.options if example is not None]
+        self.example.value = next((e for e in known if e.text == self.prompt.value), None)
 
     # ------------------------------------------------------------ events
 
     def _listen(self) -> None:
-        for widget in (self.vector, self.scale, self.layers, self.template, self.prompt):
+        for widget in (self.vector, self.scale, self.layers, self.template):
             widget.observe(self._changed, "value")
         for widget, handler in (
             *((self.family, self._change_family), (self.path, self._change_family)),
             *((self.cp, self._change_cp), (self.language, self._change_language)),
-            (self.example, self._change_example),
+            *((self.example, self._change_example), (self.prompt, self._change_prompt)),
         ):
             widget.observe(self._guarded(handler), "value")
         self.button.on_click(self._changed)
@@ -179,6 +185,7 @@ class Panel:
         name = change.new.strip()
         if not name:
             return
+        self.status.value = "loading the family …"
         try:
             self.play = Playground(self._families.get(name, name), **self.play.settings)
         except Exception:
@@ -198,6 +205,9 @@ class Panel:
     def _change_example(self, change) -> None:
         if change.new is not None:
             self.prompt.value = change.new.text
+
+    def _change_prompt(self, change) -> None:
+        self._mark_example()
 
     def _changed(self, change) -> None:
         """Ask when the choices have rested; at once where no event loop runs (a script)."""
@@ -231,9 +241,8 @@ class Panel:
             )
             self.cards.value = cards(self.replies)
             new = int((~self.replies.groupby("model").is_cached.first()).sum())
-            self.status.value = (
-                f"{new} of {self.replies.model.nunique()} replies generated, {perf_counter() - start:.2f} s"
-            )
+            took, count = perf_counter() - start, self.replies.model.nunique()
+            self.status.value = f"{count} replies ({new} new, {count - new} kept) in {took:.2f} s"
             self._draw(place)
         except Exception as error:
             self._show(error)
