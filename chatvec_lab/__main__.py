@@ -53,8 +53,11 @@ def _add_merge(verbs) -> None:
     models.add_argument(
         "--vector", action="append", default=[], help="a saved vector, in place of --chat and --base"
     )
-    models.add_argument("--cp", required=True, help="the continually pre-trained model that gets the vector")
-    models.add_argument("--out", required=True, help="the new folder")
+    models.add_argument("--cp", help="the continually pre-trained model that gets the vector")
+    models.add_argument("--out", help="the new folder")
+    models.add_argument(
+        "--mergekit", metavar="FILE", help="run this recipe of mergekit, in place of --base, --chat and --cp"
+    )
     vector = parser.add_argument_group("vector")
     vector.add_argument(
         "--scale", action="append", type=float, default=[], help="one for all, or one each; default 1"
@@ -78,23 +81,60 @@ def _add_merge(verbs) -> None:
     output.add_argument(
         "--verify", action="store_true", help="read the result again and compare it with the formula"
     )
+    output.add_argument(
+        "--export-mergekit",
+        metavar="FILE",
+        help="write the merge as a recipe of mergekit; --out may be left out",
+    )
     output.add_argument("--save-vector", metavar="DIR", help="also save the (unscaled) vector as an artifact")
     parser.set_defaults(run=_merge)
 
 
 def _merge(options) -> int:
-    from chatvec_lab import Checkpoint, WeightVector
+    given = [
+        f"--{k}" for k in ("base", "chat", "vector", "cp", "scale", "layers", "select") if getattr(options, k)
+    ]
+    if options.mergekit and given:
+        raise ValueError(f"--mergekit names its own models; {', '.join(given)} cannot be given beside it.")
+    if not options.mergekit and not options.cp:
+        raise ValueError("no model to add to: give --cp, or --mergekit.")
+    if not options.out and not options.export_mergekit:
+        raise ValueError("nowhere to write to: give --out, or --export-mergekit.")
+    merged, dtype = _from_mergekit(options) if options.mergekit else (_merged(options), None)
+    dtype = options.dtype or dtype
+    if options.export_mergekit:
+        from chatvec_lab.interop.mergekit_export import export
 
-    def checkpoint(text: str) -> Checkpoint:
-        source, _, revision = text.partition("@")
-        return Checkpoint(source, revision=revision or None)
+        file = export(merged, options.export_mergekit, dtype=dtype)
+        print(f"{file}: run it with mergekit-yaml {file} OUT --out-shard-size 500M")
+    if options.out:
+        report = merged.save(
+            options.out, dtype=dtype, max_shard_size=options.max_shard_size,
+            resume=not options.no_resume, verify=options.verify,
+        )  # fmt: skip
+        print(report)
+    return 0
+
+
+def _from_mergekit(options):
+    from chatvec_lab.interop.mergekit import load
+
+    recipe = load(options.mergekit)
+    for note in recipe.notes:
+        print(f"{options.mergekit}: {note}")
+    return recipe.merged, recipe.dtype
+
+
+def _merged(options):
+    """cp + the sum of the scaled vectors that the options name."""
+    from chatvec_lab import WeightVector
 
     bases = options.base * len(options.chat) if len(options.base) == 1 else options.base
     if len(bases) != len(options.chat):
         raise ValueError(
             f"{len(options.chat)} --chat but {len(options.base)} --base: give one base, or one for each chat."
         )
-    vectors = [checkpoint(chat) - checkpoint(base) for chat, base in zip(options.chat, bases, strict=True)]
+    vectors = [_checkpoint(chat) - _checkpoint(base) for chat, base in zip(options.chat, bases, strict=True)]
     vectors += [WeightVector.load(path) for path in options.vector]
     if not vectors:
         raise ValueError("no vector: give --chat and --base, or --vector.")
@@ -109,15 +149,16 @@ def _merge(options) -> int:
     tau = sum(scale * vector for scale, vector in zip(scales, vectors, strict=True))
     if options.layers or options.select:
         tau = tau.select(layers=options.layers, modules=options.select)
-    merged = checkpoint(options.cp).add(
+    return _checkpoint(options.cp).add(
         tau, vocabulary=options.vocabulary, copy_special=options.copy_special, add_tokens=options.add_tokens
     )
-    report = merged.save(
-        options.out, dtype=options.dtype, max_shard_size=options.max_shard_size,
-        resume=not options.no_resume, verify=options.verify,
-    )  # fmt: skip
-    print(report)
-    return 0
+
+
+def _checkpoint(text: str):
+    from chatvec_lab import Checkpoint
+
+    source, _, revision = text.partition("@")
+    return Checkpoint(source, revision=revision or None)
 
 
 def _add_inspect(verbs) -> None:

@@ -95,6 +95,10 @@ class Sparsified(Transform):
         recipe = {"sparsified": self.method, "density": self.density, "of": self.vector.describe()}
         return recipe | ({"seed": self.seed} if self.method == "dare" else {})
 
+    def kept(self, size: int) -> int:
+        """How many of a tensor's elements "magnitude" keeps."""
+        return max(1, round(self.density * size))
+
     def measure(self, name: str) -> tuple[float, int]:
         """The magnitude threshold, and the flat index behind the last element kept among those equal to it.
 
@@ -102,7 +106,7 @@ class Sparsified(Transform):
         with the memory of a block.
         """
         size = prod(self.shape(name))
-        keep = max(1, round(self.density * size))
+        keep = self.kept(size)
         above, prefix = 0, 0
         for shift, known in ((16, 0), (0, 16)):  # upper half of the bits, then the lower
             counts = np.zeros(1 << 16, np.int64)
@@ -128,6 +132,7 @@ class Sparsified(Transform):
         if self.density == 1.0:
             return parts
         if self.method == "dare":
+            start, stop = int(start), int(stop)  # numpy's own integers are too narrow for advance
             first = start // 4  # a Philox step gives four numbers
             bits = (
                 _generator("dare", self.seed, name)

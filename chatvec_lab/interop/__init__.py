@@ -1,0 +1,1 @@
+"""Sharing with other tools: the hub, mergekit, PEFT, other formats of vectors, and GGUF sources."""

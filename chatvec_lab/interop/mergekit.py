@@ -1,0 +1,386 @@
+"""A recipe of mergekit run as ours: task_arithmetic, ties, dare_linear and dare_ties over whole models.
+
+What mergekit computes in `dtype`, rounding at every step, is computed exactly here and rounded once. Whatever a
+recipe asks for that is not known is refused by its name, before anything is read.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from chatvec_lab.weights import exact, files
+from chatvec_lab.weights.arithmetic import Term, WeightVector
+from chatvec_lab.weights.blocks import Workspace
+from chatvec_lab.weights.checkpoint import Checkpoint
+from chatvec_lab.weights.difference import Difference
+from chatvec_lab.weights.merged import MergedCheckpoint
+from chatvec_lab.weights.names import has_vocabulary_axis, layer_of
+from chatvec_lab.weights.transforms import Sparsified, Transform
+
+# sparsification, consensus by sign, normalize, rescale: mergekit 0.1.5's defaults
+METHODS = {
+    "task_arithmetic": (None, False, False, False),
+    "ties": ("magnitude", True, True, False),
+    "dare_ties": ("dare", True, False, True),
+    "dare_linear": ("dare", False, False, True),
+}
+_KEYS = {"merge_method", "base_model", "models", "parameters", "dtype", "out_dtype", "tokenizer_source", "tokenizer",
+         "chat_template"}  # fmt: skip
+_PARAMETERS = {"weight", "density", "normalize", "rescale", "lambda", "int8_mask"}
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A mergekit recipe as a lazy checkpoint; `dtype` is what the recipe wants stored (None: base_model's).
+
+    `notes` say what is done otherwise than mergekit does it.
+    """
+
+    merged: MergedCheckpoint
+    dtype: str | None
+    notes: tuple[str, ...]
+
+    def save(self, path: str | os.PathLike, **options):
+        """`merged.save` with the recipe's dtype; returns its `SaveReport`."""
+        return self.merged.save(path, **{"dtype": self.dtype, **options})
+
+
+def load(config: str | os.PathLike | Mapping[str, Any], *, seed: int = 0) -> Recipe:
+    """The recipe in a YAML file (or an already parsed one) as a merged checkpoint; nothing is read yet but headers.
+
+    `seed` draws the masks of dare_*; model i uses seed + i. The result has base_model's vocabulary, config and
+    sharding (or those of a model of weight 1 that `tokenizer_source` names), and the chat model's template.
+
+    Raises ValueError naming the key, method, parameter or model that is not supported, and where vocabularies
+    differ and the recipe does not say which to keep.
+    """
+    if not isinstance(config, Mapping):
+        config = yaml.safe_load(Path(config).read_text("utf-8"))
+    _check_keys(config)
+    method = config["merge_method"]
+    sparsify, consensus, normalize, rescale = METHODS[method]
+    base, models, settings = _models(config)
+    shared = config.get("parameters") or {}
+    last = max((layer_of(n) or 0 for n in base.names), default=0)
+    normalize = _flag(shared, "normalize", normalize)
+    weights = [
+        _evaluator("weight", [own, shared], last, m.label) for m, own in zip(models, settings, strict=True)
+    ]
+    for weight in weights:
+        _ = [weight(name) for name in base.names]  # so that a missing one is told now
+    factor = _evaluator("lambda", [shared], last, default=1.0)
+    densities = [_density(own, shared) for own in settings] if sparsify else [1.0] * len(models)
+    if not sparsify and (bad := [d for d in map(_density, settings, [shared] * len(models)) if d != 1.0]):
+        raise ValueError(
+            f"density {bad[0]!r} means nothing to merge_method: {method}; leave it out or use ties."
+        )
+
+    start, kept = _start(
+        config, base, models, weights, plain=not sparsify and not consensus and not normalize
+    )
+    deltas = []
+    for i, (model, density) in enumerate(zip(models, densities, strict=True)):
+        delta = model - base
+        if sparsify and density < 1:
+            sparse = WeightVector((Term(1.0, _Sparsified(delta, sparsify, density, seed + i)),))
+            if _flag(shared, "rescale", rescale):
+                sparse = WeightVector((Term(1.0, _Rescaled(sparse, delta)),))
+            elif sparsify == "dare":
+                sparse = density * sparse  # ours divides by the density, mergekit's rescale: false does not
+            delta = sparse
+        deltas.append(delta)
+    if consensus:
+        leaf = _Elected(deltas, weights, normalize)
+        vector = WeightVector((Term(1.0, leaf, (factor,)),))
+    else:
+        vector = _weighted(models, deltas, weights, factor, normalize, kept)
+    dtype = config.get("out_dtype") or config.get("dtype")
+    if dtype is not None and str(dtype).removeprefix("torch.") not in files.FLOATS:
+        raise ValueError(f"dtype {dtype!r}: expected one of {', '.join(files.FLOATS)}.")
+    return Recipe(
+        start + vector, dtype and str(dtype).removeprefix("torch."), _notes(config, sparsify, densities)
+    )
+
+
+def _check_keys(config: Any) -> None:
+    if not isinstance(config, Mapping) or "merge_method" not in config:
+        raise ValueError("no mergekit recipe: expected a mapping with merge_method, base_model and models.")
+    for key in ("slices", "modules"):
+        if key in config:
+            raise ValueError(
+                f"{key}: is not supported: layers of different places have no common difference (chat - base). "
+                "Write the recipe with models:, and layers through weight: [gradient] or filter:."
+            )
+    unknown = sorted(set(config) - _KEYS)
+    if unknown:
+        raise ValueError(
+            f"unsupported in a recipe: {', '.join(unknown)}; known are {', '.join(sorted(_KEYS))}."
+        )
+    if config["merge_method"] not in METHODS:
+        raise ValueError(
+            f"merge_method: {config['merge_method']} is not supported; a chat vector is a sum of weight differences, "
+            f"so this runs {', '.join(METHODS)}."
+        )
+    if not config.get("base_model") or not config.get("models"):
+        raise ValueError(f"merge_method: {config['merge_method']} needs base_model and models.")
+    if config.get("chat_template") not in (None, "auto") and "{" not in str(config["chat_template"]):
+        raise ValueError(
+            f"chat_template: {config['chat_template']} names one of mergekit's own templates, which are not here. "
+            "Leave it out: the chat model's template is carried over."
+        )
+
+
+def _checkpoint(reference: Any) -> Checkpoint:
+    revision = None
+    if isinstance(reference, Mapping):
+        odd = sorted(set(reference) - {"model", "path", "revision"})
+        if odd and any(reference[key] for key in odd):
+            raise ValueError(
+                f"{', '.join(odd)} of model {reference} is not supported; merge the adapter first."
+            )
+        inner = reference.get("model", reference)
+        if isinstance(inner, Mapping):
+            reference, revision = inner["path"], inner.get("revision")
+        else:
+            reference = inner
+    reference = str(reference)
+    if "+" in reference and not Path(reference).exists():
+        raise ValueError(
+            f"model {reference!r} has an adapter (model+lora), which is not supported; merge it first."
+        )
+    if "@" in reference and revision is None and not Path(reference).exists():
+        reference, _, revision = reference.partition("@")
+    return Checkpoint(reference, revision=revision)
+
+
+def _models(config: Mapping) -> tuple[Checkpoint, list[Checkpoint], list[Mapping]]:
+    """base_model, the other models (base_model among them is dropped, as mergekit does), and their parameters."""
+    base = _checkpoint(config["base_model"])
+    models, settings = [], []
+    for entry in config["models"]:
+        odd = sorted(set(entry) - {"model", "parameters"})
+        if odd or "model" not in entry:
+            raise ValueError(f"models: expected model and parameters, got {', '.join(sorted(entry))}.")
+        own = entry.get("parameters") or {}
+        for where, given in ((str(entry["model"]), own), ("parameters", config.get("parameters") or {})):
+            unknown = sorted(set(given) - _PARAMETERS)
+            if unknown:
+                raise ValueError(
+                    f"{where}: parameter {', '.join(unknown)} is not supported with merge_method: "
+                    f"{config['merge_method']}; known are {', '.join(sorted(_PARAMETERS))}."
+                )
+        for name in ("normalize", "rescale", "lambda"):
+            if name in own:
+                raise ValueError(f"{entry['model']}: {name} belongs under the recipe's own parameters.")
+        model = _checkpoint(entry["model"])
+        if _same(model, base):
+            continue
+        if any(_same(model, other) for other in models):
+            raise ValueError(f"model {model.label} is listed twice; add its weights up.")
+        models.append(model)
+        settings.append(own)
+    if not models:
+        raise ValueError("models lists nothing but base_model.")
+    return base, models, settings
+
+
+def _same(a: Checkpoint, b: Checkpoint) -> bool:
+    return os.path.realpath(a.source) == os.path.realpath(b.source) and a.revision == b.revision
+
+
+def _flag(settings: Mapping, name: str, default: bool) -> bool:
+    value = settings.get(name, default)
+    if not isinstance(value, bool | int) or value not in (0, 1):
+        raise ValueError(f"{name}: {value!r} is not supported; write true or false.")
+    return bool(value)
+
+
+def _density(own: Mapping, shared: Mapping) -> float:
+    value = own.get("density", shared.get("density", 1.0))
+    try:
+        value = float(value)
+    except (TypeError, ValueError):
+        raise ValueError(f"density: {value!r} is not supported; only one number a model is.") from None
+    if not 0 < value <= 1:
+        raise ValueError(f"density: {value!r}: expected a share in (0, 1].")
+    return value
+
+
+def _evaluator(
+    name: str, sources: list[Mapping], last: int, model: str = "", default: float | None = None
+) -> Callable[[str], float]:
+    """A parameter as a function of the tensor's name: a number, a gradient over the layers, or a list of filters."""
+
+    def evaluate(setting: Any, tensor: str) -> float | None:
+        if isinstance(setting, Mapping):
+            setting = [setting]
+        if isinstance(setting, list) and any(isinstance(item, Mapping) for item in setting):
+            fits = (s for s in setting if s.get("filter") in (None, "*") or s["filter"] in tensor)
+            first = next(fits, None)
+            return None if first is None else evaluate(first["value"], tensor)
+        if isinstance(setting, list):
+            layer = layer_of(tensor)
+            at = (
+                0.0 if layer is None else (layer / last if last else 1.0)
+            )  # mergekit's t; 0 outside the layers
+            points = [float(value) for value in setting]
+            below = int(at * (len(points) - 1))
+            above, share = min(len(points) - 1, below + 1), at * (len(points) - 1) - below
+            return (1 - share) * points[below] + share * points[above]
+        return float(setting)
+
+    def value(tensor: str) -> float:
+        for source in sources:
+            if name in source:
+                found = evaluate(source[name], tensor)
+                if found is not None:
+                    return found
+        if default is None:
+            raise ValueError(f"{model}: no {name} for {tensor}; give it under the model's own parameters:.")
+        return default
+
+    value.is_constant = all(not isinstance(source.get(name), list | Mapping) for source in sources)
+    return value
+
+
+def _start(config, base, models, weights, *, plain: bool) -> tuple[Checkpoint, int | None]:
+    """The checkpoint to which deltas are added, and its number among the models (None: base_model)."""
+    tokenizer = config.get("tokenizer") or {}
+    source = config.get("tokenizer_source", tokenizer.get("source"))
+    if tokenizer.get("pad_to_multiple_of"):
+        raise ValueError("tokenizer: pad_to_multiple_of is not supported; padding rows stay as they are.")
+    for token, how in (tokenizer.get("tokens") or {}).items():
+        known = [m for m in (base, *models) if m.vocabulary and token in m.vocabulary.tokens]
+        keeps = (
+            how.get("force")
+            and isinstance(how.get("source"), str)
+            and _same(_checkpoint(how["source"]), base)
+        )
+        if not keeps or len(known) == 1 + len(models):
+            raise ValueError(
+                f"tokenizer: the rule for token {token!r} is not supported (rows pair by token here)."
+            )
+    if source == "union":
+        raise ValueError("tokenizer_source: union is not supported: it renumbers the tokens of every model.")
+    if source not in (None, "base") and not _same(_checkpoint(source), base):
+        wanted = _checkpoint(source)
+        for i, (model, weight) in enumerate(zip(models, weights, strict=True)):
+            if _same(model, wanted) and plain and weight.is_constant and weight("") == 1.0:
+                return model, i
+        raise ValueError(
+            f"tokenizer_source: {source}: only base_model's vocabulary can be kept, or that of a model that a "
+            "task_arithmetic recipe adds with weight 1. Make it the base_model (see chatvec_lab's own recipes)."
+        )
+    if source is None:
+        sizes = {
+            m.label: {n: m.shape(n)[0] for n in m.names if has_vocabulary_axis(n)} for m in (base, *models)
+        }
+        differing = [label for label, rows in sizes.items() if rows != sizes[base.label]]
+        if differing:
+            raise ValueError(
+                f"{', '.join(differing)} and base_model {base.label} have different vocabularies ({sizes}), and the "
+                "recipe does not say which to keep. Best is base_model: CP with chat at +scale and base at -scale; "
+                "tokenizer_source: base keeps base_model's alone."
+            )
+    return base, None
+
+
+def _weighted(models, deltas, weights, factor, normalize, kept) -> WeightVector:
+    """lambda * sum of weight * delta / divisor; the model that is kept as a start has its delta in already."""
+    terms = []
+    pair = len(models) == 2 and not normalize and all(isinstance(d.terms[0].leaf, Difference) for d in deltas)
+    constant = all(w.is_constant for w in (*weights, factor)) and not normalize
+    if pair and constant and kept is None and weights[0]("") == -weights[1](""):
+        plus, minus = models if weights[0]("") > 0 else models[::-1]
+        return abs(weights[0]("")) * factor("") * (plus - minus)  # a chat vector
+
+    def divisor(tensor: str) -> float:
+        total = sum(weight(tensor) for weight in weights) if normalize else 1.0
+        return total if abs(total) >= 1e-8 else 1.0
+
+    def coefficient(weight):
+        return lambda tensor: factor(tensor) * weight(tensor) / divisor(tensor)
+
+    for i, (delta, weight) in enumerate(zip(deltas, weights, strict=True)):
+        if i != kept:
+            terms.append(
+                (factor("") * weight("")) * delta if constant else _scheduled(delta, coefficient(weight))
+            )
+    return sum(terms) if terms else 0.0 * deltas[0]
+
+
+def _scheduled(vector: WeightVector, schedule: Callable[[str], float]) -> WeightVector:
+    return WeightVector(tuple(Term(t.factor, t.leaf, (*t.schedules, schedule)) for t in vector.terms))
+
+
+class _Sparsified(Sparsified):
+    """As ours, but mergekit rounds the number of kept elements down."""
+
+    def kept(self, size: int) -> int:
+        return max(1, int(self.density * size))
+
+
+class _Rescaled(Transform):
+    """A sparsified vector whose tensors have the L1 norms of the whole one: mergekit's `rescale`."""
+
+    def __init__(self, sparse: WeightVector, whole: WeightVector):
+        super().__init__(sparse, f"{sparse.label}, rescaled")
+        self.whole = Transform(whole, whole.label)
+
+    def describe(self) -> dict:
+        return {"rescaled": "l1", "of": self.vector.describe()}
+
+    def measure(self, name: str) -> float:
+        before, after = (sum(np.abs(b).sum() for _, b in v.blocks(name)) for v in (self.whole, self))
+        return float(before / after) if min(before, after) >= 1e-7 else 1.0
+
+    def own(self, name: str, start: int, stop: int, work: Workspace) -> list[exact.Part]:
+        return [(c * self.fact(name), p, m) for c, p, m in self.vector.parts(name, start, stop, work=work)]
+
+
+class _Elected(Transform):
+    """Weighted deltas whose sign agrees with that of their sum, added up; divided by their weights to normalize."""
+
+    def __init__(self, deltas: list[WeightVector], weights: list[Callable[[str], float]], normalize: bool):
+        super().__init__(sum(deltas), "sign consensus of " + ", ".join(d.label for d in deltas))
+        self.deltas, self.weights, self.normalize = deltas, weights, normalize
+
+    def describe(self) -> dict:
+        weights = [{n: w(n) for n in self.names} if not w.is_constant else w("") for w in self.weights]
+        of = [delta.describe() for delta in self.deltas]
+        return {"consensus": "sign of the sum", "normalize": self.normalize, "weights": weights, "of": of}
+
+    def own(self, name: str, start: int, stop: int, work: Workspace) -> list[exact.Part]:
+        space = (
+            {"vocabulary": self.vocabulary, "rows": self.shape(name)[0]} if has_vocabulary_axis(name) else {}
+        )
+        weights = np.array([weight(name) for weight in self.weights])[:, None]
+        deltas = np.empty((len(self.deltas), stop - start))
+        for row, delta in zip(deltas, self.deltas, strict=True):
+            exact.combine(None, delta.parts(name, start, stop, work=work, **space), row, scratch=work.scratch)
+        deltas *= weights
+        agreeing = np.sign(deltas) == np.where(deltas.sum(0) >= 0, 1.0, -1.0)
+        total = (deltas * agreeing).sum(0)
+        if self.normalize:
+            divisor = (weights * agreeing).sum(0)
+            total /= np.where(divisor == 0, 1.0, divisor)
+        return [(1.0, total, None)]
+
+
+def _notes(config: Mapping, sparsify: str | None, densities: list[float]) -> tuple[str, ...]:
+    notes = [f"computed exactly and rounded once, not in {config.get('dtype') or 'the dtype of the models'}"]
+    if sparsify == "dare" and min(densities) < 1:
+        notes.append(
+            "the masks of dare are our generator's, not torch's: the same statistics, other elements"
+        )
+    if sparsify == "magnitude" and min(densities) < 1:
+        notes.append("among equal magnitudes at the threshold the first in file order are kept")
+    notes.append("chat template and end-of-turn tokens are the chat model's")
+    return tuple(notes)
