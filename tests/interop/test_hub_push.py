@@ -1,0 +1,280 @@
+"""Pushing against a real server on loopback that speaks the hub's upload protocol (git-LFS transfers)."""
+
+import base64
+import hashlib
+import json
+import os
+import re
+import subprocess
+import sys
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pandas
+import pytest
+import yaml
+from safetensors.torch import load_file
+
+from chatvec_lab import Checkpoint, WeightVector
+from chatvec_lab.interop import hub
+
+TOKEN = "hf_" + "notarealtoken" * 2
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+class Repositories:
+    """What the server holds: files by repository, LFS objects by hash, and every request."""
+
+    def __init__(self):
+        self.files, self.objects, self.requests, self.created = {}, {}, [], {}
+        self.refuse = False
+
+
+@pytest.fixture
+def server():
+    state = Repositories()
+
+    class Hub(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def log_message(self, *_):
+            pass
+
+        def reply(self, status, value=None):
+            body = b"" if value is None else json.dumps(value).encode()
+            self.send_response(status)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            if self.command != "HEAD":
+                self.wfile.write(body)
+
+        def body(self):
+            if self.headers.get("Transfer-Encoding") == "chunked":
+                chunks = []
+                while size := int(self.rfile.readline(), 16):
+                    chunks.append(self.rfile.read(size))
+                    self.rfile.readline()
+                self.rfile.readline()
+                return b"".join(chunks)
+            return self.rfile.read(int(self.headers.get("Content-Length", 0)))
+
+        def answer(self):
+            body = self.body()
+            state.requests.append((self.command, self.path, self.headers.get("Authorization"), body))
+            path = self.path.split("?")[0]
+            if self.command == "PUT" and path.startswith("/lfs-store/"):
+                state.objects[path.rsplit("/", 1)[1]] = body
+                return self.reply(200)
+            if state.refuse or self.headers.get("Authorization") != f"Bearer {TOKEN}":
+                return self.reply(403, {"error": "no right to write"})
+            if path == "/api/validate-yaml":
+                front = yaml.safe_load(json.loads(body)["content"].split("---")[1])
+                errors = [] if isinstance(front, dict) else [{"message": "no mapping"}]
+                return self.reply(200, {"errors": errors, "warnings": []})
+            if path == "/api/repos/create":
+                asked = json.loads(body)
+                name = f"{asked['organization']}/{asked['name']}"
+                state.created[name] = asked
+                return self.reply(200, {"url": f"{address}/{name}", "name": name, "id": name})
+            if branch := re.fullmatch(r"/api/models/([\w-]+/[\w-]+)/branch/(.+)", path):
+                state.created[branch[1]]["branch"] = branch[2]
+                return self.reply(201)
+            if re.fullmatch(r"/api/models/[\w-]+/[\w-]+/preupload/.+", path):
+                mode = lambda name: "lfs" if name.endswith(".safetensors") else "regular"  # noqa: E731
+                files = [{"path": f["path"], "uploadMode": mode(f["path"]), "shouldIgnore": False}
+                         for f in json.loads(body)["files"]]  # fmt: skip
+                return self.reply(200, {"files": files})
+            if path.endswith(".git/info/lfs/objects/batch"):
+                wanted = json.loads(body)
+                href = lambda oid: f"{address}/lfs-store/{oid}"  # noqa: E731
+                return self.reply(200, {"transfer": "basic", "objects": [
+                    {**o, "actions": {"upload": {"href": href(o["oid"])}}} for o in wanted["objects"]
+                ]})  # fmt: skip
+            if commit := re.fullmatch(r"/api/models/([\w-]+/[\w-]+)/commit/(.+)", path):
+                lines = [json.loads(line) for line in body.splitlines()]
+                files = {}
+                for line in lines[1:]:
+                    value = line["value"]
+                    if line["key"] == "file":
+                        files[value["path"]] = base64.b64decode(value["content"])
+                    else:
+                        files[value["path"]] = state.objects[value["oid"]]
+                        assert len(files[value["path"]]) == value["size"]
+                        assert hashlib.sha256(files[value["path"]]).hexdigest() == value["oid"]
+                state.files[commit[1]] = files
+                state.created[commit[1]] |= {"message": lines[0]["value"]["summary"], "revision": commit[2]}
+                url = f"{address}/{commit[1]}/commit/{COMMIT}"
+                return self.reply(200, {"commitUrl": url, "commitOid": COMMIT, "pullRequestUrl": None})
+            return self.reply(404, {"error": path})
+
+        do_GET = do_POST = do_PUT = answer
+
+    loopback = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
+    address = f"http://127.0.0.1:{loopback.server_port}"
+    threading.Thread(target=loopback.serve_forever, daemon=True).start()
+    yield address, state
+    loopback.shutdown()
+
+
+def run(address, code, token=TOKEN):
+    """The code in a process of its own, since the hub's address is read at import."""
+    environment = os.environ | {
+        "HF_ENDPOINT": address, "HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_XET": "1", "NO_PROXY": "127.0.0.1",
+        "HF_TOKEN": token or "", "HF_HUB_DISABLE_TELEMETRY": "1",
+    }  # fmt: skip
+    return subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+
+
+@pytest.fixture(scope="module")
+def saved(families, tmp_path_factory):
+    """A merged model in two shards, and a vector."""
+    base, chat, cp = map(Checkpoint, families("llama"))
+    root = tmp_path_factory.mktemp("saved")
+    (cp + 0.5 * (chat - base)).save(root / "merged", max_shard_size="8KB", progress=False)
+    (chat - base).save(root / "vector", progress=False)
+    return root
+
+
+def test_a_merged_model_reaches_the_hub_whole(server, saved):
+    address, state = server
+    code = (
+        "from chatvec_lab.interop import hub\n"
+        f"r = hub.push({str(saved / 'merged')!r}, 'lab/ko-chat', private=True, family='pico', revision='half',\n"
+        "             licences={'cp': 'apache-2.0', 'chat': 'apache-2.0', 'base': 'apache-2.0'},\n"
+        "             evaluation={'fidelity': {'cosine': 0.98765}, 'n': 96})\n"
+        "print(r)"
+    )
+    done = run(address, code)
+    assert done.returncode == 0, done.stderr
+    sent = state.files["lab/ko-chat"]
+    local = {p.name: p.read_bytes() for p in (saved / "merged").iterdir()}
+    assert sent.keys() == local.keys()
+    assert all(sent[name] == local[name] for name in sent if name != "README.md")
+    assert sum(name.endswith(".safetensors") for name in sent) > 1
+    about = state.created["lab/ko-chat"]
+    assert about.get("visibility") == "private" or about.get("private") is True  # hub 2 and 1
+    assert about["branch"] == about["revision"] == "half"
+    card = sent["README.md"].decode()
+    front = yaml.safe_load(card.split("---")[1])
+    assert front["license"] == "apache-2.0" and "family:pico" in front["tags"]
+    for text in (
+        "cp + 0.5 * (chat - base)",
+        "| chat | apache-2.0 |",
+        "| fidelity.cosine | 0.9877 |",
+        "| n | 96 |",
+    ):
+        assert text in card
+    assert (
+        f"{address}/lab/ko-chat/commit/{COMMIT}" in done.stdout
+        and "model.safetensors.index.json" in done.stdout
+    )
+
+
+def test_the_token_goes_into_the_header_alone(server, saved):
+    address, state = server
+    done = run(
+        address, f"from chatvec_lab.interop import hub; print(hub.push({str(saved / 'vector')!r}, 'lab/tau'))"
+    )
+    assert done.returncode == 0, done.stderr
+    assert any(authorization == f"Bearer {TOKEN}" for _, _, authorization, _ in state.requests)
+    assert TOKEN not in done.stdout + done.stderr
+    assert not any(TOKEN in path or TOKEN.encode() in body for _, path, _, body in state.requests)
+    assert not any(TOKEN.encode() in content for content in state.files["lab/tau"].values())
+
+
+def test_a_pushed_vector_is_the_vector(server, saved, tmp_path):
+    address, state = server
+    done = run(
+        address, f"from chatvec_lab.interop import hub; hub.push({str(saved / 'vector')!r}, 'lab/tau')"
+    )
+    assert done.returncode == 0, done.stderr
+    for name, content in state.files["lab/tau"].items():
+        (tmp_path / name).write_bytes(content)
+    stored = load_file(saved / "vector" / "vector.safetensors")
+    loaded = WeightVector.load(tmp_path)
+    assert all((loaded.read(name) == stored[name].float()).all() for name in loaded.names)
+
+
+def test_a_refused_token_is_an_error_that_does_not_show_it(server, saved):
+    address, state = server
+    wrong = "hf_" + "wrongtoken" * 3
+    done = run(
+        address, f"from chatvec_lab.interop import hub; hub.push({str(saved / 'vector')!r}, 'lab/tau')", wrong
+    )
+    assert "PermissionError: the hub refused 'lab/tau' (403)" in done.stderr
+    assert wrong not in done.stderr and not state.files
+
+
+def test_without_a_token_nothing_is_sent(server, saved):
+    address, state = server
+    done = run(
+        address, f"from chatvec_lab.interop import hub; hub.push({str(saved / 'vector')!r}, 'lab/tau')", None
+    )
+    assert "PermissionError: pushing to 'lab/tau' needs a token" in done.stderr
+    assert "HF_TOKEN" in done.stderr and not state.requests
+
+
+def test_a_dry_run_shows_files_sizes_and_card(saved, monkeypatch):
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    table = pandas.DataFrame({"scale": [0.5, 1.0], "accuracy": [0.25, 0.123456]})
+    report = hub.push(saved / "merged", "lab/ko-chat", dry_run=True, evaluation=table)
+    assert report.url is None
+    sizes = {p.name: p.stat().st_size for p in (saved / "merged").iterdir()} | {
+        "README.md": len(report.card.encode())
+    }
+    assert report.files == sizes
+    assert (
+        "| 1 | 0.1235 |" in report.card and "| chat | not stated; see the page of the source |" in report.card
+    )
+    assert "license" not in yaml.safe_load(report.card.split("---")[1])
+    assert "nothing was sent" in str(report) and f"{sum(sizes.values()):,} bytes" in str(report)
+
+
+def test_an_expression_is_saved_first_and_knows_the_licences_beside_its_sources(
+    families, tmp_path, monkeypatch
+):
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    base, chat, cp = map(Checkpoint, families("llama"))
+    licensed = tmp_path / "licensed"
+    licensed.mkdir()
+    for file in cp.folder.iterdir():
+        (licensed / file.name).write_bytes(file.read_bytes())
+    (licensed / "README.md").write_text("---\nlicense: llama2\n---\n# CP\n")
+    merged = Checkpoint(licensed) + (chat - base)
+    report = hub.push(merged, "lab/x", dry_run=True, folder=tmp_path / "out", licences={"chat": "mit"})
+    assert "| licensed | llama2 |" in report.card and "| chat | mit |" in report.card
+    assert Checkpoint(tmp_path / "out").names == cp.names  # stays, so that the push itself can take it
+    assert hub.push(merged, "lab/x", dry_run=True).files.keys() == report.files.keys()
+
+
+def test_licences_come_from_the_described_families(tmp_path, monkeypatch):
+    (tmp_path / "families").mkdir()
+    (tmp_path / "families" / "f.yaml").write_text(
+        "base: {source: a/base, licence: L2}\nchat: {source: a/chat}\ncp: {ko: {source: b/cp, licence: MIT}}\n"
+    )
+    monkeypatch.setattr("chatvec_lab.paths.DATA", tmp_path)
+    assert hub._licences({"a/base": None, "b/cp": None, "a/chat": None}, {}, None) == {
+        "a/base": "L2", "b/cp": "MIT", "a/chat": None,
+    }  # fmt: skip
+
+
+def test_what_is_not_ours_or_not_whole_is_not_pushed(families, saved, tmp_path):
+    base = families("llama")[0]
+    with pytest.raises(ValueError, match="was not written by chatvec_lab"):
+        hub.push(base, "lab/x", dry_run=True)
+    with pytest.raises(TypeError, match="is a source as it is"):
+        hub.push(Checkpoint(base), "lab/x", dry_run=True)
+    with pytest.raises(FileNotFoundError, match="no folder"):
+        hub.push(tmp_path / "nothing", "lab/x", dry_run=True)
+    with pytest.raises(ValueError, match="licences names gpt; the sources are"):
+        hub.push(saved / "merged", "lab/x", dry_run=True, licences={"gpt": "mit"})
+    for file in (saved / "merged").iterdir():
+        if file.name != "model-00001-of-00002.safetensors":
+            (tmp_path / file.name).write_bytes(file.read_bytes())
+    shard = next(p.name for p in sorted((saved / "merged").glob("*.safetensors")))
+    (tmp_path / shard).unlink(missing_ok=True)
+    with pytest.raises(ValueError, match=f"is not whole: its manifest.json names {shard}"):
+        hub.push(tmp_path, "lab/x", dry_run=True)
+    with pytest.raises(ValueError, match="Repo id"):
+        hub.push(saved / "merged", "no/good/name", dry_run=True)
