@@ -274,9 +274,15 @@ class Stored:
 def load_vector(path: Path) -> WeightVector:
     """The vector stored in a folder by `save_vector`; headers are checked, weights are read when needed.
 
+    Folders of the `residuals` package and of the paper's own code are read too (see `interop.formats`).
     Raises FileNotFoundError when there is none, ValueError naming the file when one is damaged.
     """
     if not (path / MANIFEST).is_file():
+        from chatvec_lab.interop.formats import load_foreign
+
+        foreign = load_foreign(path)
+        if foreign is not None:
+            return foreign
         hint = " It holds a model: use Checkpoint." if (path / "config.json").is_file() else ""
         raise FileNotFoundError(f"{path} holds no weight vector (no {MANIFEST}).{hint}")
     return WeightVector((Term(1.0, Stored(path)),))

@@ -108,11 +108,12 @@ def _safetensors_header(path: Path) -> tuple[dict, int]:
     return header, 8 + size
 
 
-def bin_entries(path: Path) -> dict[str, Entry]:
+def bin_entries(path: Path, inner: str | None = None) -> dict[str, Entry]:
     """The tensors of one `pytorch_model*.bin`, found without executing any code of its pickle.
 
     The pickle is walked by an unpickler that knows tensors and nothing else; anything else in it is an error.
-    Two names of one storage (tied weights) become two entries with the same offset.
+    Two names of one storage (tied weights) become two entries with the same offset. `inner` names a dict within
+    the file's dict, whose tensors are then the ones.
 
     Raises ValueError for pickles with foreign code, old (pre-1.6) files and tensors that are not contiguous.
     """
@@ -131,6 +132,8 @@ def bin_entries(path: Path) -> dict[str, Entry]:
         if order != b"little":
             raise ValueError(f"{path} was written on a big-endian machine; convert it to safetensors first.")
         state = _TensorUnpickler(io.BytesIO(archive.read(pickles[0])), path).load()
+    if isinstance(state, dict) and inner is not None:
+        state = state.get(inner)
     if not isinstance(state, dict):
         raise ValueError(f"{path} holds a {type(state).__name__}, expected a dict of tensors (a state dict).")
     starts = _data_starts(path, infos)
@@ -191,6 +194,7 @@ class _TensorUnpickler(pickle.Unpickler):
             ("collections", "OrderedDict"): collections.OrderedDict,
             ("torch._utils", "_rebuild_tensor_v2"): self._tensor,
             ("torch._utils", "_rebuild_parameter"): lambda data, *_: data,
+            ("torch._utils", "_rebuild_parameter_with_state"): lambda data, *_: data,
         }
         if (module, name) in allowed:
             return allowed[module, name]
