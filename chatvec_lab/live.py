@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from chatvec_lab.weights import exact, files, quick
+from chatvec_lab.weights import exact, files
 from chatvec_lab.weights.arithmetic import WeightVector
 from chatvec_lab.weights.blocks import Workspace
 from chatvec_lab.weights.checkpoint import Checkpoint
@@ -126,9 +126,8 @@ class LiveModel:
             parts = [
                 (scaled.terms[i].coefficient(slot.name) * c, plus, minus) for i, c, plus, minus in slot.parts
             ]
-            coefficient = parts[0][0] if slot.prepared else 0.0
             parts = [part for part in parts if part[0]]
-            jobs += [(slot, parts, coefficient, start, sign) for start in range(0, slot.size, slot.block)]
+            jobs += [(slot, parts, start, sign) for start in range(0, slot.size, slot.block)]
         if self._pool is None:
             for job in jobs:
                 self._turn_block(*job)
@@ -142,11 +141,11 @@ class LiveModel:
                 future.cancel()
             wait(futures)
 
-    def _turn_block(self, slot: _Slot, parts: list, coefficient: float, start: int, sign: int) -> None:
+    def _turn_block(self, slot: _Slot, parts: list, start: int, sign: int) -> None:
         if not hasattr(self._local, "scratch"):
             self._local.scratch = exact.Scratch()
         try:
-            slot.fill(parts, coefficient, start, sign, self._local.scratch)
+            slot.fill(parts, start, sign, self._local.scratch)
         except FloatingPointError as error:
             raise ValueError(
                 f"{slot.name} of {self._merged.label}: {error}; the model is the CP again."
@@ -161,7 +160,6 @@ class _Slot:
     place: torch.Tensor  # a view into a parameter
     cp: np.ndarray  # flat, raw, as stored
     parts: list[tuple[int, float, np.ndarray | None, np.ndarray | None]]  # (term, coefficient, plus, minus)
-    prepared: quick.Prepared | None
     rows: dict[int, dict[int, np.ndarray]]  # by the sign of the scale: rows that are the chat model's own
 
     @property
@@ -178,15 +176,13 @@ class _Slot:
         """Elements turned at a time."""
         return _BLOCK if self.is_raw else max(1, self.size)
 
-    def fill(self, parts: list, coefficient: float, start: int, sign: int, scratch: exact.Scratch) -> None:
+    def fill(self, parts: list, start: int, sign: int, scratch: exact.Scratch) -> None:
         """Compute one block in place; the rows that are the chat model's own replace the sum."""
         stop = min(start + self.block, self.size)
         out = (
             _raw(self.place)[start:stop] if self.is_raw else np.empty(self.size, _raw_dtype(self.place.dtype))
         )
-        if self.prepared and coefficient:
-            self.prepared.fill(coefficient, out, scratch, start)
-        elif parts or self.cp.dtype != out.dtype:
+        if parts or self.cp.dtype != out.dtype:
             span = slice(start, stop)
             spans = [(c, plus[span], None if minus is None else minus[span]) for c, plus, minus in parts]
             exact.combine(self.cp[span], spans, out, scratch=scratch)
@@ -217,12 +213,7 @@ def _slot(merged: MergedCheckpoint, name: str, place: torch.Tensor) -> _Slot:
         )
         parts += [(i, *part) for part in one.parts(name, 0, size, work=Workspace(), **spaces)]
     rows = _rows(merged, name) if has_vocabulary_axis(name) else {}
-    prepared = None
-    if quick.can_prepare(elements, [part[1:] for part in parts]):
-        (i, c, plus, minus) = parts[0]
-        prepared = quick.Prepared(elements, plus, minus)
-        parts = [(i, c, None, None)]
-    return _Slot(name, place, elements, parts, prepared, rows)
+    return _Slot(name, place, elements, parts, rows)
 
 
 def _rows(merged: MergedCheckpoint, name: str) -> dict[int, dict[int, np.ndarray]]:

@@ -8,7 +8,7 @@ from transformers import AutoModelForCausalLM
 
 from chatvec_lab import Checkpoint
 from chatvec_lab.live import LiveModel
-from chatvec_lab.weights import exact, places, quick
+from chatvec_lab.weights import places
 
 SCALES = [0.5, 0.7, 1, 1.3, -0.3, 0]
 VOCABULARY = {"model.embed_tokens.weight", "lm_head.weight"}
@@ -303,57 +303,3 @@ def test_dtype_auto_is_the_stored_one_also_where_the_config_says_otherwise(tmp_p
     assert live.model.dtype == torch.bfloat16
     with pytest.raises(ValueError, match="dtype='int8': expected 'auto' or one of"):
         LiveModel(Checkpoint(copy), Checkpoint(chat) - Checkpoint(base), dtype="int8")
-
-
-def awkward(seed, dtype, n=20_000):
-    """Operands with ties, cancellations, zeros of both signs, subnormals and large gaps."""
-    rng = np.random.default_rng(seed)
-    arrays = [rng.standard_normal(n) * 0.02 for _ in range(3)]
-    cp, plus, minus = arrays
-    plus[:] = minus + rng.standard_normal(n) * 0.0005
-    plus[:4000] = minus[:4000] + rng.integers(-30, 30, 4000) * 2.0**-16  # ties and near-ties
-    cp[:4000] = rng.integers(-500, 500, 4000) * 2.0**-16
-    cp[4000:5000] = -(plus[4000:5000] - minus[4000:5000])
-    cp[5000:5500], cp[5500:6000] = 0.0, -0.0
-    plus[5200:5800] = minus[5200:5800]
-    for array in arrays:
-        array[rng.integers(0, n, 200)] = 10.0 ** rng.uniform(-44, 3, 200)
-        array[rng.integers(0, n, 50)] = 0.0
-    tensors = [torch.from_numpy(a).to(dtype) for a in arrays]
-    return [(t.view(torch.uint16) if dtype == torch.bfloat16 else t).numpy() for t in tensors]
-
-
-@pytest.mark.parametrize(
-    ("stored", "dtype"),
-    [
-        (torch.bfloat16, torch.bfloat16),
-        (torch.float16, torch.float16),
-        (torch.float32, torch.float32),
-        (torch.bfloat16, torch.float16),
-        (torch.float32, torch.bfloat16),
-    ],
-    ids=str,
-)
-def test_the_quick_sum_has_the_bits_of_the_exact_one(stored, dtype):
-    kind = exact.RAW[str(dtype).removeprefix("torch.")]
-    for seed, scale in enumerate([0.7, 0.5, 1.0, 1.3, -0.3, 0.1, 1 / 3, -1.0, 2.0, 1e-9, 1e-30]):
-        cp, plus, minus = awkward(seed, stored)
-        wanted, found = np.empty(cp.size, kind), np.empty(cp.size, kind)
-        exact.combine(cp, [(scale, plus, minus)], wanted)
-        prepared = quick.Prepared(cp, plus, minus)
-        assert len(prepared.odd) < 0.2 * cp.size  # else the quick way would not be tested
-        prepared.fill(scale, found[:7777], exact.Scratch())
-        prepared.fill(scale, found[7777:], exact.Scratch(), start=7777)
-        assert wanted.tobytes() == found.tobytes(), scale
-
-
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32], ids=str)
-@pytest.mark.parametrize("place", range(3))
-@pytest.mark.parametrize("broken", [np.nan, np.inf])
-def test_broken_operands_are_found(dtype, place, broken):
-    arrays = awkward(0, dtype)
-    scalar = torch.tensor([broken]).to(dtype)
-    arrays[place][123] = (scalar.view(torch.uint16) if dtype == torch.bfloat16 else scalar).numpy()[0]
-    prepared = quick.Prepared(*arrays)
-    with pytest.raises(FloatingPointError):
-        prepared.fill(0.7, np.empty_like(arrays[0]), exact.Scratch())

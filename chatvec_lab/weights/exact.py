@@ -15,13 +15,10 @@ import numpy as np
 from numba import njit, types
 from numba.extending import overload
 
+from chatvec_lab.weights import lanes
+
 TILE = 16384  # three float64 accumulators of a tile fit the second-level cache
 _SPLITTER = 134217729.0  # 2**27 + 1: Dekker's constant, halves of 26 bits each
-SPAN = 4096  # elements of the fast lane between two looks at what is proven
-_TAIL = np.int64((1 << 26) - 1)  # significand bits beyond the first 27
-_UNIT = np.int64(1 << 45)  # a float64 keeps 45 bits more than a bfloat16
-_HALF, _KEPT, _SIGN = _UNIT >> np.int64(1), -_UNIT, np.int64(-(1 << 63))
-_FAR = 2.0**26
 _DOUBT = 2.0**-48  # a residual below this share of the summed errors may itself be a rounding error
 
 # significand bits (with the hidden one) and exponent of the largest binade
@@ -39,20 +36,10 @@ def overflow_threshold(dtype: str) -> float:
     return (2.0 - 2.0**-precision) * 2.0**exponent
 
 
-def _load(x): ...
-
-
-@overload(_load, inline="always")
-def _load_overload(x):
-    if x == types.uint16:  # a bfloat16 is the upper half of a float32
-        return lambda x: np.float64(np.uint32(np.uint32(x) << np.uint32(16)).view(np.float32))
-    return lambda x: np.float64(x)
-
-
 @njit(nogil=True, cache=True, error_model="numpy")
 def _start(cp, high, low, doubt):
     for i in range(cp.size):
-        high[i] = _load(cp[i])
+        high[i] = np.float64(lanes.load(cp[i]))
         low[i] = 0.0
         doubt[i] = 0.0
 
@@ -61,8 +48,8 @@ def _start(cp, high, low, doubt):
 def _add(plus, minus, upper, lower, high, low, doubt):
     """high + low += (upper + lower) * (plus - minus), each product exact, each sum with its error."""
     for i in range(plus.size):
-        x = _load(plus[i])
-        y = _load(minus[i])
+        x = np.float64(lanes.load(plus[i]))
+        y = np.float64(lanes.load(minus[i]))
         p = upper * x
         q = -(upper * y)
         u = p + q
@@ -93,46 +80,38 @@ def _to_odd(bits, error, value):
     return np.int64(bits + step * (np.int64(1) - (bits & np.int64(1))))
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
-def _finish_bfloat16(high, low, doubt, threshold, out, flags):
-    bad = np.int64(0)
-    unsure = np.int64(0)
-    for i in range(out.size):
-        s = high[i] + low[i]
-        z = s - high[i]
-        r = (high[i] - (s - z)) + (low[i] - z)
+def _rounded(out, to_odd, s, error): ...
+
+
+@overload(_rounded, inline="always")
+def _rounded_overload(out, to_odd, s, error):
+    """The float64 s, known to be off by `error`, in the format of `out`; float32 `to_odd` where it is cast again."""
+    if out.dtype == types.float64:
+        return lambda out, to_odd, s, error: s
+
+    if out.dtype == types.float32:  # a float64 that is odd casts to float32 correctly
+
+        def single(out, to_odd, s, error):
+            if to_odd:
+                f = np.float32(s)
+                return np.int32(_to_odd(np.int64(f.view(np.int32)), (s - np.float64(f)) + error, s)).view(
+                    np.float32
+                )
+            return np.float32(_to_odd(np.float64(s).view(np.int64), error, s).view(np.float64))
+
+        return single
+
+    def bfloat16(out, to_odd, s, error):
         f = np.float32(s)
-        b = _to_odd(np.int64(f.view(np.int32)), (s - np.float64(f)) + r, s) & np.int64(0xFFFFFFFF)
-        out[i] = np.uint16((b + np.int64(0x7FFF) + ((b >> np.int64(16)) & np.int64(1))) >> np.int64(16))
-        bad += np.int64(not (abs(s) < threshold))
-        flag = np.int64((doubt[i] != 0.0) & (abs(r) <= _DOUBT * doubt[i]))
-        flags[i] = np.uint8(flag)
-        unsure += flag
-    return bad, unsure
+        b = _to_odd(np.int64(f.view(np.int32)), (s - np.float64(f)) + error, s) & np.int64(0xFFFFFFFF)
+        return np.uint16((b + np.int64(0x7FFF) + ((b >> np.int64(16)) & np.int64(1))) >> np.int64(16))
+
+    return bfloat16
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
-def _finish_odd_float32(high, low, doubt, threshold, out, flags):
-    """As above, but leaves the float32 rounded to odd (numpy then casts it to float16, rounding once)."""
-    bad = np.int64(0)
-    unsure = np.int64(0)
-    for i in range(out.size):
-        s = high[i] + low[i]
-        z = s - high[i]
-        r = (high[i] - (s - z)) + (low[i] - z)
-        f = np.float32(s)
-        b = _to_odd(np.int64(f.view(np.int32)), (s - np.float64(f)) + r, s)
-        out[i] = np.int32(b).view(np.float32)
-        bad += np.int64(not (abs(s) < threshold))
-        flag = np.int64((doubt[i] != 0.0) & (abs(r) <= _DOUBT * doubt[i]))
-        flags[i] = np.uint8(flag)
-        unsure += flag
-    return bad, unsure
-
-
-@njit(nogil=True, cache=True, error_model="numpy")
-def _finish_float(high, low, doubt, threshold, out, flags):
-    """float32 and float64: a float64 rounded to odd casts to float32 correctly; float64 needs no second step."""
+def _finish(high, low, doubt, threshold, out, to_odd, flags):
+    """Round high + low into `out`; returns how many elements are out of range, and how many are in doubt (flags)."""
     bad = np.int64(0)
     unsure = np.int64(0)
     wide = out.itemsize == 8
@@ -140,58 +119,14 @@ def _finish_float(high, low, doubt, threshold, out, flags):
         s = high[i] + low[i]
         z = s - high[i]
         r = (high[i] - (s - z)) + (low[i] - z)
-        out[i] = s if wide else _to_odd(np.float64(s).view(np.int64), r, s).view(np.float64)
+        out[i] = _rounded(out, to_odd, s, r)
         bad += np.int64(not (abs(s) < threshold))
-        # for float64 the doubtful place is half way to the neighbour, for float32 on the float64 grid itself
+        # for float64 the doubtful place is half way to the neighbour, for the others on the float64 grid itself
         edge = abs(abs(r) - 0.5 * abs(np.nextafter(s, np.inf) - s)) if wide else abs(r)
         flag = np.int64((doubt[i] != 0.0) & (edge <= _DOUBT * doubt[i]))
         flags[i] = np.uint8(flag)
         unsure += flag
     return bad, unsure
-
-
-@njit(nogil=True, cache=True, error_model="numpy")
-def _fast_span(cp, plus, minus, upper, lower, out):
-    """Fill `out` (bfloat16) with cp + (upper + lower) * (plus - minus); returns for how many elements that is proven.
-
-    A float64 sum, however rounded, says between which two stored numbers the true value lies. On which side of
-    their midpoint it lies is exact: close to it the subtraction cancels without an error (Sterbenz), far from it
-    an error does not matter. Needed: a difference of 27 bits, magnitudes not too far apart, a normal result or 0.
-    """
-    sure = np.int64(0)
-    for i in range(out.size):
-        c = _load(cp[i])
-        x = _load(plus[i])
-        y = _load(minus[i])
-        d = x - y
-        u = upper * d
-        w = lower * d
-        total = np.float64(((c + u) + w) + 0.0)  # a zero has one sign, as in the general way
-        below = total.view(np.int64) & _KEPT  # towards zero, to bfloat16's bits
-        middle = np.int64(below | _HALF).view(np.float64)
-        beyond = np.float64(((c - middle) + u) + w)
-        away = np.int64(beyond.view(np.int64) ^ (below & _SIGN))  # positive: on the far side of the midpoint
-        is_tie_of_odd = np.int64(beyond == 0.0) & (below >> np.int64(45))
-        up = _UNIT if (away > 0) | ((is_tie_of_odd & np.int64(1)) != 0) else np.int64(0)
-        stored = np.float32(np.int64(below + up).view(np.float64))
-        out[i] = np.uint16(stored.view(np.uint32) >> np.uint32(16))
-        size = abs(middle)
-        short = ((d + y) == x) & ((x - d) == y) & ((np.float64(d).view(np.int64) & _TAIL) == 0)
-        near = (abs(c) <= _FAR * size) & ((size <= _FAR * abs(c)) | (c == 0.0)) & (size > 2.0**-100)
-        sure += np.int64(short & (near | (d == 0.0) | (total == 0.0)) & (size < 2.0**127))
-    return sure
-
-
-@njit(nogil=True, cache=True, error_model="numpy")
-def _fast_lane(cp, plus, minus, upper, lower, out, start):
-    """`_fast_span` from `start` on, up to a span that needs more care; returns where that begins."""
-    while start < out.size:
-        stop = min(start + SPAN, out.size)
-        c, p, m = cp[start:stop], plus[start:stop], minus[start:stop]
-        if _fast_span(c, p, m, upper, lower, out[start:stop]) < stop - start:
-            break
-        start = stop
-    return start
 
 
 def halves(coefficient: float) -> tuple[float, float]:
@@ -215,8 +150,6 @@ def _exact_parts(parts: Sequence[Part]) -> list[Part]:
     """Parts whose two arrays share a dtype and whose elements have at most 27 bits, so that products are exact."""
     result: list[Part] = []
     for coefficient, plus, minus in parts:
-        if coefficient == 0.0:
-            continue
         if minus is None:
             minus = np.zeros_like(plus)
         if plus.dtype != minus.dtype or plus.dtype == np.float16:
@@ -260,39 +193,43 @@ def combine(
     >>> combine(np.float32([1, 2]), [(0.5, np.float32([3, 3]), np.float32([1, 2]))], np.empty(2, np.float32))
     array([2. , 2.5], dtype=float32)
     """
-    scratch = scratch or Scratch()
+    parts = [part for part in parts if part[0] != 0.0]
+    if len(parts) == 1 and lanes.can_fill(cp, *parts[0][1:], out):
+        coefficient, plus, minus = parts[0]
+        unsure = lanes.fill(cp, plus, minus, coefficient, out)
+        if unsure is not None:
+            if unsure.size:
+                few = [(coefficient, plus[unsure], None if minus is None else minus[unsure])]
+                out[unsure] = _combine(
+                    cp[unsure], few, np.empty(unsure.size, out.dtype), scratch or Scratch()
+                )
+            return out
+    return _combine(cp, parts, out, scratch or Scratch())
+
+
+def _combine(cp: np.ndarray | None, parts: Sequence[Part], out: np.ndarray, scratch: Scratch) -> np.ndarray:
+    """The general way: any number of parts and any format."""
     dtype = "bfloat16" if out.dtype == np.uint16 else out.dtype.name
     threshold = overflow_threshold(dtype)
     exact = _exact_parts(parts)
     split = [halves(coefficient) for coefficient, _, _ in exact]
     if cp is not None and cp.dtype == np.float16:
         cp = widen(cp)
-    is_fast = dtype == "bfloat16" and len(exact) == 1 and cp is not None
-    start = 0
-    while start < out.size:
-        if is_fast:
-            start = _fast_lane(cp, exact[0][1], exact[0][2], *split[0], out, start)
-            if start == out.size:
-                break
-        tile = slice(start, min(start + (SPAN if is_fast else TILE), out.size))
+    for start in range(0, out.size, TILE):
+        tile = slice(start, min(start + TILE, out.size))
         size = tile.stop - start
         high, low, doubt = scratch.high[:size], scratch.low[:size], scratch.doubt[:size]
         flags = scratch.flags[:size]
         _accumulate(None if cp is None else cp[tile], exact, split, tile, high, low, doubt)
-        if dtype == "bfloat16":
-            bad, unsure = _finish_bfloat16(high, low, doubt, threshold, out[tile], flags)
-        elif dtype == "float16":
-            single = scratch.single[:size]
-            bad, unsure = _finish_odd_float32(high, low, doubt, threshold, single, flags)
-            if not bad:
-                out[tile] = single
-        else:
-            bad, unsure = _finish_float(high, low, doubt, threshold, out[tile], flags)
+        # numpy casts a float32 that was rounded to odd to float16, rounding once
+        place = scratch.single[:size] if dtype == "float16" else out[tile]
+        bad, unsure = _finish(high, low, doubt, threshold, place, dtype == "float16", flags)
         if bad:
             raise FloatingPointError(f"{bad} of {size} elements are NaN, infinite or too large for {dtype}")
+        if dtype == "float16":
+            out[tile] = place
         if unsure:
             _settle(cp, parts, out, start + np.flatnonzero(flags), dtype)
-        start = tile.stop
     return out
 
 

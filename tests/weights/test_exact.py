@@ -5,7 +5,7 @@ import pytest
 import torch
 from reference import formula, wrongly_rounded
 
-from chatvec_lab.weights import exact
+from chatvec_lab.weights import exact, lanes
 
 DTYPES = ("bfloat16", "float16", "float32", "float64")
 SCALES = (0.5, 0.7, 1.0, 1.3, -0.3, 1 / 3, 10.0)
@@ -120,24 +120,80 @@ def test_torch_operations_give_the_same_bits(dtype):
             assert torch.equal(ours.view(whole), theirs.view(whole)), (source, scale)
 
 
-@pytest.mark.parametrize("scale", [*SCALES, 0.1, 1e-3, 0.25, 2.0**-30, 1e10])
-def test_the_fast_lane_gives_the_same_bits_as_the_general_way(scale):
+@pytest.mark.parametrize("scale", [*SCALES, 0.1, 1e-3, 0.25, 2.0**-30, 1e10, 1e-30])
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32"])
+def test_the_fast_lane_gives_the_same_bits_as_the_general_way(dtype, scale):
     """On ordinary weights, on small multiples of a unit (ties and near-ties), and on any finite bit patterns."""
     rng = np.random.default_rng(0)
-    n = 5 * exact.SPAN + 3
-    ordinary = [raw(t) for t in weights("bfloat16", n=n, seed=5)]
-    units = [
-        raw(torch.from_numpy(rng.integers(-64, 64, n) * 2.0**-9 + c).bfloat16()) for c in (1.0, 0.0, 0.0)
-    ]
-    patterns = [
-        rng.integers(0, 0x6800, n, dtype=np.uint16) | (rng.integers(0, 2, n, dtype=np.uint16) << 15)
-        for _ in "123"
-    ]
-    signed = rng.integers(0, 2, n, dtype=np.uint16) << np.uint16(15)  # zeros of either sign
-    zeros = [np.where(rng.random(n) < 0.5, a, signed) for a in ordinary]
-    for cp, plus, minus in (ordinary, units, patterns, zeros):
-        nothing = (1.0, np.zeros_like(plus), np.zeros_like(plus))  # a second part closes the fast lane
-        fast, general = np.empty_like(cp), np.empty_like(cp)
-        exact.combine(cp, [(scale, plus, minus)], fast)
-        exact.combine(cp, [(scale, plus, minus), nothing], general)
-        assert np.array_equal(fast, general)
+    n = 5 * lanes.SPAN + 3
+    kind = getattr(torch, dtype)
+    ordinary = [raw(t) for t in weights(dtype, n=n, seed=5)]
+    unit = 16 * float(torch.finfo(kind).eps) * 2.0**-6
+    units = [raw(torch.from_numpy(rng.integers(-64, 64, n) * unit + c).to(kind)) for c in (1.0, 0.0, 0.0)]
+    bits = {2: np.uint16, 4: np.uint32}[ordinary[0].itemsize]
+    top = {"bfloat16": 0x6800, "float16": 0x7000, "float32": 0x68000000}[dtype]
+    sign = lambda: rng.integers(0, 2, n, dtype=bits) << bits(8 * bits().itemsize - 1)  # noqa: E731
+    patterns = [(rng.integers(0, top, n, dtype=bits) | sign()).view(ordinary[0].dtype) for _ in "123"]
+    zeros = [np.where(rng.random(n) < 0.5, a, sign().view(a.dtype)) for a in ordinary]  # of either sign
+    few = 0
+    for cp, plus, minus in (ordinary, units, patterns, zeros, awkward(dtype, n)):
+        if abs(scale) > 1e3 and dtype == "float16":
+            plus, minus = plus * np.float16(0), minus * np.float16(0)  # else nothing is in range
+        for second in (minus, None):
+            fast, general, lane = (np.empty_like(cp) for _ in "123")
+            try:
+                exact._combine(cp, [(scale, plus, second)], general, exact.Scratch())
+            except FloatingPointError:
+                with pytest.raises(FloatingPointError):
+                    exact.combine(cp, [(scale, plus, second)], fast)
+                continue
+            exact.combine(cp, [(scale, plus, second)], fast)
+            assert fast.tobytes() == general.tobytes()
+            unsure = lanes.fill(cp, plus, second, scale, lane)
+            few += unsure is not None
+    assert few >= 3 or not 1e-10 < abs(scale) < 1e4, "the fast lane would not be tested"
+
+
+def awkward(dtype, n):
+    """Operands with ties, cancellations, zeros of both signs, subnormals and large gaps."""
+    rng = np.random.default_rng(1)
+    arrays = [rng.standard_normal(n) * 0.02 for _ in range(3)]
+    cp, plus, minus = arrays
+    plus[:] = minus + rng.standard_normal(n) * 0.0005
+    plus[:1000] = minus[:1000] + rng.integers(-30, 30, 1000) * 2.0**-16  # ties and near-ties
+    cp[:1000] = rng.integers(-500, 500, 1000) * 2.0**-16
+    cp[1000:1100] = -(plus[1000:1100] - minus[1000:1100])
+    cp[1200:1300], cp[1300:1400] = 0.0, -0.0
+    plus[1250:1350] = minus[1250:1350]
+    for array in arrays:
+        array[rng.integers(0, n, 20)] = 10.0 ** rng.uniform(-44, 3, 20)
+        array[rng.integers(0, n, 20)] = 0.0
+    return [raw(torch.from_numpy(a).to(getattr(torch, dtype))) for a in arrays]
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32"])
+@pytest.mark.parametrize("place", range(3))
+@pytest.mark.parametrize("broken", [np.nan, np.inf])
+def test_broken_operands_are_found(dtype, place, broken):
+    arrays = awkward(dtype, 3000)
+    arrays[place][123] = raw(torch.tensor([broken]).to(getattr(torch, dtype)))[0]
+    with pytest.raises(FloatingPointError, match=r"1 of \d+ elements are NaN"):
+        exact.combine(arrays[0], [(0.7, *arrays[1:])], np.empty_like(arrays[0]))
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32"])
+def test_a_library_that_switches_denormals_off_changes_nothing(dtype):
+    normal = float(torch.finfo(getattr(torch, dtype)).tiny)
+    cp, plus, minus = (
+        np.where(np.abs(exact.widen(a)) < normal, a.dtype.type(0), a) for a in awkward(dtype, 3000)
+    )
+    wanted, found = np.empty_like(cp), np.empty_like(cp)
+    lanes.fill(cp, plus, minus, 0.7, wanted)
+    assert torch.set_flush_denormal(True)
+    try:
+        unsure = lanes.fill(cp, plus, minus, 0.7, found)
+    finally:
+        torch.set_flush_denormal(False)
+    proven = np.setdiff1d(np.arange(cp.size), unsure)
+    assert proven.size > 2900
+    assert np.array_equal(wanted[proven], found[proven])

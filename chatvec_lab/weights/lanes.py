@@ -1,0 +1,273 @@
+"""The fast lane of the arithmetic: `cp + coefficient * (plus - minus)` for one difference, in the processor's vectors.
+
+A fused multiply-add says between which two stored numbers the true value lies. On which side of their midpoint it
+lies is then exact: close to it `cp - midpoint` cancels without an error (Sterbenz), so what is left is rounded once
+and keeps its sign; far from it an error does not matter. (Near-ties are common: 0.7 times a small whole number of
+units often ends in .5.) Elements for which this is not proven are returned, for the general way to decide.
+
+16-bit formats are computed in float32, float32 in float64. No tie is decided by a denormal float, so a library that
+switches denormals off changes nothing (but for weights that are stored as denormals).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit, types
+from numba.extending import intrinsic, overload
+
+SPAN = 1024  # elements between two looks at what is proven
+_F, _U, _D, _Q = np.float32, np.uint32, np.float64, np.uint64
+_TINY = 2.0**-100  # results below are left to the general way, but for zero
+
+
+@intrinsic
+def _fma(typing, a, b, c):
+    """a * b + c, rounded once (a single instruction on every processor of the last ten years)."""
+
+    def generate(context, builder, signature, arguments):
+        return builder.fma(*arguments)
+
+    return a(a, b, c), generate
+
+
+def load(x):
+    """A raw element as a float32 (or as it is): always exact."""
+
+
+@overload(load, inline="always")
+def _load_overload(x):
+    if x == types.uint16:  # a bfloat16 is the upper half of a float32
+        return lambda x: np.uint32(np.uint32(x) << np.uint32(16)).view(np.float32)
+    if x == types.int16:
+
+        def half(x):
+            shifted = np.uint32(np.uint32(np.uint32(x) & np.uint32(0x7FFF)) << np.uint32(13))
+            kind = np.uint32(shifted & np.uint32(0xF800000))
+            bits = np.uint32(shifted + np.uint32(112 << 23))
+            bits += np.uint32(
+                np.uint32(kind == np.uint32(0xF800000)) * np.uint32(112 << 23)
+            )  # infinite or NaN
+            is_small = np.uint32(kind == np.uint32(0))  # subnormal: a hidden bit in, and out again
+            bits += np.uint32(is_small << np.uint32(23))
+            value = np.float32(np.uint32(bits).view(np.float32) - np.float32(is_small) * np.float32(2.0**-14))
+            sign = np.uint32(np.uint32(np.uint32(x) & np.uint32(0x8000)) << np.uint32(16))
+            return np.uint32(value.view(np.uint32) | sign).view(np.float32)
+
+        return half
+    return lambda x: x
+
+
+def _minus(array, i): ...
+
+
+@overload(_minus, inline="always")
+def _minus_overload(array, i):
+    if array == types.none:
+        return lambda array, i: np.float32(0.0)
+    return lambda array, i: load(array[i])
+
+
+def _cut(array, start, stop): ...
+
+
+@overload(_cut, inline="always")
+def _cut_overload(array, start, stop):
+    if array == types.none:
+        return lambda array, start, stop: None
+    return lambda array, start, stop: array[start:stop]
+
+
+def _middle(out, size): ...
+
+
+@overload(_middle, inline="always")
+def _middle_overload(out, size):
+    """Bits of a magnitude: what `_pack` takes, and the midpoint between its neighbours in the format of `out`."""
+    if out.dtype == types.uint16:
+        return lambda out, size: (
+            size,
+            np.uint32(np.uint32(size & np.uint32(0xFFFF0000)) | np.uint32(0x8000)),
+        )
+    if out.dtype == types.int16:
+
+        def half(
+            out, size
+        ):  # a subnormal gets a hidden bit, so that its unit stands where that of others does
+            is_small = np.uint32(size < np.uint32(113 << 23))
+            hidden = np.uint32(np.uint32(np.uint32(0) - is_small) & np.uint32(113 << 23)).view(np.float32)
+            raised = np.float32(np.uint32(size).view(np.float32) + hidden).view(np.uint32)
+            middle = np.uint32(np.uint32(raised & np.uint32(0xFFFFE000)) | np.uint32(0x1000)).view(np.float32)
+            middle = np.float32(middle - hidden).view(np.uint32)
+            return np.uint32(raised - np.uint32(is_small << np.uint32(23))), middle
+
+        return half
+
+    def single(out, size):
+        return size, np.uint64(np.uint64(size & np.uint64(0xFFFFFFFFE0000000)) | np.uint64(0x10000000))
+
+    return single
+
+
+def _is_odd(out, packed): ...
+
+
+@overload(_is_odd, inline="always")
+def _is_odd_overload(out, packed):
+    """The last bit that the format of `out` keeps."""
+    dropped = {types.uint16: 16, types.int16: 13, types.float32: 29}[out.dtype]
+    if out.dtype == types.float32:
+        return lambda out, packed: np.uint64(np.uint64(packed >> np.uint64(dropped)) & np.uint64(1))
+    return lambda out, packed: np.uint32(np.uint32(packed >> np.uint32(dropped)) & np.uint32(1))
+
+
+def _pack(out, packed, up, sign): ...
+
+
+@overload(_pack, inline="always")
+def _pack_overload(out, packed, up, sign):
+    """The stored number: the magnitude cut to the format of `out`, one unit more if `up`, with its sign."""
+    if out.dtype == types.uint16:
+
+        def bfloat16(out, packed, up, sign):
+            return np.uint16(np.uint32(np.uint32(np.uint32(packed | sign) >> np.uint32(16)) + up))
+
+        return bfloat16
+    if out.dtype == types.int16:
+
+        def half(out, packed, up, sign):
+            number = np.uint32(np.uint32(np.uint32(packed >> np.uint32(13)) - np.uint32(112 << 10)) + up)
+            return np.int16(np.uint16(number | np.uint32(sign >> np.uint32(16))))
+
+        return half
+
+    def single(out, packed, up, sign):
+        kept = np.uint64(np.uint64(packed & np.uint64(0xFFFFFFFFE0000000)) | sign)
+        return np.float32(np.uint64(kept + np.uint64(up << np.uint64(29))).view(np.float64))
+
+    return single
+
+
+def _element_in(F, U, sign: int, tie: int, least: int):
+    """The element of `out` and whether it is proven, computed in float type F with its bits as U.
+
+    c, x, y as F; s1 + s2 + s3 is the coefficient, each of at most 24 bits (float64: s1 alone). limits, as bits of F:
+    smallest |x - y| other than zero, largest result, powers of two by which c may exceed and may fall below it.
+    """
+    zero, one, low = F(0.0), U(1), U(3)
+    sign, rest, tie, least = U(sign), U(sign - 1), U(tie), U(least)
+
+    def element(out, c, x, y, s1, s2, s3, limits):
+        d = F(x - y)
+        total = F(_fma(s1, d, c) + zero).view(U)  # a zero is positive, as in the general way
+        negative = U(total & sign)
+        packed, size = _middle(out, U(total & rest))
+        middle = U(size | negative).view(F)
+        # the first sum that is not exact is so large that what follows leaves its sign
+        beyond = F(_fma(s3, d, _fma(s2, d, _fma(s1, d, F(c - middle)))))
+        away = U(beyond.view(U) ^ negative).view(F)
+        threshold = U(U(U(0) - _is_odd(out, packed)) & tie).view(F)  # 0, or for an odd number just below it
+        value = _pack(out, packed, U(away > threshold), negative)
+        smallest, largest, above, span = limits
+        difference = d.view(U)
+        is_exact = (F(d + y) == x) & (F(x - d) == y) & (U(difference & low) == U(0))
+        is_exact &= U(U(difference << one) - one) >= smallest
+        ratio = U(U(c.view(U) & rest) - size)
+        near = (U(ratio + above) <= span) | (c == zero)
+        normal = (U(U(total << one) - one) >= least) & (size < largest)
+        return value, is_exact & near & normal
+
+    return element
+
+
+def _lane_in(F, U, *bits: int):
+    """The loop over a block, in float type F with its bits as U."""
+    element = njit(inline="always", error_model="numpy")(_element_in(F, U, *bits))
+
+    @njit(nogil=True, cache=True, error_model="numpy")
+    def span(cp, plus, minus, s1, s2, s3, limits, out):
+        proven = U(0)
+        for i in range(out.size):
+            c, x, y = F(load(cp[i])), F(load(plus[i])), F(_minus(minus, i))
+            value, is_proven = element(out, c, x, y, s1, s2, s3, limits)
+            out[i] = value
+            proven = U(proven + U(is_proven))
+        return proven
+
+    @njit(nogil=True, cache=True, error_model="numpy")
+    def lane(cp, plus, minus, s1, s2, s3, limits, out, unsure):
+        """Fill `out`; return how many elements are not proven and put the first of their indices into `unsure`."""
+        found = 0
+        for start in range(0, out.size, SPAN):
+            stop = min(start + SPAN, out.size)
+            c, p, o = cp[start:stop], plus[start:stop], out[start:stop]
+            m = _cut(minus, start, stop)
+            if span(c, p, m, s1, s2, s3, limits, o) == o.size:
+                continue
+            for i in range(o.size):
+                x, y = F(load(p[i])), F(_minus(m, i))
+                if not element(o, F(load(c[i])), x, y, s1, s2, s3, limits)[1]:
+                    if found < unsure.size:
+                        unsure[found] = start + i
+                    found += 1
+        return found
+
+    return lane
+
+
+_in_float32 = _lane_in(
+    _F, _U, 1 << 31, 0x80800000, 27 << 24
+)  # a tie's threshold, and 2**-100 without its sign
+_in_float64 = _lane_in(_D, _Q, 1 << 63, 0x8010000000000000, 923 << 53)
+
+
+def can_fill(cp: np.ndarray | None, plus: np.ndarray, minus: np.ndarray | None, out: np.ndarray) -> bool:
+    """Whether the fast lane knows these formats: a 16-bit CP kept as it is, or a result in float32."""
+    arrays = [a for a in (cp, plus, minus) if a is not None]
+    if cp is None or any(a.dtype == np.float64 for a in arrays):
+        return False
+    return out.dtype == np.float32 or (out.dtype == cp.dtype and out.dtype != np.float64)
+
+
+def fill(
+    cp: np.ndarray, plus: np.ndarray, minus: np.ndarray | None, coefficient: float, out: np.ndarray
+) -> np.ndarray | None:
+    """Fill `out` and return the indices of the elements that are not proven; None when those are too many to list.
+
+    Raw flat arrays as in `exact.combine`, for which `can_fill` holds.
+    """
+    unsure = np.empty(max(64, out.size >> 5), np.int64)
+    if not 2.0**-60 < abs(coefficient) < 2.0**60:
+        return None
+    if out.dtype == np.float32:
+        lane, split, kind, limits = _in_float64, _thirds(coefficient, _D), _D, (2.0**-800, 2.0**127, 26, 28)
+    elif out.dtype == np.float16:
+        lane, split, kind, limits = _in_float32, _thirds(coefficient, _F), _F, (2.0**-52, 65520.0, 10, 12)
+    else:
+        lane, split, kind, limits = _in_float32, _thirds(coefficient, _F), _F, (2.0**-52, 2.0**127, 13, 15)
+    found = lane(
+        _typed(cp), _typed(plus), None if minus is None else _typed(minus), *split,
+        _limits(kind, abs(coefficient), *limits), _typed(out), unsure,
+    )  # fmt: skip
+    return unsure[:found] if found <= unsure.size else None
+
+
+def _limits(kind, coefficient: float, smallest: float, largest: float, above: int, below: int) -> tuple:
+    bits, exponent = (_U, 23) if kind is _F else (_Q, 52)
+    return (
+        bits(int(kind(smallest / coefficient).view(bits)) << 1),
+        kind(largest).view(bits),
+        bits(below << exponent),
+        bits((above + below) << exponent),
+    )
+
+
+def _thirds(coefficient: float, kind) -> tuple:
+    """The coefficient as a sum of three floats of one kind."""
+    first = kind(coefficient)
+    second = kind(coefficient - float(first))
+    return first, second, kind(coefficient - float(first) - float(second))
+
+
+def _typed(raw: np.ndarray) -> np.ndarray:
+    """float16 travels as int16, which the compiler can tell from bfloat16 (uint16)."""
+    return raw.view(np.int16) if raw.dtype == np.float16 else raw
