@@ -261,7 +261,7 @@ def test_examples_fill_the_prompt(panel):
     assert panel.prompt.value == example.text and example.language == "en"
     assert panel.replies.prompt.iloc[-1] == example.turns[-1]
     panel.prompt.value = "my own"
-    assert panel.example.value is None
+    assert panel.example.value == "" and panel.example.label == "(your own)"
     panel.cp.value = "ko"
     assert panel.prompt.value == "my own", "another CP leaves what was typed"
 

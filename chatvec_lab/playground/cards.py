@@ -16,8 +16,8 @@ CSS = """
   line-height: 1.45; }
 .chatvec-card { border: 1px solid var(--jp-border-color2, #bbb); border-radius: 4px; padding: 6px 10px;
   display: flex; flex-direction: column; min-width: 0; }
-.chatvec-card.is-merged { border: 2px solid #0173b2; }
-.chatvec-card h4 { margin: 0 0 4px; font-size: 13px; }
+.chatvec-card.is-merged { border-color: #0173b2; box-shadow: 0 0 0 1px #0173b2; }
+.chatvec-name { margin-bottom: 4px; font-size: 13px; font-weight: bold; }
 .chatvec-reply { white-space: pre-wrap; overflow-wrap: anywhere; max-height: 16em; overflow-y: auto; flex: 1;
   font-size: 15px; min-height: 3em; text-align: start; font-family: system-ui, "DejaVu Sans", "Noto Sans",
   "Noto Sans Arabic", sans-serif; }
@@ -25,7 +25,7 @@ CSS = """
 .chatvec-said { color: var(--jp-ui-font-color2, #666); font-size: 12px; margin-top: 4px; overflow-wrap: anywhere;
   text-align: start; }
 .chatvec-facts { margin: 6px 0 0; padding: 4px 0 0; border-top: 1px solid var(--jp-border-color2, #ddd);
-  list-style: none; font-size: 12px; overflow-wrap: anywhere; }
+  font-size: 12px; overflow-wrap: anywhere; }
 """
 # browsers choose the glyphs of a Han character by the language of its text
 _LANG = {"zh": "zh-Hant", "han": "zh-Hant"}
@@ -51,10 +51,10 @@ def _card(model: str, turns: DataFrame) -> str:
         if len(turns) > 1:
             said.append(f'<div class="chatvec-said" dir="auto">{escape(row.prompt)}</div>')
         said.append(_reply(row))
-    facts = "".join(f"<li>{fact}</li>" for fact in _facts(last))
+    facts = "".join(f"<div>{fact}</div>" for fact in _facts(last))
     return (
         f'<div class="chatvec-card{" is-merged" if is_merged else ""}" data-model="{escape(model)}">'
-        f'<h4>{escape(name)}</h4>{"".join(said)}<ul class="chatvec-facts">{facts}</ul></div>'
+        f'<div class="chatvec-name">{escape(name)}</div>{"".join(said)}<div class="chatvec-facts">{facts}</div></div>'
     )
 
 
@@ -80,7 +80,9 @@ def _facts(row) -> list[str]:
         facts.append(f"toxicity: not covered ({escape(row.toxicity_note)})")
     if row.check:
         mark = "not defined" if row.followed != row.followed else "✓" if row.followed else "✗"
-        facts.append(f'check: <b>{mark}</b> <span dir="auto">{escape(row.check)}</span>')
+        what, _, reply = row.check.partition(": ")
+        reply = f": <bdi>{escape(reply)}</bdi>" if reply else ""
+        facts.append(f"check: <b>{mark}</b> {escape(what)}{reply}")
     else:
         facts.append("check: none for this prompt")
     facts.append(f"{row.tokens} tokens" + (", cut there" if row.finish_reason == "length" else ""))

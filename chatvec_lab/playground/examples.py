@@ -52,7 +52,12 @@ def of_the_world(language: str) -> tuple[Example, ...]:
     if language not in lexicon.LANGUAGES:
         return ()
     return tuple(
-        Example(f"{p.kind}, {_words(p.words)}: {p.exchange.user[-1]}", p.exchange.user, language, held_out=p)
+        Example(
+            f"{p.kind}, {_words(p.words)}: {' / '.join(p.exchange.user)}",
+            p.exchange.user,
+            language,
+            held_out=p,
+        )
         for p in world.held_out_prompts(language, _HELD_OUT)
     )
 

@@ -23,8 +23,10 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
 _QUIET = 0.06  # seconds without a change after which the models are asked
+_OWN = ""  # the example that is none; a widget takes None for "nothing is selected"
 _CSS = """<style>
-.chatvec-panel textarea { unicode-bidi: plaintext; text-align: start; font-size: 14px; }
+.chatvec-panel textarea { unicode-bidi: plaintext; text-align: start; font-size: 14px;
+  font-family: system-ui, "DejaVu Sans", "Noto Sans", sans-serif; }
 .chatvec-panel .widget-label { justify-content: flex-end; text-align: end; }
 .chatvec-status { font-size: 12px; color: var(--jp-ui-font-color2, #666); }
 .chatvec-error { color: #b00020; white-space: pre-wrap; overflow-wrap: anywhere; }
@@ -92,10 +94,10 @@ class Panel:
         self.template = wide(
             w.Dropdown, "format", half, options={"chat template": "chat", "plain text": "plain"}
         )
-        self.language = wide(w.Dropdown, "prompts in", half)
+        self.language = wide(w.Dropdown, "prompts", half)
         self.example = wide(w.Dropdown, "example", "99%")
         self.prompt = wide(w.Textarea, "prompt", "99%", rows=3, continuous_update=False)
-        self.button = w.Button(description="Ask", button_style="primary")
+        self.button = w.Button(description="Ask", button_style="primary", layout=w.Layout(width="90px"))
         self.status, self.cards, self.profile = w.HTML(), w.HTML(), w.HTML()
         self.status.add_class("chatvec-status")
         choose = [
@@ -104,8 +106,8 @@ class Panel:
             w.HBox([self.button, self.status]),
         ]
         above = w.HBox(
-            [w.VBox(choose, layout=w.Layout(flex="1 1 auto", min_width="0")), self.profile],
-            layout=w.Layout(align_items="flex-start"),
+            [w.VBox(choose, layout=w.Layout(flex="1 1 380px", min_width="0")), self.profile],
+            layout=w.Layout(flex_flow="row wrap", align_items="flex-start"),
         )
         self.widget = w.VBox([w.HTML(_CSS), above, self.cards])
         self.widget.add_class("chatvec-panel")
@@ -139,16 +141,16 @@ class Panel:
 
     def _fill_examples(self) -> None:
         found = self.play.examples(self.language.value)
-        is_own = self.example.value is None and self.prompt.value.strip()
-        self.example.options = [("(your own)", None), *((_short(e.label), e) for e in found)]
+        is_own = self.example.value in (_OWN, None) and self.prompt.value.strip()
+        self.example.options = [("(your own)", _OWN), *((_short(e.label), e) for e in found)]
         if found and not is_own:
             self.prompt.value = found[0].text
         self._mark_example()
 
     def _mark_example(self) -> None:
         """Show the example whose text stands in the prompt box, if there is one."""
-        known = [example for _, example in self.example.options if example is not None]
-        self.example.value = next((e for e in known if e.text == self.prompt.value), None)
+        known = [example for _, example in self.example.options if example != _OWN]
+        self.example.value = next((e for e in known if e.text == self.prompt.value), _OWN)
 
     # ------------------------------------------------------------ events
 
@@ -203,7 +205,7 @@ class Panel:
         self._fill_examples()
 
     def _change_example(self, change) -> None:
-        if change.new is not None:
+        if change.new != _OWN:
             self.prompt.value = change.new.text
 
     def _change_prompt(self, change) -> None:
