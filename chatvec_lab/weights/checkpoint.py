@@ -27,13 +27,22 @@ if TYPE_CHECKING:
 
 
 class Checkpoint:
-    """A model's stored weights. `source` is a local folder or a hub id, `revision` a branch, tag or commit.
+    """A model's stored weights. `source` is a folder, a .gguf file or a hub id, `revision` a branch, tag or commit.
 
     Nothing is read (and nothing downloaded) before it is needed. safetensors are preferred; `pytorch_model*.bin`
     are read without running their pickle. Subtract two checkpoints for a vector, add a vector for a merged one.
 
     Raises FileNotFoundError for a path that does not exist; damaged files are named when headers are read.
     """
+
+    quantisation = ""  # the block formats of a GGUF source, which is dequantised
+
+    def __new__(cls, source: object = None, *_, **__):
+        if cls is Checkpoint and str(source).endswith(".gguf"):
+            from chatvec_lab.interop.gguf import GGUF
+
+            return super().__new__(GGUF)
+        return super().__new__(cls)
 
     def __init__(self, source: str | os.PathLike, *, revision: str | None = None):
         self.source = os.fspath(source)
@@ -220,7 +229,13 @@ class Checkpoint:
     def __sub__(self, other: Checkpoint) -> WeightVector:
         from chatvec_lab.weights.arithmetic import difference
 
-        return difference(self, other) if isinstance(other, Checkpoint) else NotImplemented
+        if not isinstance(other, Checkpoint):
+            return NotImplemented
+        if self.quantisation or other.quantisation:
+            from chatvec_lab.interop.gguf import check_difference
+
+            check_difference(self, other)
+        return difference(self, other)
 
     def __add__(self, vector: WeightVector) -> MergedCheckpoint:
         from chatvec_lab.weights.arithmetic import WeightVector

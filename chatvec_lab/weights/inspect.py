@@ -18,7 +18,7 @@ def inspect(source: str, *, revision: str | None = None, tensors: bool = False) 
     Raises FileNotFoundError when there is neither a model nor a vector, ValueError naming a damaged file.
     """
     checkpoint = Checkpoint(source, revision=revision)
-    if not Path(source).is_dir():
+    if not Path(source).exists():
         _without_weights(checkpoint)
     folder = checkpoint.folder
     manifest = read_json(folder / MANIFEST)
@@ -29,6 +29,8 @@ def inspect(source: str, *, revision: str | None = None, tensors: bool = False) 
         + ("weight vector " + manifest["label"] if is_vector else _architecture(checkpoint))
     ]
     lines += _sizes(entries)
+    if checkpoint.quantisation:
+        lines.append(f"GGUF: stored as {checkpoint.quantisation}; read dequantised, as the dtypes above")
     if not is_vector:
         lines.append(_vocabulary(checkpoint))
         lines.append(f"head: {'tied to the embedding' if checkpoint.is_tied else 'its own'}")

@@ -1,0 +1,208 @@
+"""GGUF files, written with the gguf package as llama.cpp's converter writes them, against the model inside them."""
+
+import json
+import pickle
+
+import pytest
+import torch
+from pico import SPECIAL, TEMPLATE, TOKENS, save_tokenizer
+from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
+
+from chatvec_lab import Checkpoint
+from chatvec_lab.interop import mergekit_export
+from chatvec_lab.weights.inspect import inspect
+
+gguf = pytest.importorskip("gguf", reason="the extra gguf is not installed")
+HEADS, KV_HEADS, WIDTH = 4, 2, 64
+MATRIX = "model.layers.1.self_attn.k_proj.weight"
+
+
+def save_llama(folder, *, near=None, step=0.002, dtype=torch.float32, template=None, seed=0, tied=False):
+    """A two-layer Llama with widths that block formats can hold (multiples of 32)."""
+    torch.manual_seed(seed)
+    config = LlamaConfig(vocab_size=63, hidden_size=WIDTH, num_hidden_layers=2, num_attention_heads=HEADS,
+                         num_key_value_heads=KV_HEADS, intermediate_size=96, max_position_embeddings=64,
+                         bos_token_id=1, eos_token_id=2, tie_word_embeddings=tied)  # fmt: skip
+    model = LlamaForCausalLM(config)
+    if near is not None:
+        parent = LlamaForCausalLM.from_pretrained(near, dtype=torch.float32).state_dict()
+        with torch.no_grad():
+            for name, weight in model.named_parameters():
+                weight.copy_(parent[name] + step * torch.randn(weight.shape))
+    model.to(dtype).save_pretrained(folder)
+    save_tokenizer(folder, SPECIAL + TOKENS, template=template)
+    return folder
+
+
+def permuted(weights, heads):
+    """llama.cpp's order of query and key rows."""
+    return (
+        weights.reshape(heads, 2, weights.shape[0] // heads // 2, *weights.shape[1:])
+        .swapaxes(1, 2)
+        .reshape(weights.shape)
+    )
+
+
+def write_gguf(folder, path, kind="F32", *, architecture="llama", extra=(), template=TEMPLATE):
+    """What convert_hf_to_gguf.py writes for a Llama, with matrices in `kind` and norms in float32."""
+    config = json.loads((folder / "config.json").read_text())
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    writer = gguf.GGUFWriter(path, architecture)
+    writer.add_context_length(config["max_position_embeddings"])
+    writer.add_embedding_length(config["hidden_size"])
+    writer.add_block_count(config["num_hidden_layers"])
+    writer.add_feed_forward_length(config["intermediate_size"])
+    writer.add_head_count(config["num_attention_heads"])
+    writer.add_head_count_kv(config["num_key_value_heads"])
+    writer.add_rope_dimension_count(WIDTH // HEADS)
+    writer.add_rope_freq_base(10000.0)
+    writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
+    writer.add_tokenizer_model("llama")
+    tokens = SPECIAL + TOKENS
+    writer.add_token_list(tokens)
+    writer.add_token_scores([float(-i) for i in range(len(tokens))])
+    writer.add_token_types([2, 3, 3] + [1] * len(TOKENS))
+    writer.add_bos_token_id(1)
+    writer.add_eos_token_id(2)
+    if template:
+        writer.add_chat_template(template)
+    names = {"model.embed_tokens": "token_embd", "model.norm": "output_norm", "lm_head": "output"}
+    parts = {"input_layernorm": "attn_norm", "self_attn.q_proj": "attn_q", "self_attn.k_proj": "attn_k",
+             "self_attn.v_proj": "attn_v", "self_attn.o_proj": "attn_output", "mlp.gate_proj": "ffn_gate",
+             "mlp.up_proj": "ffn_up", "mlp.down_proj": "ffn_down", "post_attention_layernorm": "ffn_norm"}  # fmt: skip
+    for layer in range(config["num_hidden_layers"]):
+        names |= {f"model.layers.{layer}.{hf}": f"blk.{layer}.{short}" for hf, short in parts.items()}
+    for name, weight in model.named_parameters():
+        values = weight.detach().numpy()
+        if "q_proj" in name or "k_proj" in name:
+            values = permuted(values, HEADS if "q_proj" in name else KV_HEADS)
+        target = names[name.removesuffix(".weight")] + ".weight"
+        if values.ndim == 1 or kind == "F32":
+            writer.add_tensor(target, values)
+        elif kind == "F16":
+            writer.add_tensor(target, values.astype("float16"))
+        else:
+            quantised = gguf.GGMLQuantizationType[kind]
+            writer.add_tensor(target, gguf.quantize(values, quantised), raw_dtype=quantised)
+    for name, values in extra:
+        writer.add_tensor(name, values)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+@pytest.fixture(scope="module")
+def llamas(tmp_path_factory):
+    root = tmp_path_factory.mktemp("gguf")
+    base = save_llama(root / "base")
+    return (
+        root,
+        base,
+        save_llama(root / "chat", near=base, seed=1, template=TEMPLATE),
+        save_llama(root / "cp", near=base, seed=2),
+    )
+
+
+@pytest.mark.parametrize(
+    ("kind", "dtype"), [("F32", torch.float32), ("F16", torch.float16), ("BF16", torch.bfloat16)]
+)
+def test_an_unquantised_file_is_the_model(llamas, kind, dtype):
+    root, base, *_ = llamas
+    ours, original = Checkpoint(write_gguf(base, root / f"base-{kind}.gguf", kind)), Checkpoint(base)
+    assert set(ours.names) == set(original.names) and ours.quantisation == ""
+    for name in original.names:
+        expected = original.read(name)
+        expected = expected if expected.dim() == 1 else expected.to(dtype)
+        assert ours.dtype(name) == expected.dtype and torch.equal(ours.read(name), expected), name
+    assert torch.equal(ours.read(MATRIX, slice(5, 21)), original.read(MATRIX).to(dtype)[5:21])
+    for key in (
+        "hidden_size",
+        "num_key_value_heads",
+        "rms_norm_eps",
+        "tie_word_embeddings",
+        "eos_token_id",
+        "vocab_size",
+    ):
+        assert ours.config[key] == original.config[key], key
+    assert ours.vocabulary.tokens == original.vocabulary.tokens and ours.chat_template == TEMPLATE
+
+
+@pytest.mark.parametrize("kind", ["Q8_0", "Q4_0"])
+def test_a_quantised_file_reads_as_transformers_dequantises_it(llamas, kind):
+    root, base, *_ = llamas
+    ours = Checkpoint(write_gguf(base, root / f"base-{kind}.gguf", kind))
+    theirs = AutoModelForCausalLM.from_pretrained(
+        root, gguf_file=f"base-{kind}.gguf", dtype=torch.float32
+    ).state_dict()
+    for name in ours.names:
+        assert ours.dtype_name(name) == "float32" and torch.equal(ours.read(name), theirs[name]), name
+    original = Checkpoint(base).read(MATRIX)
+    error = (ours.read(MATRIX) - original).norm() / original.norm()
+    assert 0 < error < (0.01 if kind == "Q8_0" else 0.2)
+    assert torch.equal(ours.read(MATRIX, slice(3, 19)), ours.read(MATRIX)[3:19])
+    assert ours.label == f"base-{kind}.gguf ({kind}, dequantised)"
+    page = inspect(str(root / f"base-{kind}.gguf"))
+    assert f"GGUF: stored as {kind}; read dequantised" in page and "63 tokens" in page
+    assert pickle.loads(pickle.dumps(ours)).names == ours.names
+
+
+def test_quantised_and_unquantised_are_not_subtracted(llamas):
+    root, base, chat, cp = llamas
+    eight, four = (
+        Checkpoint(write_gguf(p, root / f"{p.name}-{k}-x.gguf", k))
+        for p, k in ((base, "Q8_0"), (chat, "Q4_0"))
+    )
+    also_eight = Checkpoint(write_gguf(chat, root / "chat-Q8_0-x.gguf", "Q8_0"))
+    for plus, minus in ((Checkpoint(chat), eight), (four, Checkpoint(base)), (four, eight)):
+        with pytest.raises(ValueError, match="The rounding would pass for a part of the vector"):
+            _ = plus - minus
+    with pytest.warns(UserWarning, match="holds the rounding noise of both"):
+        tau = also_eight - eight
+    assert torch.equal(tau.read(MATRIX), also_eight.read(MATRIX) - eight.read(MATRIX))
+    plain = Checkpoint(write_gguf(base, root / "base-F32-x.gguf"))
+    exact = Checkpoint(chat) - plain  # a GGUF that is not quantised is a source like any other
+    assert torch.equal(exact.read(MATRIX), (Checkpoint(chat) - Checkpoint(base)).read(MATRIX))
+    with pytest.raises(ValueError, match="mergekit reads no GGUF files"):
+        mergekit_export.recipe(Checkpoint(cp) + exact)
+
+
+def test_a_merge_into_a_quantised_cp_says_so(llamas, tmp_path):
+    root, base, chat, cp = llamas
+    source = Checkpoint(write_gguf(cp, root / "cp-Q8_0.gguf", "Q8_0"))
+    tau = Checkpoint(chat) - Checkpoint(base)
+    report = (source + 0.5 * tau).save(tmp_path / "out", progress=False)
+    assert report.dtypes == ("float32",)
+    manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
+    assert manifest["recipe"]["cp"] == "cp-Q8_0.gguf (Q8_0, dequantised)"
+    assert any(s["name"] == "cp-Q8_0.gguf (Q8_0, dequantised)" for s in manifest["sources"])
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
+    expected = source.read(MATRIX).double() + 0.5 * (
+        Checkpoint(chat).read(MATRIX).double() - Checkpoint(base).read(MATRIX).double()
+    )
+    assert torch.equal(model.state_dict()[MATRIX], expected.float())
+    saved = Checkpoint(tmp_path / "out")
+    assert saved.vocabulary.tokens == Checkpoint(cp).vocabulary.tokens and saved.chat_template == TEMPLATE
+
+
+def test_a_tied_file_has_no_head(tmp_path):
+    folder = save_llama(tmp_path / "tied", tied=True)
+    ours = Checkpoint(write_gguf(folder, tmp_path / "tied.gguf"))
+    assert ours.is_tied and "lm_head.weight" not in ours.names
+    assert ours.resolve("lm_head.weight") == "model.embed_tokens.weight"
+
+
+def test_what_is_not_mapped_is_refused_by_name(llamas, tmp_path):
+    base = llamas[1]
+    other = write_gguf(base, tmp_path / "g.gguf", architecture="gemma2")
+    with pytest.raises(ValueError, match=r"architecture 'gemma2'; only 'llama'"):
+        _ = Checkpoint(other).names
+    odd = write_gguf(base, tmp_path / "o.gguf", extra=[("blk.0.attn_sinks.weight", torch.zeros(4).numpy())])
+    with pytest.raises(ValueError, match=r"1 tensors have no name in transformers: blk.0.attn_sinks.weight"):
+        _ = Checkpoint(odd).names
+    (tmp_path / "broken.gguf").write_bytes(b"not a GGUF file at all")
+    with pytest.raises(ValueError, match="is damaged or no GGUF file"):
+        _ = Checkpoint(tmp_path / "broken.gguf").names
+    with pytest.raises(FileNotFoundError, match="no file"):
+        Checkpoint(tmp_path / "none.gguf")
