@@ -9,6 +9,7 @@ from pico import SPECIAL, TEMPLATE, TOKENS, config_of, save_model, save_tokenize
 from safetensors.torch import load_file, save_file
 
 from chatvec_lab import Checkpoint, WeightVector, anatomy
+from chatvec_lab.weights.within import placement
 
 IMAGE = "<image>"
 WORDS = SPECIAL + TOKENS + [IMAGE]
@@ -126,6 +127,21 @@ def test_the_language_part_gets_the_vector_and_the_rest_keeps_its_bits(vlm, tmp_
         json.loads((tmp_path / "out" / "manifest.json").read_text())["recipe"]["vector"][0]["within"]["path"]
         == path
     )
+
+
+def test_the_placement_counts_every_bit(vlm):
+    larger, tau, *_ = vlm
+    placed = tau.within(larger)
+    for vector in (placed, placed.sparsified("magnitude", density=1.0)):
+        table = placement(vector, larger + vector).set_index("tensor")
+        assert list(table.index) == larger.names
+        assert table.inner.dropna().to_dict() == placed.terms[0].leaf.mapping
+        assert (table.changed[table.inner.isna()] == 0).all()
+        for name in table.inner.dropna().index:
+            moved = (larger + placed).read(name) != larger.read(name)
+            assert table.changed[name] == int(moved.sum()) > 0
+    with pytest.raises(ValueError, match="not placed"):
+        placement(tau, larger)
 
 
 def test_the_saved_model_speaks_as_one_set_by_hand(vlm, tmp_path):

@@ -278,16 +278,17 @@ class WeightVector:
         """True for a tensor of a larger model that no part of this vector, put `within` it, has to do with."""
         return all(
             leaf.is_outside(name) if isinstance(leaf, WeightVector) else name in getattr(leaf, "outside", ())
-            for leaf in self._inner()
+            for leaf in self.inner
         )
 
     @property
     def larger(self) -> Checkpoint | None:
         """The larger model whose language part this vector is for; None for an ordinary vector."""
-        return next((leaf.larger for leaf in self._inner() if getattr(leaf, "larger", None)), None)
+        return next((leaf.larger for leaf in self.inner if getattr(leaf, "larger", None)), None)
 
-    def _inner(self) -> list[Leaf | WeightVector]:
-        """The leaves; of a transform the vector that it transforms."""
+    @property
+    def inner(self) -> list[Leaf | WeightVector]:
+        """What each term stands on: its leaf, or of a transform the vector that it transforms."""
         return [getattr(term.leaf, "vector", None) or term.leaf for term in self.terms]
 
     def save(self, path: str | os.PathLike, *, progress: bool = True) -> Path:

@@ -13,14 +13,21 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 from functools import cached_property
+from math import prod
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from chatvec_lab.weights import files
+from chatvec_lab.weights.blocks import block_spans
 from chatvec_lab.weights.chat import ChatSide, chat_side_of
 from chatvec_lab.weights.checkpoint import Checkpoint
 from chatvec_lab.weights.names import has_vocabulary_axis, is_buffer, layer_of
 
 if TYPE_CHECKING:
+    from pandas import DataFrame
+
+    from chatvec_lab.weights.arithmetic import WeightVector
     from chatvec_lab.weights.difference import Leaf
 
 
@@ -174,3 +181,42 @@ def _fits(ours: tuple[int, ...], theirs: tuple[int, ...], name: str) -> bool:
 
 def _floats(model: Checkpoint) -> list[str]:
     return [n for n in model.names if model.dtype_name(n) in files.FLOATS and not is_buffer(n)]
+
+
+def placement(vector: WeightVector, merged: Checkpoint) -> DataFrame:
+    """Where a placed vector went: one row a tensor of the larger model.
+
+    Columns: tensor, inner (the vector's own name for it; missing where the tensor is carried), parameters, changed
+    (elements of `merged`, saved or not, whose bits are not the larger model's). Reads both models once.
+    """
+    import pandas as pd
+
+    if vector.larger is None:
+        raise ValueError(f"{vector.label} is not placed within a larger model; see WeightVector.within.")
+    larger, names = vector.larger, _leaf(vector).mapping
+    rows = []
+    for name in larger.names:
+        changed = 0
+        for start, stop in block_spans(larger.shape(name)):
+            before, after = larger.raw(name, start, stop), merged.raw(name, start, stop)
+            if before.dtype != after.dtype:
+                raise ValueError(
+                    f"{name}: {larger.label} and {merged.label} have not the same dtype; no bits to compare."
+                )
+            changed += int(
+                np.count_nonzero(before.view(f"u{before.itemsize}") != after.view(f"u{after.itemsize}"))
+            )
+        rows.append(
+            {
+                "tensor": name,
+                "inner": names.get(name),
+                "parameters": prod(larger.shape(name)),
+                "changed": changed,
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def _leaf(vector: WeightVector) -> Within:
+    inner = vector.inner[0]
+    return inner if isinstance(inner, Within) else _leaf(inner)
