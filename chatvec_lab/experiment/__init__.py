@@ -20,17 +20,22 @@ from chatvec_lab.experiment.exam import (
     plain_texts,
     read,
     shares,
+    trade_offs,
     wording,
 )
-from chatvec_lab.experiment.models import At, lineup, loaded, no_system_prompt
+from chatvec_lab.experiment.models import At, at_scale, lineup, loaded, no_system_prompt
 from chatvec_lab.experiment.price import routes
 from chatvec_lab.experiment.replies import kept
+from chatvec_lab.experiment.words import interval, is_better, told
 
 __all__ = [
     "METRICS",
     "At",
     "ask",
+    "at_scale",
     "check",
+    "interval",
+    "is_better",
     "is_nano",
     "kept",
     "lineup",
@@ -40,5 +45,7 @@ __all__ = [
     "read",
     "routes",
     "shares",
+    "told",
+    "trade_offs",
     "wording",
 ]

@@ -56,10 +56,10 @@ def ask(
     (user turns, one a line), reply, reply_language; and as 1, 0 or NaN (has no meaning here, or not covered):
     correct, polite, toxic, in_language, is_english. What they count is in `microworld` and `published`.
 
-    sets: of one_turn, two_turn, hostile. n: prompts of each (published sets may have fewer: look at n in the
-    tables). frame: the chat template, the bare text of the last turn (raw), or pages of questions and answers
-    (qa). draw: choose on "validation", report "test". keep: folder of kept replies. prompts: options of
-    `published`. Raises ValueError when there is nothing to ask.
+    sets: of one_turn, two_turn, hostile, and harmless (look-alikes of hostile prompts). n: prompts of each; published
+    sets may have fewer, so look at n in the tables. frame: the chat template, the bare text of the last turn (raw),
+    or pages of questions and answers (qa). draw: choose on "validation", report "test". keep: folder of kept
+    replies. prompts: options of `published`. Raises ValueError when there is nothing to ask.
     """
     exam, prompts = _exam(family), prompts or {}
     asked = {
@@ -127,3 +127,22 @@ def shares(replies: pd.DataFrame, by: str | Sequence[str], metrics: Sequence[str
     if not tables:
         return pd.DataFrame(columns=[*by, "metric", "estimate", "low", "high", "n"])
     return pd.concat(tables, ignore_index=True)[[*by, "metric", "estimate", "low", "high", "n"]]
+
+
+def trade_offs(scores: pd.DataFrame, reading: pd.DataFrame) -> pd.DataFrame:
+    """The measures of a sweep side by side, one row a scale, and whether it is on the Pareto front of those measured.
+
+    `scores`: `shares(replies, "scale")`; `reading`: perplexity by scale, may be empty. Columns: scale; correct,
+    toxic and perplexity, each with _low and _high (NaN where not measured); is_on_front.
+    """
+    from chatvec_lab.evaluation.sweep import is_on_front
+
+    tables = [scores[scores.metric == metric].assign(measure=metric) for metric in ("correct", "toxic")]
+    long = pd.concat([*tables, reading.assign(measure="perplexity")])
+    wide = pd.DataFrame({"scale": sorted(scores.scale.unique())})
+    for measure in ("correct", "toxic", "perplexity"):
+        names = {"estimate": measure, "low": f"{measure}_low", "high": f"{measure}_high"}
+        rows = long[long.measure == measure].rename(columns=names)
+        wide = wide.merge(rows[["scale", *names.values()]], how="left")
+    least = [name for name in ("toxic", "perplexity") if wide[name].notna().any()]
+    return wide.assign(is_on_front=is_on_front(wide, most=["correct"], least=least))

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from chatvec_lab.experiment.exam import ask
+from chatvec_lab.experiment.models import at_scale, control
 from chatvec_lab.paths import DATA
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ def parts(family: "Family") -> "dict[str, WeightVector]":
         f"layers 1 to {half} only": tau.select(layers=range(half)),
         f"layers {half + 1} to {layers} only": tau.select(layers=range(half, layers)),
     }
-    return {ALL: tau, **alone, **without, **halves, "random vector": tau.random_like(1)}
+    return {ALL: tau, **alone, **without, **halves, "random vector": control(tau)}
 
 
 def sizes(vectors: "Mapping[str, WeightVector]", *, of: str = ALL) -> pd.Series:
@@ -144,7 +145,7 @@ def ask_relatives(
         tau = family.chat - family.base
         for code in [language] if language in family.languages else family.languages:
             cp = family.cp[code]
-            models = {"CP": cp + 0.0 * tau, "CP + τ": cp + scale * tau, "chat": family.chat}
+            models = {"CP": at_scale(cp, tau, 0), "CP + τ": at_scale(cp, tau, scale), "chat": family.chat}
             found = [
                 ask(family, models, [code], sets=["one_turn"], n=n, keep=keep),
                 ask(family, {PLAINLY: cp}, [code], sets=["one_turn"], n=n, frame="qa", keep=keep),

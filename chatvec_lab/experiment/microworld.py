@@ -1,6 +1,8 @@
 """The questions of the micro-world, for families that grew in it: the one right reply to each is known."""
 
+import zlib
 from collections.abc import Mapping
+from random import Random
 from typing import TYPE_CHECKING, Literal
 
 import pandas as pd
@@ -30,12 +32,36 @@ def questions(
     from chatvec_lab.nano.evaluation import put
     from chatvec_lab.nano.world import held_out_prompts
 
-    found = [p for p in held_out_prompts(language, n, draw=draw) if p.set == name]
+    if name == "harmless":
+        found = _harmless(language, n)
+    else:
+        found = [p for p in held_out_prompts(language, n, draw=draw) if p.set == name]
     rows = [
         {"prompt_id": p.prompt_id, "language": language, "turns": list(put(p, language, frame)), "item": p}
         for p in found
     ]
     return pd.DataFrame(rows)
+
+
+def _harmless(language: str, n: int) -> list:
+    """`n` look-alikes of hostile prompts (test draw), half of them about words that only CP taught."""
+    from chatvec_lab.nano.world import Prompt, draw_item, render
+
+    found: dict[tuple, Prompt] = {}
+    for words, most in (("known", n - n // 2), ("cp_only", n)):
+        rng = Random(f"harmless {words}")
+        for _ in range(100 * n + 1000):
+            if len(found) == most:
+                break
+            item = draw_item("harmless", rng, words, held_out=True)
+            exchange = render(item, language, wording=rng.randrange(2), opener=rng.randrange(4))
+            number = zlib.crc32(repr(exchange.user).encode())
+            if number % 3:  # a third belongs to the validation draw
+                name = f"{language}/test/harmless/{words}/{number:08x}"
+                found.setdefault(exchange.user, Prompt(name, "harmless", "harmless", words, exchange))
+    if len(found) < n:
+        raise ValueError(f"n={n}: only {len(found)} harmless prompts are held out in {language!r}")
+    return list(found.values())
 
 
 def decoding(frame: str, prompts: Mapping[str, str]) -> dict:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     from chatvec_lab.families import Family
     from chatvec_lab.live import LiveModel
+    from chatvec_lab.weights.arithmetic import WeightVector
     from chatvec_lab.weights.checkpoint import Checkpoint
 
 # member of a family -> how the paper writes it
@@ -28,7 +29,17 @@ class At(NamedTuple):
     @property
     def checkpoint(self) -> "Checkpoint":
         """The same weights as an expression."""
-        return self.live.cp + self.scale * self.live.tau
+        return at_scale(self.live.cp, self.live.tau, self.scale)
+
+
+def at_scale(cp: "Checkpoint", tau: "WeightVector", scale: float) -> "Checkpoint":
+    """cp + scale * tau, with the chat model's template also at scale 0, where a plain sum has the CP's."""
+    return cp + (scale * tau if scale else tau.select(layers=[]))
+
+
+def control(tau: "WeightVector") -> "WeightVector":
+    """A random vector of τ's size in every tensor, which brings τ's chat template and not a weight of τ."""
+    return tau.random_like(1) + tau.select(layers=[])
 
 
 def lineup(family: "Family", language: str, scale: float) -> "dict[str, Checkpoint]":
@@ -38,18 +49,14 @@ def lineup(family: "Family", language: str, scale: float) -> "dict[str, Checkpoi
     instructions in `language`. A model without a chat template is asked with the chat model's.
     """
     cp, tau = family.cp[language], family.chat - family.base
-    # 0 τ changes no weight, and brings the chat model's template and end of turn
-    models = {
-        "CP": cp + 0.0 * tau,
-        "CP + τ": cp + scale * tau,
-        "CP + random": cp + scale * tau.random_like(1),
-    }
+    models = {"CP": at_scale(cp, tau, 0), "CP + τ": at_scale(cp, tau, scale)}
+    models["CP + random"] = at_scale(cp, control(tau), scale)
     for member, label in TRAINED.items():
         if f"{member}_{language}" in family.others:
             tuned = family[f"{member}_{language}"]
-            models[label] = tuned if tuned.chat_template else tuned + 0.0 * tau
+            models[label] = tuned if tuned.chat_template else at_scale(tuned, tau, 0)
     if "CP → FT" in models:
-        models["CP → FT + τ"] = family[f"cp_ft_{language}"] + scale * tau
+        models["CP → FT + τ"] = at_scale(family[f"cp_ft_{language}"], tau, scale)
     return models | {"chat": family.chat}
 
 

@@ -81,7 +81,7 @@ def beside(folders: Sequence[str | Path]) -> pd.DataFrame:
     Columns: table, setup, paper, paper_unit, paper_n, source; here, here_low, here_high (share of replies, mean
     over cells: prompts are the clusters of its interval), here_min, here_max (lowest and highest cell), here_unit,
     prompts, cells; more (which way is better), fair (what may be compared). Tables without a counterpart, or whose
-    notebook has no cell here, are left out.
+    notebook has no cell here, and single setups are left out.
     """
     printed = tables()
     rows = []
@@ -92,6 +92,8 @@ def beside(folders: Sequence[str | Path]) -> pd.DataFrame:
             continue
         told["setup"] = told.setup.map(SETUPS)
         both = told.merge(ours, left_on="setup", right_on="model").drop(columns="model")
+        if len(both) < 2:  # one setup has no order
+            continue
         rows.append(both.assign(table=pair["table"], more=pair["more"], fair=pair["fair"], source=SOURCE))
     if not rows:
         raise ValueError("none of the folders is a cell of the notebooks 04, 05 or 07 with replies")

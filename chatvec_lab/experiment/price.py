@@ -16,10 +16,10 @@ SHARED = ("base", "chat_sft", "chat")  # published by others, as a rule
 def routes(family: "Family", language: str) -> pd.DataFrame:
     """The training behind each model of the lineup, beyond base and chat; one row a way.
 
-    Columns: model, stages, tokens and seconds (all of its stages), tokens_beyond_cp and seconds_beyond_cp (less
-    those of the CP that CP + τ starts from), needs_instructions (in the target language), machine. Tokens are
-    those read in training, as each member's `stage.json` recorded them. Adding τ reads no token: each weight of
-    the CP is read and written once. An empty table where nothing was recorded, as with published models.
+    Columns: model, stages, tokens and seconds (of all its stages), tokens_beyond_cp (less those of the CP that
+    CP + τ starts from), needs_instructions (in the target language), machine. Tokens are those read in training,
+    as each member's `stage.json` recorded them; seconds tell of the machine's load too. Adding τ reads no token:
+    each weight of the CP is read and written once. Empty where nothing was recorded, as with published models.
     """
     from chatvec_lab.weights.checkpoint import read_json
 
@@ -35,7 +35,7 @@ def routes(family: "Family", language: str) -> pd.DataFrame:
     rows = []
     for label, names in ways.items():
         total = {unit: sum(known[name][unit] for name in names) for unit in ("tokens", "seconds")}
-        beyond = {f"{unit}_beyond_cp": total[unit] - known[cp][unit] for unit in total}
+        beyond = {"tokens_beyond_cp": total["tokens"] - known[cp]["tokens"]}
         needs = any("_ft_" in name for name in names)
         machines = ", ".join(dict.fromkeys(known[name].get("machine", "") for name in names))
         stages = " + ".join(name.removesuffix(f"_{language}") for name in names)

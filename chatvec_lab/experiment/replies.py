@@ -9,6 +9,7 @@ import dataclasses
 import functools
 import json
 import os
+import tempfile
 from collections.abc import Iterable
 from importlib import metadata
 from pathlib import Path
@@ -139,10 +140,9 @@ def _write(folder: Path, fresh: dict[str, list[dict]]) -> None:
     """One new part, whole as soon as it has its name."""
     folder.mkdir(parents=True, exist_ok=True)
     part = folder / f"{fingerprint.digest(sorted(fresh))[:24]}.jsonl"
-    temporary = part.with_suffix(f".{os.getpid()}.part")
     text = "".join(json.dumps(item) + "\n" for item in sorted(fresh.items()))
-    with temporary.open("w", encoding="utf-8") as file:
+    with tempfile.NamedTemporaryFile("w", encoding="utf-8", dir=folder, suffix=".part", delete=False) as file:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())
-    temporary.replace(part)
+    os.replace(file.name, part)

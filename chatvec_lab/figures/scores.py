@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from chatvec_lab.figures.style import axes, look, style, text_width
@@ -65,6 +66,25 @@ def by_model(
         ax.set_axisbelow(True)
         _legend(ax)
     return ax
+
+
+def two_sources(table: DataFrame, *, ours: str, axes: Sequence[Axes]) -> Sequence[Axes]:
+    """Printed values of the paper on the first of two Axes, our own with intervals on the second, setups in one order.
+
+    `table`: rows of one table of `experiment.paper.beside`. Each side keeps its own axis, from its lowest to its
+    highest possible value, since they count different things.
+    """
+    left, right = axes
+    number, unit = table.table.iloc[0], table.paper_unit.iloc[0]
+    printed = table.assign(model=table.setup, estimate=table.paper, low=table.paper, high=table.paper)
+    highest = 10 if "10" in unit else 100 if unit == "percent" else 1
+    by_model(
+        printed.assign(metric="the paper"), label=f"Table {number}: {unit}", limits=(0, highest), ax=left
+    )
+    names = {"setup": "model", "here": "estimate", "here_low": "low", "here_high": "high"}
+    by_model(table.rename(columns=names).assign(metric=ours), label=table.here_unit.iloc[0], ax=right)
+    right.set_yticks([])
+    return axes
 
 
 def front(table: DataFrame, *, x: str, y: str, x_label: str, y_label: str, ax: Axes | None = None) -> Axes:

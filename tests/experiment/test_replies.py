@@ -1,0 +1,114 @@
+"""Replies kept by content: the same replies, asked once, whoever asks; another recipe, prompt or setting asks again."""
+
+import json
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from chatvec_lab import experiment, load_family
+from chatvec_lab.experiment.replies import Speaker, _read, _write, recipe
+from chatvec_lab.live import LiveModel
+
+PROMPTS = [
+    {"prompt_id": f"p{i}", "turns": [text]} for i, text in enumerate(["Say: fox.", "Say: owl, cat.", "Why?"])
+]
+
+
+@pytest.fixture(scope="module")
+def nano():
+    return load_family("nano")
+
+
+@pytest.fixture
+def asked(tmp_path):
+    """Reply with a model, keeping in one folder; returns the replies and how many were generated."""
+
+    def now(model, prompts=PROMPTS, **settings):
+        with Speaker(model, tmp_path / "replies") as speaker:
+            table = speaker.reply(prompts, **({"max_tokens": 8} | settings))
+        return table, speaker.asked
+
+    return now
+
+
+def test_what_was_asked_is_read_back(asked, nano):
+    tau = nano.chat - nano.base
+    first, generated = asked(nano.cp["zh"] + 0.5 * tau)
+    assert generated == 3
+    again, generated = asked(nano.cp["zh"] + 0.5 * (nano.chat - nano.base))
+    assert generated == 0
+    assert again.equals(first) and list(again.dtypes) == list(first.dtypes)
+    with Speaker(nano.cp["zh"] + 0.5 * tau) as speaker:
+        assert speaker.reply(PROMPTS, max_tokens=8).equals(first), "as without keeping"
+
+
+def test_a_live_model_shares_with_the_expression(asked, nano):
+    tau = nano.chat - nano.base
+    live = LiveModel(nano.cp["zh"], tau, device="cpu")
+    turned, generated = asked(experiment.At(live, 0.5))
+    assert generated == 3 and live.scale == 0.0
+    merged, generated = asked(nano.cp["zh"] + 0.5 * tau)
+    assert generated == 0 and merged.equals(turned)
+    wide = LiveModel(
+        nano.cp["zh"], tau, device="cpu", dtype="float32"
+    )  # other weights: not rounded to 16 bits
+    assert asked(experiment.At(wide, 0.5))[1] == 3
+
+
+@pytest.mark.parametrize("change", ["scale", "vector", "setting", "prompt", "system of rows"])
+def test_other_content_is_asked_again(asked, nano, change):
+    cp, tau = nano.cp["zh"], nano.chat - nano.base
+    asked(cp + 0.5 * tau)
+    if change == "scale":
+        assert asked(cp + 0.25 * tau)[1] == 3
+    elif change == "vector":
+        assert asked(cp + 0.5 * tau.select(modules="attention"))[1] == 3
+        assert asked(cp + 0.5 * tau.random_like(1))[1] == 3
+        assert asked(cp + 0.5 * tau.random_like(2))[1] == 3
+    elif change == "setting":
+        assert asked(cp + 0.5 * tau, max_tokens=9)[1] == 3
+    elif change == "prompt":
+        other = [*PROMPTS[:2], {"prompt_id": "p2", "turns": ["Why not?"]}]
+        assert asked(cp + 0.5 * tau, other)[1] == 1
+        assert asked(cp + 0.5 * tau, other[::-1])[1] == 0
+    else:
+        assert asked(cp.add(0.5 * tau, vocabulary="skip"))[1] == 3
+
+
+def test_changed_weights_are_another_recipe(tmp_path, families, nano):
+    from chatvec_lab import Checkpoint
+    from chatvec_lab.study import fingerprint
+
+    base, chat, cp = map(Checkpoint, families())
+    before = recipe(cp + 0.5 * (chat - base))
+    assert json.loads(json.dumps(before)) == before
+    assert recipe(cp) != recipe(chat) and recipe(cp + 0.5 * (base - chat)) != before
+    copy = tmp_path / "cp"
+    copy.mkdir()
+    for file in cp.folder.iterdir():
+        (copy / file.name).write_bytes(file.read_bytes())
+    assert recipe(Checkpoint(copy)) == recipe(cp), "content counts, not the place"
+    weights = copy / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"\x01")
+    fingerprint.path.cache_clear()
+    assert recipe(Checkpoint(copy)) != recipe(cp)
+
+
+def test_many_at_once_and_a_torn_part(tmp_path, nano):
+    """Who asks the same at the same time writes the same; what a kill tore has no name, and nobody reads it."""
+    keep, model = tmp_path / "replies", nano.cp["zh"] + 0.0 * (nano.chat - nano.base)
+    with Speaker(model, keep) as speaker:
+        first = speaker.reply(PROMPTS, max_tokens=4)
+    (part,) = keep.glob("*/*.jsonl")
+    fresh, written = _read(part.parent), part.read_bytes()
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda _: _write(part.parent, fresh), range(40)))
+    assert [f.name for f in part.parent.iterdir()] == [part.name] and part.read_bytes() == written
+    (part.parent / "abc.part").write_text('["torn')
+    with Speaker(model, keep) as speaker:
+        assert speaker.reply(PROMPTS, max_tokens=4).equals(first) and speaker.asked == 0
+
+
+def test_the_cells_of_a_study_share_one_folder(tmp_path):
+    assert experiment.kept(tmp_path / "cells" / "03_scale_sweep" / "ab12") == tmp_path / "replies"
+    assert experiment.kept(tmp_path / "interactive") == tmp_path / "interactive" / "replies"
