@@ -1,0 +1,303 @@
+"""A low-rank vector as a LoRA adapter, for PEFT, transformers and servers such as vLLM.
+
+LoRA adds `lora_alpha / r * B @ A` to the weight of a linear layer and can carry nothing else: norms, biases,
+embedding and head stay the CP's. What that costs is measured in two ways: energy kept in each tensor, and replies.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, get_args
+
+import numpy as np
+
+from chatvec_lab.weights.arithmetic import Term, WeightVector
+from chatvec_lab.weights.checkpoint import Checkpoint, read_json
+from chatvec_lab.weights.names import has_vocabulary_axis, layer_of, module_of
+from chatvec_lab.weights.partial import partial_folder
+from chatvec_lab.weights.provenance import (
+    DIGEST,
+    MANIFEST,
+    Digests,
+    combined,
+    file_digest,
+    source_entry,
+    versions,
+    write_json,
+)
+from chatvec_lab.weights.transforms import LowRank, Transform, randomised_svd
+
+if TYPE_CHECKING:
+    import pandas
+
+Dtype = Literal["float32", "bfloat16", "float16"]
+WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
+
+
+@dataclass(frozen=True)
+class AdapterReport:
+    """What an adapter holds. `energy` is the share of the vector's squared norm that it keeps, over all tensors.
+
+    `table` has one row a tensor: tensor, layer, module, parameters, l2 (norm of the vector's tensor), energy (share
+    kept, from 0 to 1; missing where the vector is zero), carried (True or False), reason (why it is not carried).
+    """
+
+    path: Path
+    rank: int
+    scale: float
+    energy: float
+    table: pandas.DataFrame
+    notes: tuple[str, ...]
+
+    def __str__(self) -> str:
+        t = self.table
+        carried = t[t.carried]
+        lines = [
+            f"{self.path}: LoRA adapter of rank {self.rank}, weight {self.scale:g} (lora_alpha / r)",
+            f"  {len(carried)} of {len(t)} tensors; {self.energy:.1%} of the vector's energy kept "
+            f"({_share(carried.energy * carried.l2**2, carried.l2**2):.1%} within the carried tensors)",
+        ]
+        for (module, reason), rows in t[~t.carried].groupby(["module", "reason"]):
+            share = _share(rows.l2**2, t.l2**2)
+            lines.append(f"  not carried: {len(rows)} x {module} ({share:.1%} of the energy): {reason}")
+        return "\n".join([*lines, *(f"  {note}" for note in self.notes)])
+
+
+def _share(part, whole) -> float:
+    return float(part.sum() / whole.sum()) if whole.sum() else float("nan")
+
+
+def export_adapter(
+    vector: WeightVector,
+    path: str | Path,
+    *,
+    base: Checkpoint,
+    rank: int | None = None,
+    scale: float = 1.0,
+    dtype: Dtype = "float32",
+    seed: int = 0,
+) -> AdapterReport:
+    """Write `scale * vector` at `rank` as a new adapter folder for the model `base` (the CP); reports what is kept.
+
+    vector: any vector with `rank`, or `tau.low_rank(r)`. dtype: that of the two factors. The scale is the adapter's
+    weight, lora_alpha / r, and can be changed in adapter_config.json. Template and tokenizer go along when `base` has
+    every token that they need. vLLM takes ranks 8, 16, 32, 64, 128, 256, 320 and 512 (--max-lora-rank), and adapters
+    of all kinds of layers written here.
+
+    Raises TypeError without a rank, ValueError for a vector that does not pair with `base` or of which no tensor is
+    a linear layer's, FileExistsError when `path` exists.
+    """
+    leaf, term = _low_rank(vector, rank, seed)
+    if dtype not in get_args(Dtype):
+        raise ValueError(f"dtype={dtype!r}: expected one of {', '.join(get_args(Dtype))}.")
+    merged = base.add(vector, vocabulary="skip")
+    merged.check()
+    linear = _linear_modules(base)
+    tensors, rows = {}, []
+    for name in vector.names:
+        reason = _reason(name, leaf, term, linear)
+        pair = None if reason else _factors(leaf, name, dtype)
+        if pair is not None and not pair[0].any():
+            pair, reason = None, "the vector is zero here"
+        if pair is not None:
+            stem = f"base_model.model.{name.removesuffix('.weight')}"
+            left, right = pair
+            tensors[f"{stem}.lora_A.weight"], tensors[f"{stem}.lora_B.weight"] = (
+                right,
+                left * term.coefficient(name),
+            )
+        rows.append(_row(leaf, term.coefficient(name), name, pair, reason))
+    if not tensors:
+        raise ValueError(
+            f"{vector.label} has no tensor that is a linear layer's in {base.label}; LoRA can carry none."
+        )
+    import pandas
+
+    table = pandas.DataFrame(rows).astype({"layer": "Int64"})
+    energy = _share(table.energy.fillna(0) * table.l2**2, table.l2**2)
+    path = Path(path)
+    report = AdapterReport(path, leaf.rank, float(scale), energy, table, _notes(merged))
+    with partial_folder(path, key="", resume=False, needed=0) as (folder, _):
+        _write(folder, tensors, dtype, linear, leaf.rank, float(scale), base)
+        if merged.chat_side is not None and base.vocabulary is not None and not merged.missing_tokens:
+            merged.tokenizer.save_pretrained(folder)
+        digests = Digests()
+        manifest = {
+            "format": "chatvec_lab LoRA adapter 1",
+            "recipe": {"base": base.label, "vector": vector.describe(), "rank": leaf.rank, "scale": float(scale),
+                       "dtype": dtype, "energy": energy},
+            "sources": [source_entry(source, digests) for source in dict.fromkeys([base, *vector.sources()])],
+            "weights": {"digest": combined({WEIGHTS: file_digest(folder / WEIGHTS)}),
+                        "files": {WEIGHTS: file_digest(folder / WEIGHTS)}},
+            "digest": DIGEST,
+            "versions": versions(),
+        }  # fmt: skip
+        write_json(folder / MANIFEST, manifest)
+        (folder / "README.md").write_text(_card(report, base, vector), "utf-8")
+    return report
+
+
+def _low_rank(vector: WeightVector, rank: int | None, seed: int) -> tuple[LowRank, Term]:
+    """The low-rank leaf, and the term that holds its factor and schedules."""
+    first = vector.terms[0]
+    if rank is None:
+        if len(vector.terms) != 1 or not isinstance(first.leaf, LowRank):
+            raise TypeError(f"{vector.label} has no rank: give rank=, or tau.low_rank(r).")
+        return first.leaf, first
+    leaf = LowRank(vector, rank, seed)
+    return leaf, Term(1.0, leaf)
+
+
+def _linear_modules(base: Checkpoint) -> set[str]:
+    """Names of the linear layers of the model as transformers builds it, without its weights."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(base.folder))
+    return {name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)}
+
+
+def _reason(name: str, leaf: LowRank, term: Term, linear: set[str]) -> str:
+    """Why LoRA does not carry a tensor; empty when it does."""
+    kind = module_of(name)
+    if not term.coefficient(name) or not any(inner.coefficient(name) for inner in leaf.vector.terms):
+        return "not in the selection"
+    if has_vocabulary_axis(name):
+        return "rows of tokens; they stay the CP's"
+    if len(leaf.shape(name)) != 2:
+        return f"LoRA adapts matrices; a {kind if kind == 'norm' else 'bias'} stays the CP's"
+    if name.removesuffix(".weight") not in linear:
+        return "not a linear layer in the loaded model (fused or stacked)"
+    return ""
+
+
+def _factors(leaf: LowRank, name: str, dtype: Dtype) -> tuple[np.ndarray, np.ndarray]:
+    """B (m, rank) and A (rank, n) in float64, rounded to `dtype`; a matrix no larger than the rank comes whole."""
+    found = leaf.factors(name)
+    if found is None:
+        matrix = np.concatenate([block for _, block in leaf.blocks(name)]).reshape(leaf.shape(name))
+        left, values, right = randomised_svd(matrix, min(matrix.shape), leaf.seed)
+        padding = leaf.rank - values.size
+        found = np.pad(left * values, ((0, 0), (0, padding))), np.pad(right, ((0, padding), (0, 0)))
+    return tuple(_tensor(factor, dtype).double().numpy() for factor in found)
+
+
+def _tensor(values: np.ndarray, dtype: Dtype):
+    import torch
+
+    return torch.from_numpy(np.ascontiguousarray(values)).to(getattr(torch, dtype))
+
+
+def _row(leaf: LowRank, coefficient: float, name: str, pair, reason: str) -> dict:
+    """One row of the table; the energy is that of the factors as they are stored."""
+    whole, left_over = 0.0, 0.0
+    width = leaf.shape(name)[-1]
+    for start, block in Transform(leaf.vector, leaf.label).blocks(name):
+        whole += float(block @ block)
+        if pair is not None:
+            first = start // width
+            rest = block - (pair[0][first : first + block.size // width] @ pair[1]).reshape(-1)
+            left_over += float(rest @ rest)
+    kept = 0.0 if pair is None else 1.0 - left_over / whole if whole else float("nan")
+    return {
+        "tensor": name, "layer": layer_of(name), "module": module_of(name),
+        "parameters": int(np.prod(leaf.shape(name))),
+        "l2": abs(coefficient) * whole**0.5, "energy": kept if whole and coefficient else float("nan"),
+        "carried": pair is not None, "reason": reason,
+    }  # fmt: skip
+
+
+def _notes(merged) -> tuple[str, ...]:
+    if merged.missing_tokens:
+        missing = ", ".join(merged.missing_tokens[:8])
+        return (
+            f"the chat template needs {missing}, whose rows LoRA cannot append; template and tokenizer stay behind",
+        )
+    return ()
+
+
+def _write(folder: Path, tensors, dtype, linear: set[str], rank: int, scale: float, base: Checkpoint) -> None:
+    from safetensors.torch import save_file
+
+    save_file({k: _tensor(v, dtype) for k, v in tensors.items()}, folder / WEIGHTS, metadata={"format": "pt"})
+    modules = {
+        k.removeprefix("base_model.model.").removesuffix(".lora_A.weight") for k in tensors if "lora_A" in k
+    }
+    kinds = {name.rsplit(".", 1)[-1] for name in modules}
+    complete = {kind for kind in kinds if {m for m in linear if m.rsplit(".", 1)[-1] == kind} <= modules}
+    targets = sorted(complete) + sorted(m for m in modules if m.rsplit(".", 1)[-1] not in complete)
+    config = {
+        "peft_type": "LORA", "task_type": "CAUSAL_LM", "base_model_name_or_path": base.label, "r": rank,
+        "lora_alpha": int(scale * rank) if (scale * rank).is_integer() else scale * rank, "lora_dropout": 0.0,
+        "target_modules": targets, "bias": "none", "fan_in_fan_out": False, "use_rslora": False, "use_dora": False,
+        "modules_to_save": None, "inference_mode": True,
+    }  # fmt: skip
+    (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n", "utf-8")
+
+
+def _card(report: AdapterReport, base: Checkpoint, vector: WeightVector) -> str:
+    hub = ["base_model:", f"- {base.label}", "base_model_relation: adapter"] if "/" in base.label else []
+    return "\n".join(
+        [
+            "---", "library_name: peft", "tags:", "- chat-vector", "- lora", *hub, "---", "",
+            f"# {vector.label} as a LoRA adapter for {base.label}", "",
+            "```", str(report).replace(str(report.path), report.path.name), "```", "",
+            "Made by chatvec_lab from a difference of weights, without training. `lora_alpha / r` is the scale of the "
+            "vector; `manifest.json` has recipe and digests. The licences of all sources apply.", "",
+        ]
+    )  # fmt: skip
+
+
+def load_adapted(base: Checkpoint, adapter: str | Path, *, dtype: str = "auto", device: str = "cpu"):
+    """`base` with the adapter as a PEFT model in evaluation mode. Needs the package peft."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    try:
+        from peft import PeftModel
+    except ImportError as error:
+        raise ImportError("adapters are loaded with peft: pip install 'chatvec_lab[peft]'") from error
+    kind = dtype if dtype == "auto" else getattr(torch, dtype)
+    model = AutoModelForCausalLM.from_pretrained(base.folder, dtype=kind).to(device)
+    return PeftModel.from_pretrained(model, str(adapter)).eval()
+
+
+def reply_differences(
+    cp: Checkpoint,
+    vector: WeightVector,
+    adapter: str | Path,
+    prompts,
+    *,
+    dtype: str = "auto",
+    device: str = "cpu",
+    **options,
+) -> pandas.DataFrame:
+    """What the adapter says beside the full vector at the adapter's scale, one row a reply.
+
+    Columns: those of `respond` that name the prompt, response_full, response_adapter, same (bool), similarity
+    (share of characters in common, 0 to 1, difflib). `options` go to `respond`. `vector` is the whole tau; both
+    sides use template and end of turn of `cp + vector`.
+    """
+    from difflib import SequenceMatcher
+
+    from chatvec_lab.evaluation.generation import respond
+    from chatvec_lab.live import LiveModel
+
+    config = read_json(Path(adapter) / CONFIG)
+    scale = config["lora_alpha"] / config["r"]
+    live = LiveModel(cp, vector, device=device, dtype=dtype)
+    with live.at(scale):
+        full = respond(live.model, live.tokenizer, prompts, **options)
+    adapted = load_adapted(cp, adapter, dtype=dtype, device=device)
+    adapted.generation_config = live.model.generation_config
+    theirs = respond(adapted, live.tokenizer, prompts, **options)
+    keys = ["prompt_id", "set", "language", "turn", "sample", "prompt"]
+    table = full[keys].assign(response_full=full.response, response_adapter=theirs.response)
+    pairs = list(zip(table.response_full, table.response_adapter, strict=True))
+    return table.assign(
+        same=[a == b for a, b in pairs],
+        similarity=[SequenceMatcher(None, a, b, autojunk=False).ratio() for a, b in pairs],
+    )

@@ -1,0 +1,151 @@
+"""Low-rank vectors as adapters that PEFT loads: logits against the merged model, energy, and replies."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from pico import TEMPLATE
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from chatvec_lab import Checkpoint, load_family
+from chatvec_lab.interop import hub, peft
+
+pytest.importorskip("peft", reason="the extra peft is not installed")
+CARRIED = ("attention", "mlp")
+
+
+def logits(model, ids):
+    with torch.no_grad():
+        return model(ids).logits
+
+
+def merged_logits(merged, folder, ids):
+    merged.save(folder, dtype="float32", progress=False)
+    return logits(AutoModelForCausalLM.from_pretrained(folder), ids)
+
+
+@pytest.mark.parametrize("kind", ["llama", "qwen2", "gpt_neox", "phi3"])
+def test_the_adapter_is_the_low_rank_delta_of_the_linear_layers(families, tmp_path, kind):
+    base, chat, cp = map(Checkpoint, families(kind, dtype=torch.float32))
+    tau = 20 * (chat - base)  # far above rounding
+    report = peft.export_adapter(tau, tmp_path / "a", base=cp, rank=4, scale=0.7)
+    ids = torch.randint(3, 60, (2, 9), generator=torch.Generator().manual_seed(0))
+    got = logits(peft.load_adapted(cp, tmp_path / "a"), ids)
+    matrices = [
+        n
+        for n in tau.names
+        if len(tau.shape(n)) == 2 and any(n.startswith(t) for t in report.table[report.table.carried].tensor)
+    ]
+    part = tau.low_rank(4).select(modules=[f"^{n}$" for n in matrices])
+    expected = merged_logits(cp + 0.7 * part, tmp_path / "m", ids)
+    plain = logits(AutoModelForCausalLM.from_pretrained(cp.folder), ids)
+    torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-5)
+    assert (expected - plain).abs().max() > 100 * (got - expected).abs().max()
+
+
+def test_energy_is_that_of_the_stored_factors(families, tmp_path):
+    base, chat, cp = map(Checkpoint, families("llama", dtype=torch.float32))
+    tau = chat - base
+    for dtype, tolerance in (("float32", 1e-6), ("bfloat16", 1e-3)):
+        report = peft.export_adapter(tau.low_rank(3), tmp_path / dtype, base=cp, dtype=dtype)
+        stored = load_file(tmp_path / dtype / "adapter_model.safetensors")
+        assert {t.dtype for t in stored.values()} == {getattr(torch, dtype)}
+        table = report.table.set_index("tensor")
+        for name in tau.names:
+            whole = tau.read(name, dtype=torch.float64)
+            row = table.loc[name]
+            assert row.l2 == pytest.approx(float(whole.norm()), rel=1e-9)
+            if row.carried:
+                stem = "base_model.model." + name.removesuffix(".weight")
+                kept = stored[f"{stem}.lora_B.weight"].double() @ stored[f"{stem}.lora_A.weight"].double()
+                assert row.energy == pytest.approx(
+                    1 - float((whole - kept).norm() / whole.norm()) ** 2, abs=1e-9
+                )
+                best = float((torch.linalg.svdvals(whole)[:3] ** 2).sum() / (whole**2).sum())
+                assert row.energy == pytest.approx(best, abs=tolerance)
+        total = (table.energy * table.l2**2).sum() / (table.l2**2).sum()
+        assert report.energy == pytest.approx(total)
+
+
+def test_what_lora_cannot_carry_is_stated(families, tmp_path):
+    base, chat, cp = map(Checkpoint, families("llama"))
+    report = peft.export_adapter(chat - base, tmp_path / "a", base=cp, rank=4)
+    left = report.table[~report.table.carried]
+    assert set(left.module) == {"norm", "embedding", "head"} and (left.energy == 0).all()
+    assert "LoRA adapts matrices; a norm stays the CP's" in str(report)
+    assert "rows of tokens; they stay the CP's" in (tmp_path / "a" / "README.md").read_text()
+    mixtral = tuple(map(Checkpoint, families("mixtral")))
+    stacked = peft.export_adapter(mixtral[1] - mixtral[0], tmp_path / "m", base=mixtral[2], rank=4)
+    reasons = stacked.table[~stacked.table.carried].groupby("module").reason.first()
+    assert "fused or stacked" in reasons["mlp"]
+
+
+def test_the_scale_is_the_weight_and_the_config_is_what_servers_read(families, tmp_path):
+    base, chat, cp = map(Checkpoint, families("llama"))
+    peft.export_adapter(0.5 * (chat - base).low_rank(8), tmp_path / "a", base=cp, scale=0.75)
+    config = json.loads((tmp_path / "a" / "adapter_config.json").read_text())
+    assert config["lora_alpha"] / config["r"] == 0.75 and config["r"] == 8
+    assert config["target_modules"] == sorted(
+        ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+    )
+    stored = load_file(tmp_path / "a" / "adapter_model.safetensors")
+    name = "model.layers.1.mlp.down_proj"
+    delta = (
+        stored[f"base_model.model.{name}.lora_B.weight"] @ stored[f"base_model.model.{name}.lora_A.weight"]
+    )
+    expected = 0.5 * (chat - base).low_rank(8).read(f"{name}.weight")
+    torch.testing.assert_close(delta, expected, rtol=1e-4, atol=1e-7)
+    assert AutoTokenizer.from_pretrained(tmp_path / "a").chat_template == TEMPLATE
+    some = peft.export_adapter((chat - base).select(layers=1, modules="mlp"), tmp_path / "b", base=cp, rank=2)
+    config = json.loads((tmp_path / "b" / "adapter_config.json").read_text())
+    assert config["target_modules"] == [f"model.layers.1.mlp.{m}_proj" for m in ("down", "gate", "up")]
+    assert some.table.carried.sum() == 3 and some.energy > 0.2  # of the selection
+    loaded = peft.load_adapted(cp, tmp_path / "b")
+    assert sum("lora_A" in n for n, _ in loaded.named_parameters()) == 3
+
+
+def test_a_matrix_no_larger_than_the_rank_comes_whole(families, tmp_path):
+    base, chat, cp = map(Checkpoint, families("llama"))
+    report = peft.export_adapter(chat - base, tmp_path / "a", base=cp, rank=20)
+    assert np.allclose(report.table[report.table.carried].energy, 1, atol=1e-9)
+    peft.load_adapted(cp, tmp_path / "a")
+
+
+def test_errors_name_what_is_missing(families, tmp_path):
+    base, chat, cp = map(Checkpoint, families("llama"))
+    with pytest.raises(TypeError, match=r"has no rank: give rank=, or tau.low_rank\(r\)"):
+        peft.export_adapter(chat - base, tmp_path / "a", base=cp)
+    with pytest.raises(ValueError, match="has no tensor that is a linear layer's"):
+        peft.export_adapter((chat - base).select(modules="norm"), tmp_path / "a", base=cp, rank=2)
+    with pytest.raises(ValueError, match="dtype='int8'"):
+        peft.export_adapter(chat - base, tmp_path / "a", base=cp, rank=2, dtype="int8")
+    assert not (tmp_path / "a").exists()
+
+
+def test_a_nano_adapter_talks_and_is_pushable(tmp_path):
+    """The chat vector of the nano family at rank 32 of 128, in float32: logits of the merge, replies, the card."""
+    family = load_family("nano")
+    cp, tau = family.cp["zh"], family.chat - family.base
+    report = peft.export_adapter(tau, tmp_path / "a", base=cp, rank=32)
+    carried = report.table[report.table.carried]
+    assert 0.3 < report.energy < 1 and len(carried) == 7 * 4
+    ids = torch.randint(8, 700, (2, 12), generator=torch.Generator().manual_seed(0))
+    got = logits(peft.load_adapted(cp, tmp_path / "a", dtype="float32"), ids)
+    part = tau.low_rank(32).select(modules=list(CARRIED))
+    expected = merged_logits(cp + part, tmp_path / "m", ids)
+    torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-3)
+    table = peft.reply_differences(
+        cp,
+        tau,
+        tmp_path / "a",
+        ["1 + 1 =", "Hello", "Name three animals."],
+        max_tokens=12,
+        dtype="float32",
+        progress=False,
+    )
+    assert len(table) == 3 and table.similarity.between(0, 1).all()
+    assert (table.same == (table.response_full == table.response_adapter)).all()
+    pushed = hub.push(tmp_path / "a", "lab/adapter", dry_run=True)
+    assert "adapter_model.safetensors" in pushed.files and "library_name: peft" in pushed.card
