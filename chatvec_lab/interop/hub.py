@@ -93,7 +93,7 @@ def push(
     with _saved(what, folder) as saved:
         found = _files(saved)
         sources = _sources(saved, what)
-        known = _licences(sources, licences or {}, token)
+        known = _licences(sources, licences or {}, family, token)
         card = _card((saved / CARD).read_text("utf-8"), known, family, evaluation)
         sizes = {n: len(card.encode()) if n == CARD else (saved / n).stat().st_size for n in found}
         url = None
@@ -153,12 +153,15 @@ def _sources(saved: Path, what) -> dict[str, Checkpoint | None]:
 
 
 def _licences(
-    sources: Mapping[str, Checkpoint | None], given: Mapping[str, str], token: str | None
+    sources: Mapping[str, Checkpoint | None], given: Mapping[str, str], family, token: str | None
 ) -> dict[str, str | None]:
     unknown = sorted(set(given) - set(sources))
     if unknown:
         raise ValueError(f"licences names {', '.join(unknown)}; the sources are {', '.join(sources)}.")
-    described = _described_licences()
+    facts = getattr(family, "facts", {})
+    described = _described_licences() | {
+        family[member].label: known["licence"] for member, known in facts.items() if known.get("licence")
+    }
     return {
         name: given.get(name) or described.get(name) or _beside(checkpoint) or _on_hub(name, token)
         for name, checkpoint in sources.items()

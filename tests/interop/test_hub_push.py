@@ -15,10 +15,12 @@ import pytest
 import yaml
 from safetensors.torch import load_file
 
-from chatvec_lab import Checkpoint, WeightVector
+from chatvec_lab import Checkpoint, WeightVector, load_family
+from chatvec_lab.__main__ import main
 from chatvec_lab.interop import hub
 
 TOKEN = "hf_" + "notarealtoken" * 2
+PUSH = "from chatvec_lab.interop import hub;"
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
@@ -139,7 +141,7 @@ def saved(families, tmp_path_factory):
 def test_a_merged_model_reaches_the_hub_whole(server, saved):
     address, state = server
     code = (
-        "from chatvec_lab.interop import hub\n"
+        f"{PUSH}\n"
         f"r = hub.push({str(saved / 'merged')!r}, 'lab/ko-chat', private=True, family='pico', revision='half',\n"
         "             licences={'cp': 'apache-2.0', 'chat': 'apache-2.0', 'base': 'apache-2.0'},\n"
         "             evaluation={'fidelity': {'cosine': 0.98765}, 'n': 96})\n"
@@ -171,24 +173,14 @@ def test_a_merged_model_reaches_the_hub_whole(server, saved):
     )
 
 
-def test_the_token_goes_into_the_header_alone(server, saved):
+def test_a_pushed_vector_is_the_vector_and_the_token_goes_into_the_header_alone(server, saved, tmp_path):
     address, state = server
-    done = run(
-        address, f"from chatvec_lab.interop import hub; print(hub.push({str(saved / 'vector')!r}, 'lab/tau'))"
-    )
+    done = run(address, f"{PUSH} print(hub.push({str(saved / 'vector')!r}, 'lab/tau'))")
     assert done.returncode == 0, done.stderr
     assert any(authorization == f"Bearer {TOKEN}" for _, _, authorization, _ in state.requests)
     assert TOKEN not in done.stdout + done.stderr
     assert not any(TOKEN in path or TOKEN.encode() in body for _, path, _, body in state.requests)
     assert not any(TOKEN.encode() in content for content in state.files["lab/tau"].values())
-
-
-def test_a_pushed_vector_is_the_vector(server, saved, tmp_path):
-    address, state = server
-    done = run(
-        address, f"from chatvec_lab.interop import hub; hub.push({str(saved / 'vector')!r}, 'lab/tau')"
-    )
-    assert done.returncode == 0, done.stderr
     for name, content in state.files["lab/tau"].items():
         (tmp_path / name).write_bytes(content)
     stored = load_file(saved / "vector" / "vector.safetensors")
@@ -196,23 +188,16 @@ def test_a_pushed_vector_is_the_vector(server, saved, tmp_path):
     assert all((loaded.read(name) == stored[name].float()).all() for name in loaded.names)
 
 
-def test_a_refused_token_is_an_error_that_does_not_show_it(server, saved):
+def test_without_a_token_or_with_a_refused_one_nothing_is_committed(server, saved):
     address, state = server
     wrong = "hf_" + "wrongtoken" * 3
-    done = run(
-        address, f"from chatvec_lab.interop import hub; hub.push({str(saved / 'vector')!r}, 'lab/tau')", wrong
-    )
+    push = f"hub.push({str(saved / 'vector')!r}, 'lab/tau')"
+    code = f"{PUSH} import os, traceback\nfor token in ('', {wrong!r}):\n os.environ['HF_TOKEN'] = token\n"
+    done = run(address, f"{code} try: {push}\n except Exception: traceback.print_exc()", None)
+    assert "PermissionError: pushing to 'lab/tau' needs a token" in done.stderr and "HF_TOKEN" in done.stderr
     assert "PermissionError: the hub refused 'lab/tau' (403)" in done.stderr
-    assert wrong not in done.stderr and not state.files
-
-
-def test_without_a_token_nothing_is_sent(server, saved):
-    address, state = server
-    done = run(
-        address, f"from chatvec_lab.interop import hub; hub.push({str(saved / 'vector')!r}, 'lab/tau')", None
-    )
-    assert "PermissionError: pushing to 'lab/tau' needs a token" in done.stderr
-    assert "HF_TOKEN" in done.stderr and not state.requests
+    assert wrong not in done.stdout + done.stderr and not state.files
+    assert {authorization for _, _, authorization, _ in state.requests} == {f"Bearer {wrong}"}
 
 
 def test_a_dry_run_shows_files_sizes_and_card(saved, monkeypatch):
@@ -229,6 +214,18 @@ def test_a_dry_run_shows_files_sizes_and_card(saved, monkeypatch):
     )
     assert "license" not in yaml.safe_load(report.card.split("---")[1])
     assert "nothing was sent" in str(report) and f"{sum(sizes.values()):,} bytes" in str(report)
+
+
+def test_the_command_line_shows_a_dry_run(saved, capsys, monkeypatch, tmp_path):
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    (tmp_path / "summary.json").write_text('{"accuracy": {"ko": 0.5}}')
+    push = ["push", str(saved / "merged"), "lab/ko", "--evaluation", str(tmp_path / "summary.json")]
+    assert main([*push, "--dry-run", "--private", "--licence", "cp=mit"]) == 0
+    shown = capsys.readouterr().out
+    assert "lab/ko (private)" in shown and "| accuracy.ko | 0.5 |" in shown and "| cp | mit |" in shown
+    assert main(push) == 1
+    assert "HF_TOKEN is not set" in capsys.readouterr().err
+    assert main([*push, "--licence", "mit"]) == 1
 
 
 def test_an_expression_is_saved_first_and_knows_the_licences_beside_its_sources(
@@ -254,9 +251,12 @@ def test_licences_come_from_the_described_families(tmp_path, monkeypatch):
         "base: {source: a/base, licence: L2}\nchat: {source: a/chat}\ncp: {ko: {source: b/cp, licence: MIT}}\n"
     )
     monkeypatch.setattr("chatvec_lab.paths.DATA", tmp_path)
-    assert hub._licences({"a/base": None, "b/cp": None, "a/chat": None}, {}, None) == {
+    assert hub._licences({"a/base": None, "b/cp": None, "a/chat": None}, {}, None, None) == {
         "a/base": "L2", "b/cp": "MIT", "a/chat": None,
     }  # fmt: skip
+    family = load_family(tmp_path / "families" / "f.yaml")
+    monkeypatch.setattr("chatvec_lab.paths.DATA", tmp_path / "nowhere")
+    assert hub._licences({"b/cp": None}, {}, family, None) == {"b/cp": "MIT"}
 
 
 def test_what_is_not_ours_or_not_whole_is_not_pushed(families, saved, tmp_path):
