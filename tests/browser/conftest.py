@@ -29,6 +29,7 @@ def chromium():
     )
     if CHROMIUM is None:
         pytest.skip("needs chromium (Debian: apt-get install chromium), or its path in CHATVEC_CHROMIUM")
+    sync_api.expect.set_options(timeout=PATIENCE * 1000)  # not 5 seconds
     arguments = ["--no-sandbox"] if os.geteuid() == 0 else []
     with sync_api.sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=arguments)
