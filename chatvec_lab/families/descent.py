@@ -14,6 +14,7 @@ import numpy as np
 
 from chatvec_lab.weights import exact, files
 from chatvec_lab.weights.names import has_vocabulary_axis, is_buffer, layer_of, module_of
+from chatvec_lab.weights.remote import sparsely
 from chatvec_lab.weights.vocabulary import runs
 
 if TYPE_CHECKING:
@@ -36,8 +37,9 @@ _COLUMNS = ["family", "member", "source", "tensor", "layer", "module", "rows", "
 def descent(family: Family, *, layers: int = 3, rows: int = 64, seed: int = 0) -> pd.DataFrame:
     """Evidence that a family's members descend from its base, one row a member and sampled tensor.
 
-    Of every matrix in `layers` layers (first, last, and between) `rows` consecutive rows are read, of embedding and
-    head `rows` rows of tokens that both vocabularies have; `seed` chooses them. A few megabytes a member.
+    Of every matrix in `layers` layers (first, last, and between) `rows` rows are read, in runs of eight, of
+    embedding and head rows of tokens that both vocabularies have; `seed` chooses them. A few megabytes a member, which
+    are also all that is fetched of a hub model that has safetensors.
 
     Columns: family, member, source, tensor, layer, module, rows, elements (looked at), cosine (with the base's),
     chance (the same, with the base's rows put out of order: what unrelated rows give), chance_sd (1/sqrt(elements)),
@@ -47,12 +49,12 @@ def descent(family: Family, *, layers: int = 3, rows: int = 64, seed: int = 0) -
     """
     import pandas as pd
 
-    found, seen = [], {}
+    base, found, seen = sparsely(family.base), [], {}
     for name, member in family.members.items():
         if member is family.base:
             continue
         if id(member) not in seen:  # one CP model can serve several languages
-            seen[id(member)] = _evidence(member, family.base, layers, rows, seed)
+            seen[id(member)] = _evidence(sparsely(member), base, layers, rows, seed)
         about = {"family": family.name, "member": name, "source": member.label}
         found += [about | row for row in seen[id(member)]]
     table = pd.DataFrame(found, columns=_COLUMNS)
