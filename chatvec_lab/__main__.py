@@ -66,6 +66,8 @@ def _add_merge(verbs) -> None:
     vector.add_argument("--layers", help="only these layers, such as 0-7,12")
     vector.add_argument("--select", action="append", help="only these modules: a kind (attention, mlp, router, norm, "
                         "embedding, head) or a regular expression; repeatable")  # fmt: skip
+    vector.add_argument("--within", nargs="?", const="", metavar="PATH", help="--cp is a larger model (LLaVA, Qwen-VL): "
+                        "add to its language part alone, at PATH of its names ('.': none; default: found)")  # fmt: skip
     rows = parser.add_argument_group("vocabulary")
     rows.add_argument("--vocabulary", choices=("match", "skip", "strict"), default="match",
                       help="pair rows by token (default), leave them alone, or demand one vocabulary")  # fmt: skip
@@ -92,9 +94,8 @@ def _add_merge(verbs) -> None:
 
 
 def _merge(options) -> int:
-    given = [
-        f"--{k}" for k in ("base", "chat", "vector", "cp", "scale", "layers", "select") if getattr(options, k)
-    ]
+    names = ("base", "chat", "vector", "cp", "scale", "layers", "select", "within")
+    given = [f"--{name}" for name in names if getattr(options, name) not in (None, [])]
     if options.mergekit and given:
         raise ValueError(f"--mergekit names its own models; {', '.join(given)} cannot be given beside it.")
     if not options.mergekit and not options.cp:
@@ -150,7 +151,10 @@ def _merged(options):
     tau = sum(scale * vector for scale, vector in zip(scales, vectors, strict=True))
     if options.layers or options.select:
         tau = tau.select(layers=options.layers, modules=options.select)
-    return _checkpoint(options.cp).add(
+    cp = _checkpoint(options.cp)
+    if options.within is not None:
+        tau = tau.within(cp, options.within or None)
+    return cp.add(
         tau, vocabulary=options.vocabulary, copy_special=options.copy_special, add_tokens=options.add_tokens
     )
 
@@ -186,7 +190,7 @@ def _add_families(verbs) -> None:
         "families",
         help="list the families, or check that one has one base",
         description="The families that load_family knows, with languages, sizes, licences and confounds. "
-        "No weight is read and nothing downloaded, but by --check.",
+        "No weight is read; --check reads some rows of each model, also of models on the hub.",
     )
     parser.add_argument(
         "name", nargs="?", help="one family: a name, a folder or a YAML file; all its members"

@@ -9,6 +9,8 @@ from pico import SPECIAL, TEMPLATE, TOKENS, config_of, save_model, save_tokenize
 from safetensors.torch import load_file, save_file
 
 from chatvec_lab import Checkpoint, WeightVector, anatomy
+from chatvec_lab.__main__ import main
+from chatvec_lab.weights.provenance import weights_digest
 from chatvec_lab.weights.within import placement
 
 IMAGE = "<image>"
@@ -153,6 +155,18 @@ def test_the_saved_model_speaks_as_one_set_by_hand(vlm, tmp_path):
     found, expected, before = (logits(f, kind) for f in (tmp_path / "out", tmp_path / "hand", larger.folder))
     assert torch.equal(found, expected)
     assert not torch.allclose(found, before, atol=1e-4), "the vector is felt"
+
+
+def test_the_command_adds_within(families, tmp_path, capsys):
+    base, chat, cp = families("llama")
+    larger = Checkpoint(save_llava(tmp_path / "vlm", cp))
+    expected = weights_digest(larger + 0.5 * (Checkpoint(chat) - Checkpoint(base)).within(larger))
+    models = ["--base", str(base), "--chat", str(chat), "--cp", str(larger.folder), "--scale", "0.5"]
+    for i, place in enumerate((["--within"], ["--within", "language_model"])):
+        assert main(["merge", *models, *place, "--out", str(tmp_path / f"out{i}")]) == 0
+        assert f"weights {expected}" in capsys.readouterr().out
+    assert main(["merge", *models, "--out", str(tmp_path / "out")]) == 1
+    assert "do not pair" in capsys.readouterr().err
 
 
 def test_both_orders_of_a_placed_vector_agree(vlm):
