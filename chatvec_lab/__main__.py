@@ -66,8 +66,8 @@ def _add_merge(verbs) -> None:
     vector.add_argument("--layers", help="only these layers, such as 0-7,12")
     vector.add_argument("--select", action="append", help="only these modules: a kind (attention, mlp, router, norm, "
                         "embedding, head) or a regular expression; repeatable")  # fmt: skip
-    vector.add_argument("--within", nargs="?", const="", metavar="PATH", help="--cp is a larger model (LLaVA, Qwen-VL): "
-                        "add to its language part alone, at PATH of its names ('.': none; default: found)")  # fmt: skip
+    vector.add_argument("--within", nargs="?", const="", metavar="PATH", help="--cp is a larger model (such as LLaVA): "
+                        "add to its language part, at PATH of its names ('.': none; default: found)")  # fmt: skip
     rows = parser.add_argument_group("vocabulary")
     rows.add_argument("--vocabulary", choices=("match", "skip", "strict"), default="match",
                       help="pair rows by token (default), leave them alone, or demand one vocabulary")  # fmt: skip
