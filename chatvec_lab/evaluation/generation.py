@@ -107,7 +107,8 @@ def batch_disagreement(model, tokenizer, prompts, *, batch_size: int = 64, **set
     """
     together = respond(model, tokenizer, prompts, batch_size=batch_size, **settings)
     alone = respond(model, tokenizer, prompts, batch_size=1, **settings)
-    differs = (together.response != alone.response).groupby(together.prompt_id).any()
+    keys = [together[name].fillna("") for name in ("prompt_id", "set", "language")]
+    differs = (together.response != alone.response).groupby(keys).any()
     return mean_interval(differs, share=True)
 
 

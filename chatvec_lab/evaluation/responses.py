@@ -27,6 +27,7 @@ __all__ = [
     "claim",
     "conversations",
     "digest",
+    "key_of",
     "plain_text",
     "random_stream",
     "reply_row",
@@ -50,13 +51,18 @@ class Conversation(NamedTuple):
     language: str | None
     turns: tuple[str, ...]
 
+    @property
+    def key(self) -> tuple[str, str | None, str | None]:
+        """What tells it apart: parallel prompts share their id across languages."""
+        return self.prompt_id, self.set, self.language
+
 
 def conversations(prompts: pd.DataFrame | Sequence) -> list[Conversation]:
     """Prompts in any accepted form as conversations, in their order.
 
     Accepted: a frame or a list of dicts with `prompt_id` and `prompt` (one string) or `turns` (a list of
     strings), and optionally `set` and `language`; or a list of strings, whose ids are their positions.
-    Raises ValueError for a missing column, an empty conversation or an id that occurs twice.
+    Raises ValueError for a missing column, an empty conversation or an id that occurs twice in a set and language.
     """
     if isinstance(prompts, pd.DataFrame):
         rows = prompts.to_dict("records")
@@ -78,10 +84,10 @@ def conversations(prompts: pd.DataFrame | Sequence) -> list[Conversation]:
     broken = [c.prompt_id for c in found if any("\ud800" <= char <= "\udfff" for t in c.turns for char in t)]
     if broken:
         raise ValueError(f"{len(broken)} of {len(found)} prompts hold half a character: {some(broken)}.")
-    twice = [prompt_id for prompt_id, times in Counter(c.prompt_id for c in found).items() if times > 1]
+    twice = [key[0] for key, times in Counter(c.key for c in found).items() if times > 1]
     if twice:
         raise ValueError(
-            f"{len(twice)} prompt_id occur more than once: {some(twice)}. Number samples with samples=."
+            f"{len(twice)} prompt_id occur more than once in a language: {some(twice)}. Number samples with samples=."
         )
     return found
 
@@ -184,11 +190,16 @@ def reply_row(
 
 def responses_table(rows: list[dict], talks: list[Conversation]) -> pd.DataFrame:
     """The rows as a table with fixed columns and dtypes, in the order of the conversations, sample, turn."""
-    place = {talk.prompt_id: number for number, talk in enumerate(talks)}
-    rows = sorted(rows, key=lambda row: (place[row["prompt_id"]], row["sample"], row["turn"]))
+    place = {talk.key: number for number, talk in enumerate(talks)}
+    rows = sorted(rows, key=lambda row: (place[key_of(row)], row["sample"], row["turn"]))
     text = dict.fromkeys(("prompt_id", "set", "language", "prompt", "response", "finish_reason"), "str")
     numbers = {"turn": "int64", "sample": "int64", "tokens": "Int64", "seed": "Int64"}
     return pd.DataFrame(rows, columns=COLUMNS).astype(text | numbers)
+
+
+def key_of(row: dict) -> tuple[str, str | None, str | None]:
+    """The `Conversation.key` that a row of the responses table answers."""
+    return row["prompt_id"], row["set"], row["language"]
 
 
 class Parts:

@@ -19,6 +19,7 @@ from .responses import (
     claim,
     conversations,
     digest,
+    key_of,
     plain_text,
     random_stream,
     reply_row,
@@ -78,7 +79,7 @@ def respond_served(
     }
     finished = _Finished(out, {**settings, "prompts": digest(talks)})
     seed_column = None if decoding.is_greedy else seed
-    missing = [(t, i) for t in talks for i in range(samples) if (t.prompt_id, i) not in finished.rows]
+    missing = [(t, i) for t in talks for i in range(samples) if (t.key, i) not in finished.rows]
 
     def converse(item: tuple[Conversation, int]) -> None:
         talk, sample = item
@@ -102,7 +103,7 @@ def respond_served(
                     seed=seed_column,
                 )
             )
-        finished.add(talk.prompt_id, sample, rows)
+        finished.add(talk.key, sample, rows)
 
     results = map_concurrent(converse, missing, workers=workers, description="replies" if progress else None)
     failed = [(item, error) for item, error in zip(missing, results, strict=True) if error is not None]
@@ -153,13 +154,13 @@ def _complete_text(endpoint: Endpoint, prompt: str, *, model: str, **options) ->
 
 
 class _Finished:
-    """Finished conversations by (prompt_id, sample), each also a line of replies.jsonl if there is a folder.
+    """Finished conversations by (key, sample), each also a line of replies.jsonl if there is a folder.
 
     A kill can tear the last line; it is then cut off and its conversation asked for again.
     """
 
     def __init__(self, folder: str | Path | None, run: dict):
-        self.rows: dict[tuple[str, int], list[dict]] = {}
+        self.rows: dict[tuple[tuple, int], list[dict]] = {}
         self._path, self._lock = None, threading.Lock()
         if folder is None:
             return
@@ -172,11 +173,11 @@ class _Finished:
             os.truncate(self._path, len(whole))
         for line in whole.splitlines():
             rows = json.loads(line)
-            self.rows[rows[0]["prompt_id"], rows[0]["sample"]] = rows
+            self.rows[key_of(rows[0]), rows[0]["sample"]] = rows
 
-    def add(self, prompt_id: str, sample: int, rows: list[dict]) -> None:
+    def add(self, key: tuple, sample: int, rows: list[dict]) -> None:
         with self._lock:
             if self._path is not None:
                 with self._path.open("ab") as file:
                     file.write(json.dumps(rows).encode() + b"\n")
-            self.rows[prompt_id, sample] = rows
+            self.rows[key, sample] = rows

@@ -199,7 +199,7 @@ def combine(
         unsure = lanes.fill(cp, plus, minus, coefficient, out)
         if unsure is not None:
             if unsure.size:
-                few = [(coefficient, plus[unsure], None if minus is None else minus[unsure])]
+                few = [(coefficient, plus[unsure], minus[unsure])]
                 out[unsure] = _combine(
                     cp[unsure], few, np.empty(unsure.size, out.dtype), scratch or Scratch()
                 )

@@ -15,7 +15,7 @@ import numpy as np
 from numba import njit, types
 from numba.extending import intrinsic, overload
 
-SPAN = 1024  # elements between two looks at what is proven
+SPAN = 512  # elements between two looks at what is proven
 _F, _U, _D, _Q = np.float32, np.uint32, np.float64, np.uint64
 _TINY = 2.0**-100  # results below are left to the general way, but for zero
 
@@ -55,26 +55,6 @@ def _load_overload(x):
 
         return half
     return lambda x: x
-
-
-def _minus(array, i): ...
-
-
-@overload(_minus, inline="always")
-def _minus_overload(array, i):
-    if array == types.none:
-        return lambda array, i: np.float32(0.0)
-    return lambda array, i: load(array[i])
-
-
-def _cut(array, start, stop): ...
-
-
-@overload(_cut, inline="always")
-def _cut_overload(array, start, stop):
-    if array == types.none:
-        return lambda array, start, stop: None
-    return lambda array, start, stop: array[start:stop]
 
 
 def _middle(out, size): ...
@@ -157,6 +137,7 @@ def _element_in(F, U, sign: int, tie: int, least: int):
     sign, rest, tie, least = U(sign), U(sign - 1), U(tie), U(least)
 
     def element(out, c, x, y, s1, s2, s3, limits):
+        c, x, y = F(c), F(x), F(y)
         d = F(x - y)
         total = F(_fma(s1, d, c) + zero).view(U)  # a zero is positive, as in the general way
         negative = U(total & sign)
@@ -179,57 +160,63 @@ def _element_in(F, U, sign: int, tie: int, least: int):
     return element
 
 
-def _lane_in(F, U, *bits: int):
-    """The loop over a block, in float type F with its bits as U."""
-    element = njit(inline="always", error_model="numpy")(_element_in(F, U, *bits))
-
-    @njit(nogil=True, cache=True, error_model="numpy")
-    def span(cp, plus, minus, s1, s2, s3, limits, out):
-        proven = U(0)
-        for i in range(out.size):
-            c, x, y = F(load(cp[i])), F(load(plus[i])), F(_minus(minus, i))
-            value, is_proven = element(out, c, x, y, s1, s2, s3, limits)
-            out[i] = value
-            proven = U(proven + U(is_proven))
-        return proven
-
-    @njit(nogil=True, cache=True, error_model="numpy")
-    def lane(cp, plus, minus, s1, s2, s3, limits, out, unsure):
-        """Fill `out`; return how many elements are not proven and put the first of their indices into `unsure`."""
-        found = 0
-        for start in range(0, out.size, SPAN):
-            stop = min(start + SPAN, out.size)
-            c, p, o = cp[start:stop], plus[start:stop], out[start:stop]
-            m = _cut(minus, start, stop)
-            if span(c, p, m, s1, s2, s3, limits, o) == o.size:
-                continue
-            for i in range(o.size):
-                x, y = F(load(p[i])), F(_minus(m, i))
-                if not element(o, F(load(c[i])), x, y, s1, s2, s3, limits)[1]:
-                    if found < unsure.size:
-                        unsure[found] = start + i
-                    found += 1
-        return found
-
-    return lane
+_ELEMENTS = {  # a threshold for ties, and 2**-100 without its sign
+    types.float32: _element_in(_F, _U, 1 << 31, 0x80800000, 27 << 24),
+    types.float64: _element_in(_D, _Q, 1 << 63, 0x8010000000000000, 923 << 53),
+}
 
 
-_in_float32 = _lane_in(
-    _F, _U, 1 << 31, 0x80800000, 27 << 24
-)  # a tie's threshold, and 2**-100 without its sign
-_in_float64 = _lane_in(_D, _Q, 1 << 63, 0x8010000000000000, 923 << 53)
+def _element(out, c, x, y, s1, s2, s3, limits): ...
+
+
+@overload(_element, inline="always")
+def _element_overload(out, c, x, y, s1, s2, s3, limits):
+    return _ELEMENTS[s1]
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def _span(cp, plus, minus, s1, s2, s3, limits, out):
+    """Fill `out`; return how many elements are proven. Branchless, for the compiler's vectors."""
+    proven = _U(0)
+    for i in range(out.size):
+        c, x, y = load(cp[i]), load(plus[i]), load(minus[i])
+        value, is_proven = _element(out, c, x, y, s1, s2, s3, limits)
+        out[i] = value
+        proven = _U(proven + _U(is_proven))
+    return proven
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def _lane(cp, plus, minus, s1, s2, s3, limits, out, unsure):
+    """Fill `out`; return how many elements are not proven and put the first of their indices into `unsure`."""
+    found = 0
+    for start in range(0, out.size, SPAN):
+        stop = min(start + SPAN, out.size)
+        c, p, m, o = cp[start:stop], plus[start:stop], minus[start:stop], out[start:stop]
+        if _span(c, p, m, s1, s2, s3, limits, o) == o.size:
+            continue
+        for i in range(o.size):  # rare: once more, one by one
+            j = i + 1
+            if _span(c[i:j], p[i:j], m[i:j], s1, s2, s3, limits, o[i:j]) == 0:
+                if found < unsure.size:
+                    unsure[found] = start + i
+                found += 1
+    return found
 
 
 def can_fill(cp: np.ndarray | None, plus: np.ndarray, minus: np.ndarray | None, out: np.ndarray) -> bool:
-    """Whether the fast lane knows these formats: a 16-bit CP kept as it is, or a result in float32."""
-    arrays = [a for a in (cp, plus, minus) if a is not None]
-    if cp is None or any(a.dtype == np.float64 for a in arrays):
+    """Whether the fast lane knows these formats: three tensors of one dtype kept as it is, or bfloat16 to float32."""
+    if cp is None or minus is None or not cp.dtype == plus.dtype == minus.dtype:
         return False
-    return out.dtype == np.float32 or (out.dtype == cp.dtype and out.dtype != np.float64)
+    if not all(a.flags.c_contiguous and a.flags.writeable for a in (cp, plus, minus)):
+        return False  # else the compiler would make one more kernel for each
+    return cp.dtype != np.float64 and (
+        out.dtype == cp.dtype or (cp.dtype, out.dtype) == (np.uint16, np.float32)
+    )
 
 
 def fill(
-    cp: np.ndarray, plus: np.ndarray, minus: np.ndarray | None, coefficient: float, out: np.ndarray
+    cp: np.ndarray, plus: np.ndarray, minus: np.ndarray, coefficient: float, out: np.ndarray
 ) -> np.ndarray | None:
     """Fill `out` and return the indices of the elements that are not proven; None when those are too many to list.
 
@@ -239,13 +226,13 @@ def fill(
     if not 2.0**-60 < abs(coefficient) < 2.0**60:
         return None
     if out.dtype == np.float32:
-        lane, split, kind, limits = _in_float64, _thirds(coefficient, _D), _D, (2.0**-800, 2.0**127, 26, 28)
+        kind, limits = _D, (2.0**-800, 2.0**127, 26, 28)
     elif out.dtype == np.float16:
-        lane, split, kind, limits = _in_float32, _thirds(coefficient, _F), _F, (2.0**-52, 65520.0, 10, 12)
+        kind, limits = _F, (2.0**-52, 65520.0, 10, 12)
     else:
-        lane, split, kind, limits = _in_float32, _thirds(coefficient, _F), _F, (2.0**-52, 2.0**127, 13, 15)
-    found = lane(
-        _typed(cp), _typed(plus), None if minus is None else _typed(minus), *split,
+        kind, limits = _F, (2.0**-52, 2.0**127, 13, 15)
+    found = _lane(
+        _typed(cp), _typed(plus), _typed(minus), *_thirds(coefficient, kind),
         _limits(kind, abs(coefficient), *limits), _typed(out), unsure,
     )  # fmt: skip
     return unsure[:found] if found <= unsure.size else None

@@ -243,6 +243,20 @@ def test_the_context_bounds_a_reply_and_names_what_does_not_fit(llama, tokenizer
         respond(llama, tokenizer, [{"prompt_id": "a", "prompt": "w1"}, long], **settings)
 
 
+def test_parallel_prompts_share_their_id_across_languages(llama, tokenizer):
+    prompts = [
+        {"prompt_id": i, "language": k, "prompt": f"w{n}"}
+        for n, (i, k) in enumerate([("a", "ko"), ("b", "ko"), ("a", "zh"), ("b", "zh")], start=1)
+    ]
+    found = respond(llama, tokenizer, prompts, max_tokens=4, progress=False)
+    assert list(zip(found.prompt_id, found.language, found.prompt, strict=True)) == [
+        (p["prompt_id"], p["language"], p["prompt"]) for p in prompts
+    ]
+    for prompt, response in zip(prompts, found.response, strict=True):
+        alone = respond(llama, tokenizer, [prompt], max_tokens=4, progress=False)
+        assert alone.response.tolist() == [response]
+
+
 def test_every_wrong_prompt_is_named(llama, tokenizer):
     for prompts, message in (
         (
@@ -250,7 +264,10 @@ def test_every_wrong_prompt_is_named(llama, tokenizer):
             "need prompt_id and prompt or turns; found: prompt_id, text. Lacking: row 0",
         ),
         ([{"prompt_id": "a", "prompt": None}, {"prompt_id": "b", "turns": []}], "2 of 2 .* 'a', 'b'"),
-        ([{"prompt_id": i, "prompt": "w1"} for i in (1, 2, 1)], "1 prompt_id occur more than once: '1'"),
+        (
+            [{"prompt_id": i, "prompt": "w1"} for i in (1, 2, 1)],
+            "1 prompt_id occur more than once in a language: '1'",
+        ),
         (["w1", "\ud800"], "half a character: '1'"),
     ):
         with pytest.raises(ValueError, match=message):
