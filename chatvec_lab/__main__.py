@@ -94,8 +94,15 @@ def _add_merge(verbs) -> None:
 
 
 def _merge(options) -> int:
+    _start_lean()
     names = ("base", "chat", "vector", "cp", "scale", "layers", "select", "within")
     given = [f"--{name}" for name in names if getattr(options, name) not in (None, [])]
+    given += [
+        f"--{k.replace('_', '-')}"
+        for k in ("copy_special", "add_tokens", "save_vector")
+        if getattr(options, k)
+    ]
+    given += ["--vocabulary"] if options.vocabulary != "match" else []
     if options.mergekit and given:
         raise ValueError(f"--mergekit names its own models; {', '.join(given)} cannot be given beside it.")
     if not options.mergekit and not options.cp:
@@ -116,6 +123,15 @@ def _merge(options) -> int:
         )  # fmt: skip
         print(report)
     return 0
+
+
+def _start_lean() -> None:
+    """Before numpy comes: no threads for products of matrices, and no search for garbage among what imports make."""
+    import gc
+    import os
+
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    gc.disable()  # a save makes no cycles worth a search
 
 
 def _from_mergekit(options):
