@@ -153,7 +153,8 @@ def _element_in(F, U, sign: int, tie: int, least: int):
         is_exact = (F(d + y) == x) & (F(x - d) == y) & (U(difference & low) == U(0))
         is_exact &= U(U(difference << one) - one) >= smallest
         ratio = U(U(c.view(U) & rest) - size)
-        near = (U(ratio + above) <= span) | (c == zero)
+        cancels = (total == U(0)) & (s2 == zero)  # one product, so nothing is left
+        near = (U(ratio + above) <= span) | (c == zero) | cancels
         normal = (U(U(total << one) - one) >= least) & (size < largest)
         return value, is_exact & near & normal
 
