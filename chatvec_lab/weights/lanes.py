@@ -15,7 +15,7 @@ import numpy as np
 from numba import njit, types
 from numba.extending import intrinsic, overload
 
-SPAN = 512  # elements between two looks at what is proven
+SPAN, FEW = 512, 32  # elements between two looks at what is proven
 _F, _U, _D, _Q = np.float32, np.uint32, np.float64, np.uint64
 _TINY = 2.0**-100  # results below are left to the general way, but for zero
 
@@ -191,17 +191,20 @@ def _span(cp, plus, minus, s1, s2, s3, limits, out):
 def _lane(cp, plus, minus, s1, s2, s3, limits, out, unsure):
     """Fill `out`; return how many elements are not proven and put the first of their indices into `unsure`."""
     found = 0
-    for start in range(0, out.size, SPAN):
-        stop = min(start + SPAN, out.size)
-        c, p, m, o = cp[start:stop], plus[start:stop], minus[start:stop], out[start:stop]
-        if _span(c, p, m, s1, s2, s3, limits, o) == o.size:
+    for a in range(0, out.size, SPAN):
+        b = min(a + SPAN, out.size)
+        if _span(cp[a:b], plus[a:b], minus[a:b], s1, s2, s3, limits, out[a:b]) == b - a:
             continue
-        for i in range(o.size):  # rare: once more, one by one
-            j = i + 1
-            if _span(c[i:j], p[i:j], m[i:j], s1, s2, s3, limits, o[i:j]) == 0:
-                if found < unsure.size:
-                    unsure[found] = start + i
-                found += 1
+        for i in range(a, b, FEW):  # rare: once more, to see where
+            j = min(i + FEW, b)
+            if _span(cp[i:j], plus[i:j], minus[i:j], s1, s2, s3, limits, out[i:j]) == j - i:
+                continue
+            for k in range(i, j):
+                n = k + 1
+                if _span(cp[k:n], plus[k:n], minus[k:n], s1, s2, s3, limits, out[k:n]) == 0:
+                    if found < unsure.size:
+                        unsure[found] = k
+                    found += 1
     return found
 
 
