@@ -15,6 +15,7 @@ language reader. Both give one table with the same columns. Replies are kept by 
 from chatvec_lab.experiment.exam import (
     METRICS,
     ask,
+    changes,
     check,
     is_nano,
     plain_texts,
@@ -33,6 +34,7 @@ __all__ = [
     "At",
     "ask",
     "at_scale",
+    "changes",
     "check",
     "interval",
     "is_better",

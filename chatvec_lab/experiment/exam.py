@@ -129,6 +129,29 @@ def shares(replies: pd.DataFrame, by: str | Sequence[str], metrics: Sequence[str
     return pd.concat(tables, ignore_index=True)[[*by, "metric", "estimate", "low", "high", "n"]]
 
 
+def changes(replies: pd.DataFrame, metrics: Sequence[str], **options) -> pd.DataFrame:
+    """`statistics.compare` by McNemar's test for each metric that was measured, one below the other; may be empty."""
+    from chatvec_lab.evaluation.statistics import compare
+
+    tables = [
+        compare(replies, value=metric, test="mcnemar", **options).assign(metric=metric)
+        for metric in metrics
+        if replies[metric].notna().any()
+    ]
+    columns = [
+        "metric",
+        options.get("within", "frame"),
+        options["by"],
+        "estimate",
+        "low",
+        "high",
+        "n",
+        "p_adjusted",
+    ]
+    columns += ["test", "correction"]
+    return pd.concat(tables, ignore_index=True)[columns] if tables else pd.DataFrame(columns=columns)
+
+
 def trade_offs(scores: pd.DataFrame, reading: pd.DataFrame) -> pd.DataFrame:
     """The measures of a sweep side by side, one row a scale, and whether it is on the Pareto front of those measured.
 

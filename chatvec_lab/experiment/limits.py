@@ -78,7 +78,7 @@ def vocabularies(family: "Family", language: str, scale: float) -> "dict[str, Ch
         {"τ of all rows": family["chat_full"] - family.base} if "chat_full" in family.others else {}
     )
     return {
-        f"{cp_name}{name}, {policy}": cp.add(scale * vector, vocabulary=policy)
+        f"{cp_name}{name}, {policy}": at_scale(cp, vector, scale, vocabulary=policy)
         for cp_name, cp in cps.items()
         for name, vector in taus.items()
         for policy in ("match", "skip")

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from chatvec_lab.live import LiveModel
     from chatvec_lab.weights.arithmetic import WeightVector
     from chatvec_lab.weights.checkpoint import Checkpoint
+    from chatvec_lab.weights.vocabulary import Policy
 
 # member of a family -> how the paper writes it
 TRAINED = {
@@ -32,9 +33,11 @@ class At(NamedTuple):
         return at_scale(self.live.cp, self.live.tau, self.scale)
 
 
-def at_scale(cp: "Checkpoint", tau: "WeightVector", scale: float) -> "Checkpoint":
+def at_scale(
+    cp: "Checkpoint", tau: "WeightVector", scale: float, *, vocabulary: "Policy" = "match"
+) -> "Checkpoint":
     """cp + scale * tau, with the chat model's template also at scale 0, where a plain sum has the CP's."""
-    return cp + (scale * tau if scale else tau.select(layers=[]))
+    return cp.add(scale * tau if scale else tau.select(layers=[]), vocabulary=vocabulary)
 
 
 def control(tau: "WeightVector") -> "WeightVector":

@@ -159,18 +159,21 @@ def _toxic(last: pd.DataFrame, prompts: Mapping[str, str]) -> np.ndarray:
 
 
 def plain_texts(language: str, n: int, prompts: Mapping[str, str]) -> list[dict[str, str]]:
-    """At most `n` texts in the language: what the users of our own prompts say. [] in another language."""
-    from chatvec_lab.evaluation.language import normalise
-    from chatvec_lab.evaluation.prompts import LANGUAGES, load_prompts
+    """At most `n` texts in the language: what the users of our own prompts say, or of the given one-turn set.
 
-    language = normalise(language if language == "en" else prompts.get("language", language))
-    if language not in LANGUAGES:
+    They were written for this project, so no model has read them; a language that we have no prompts in has those
+    of the set `one_turn`, or none.
+    """
+    from chatvec_lab.evaluation.language import normalise
+    from chatvec_lab.evaluation.prompts import LANGUAGES
+
+    code = normalise(language if language == "en" else prompts.get("language", language))
+    if code in LANGUAGES:
+        tables = [_prompts(name, code) for name in ("general", "dialogues", "instructions")]
+    elif "one_turn" in prompts:
+        tables = [_prompts(prompts["one_turn"], code)]
+    else:
         return []
-    tables = [load_prompts(name, language) for name in ("general", "dialogues", "instructions")]
-    said = [
-        (f"{t.prompt_id}/{i}", text)
-        for table in tables
-        for t in table.itertuples()
-        for i, text in enumerate(t.turns)
-    ]
-    return [{"text_id": name, "language": language, "text": text} for name, text in said[:n]]
+    rows = [row for table in tables for row in table.itertuples()]
+    said = [(f"{row.prompt_id}/{i}", text) for row in rows for i, text in enumerate(row.turns)]
+    return [{"text_id": name, "language": code, "text": text} for name, text in said[:n]]

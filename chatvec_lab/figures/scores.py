@@ -48,6 +48,10 @@ def by_model(
     """
     with style():
         ax = axes(ax)
+        if table.empty:
+            ax.text(0.5, 0.5, "not measured", ha="center", va="center", transform=ax.transAxes)
+            ax.set(xlabel=label, xticks=[], yticks=[])
+            return ax
         models = list(dict.fromkeys(table.model))
         groups = list(table.groupby(hue, sort=False))
         for i, (name, rows) in enumerate(groups):

@@ -86,7 +86,10 @@ def load(study: str | Path, *, set: Mapping[str, Any] | None = None) -> Study:
     """
     fingerprint.path.cache_clear()
     file = _find(study)
-    written = yaml.safe_load(file.read_text("utf-8"))
+    try:
+        written = yaml.safe_load(file.read_text("utf-8"))
+    except yaml.YAMLError as error:
+        raise ValueError(f"{file} is not YAML: {error}") from error
     _check_fields(written, STUDY_FIELDS, str(file))
     if not written.get("notebooks"):
         raise ValueError(f"{file}: there are no `notebooks`")

@@ -21,17 +21,20 @@ SYSTEM = (
 )
 
 
-@pytest.fixture(scope="module")
-def pico(tmp_path_factory) -> Family:
-    """A family by a YAML file, as published ones are; its chat model's template knows a system prompt."""
-    root = tmp_path_factory.mktemp("pico")
+def make_pico(root):
+    """The YAML file of a new family, as published ones are given; its chat template knows a system prompt."""
     for folder in save_family(root):
         config = json.loads((folder / "config.json").read_text())
         (folder / "config.json").write_text(json.dumps(config | {"max_position_embeddings": 512}))
     (root / "chat" / "chat_template.jinja").write_text(SYSTEM)
     file = root / "tiny.yaml"
     file.write_text(f"base: {root}/base\nchat: {root}/chat\ncp:\n  ko: {root}/cp\n")
-    return load_family(file)
+    return file
+
+
+@pytest.fixture(scope="module")
+def pico(tmp_path_factory) -> Family:
+    return load_family(make_pico(tmp_path_factory.mktemp("pico")))
 
 
 def test_the_micro_world_is_scored_as_by_its_own_checker():
