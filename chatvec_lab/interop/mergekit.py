@@ -12,17 +12,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import yaml
 
-from chatvec_lab.weights import exact, files
+from chatvec_lab.interop.mergekit_methods import Elected, Rescaled, RoundedDown
+from chatvec_lab.weights import files
 from chatvec_lab.weights.arithmetic import Term, WeightVector
-from chatvec_lab.weights.blocks import Workspace
 from chatvec_lab.weights.checkpoint import Checkpoint
 from chatvec_lab.weights.difference import Difference
 from chatvec_lab.weights.merged import MergedCheckpoint
 from chatvec_lab.weights.names import has_vocabulary_axis, layer_of
-from chatvec_lab.weights.transforms import Sparsified, Transform
 
 # sparsification, consensus by sign, normalize, rescale: mergekit 0.1.5's defaults
 METHODS = {
@@ -69,44 +67,50 @@ def load(config: str | os.PathLike | Mapping[str, Any], *, seed: int = 0) -> Rec
     base, models, settings = _models(config)
     shared = config.get("parameters") or {}
     last = max((layer_of(n) or 0 for n in base.names), default=0)
-    normalize = _flag(shared, "normalize", normalize)
+    normalize, rescale = _flag(shared, "normalize", normalize), _flag(shared, "rescale", rescale)
     weights = [
         _evaluator("weight", [own, shared], last, m.label) for m, own in zip(models, settings, strict=True)
     ]
     for weight in weights:
         _ = [weight(name) for name in base.names]  # so that a missing one is told now
     factor = _evaluator("lambda", [shared], last, default=1.0)
-    densities = [_density(own, shared) for own in settings] if sparsify else [1.0] * len(models)
-    if not sparsify and (bad := [d for d in map(_density, settings, [shared] * len(models)) if d != 1.0]):
+    densities = [_density(own, shared) for own in settings]
+    if not sparsify and set(densities) != {1.0}:
         raise ValueError(
-            f"density {bad[0]!r} means nothing to merge_method: {method}; leave it out or use ties."
+            f"density {min(densities)!r} means nothing to merge_method: {method}; leave it out or use ties."
         )
-
-    start, kept = _start(
-        config, base, models, weights, plain=not sparsify and not consensus and not normalize
-    )
-    deltas = []
-    for i, (model, density) in enumerate(zip(models, densities, strict=True)):
-        delta = model - base
-        if sparsify and density < 1:
-            sparse = WeightVector((Term(1.0, _Sparsified(delta, sparsify, density, seed + i)),))
-            if _flag(shared, "rescale", rescale):
-                sparse = WeightVector((Term(1.0, _Rescaled(sparse, delta)),))
-            elif sparsify == "dare":
-                sparse = density * sparse  # ours divides by the density, mergekit's rescale: false does not
-            delta = sparse
-        deltas.append(delta)
+    is_plain = not (sparsify or normalize) and factor.is_constant and factor("") == 1.0
+    start, kept = _start(config, base, models, weights, is_plain=is_plain)
+    deltas = [
+        _delta(model - base, sparsify, density, rescale, seed + i)
+        for i, (model, density) in enumerate(zip(models, densities, strict=True))
+    ]
     if consensus:
-        leaf = _Elected(deltas, weights, normalize)
-        vector = WeightVector((Term(1.0, leaf, (factor,)),))
+        vector = WeightVector((Term(1.0, Elected(deltas, weights, normalize), (factor,)),))
     else:
         vector = _weighted(models, deltas, weights, factor, normalize, kept)
-    dtype = config.get("out_dtype") or config.get("dtype")
-    if dtype is not None and str(dtype).removeprefix("torch.") not in files.FLOATS:
+    return Recipe(start + vector, _dtype(config), _notes(config, sparsify, densities))
+
+
+def _delta(
+    delta: WeightVector, sparsify: str | None, density: float, rescale: bool, seed: int
+) -> WeightVector:
+    """A model's difference from base_model as the method thins it out."""
+    if not sparsify or density == 1:
+        return delta
+    sparse = WeightVector((Term(1.0, RoundedDown(delta, sparsify, density, seed)),))
+    if rescale:
+        return WeightVector((Term(1.0, Rescaled(sparse, delta)),))
+    return (
+        density * sparse if sparsify == "dare" else sparse
+    )  # ours divides by the density, mergekit does not
+
+
+def _dtype(config: Mapping) -> str | None:
+    dtype = str(config.get("out_dtype") or config.get("dtype") or "").removeprefix("torch.")
+    if dtype and dtype not in files.FLOATS:
         raise ValueError(f"dtype {dtype!r}: expected one of {', '.join(files.FLOATS)}.")
-    return Recipe(
-        start + vector, dtype and str(dtype).removeprefix("torch."), _notes(config, sparsify, densities)
-    )
+    return dtype or None
 
 
 def _check_keys(config: Any) -> None:
@@ -218,23 +222,27 @@ def _evaluator(
 ) -> Callable[[str], float]:
     """A parameter as a function of the tensor's name: a number, a gradient over the layers, or a list of filters."""
 
+    def number(value: Any) -> float:
+        try:
+            return float(value)
+        except (TypeError, ValueError):
+            raise ValueError(f"{name}: {value!r} of {model or 'the recipe'} is no number.") from None
+
     def evaluate(setting: Any, tensor: str) -> float | None:
-        if isinstance(setting, Mapping):
-            setting = [setting]
-        if isinstance(setting, list) and any(isinstance(item, Mapping) for item in setting):
-            fits = (s for s in setting if s.get("filter") in (None, "*") or s["filter"] in tensor)
+        settings = setting if isinstance(setting, list) else [setting]
+        if not settings:
+            return None
+        if any(isinstance(item, Mapping) for item in settings):
+            fits = (s for s in settings if s.get("filter") in (None, "*") or s["filter"] in tensor)
             first = next(fits, None)
-            return None if first is None else evaluate(first["value"], tensor)
-        if isinstance(setting, list):
-            layer = layer_of(tensor)
-            at = (
-                0.0 if layer is None else (layer / last if last else 1.0)
-            )  # mergekit's t; 0 outside the layers
-            points = [float(value) for value in setting]
-            below = int(at * (len(points) - 1))
-            above, share = min(len(points) - 1, below + 1), at * (len(points) - 1) - below
-            return (1 - share) * points[below] + share * points[above]
-        return float(setting)
+            return None if first is None else evaluate(first.get("value"), tensor)
+        points = [number(value) for value in settings]
+        layer = layer_of(tensor)
+        at = 0.0 if layer is None else (layer / last if last else 1.0)  # mergekit's t; 0 outside the layers
+        place = at * (len(points) - 1)
+        below = int(place)
+        above, share = min(len(points) - 1, below + 1), place - below
+        return (1 - share) * points[below] + share * points[above]
 
     def value(tensor: str) -> float:
         for source in sources:
@@ -250,7 +258,7 @@ def _evaluator(
     return value
 
 
-def _start(config, base, models, weights, *, plain: bool) -> tuple[Checkpoint, int | None]:
+def _start(config, base, models, weights, *, is_plain: bool) -> tuple[Checkpoint, int | None]:
     """The checkpoint to which deltas are added, and its number among the models (None: base_model)."""
     tokenizer = config.get("tokenizer") or {}
     source = config.get("tokenizer_source", tokenizer.get("source"))
@@ -272,7 +280,7 @@ def _start(config, base, models, weights, *, plain: bool) -> tuple[Checkpoint, i
     if source not in (None, "base") and not _same(_checkpoint(source), base):
         wanted = _checkpoint(source)
         for i, (model, weight) in enumerate(zip(models, weights, strict=True)):
-            if _same(model, wanted) and plain and weight.is_constant and weight("") == 1.0:
+            if _same(model, wanted) and is_plain and weight.is_constant and weight("") == 1.0:
                 return model, i
         raise ValueError(
             f"tokenizer_source: {source}: only base_model's vocabulary can be kept, or that of a model that a "
@@ -318,60 +326,6 @@ def _weighted(models, deltas, weights, factor, normalize, kept) -> WeightVector:
 
 def _scheduled(vector: WeightVector, schedule: Callable[[str], float]) -> WeightVector:
     return WeightVector(tuple(Term(t.factor, t.leaf, (*t.schedules, schedule)) for t in vector.terms))
-
-
-class _Sparsified(Sparsified):
-    """As ours, but mergekit rounds the number of kept elements down."""
-
-    def kept(self, size: int) -> int:
-        return max(1, int(self.density * size))
-
-
-class _Rescaled(Transform):
-    """A sparsified vector whose tensors have the L1 norms of the whole one: mergekit's `rescale`."""
-
-    def __init__(self, sparse: WeightVector, whole: WeightVector):
-        super().__init__(sparse, f"{sparse.label}, rescaled")
-        self.whole = Transform(whole, whole.label)
-
-    def describe(self) -> dict:
-        return {"rescaled": "l1", "of": self.vector.describe()}
-
-    def measure(self, name: str) -> float:
-        before, after = (sum(np.abs(b).sum() for _, b in v.blocks(name)) for v in (self.whole, self))
-        return float(before / after) if min(before, after) >= 1e-7 else 1.0
-
-    def own(self, name: str, start: int, stop: int, work: Workspace) -> list[exact.Part]:
-        return [(c * self.fact(name), p, m) for c, p, m in self.vector.parts(name, start, stop, work=work)]
-
-
-class _Elected(Transform):
-    """Weighted deltas whose sign agrees with that of their sum, added up; divided by their weights to normalize."""
-
-    def __init__(self, deltas: list[WeightVector], weights: list[Callable[[str], float]], normalize: bool):
-        super().__init__(sum(deltas), "sign consensus of " + ", ".join(d.label for d in deltas))
-        self.deltas, self.weights, self.normalize = deltas, weights, normalize
-
-    def describe(self) -> dict:
-        weights = [{n: w(n) for n in self.names} if not w.is_constant else w("") for w in self.weights]
-        of = [delta.describe() for delta in self.deltas]
-        return {"consensus": "sign of the sum", "normalize": self.normalize, "weights": weights, "of": of}
-
-    def own(self, name: str, start: int, stop: int, work: Workspace) -> list[exact.Part]:
-        space = (
-            {"vocabulary": self.vocabulary, "rows": self.shape(name)[0]} if has_vocabulary_axis(name) else {}
-        )
-        weights = np.array([weight(name) for weight in self.weights])[:, None]
-        deltas = np.empty((len(self.deltas), stop - start))
-        for row, delta in zip(deltas, self.deltas, strict=True):
-            exact.combine(None, delta.parts(name, start, stop, work=work, **space), row, scratch=work.scratch)
-        deltas *= weights
-        agreeing = np.sign(deltas) == np.where(deltas.sum(0) >= 0, 1.0, -1.0)
-        total = (deltas * agreeing).sum(0)
-        if self.normalize:
-            divisor = (weights * agreeing).sum(0)
-            total /= np.where(divisor == 0, 1.0, divisor)
-        return [(1.0, total, None)]
 
 
 def _notes(config: Mapping, sparsify: str | None, densities: list[float]) -> tuple[str, ...]:

@@ -208,6 +208,8 @@ def test_models_that_do_not_pair_or_carry_adapters_are_refused(plain, wide):
     base, chat, _ = plain
     with pytest.raises(ValueError, match="no weight for lm_head"):
         mergekit.load(document(base=base, models={chat: {}}))
+    with pytest.raises(ValueError, match="weight: 'half' of chat is no number"):
+        mergekit.load(document(base=base, models={chat: {"weight": "half"}}))
     twice = document(base=base, models={chat: {"weight": 1}})
     with pytest.raises(ValueError, match="listed twice"):
         mergekit.load(twice | {"models": twice["models"] * 2})
@@ -225,9 +227,10 @@ def test_the_documented_form_can_keep_the_vocabulary_of_the_cp(wide):
     run = mergekit.load(document(base=base, models=models, tokenizer_source=cp.source))
     expected = cp + 0.5 * (chat - base)
     assert all(torch.equal(run.merged.read(n), expected.read(n)) for n in cp.names)
-    models = {cp: {"weight": 0.5}, chat: {"weight": 0.5}}
-    with pytest.raises(ValueError, match="only base_model's vocabulary can be kept"):
-        mergekit.load(document(base=base, models=models, tokenizer_source=cp.source))
+    half = {cp: {"weight": 0.5}, chat: {"weight": 0.5}}
+    for changes in (dict(models=half), dict(models=models, parameters={"lambda": 0.5})):
+        with pytest.raises(ValueError, match="only base_model's vocabulary can be kept"):
+            mergekit.load(document(base=base, tokenizer_source=cp.source, **changes))
 
 
 def test_the_command_line_writes_and_runs_recipes(wide, tmp_path, capsys):
@@ -240,8 +243,10 @@ def test_the_command_line_writes_and_runs_recipes(wide, tmp_path, capsys):
     assert "mergekit-yaml" in printed and "computed exactly" in printed
     saved, expected = Checkpoint(out), cp + 0.5 * (chat - base)
     assert all(torch.equal(saved.read(n), expected.read(n)) for n in cp.names)
-    assert main(["merge", "--mergekit", recipe, "--cp", cp.source, "--out", out + "2"]) == 1
-    assert "names its own models" in capsys.readouterr().err
+    assert main(["merge", "--mergekit", recipe, "--cp", cp.source, "--add-tokens", "--out", out + "2"]) == 1
+    assert "--cp, --add-tokens cannot be given beside it" in capsys.readouterr().err
+    assert main(["merge", "--cp", cp.source]) == 1
+    assert "nowhere to write to" in capsys.readouterr().err
 
 
 # both tools on the same recipes, in one process of mergekit
