@@ -113,9 +113,8 @@ def mapping(leaf: Leaf, larger: Checkpoint, path: str) -> dict[str, str]:
     found, names = {}, set(leaf.names)
     for name in _floats(larger):
         inner = _without(name, path)
-        is_tied_head = inner.count(".") == 1 and leaf.resolve(
-            inner
-        )  # the vector has it under the embedding's name
+        # a head that is tied in the family is known there under the embedding's name
+        is_tied_head = inner.count(".") == 1 and leaf.resolve(inner)
         if (inner in names or is_tied_head) and _fits(leaf.shape(inner), larger.shape(name), name):
             found[name] = inner
     return found
@@ -138,12 +137,10 @@ def find_path(leaf: Leaf, larger: Checkpoint) -> str:
     if len(fitting) == 1:
         return fitting[0]
     where = f"several paths: {', '.join(map(repr, fitting))}" if fitting else "no path"
-    tried = (
-        "" if fitting else f" (tried: {', '.join(map(repr, sorted(paths))) or 'none, as no name is similar'})"
-    )
+    tried = ", ".join(map(repr, sorted(paths))) or "none, as no name is similar"
     raise ValueError(
-        f"{leaf.label} fits within {larger.label} at {where}{tried}. Name the path of the language part, such as "
-        "tau.within(vlm, 'language_model'), to choose it or to see what does not pair."
+        f"{leaf.label} fits within {larger.label} at {where} (tried: {tried}). Name the path of the "
+        "language part, such as tau.within(vlm, 'language_model'), to choose it or to see what does not pair."
     )
 
 
@@ -154,9 +151,8 @@ def _unplaced(leaf: Leaf, larger: Checkpoint, path: str, found: dict[str, str]) 
     if len(placed) < len(found):
         twice = [name for name, inner in found.items() if list(found.values()).count(inner) > 1]
         lines += [f"{name}   one of several names for the vector's {found[name]}" for name in twice]
-    patterns = {
-        re.sub(r"\d+", "#", name) for name in leaf.names
-    }  # a layer that the vector lacks looks like the others
+    # a layer that the vector lacks has the name of another but for its number
+    patterns = {re.sub(r"\d+", "#", name) for name in leaf.names}
     for name in _floats(larger):
         inner = _without(name, path)
         is_inside = inner != name or re.sub(r"\d+", "#", inner) in patterns
@@ -201,20 +197,12 @@ def placement(vector: WeightVector, merged: Checkpoint) -> DataFrame:
             before, after = larger.raw(name, start, stop), merged.raw(name, start, stop)
             if before.dtype != after.dtype:
                 raise ValueError(
-                    f"{name}: {larger.label} and {merged.label} have not the same dtype; no bits to compare."
+                    f"{name}: {larger.label} and {merged.label} differ in dtype; no bits to compare."
                 )
-            changed += int(
-                np.count_nonzero(before.view(f"u{before.itemsize}") != after.view(f"u{after.itemsize}"))
-            )
-        rows.append(
-            {
-                "tensor": name,
-                "inner": names.get(name),
-                "parameters": prod(larger.shape(name)),
-                "changed": changed,
-            }
-        )
-    return pd.DataFrame(rows)
+            bits = f"u{before.itemsize}"
+            changed += int(np.count_nonzero(before.view(bits) != after.view(bits)))
+        rows.append((name, names.get(name), prod(larger.shape(name)), changed))
+    return pd.DataFrame(rows, columns=["tensor", "inner", "parameters", "changed"])
 
 
 def _leaf(vector: WeightVector) -> Within:
