@@ -98,6 +98,23 @@ def test_readme_python_runs(tmp_path, monkeypatch):
         exec(compile(block, "README.md", "exec"), {})
 
 
+def test_readme_commands_run(tmp_path):
+    """Each `$ python -m chatvec_lab ...` line, with the members of nano in place of BASE, CHAT and CP."""
+    seed = ROOT / "data" / "nano" / "nano" / "seed0"
+    places = {"BASE": seed / "base", "CHAT": seed / "chat", "CP": seed / "cp_zh", "OUT": tmp_path / "out"}
+    lines = [
+        line
+        for block in code_blocks("console")
+        for line in block.splitlines()
+        if line.startswith("$ python ")
+    ]
+    assert len(lines) >= 6
+    for line in lines:
+        words = [str(places.get(word, word)) for word in line.split()[2:]]
+        done = subprocess.run([sys.executable, *words], capture_output=True, text=True, cwd=ROOT)
+        assert done.returncode == 0, f"{line}\n{done.stderr}"
+
+
 def test_readme_names_commands_that_exist():
     makefile = (ROOT / "Makefile").read_text()
     for block in code_blocks("(?:bash|console)"):
