@@ -235,13 +235,16 @@ def _rows(merged: MergedCheckpoint, name: str) -> dict[int, dict[int, np.ndarray
 def _loaded(merged: MergedCheckpoint, device, dtype):
     """The CP through transformers, on its device, with rows for added tokens and the chat's generation config."""
     import torch
-    from transformers import AutoModelForCausalLM, GenerationConfig
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText, GenerationConfig
 
     if isinstance(device, str) and device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     is_map = isinstance(device, dict) or device in ("balanced", "balanced_low_0", "sequential")
     options = {"device_map": device} if is_map else {}
-    model = AutoModelForCausalLM.from_pretrained(merged.folder, dtype=_dtype(merged, dtype), **options)
+    # transformers does not count vision-language models among causal language models
+    is_text = type(AutoConfig.from_pretrained(merged.folder)) in AutoModelForCausalLM._model_mapping
+    kind = AutoModelForCausalLM if is_text else AutoModelForImageTextToText
+    model = kind.from_pretrained(merged.folder, dtype=_dtype(merged, dtype), **options)
     model = model if is_map else model.to(device)
     away = [name for name, parameter in model.named_parameters() if parameter.is_meta]
     if away:

@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from chatvec_lab import Checkpoint, WeightVector, anatomy
 from chatvec_lab.__main__ import main
+from chatvec_lab.live import LiveModel
 from chatvec_lab.weights.provenance import weights_digest
 from chatvec_lab.weights.within import placement
 
@@ -293,3 +294,13 @@ def test_fidelity_of_a_placed_vector(vlm):
     alone = anatomy.fidelity(cp, tau, [1.0], ["bfloat16"], progress=False)
     a, b = (t.groupby("layer").relative_error.mean() for t in (placed, alone))
     assert np.allclose(a.dropna(), b.dropna())
+
+
+def test_a_live_model_turns_the_language_part(vlm):
+    larger, tau, cp, _, kind = vlm
+    live = LiveModel(larger, tau.within(larger), device="cpu", dtype="float32")
+    before = forward(live.model, kind)
+    with live.at(1.0):
+        turned = forward(live.model, kind)
+    assert torch.equal(forward(live.model, kind), before)
+    assert not torch.allclose(turned, before, atol=1e-4)
