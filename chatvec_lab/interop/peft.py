@@ -16,7 +16,7 @@ import numpy as np
 from chatvec_lab.weights.arithmetic import Term, WeightVector
 from chatvec_lab.weights.checkpoint import Checkpoint, read_json
 from chatvec_lab.weights.names import has_vocabulary_axis, layer_of, module_of
-from chatvec_lab.weights.partial import partial_folder
+from chatvec_lab.weights.partial import partial_folder, refuse_existing
 from chatvec_lab.weights.provenance import (
     DIGEST,
     MANIFEST,
@@ -31,6 +31,7 @@ from chatvec_lab.weights.transforms import LowRank, Transform, randomised_svd
 
 if TYPE_CHECKING:
     import pandas
+    import torch
 
 Dtype = Literal["float32", "bfloat16", "float16"]
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
@@ -83,12 +84,12 @@ def export_adapter(
 
     vector: any vector with `rank`, or `tau.low_rank(r)`. dtype: that of the two factors. The scale is the adapter's
     weight, lora_alpha / r, and can be changed in adapter_config.json. Template and tokenizer go along when `base` has
-    every token that they need. vLLM takes ranks 8, 16, 32, 64, 128, 256, 320 and 512 (--max-lora-rank), and adapters
-    of all kinds of layers written here.
+    every token that they need. vLLM takes ranks up to its --max-lora-rank (8, 16, 32, 64, 128, 256, 320 or 512).
 
     Raises TypeError without a rank, ValueError for a vector that does not pair with `base` or of which no tensor is
     a linear layer's, FileExistsError when `path` exists.
     """
+    refuse_existing(Path(path))
     leaf, term = _low_rank(vector, rank, seed)
     if dtype not in get_args(Dtype):
         raise ValueError(f"dtype={dtype!r}: expected one of {', '.join(get_args(Dtype))}.")
@@ -98,16 +99,12 @@ def export_adapter(
     tensors, rows = {}, []
     for name in vector.names:
         reason = _reason(name, leaf, term, linear)
-        pair = None if reason else _factors(leaf, name, dtype)
+        pair = None if reason else _factors(leaf, term.coefficient(name), name, dtype)
         if pair is not None and not pair[0].any():
             pair, reason = None, "the vector is zero here"
         if pair is not None:
             stem = f"base_model.model.{name.removesuffix('.weight')}"
-            left, right = pair
-            tensors[f"{stem}.lora_A.weight"], tensors[f"{stem}.lora_B.weight"] = (
-                right,
-                left * term.coefficient(name),
-            )
+            tensors[f"{stem}.lora_B.weight"], tensors[f"{stem}.lora_A.weight"] = pair
         rows.append(_row(leaf, term.coefficient(name), name, pair, reason))
     if not tensors:
         raise ValueError(
@@ -120,7 +117,7 @@ def export_adapter(
     path = Path(path)
     report = AdapterReport(path, leaf.rank, float(scale), energy, table, _notes(merged))
     with partial_folder(path, key="", resume=False, needed=0) as (folder, _):
-        _write(folder, tensors, dtype, linear, leaf.rank, float(scale), base)
+        _write(folder, tensors, linear, leaf.rank, float(scale), base)
         if merged.chat_side is not None and base.vocabulary is not None and not merged.missing_tokens:
             merged.tokenizer.save_pretrained(folder)
         digests = Digests()
@@ -174,32 +171,35 @@ def _reason(name: str, leaf: LowRank, term: Term, linear: set[str]) -> str:
     return ""
 
 
-def _factors(leaf: LowRank, name: str, dtype: Dtype) -> tuple[np.ndarray, np.ndarray]:
-    """B (m, rank) and A (rank, n) in float64, rounded to `dtype`; a matrix no larger than the rank comes whole."""
+def _factors(leaf: LowRank, coefficient: float, name: str, dtype: Dtype) -> tuple[torch.Tensor, torch.Tensor]:
+    """B (m, rank), times the coefficient, and A (rank, n), rounded to `dtype`.
+
+    A matrix no larger than the rank comes whole, in factors that are padded with zeros.
+    """
+    import torch
+
     found = leaf.factors(name)
     if found is None:
         matrix = np.concatenate([block for _, block in leaf.blocks(name)]).reshape(leaf.shape(name))
         left, values, right = randomised_svd(matrix, min(matrix.shape), leaf.seed)
         padding = leaf.rank - values.size
         found = np.pad(left * values, ((0, 0), (0, padding))), np.pad(right, ((0, padding), (0, 0)))
-    return tuple(_tensor(factor, dtype).double().numpy() for factor in found)
-
-
-def _tensor(values: np.ndarray, dtype: Dtype):
-    import torch
-
-    return torch.from_numpy(np.ascontiguousarray(values)).to(getattr(torch, dtype))
+    left, right = (torch.from_numpy(np.ascontiguousarray(factor)) for factor in found)
+    return (coefficient * left).to(getattr(torch, dtype)), right.to(getattr(torch, dtype))
 
 
 def _row(leaf: LowRank, coefficient: float, name: str, pair, reason: str) -> dict:
     """One row of the table; the energy is that of the factors as they are stored."""
     whole, left_over = 0.0, 0.0
     width = leaf.shape(name)[-1]
+    if pair is not None:
+        left, right = (factor.double().numpy() for factor in pair)
+        left /= coefficient
     for start, block in Transform(leaf.vector, leaf.label).blocks(name):
         whole += float(block @ block)
         if pair is not None:
             first = start // width
-            rest = block - (pair[0][first : first + block.size // width] @ pair[1]).reshape(-1)
+            rest = block - (left[first : first + block.size // width] @ right).reshape(-1)
             left_over += float(rest @ rest)
     kept = 0.0 if pair is None else 1.0 - left_over / whole if whole else float("nan")
     return {
@@ -219,10 +219,10 @@ def _notes(merged) -> tuple[str, ...]:
     return ()
 
 
-def _write(folder: Path, tensors, dtype, linear: set[str], rank: int, scale: float, base: Checkpoint) -> None:
+def _write(folder: Path, tensors, linear: set[str], rank: int, scale: float, base: Checkpoint) -> None:
     from safetensors.torch import save_file
 
-    save_file({k: _tensor(v, dtype) for k, v in tensors.items()}, folder / WEIGHTS, metadata={"format": "pt"})
+    save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
     modules = {
         k.removeprefix("base_model.model.").removesuffix(".lora_A.weight") for k in tensors if "lora_A" in k
     }
@@ -278,8 +278,8 @@ def reply_differences(
     """What the adapter says beside the full vector at the adapter's scale, one row a reply.
 
     Columns: those of `respond` that name the prompt, response_full, response_adapter, same (bool), similarity
-    (share of characters in common, 0 to 1, difflib). `options` go to `respond`. `vector` is the whole tau; both
-    sides use template and end of turn of `cp + vector`.
+    (share of characters in common, 0 to 1, difflib). `options` go to `respond`. `vector` is what the adapter was made
+    of, at full rank; both sides use template and end of turn of `cp + vector`.
     """
     from difflib import SequenceMatcher
 
