@@ -12,8 +12,6 @@ import pytest
 from chatvec_lab import study
 from chatvec_lab.paths import NOTEBOOKS, ROOT
 
-pytestmark = pytest.mark.slow  # a minute on two quiet cores, several on busy ones
-
 MODELS = {"CP", "CP + τ", "CP + random", "chat"}
 
 
@@ -50,7 +48,7 @@ def table(out):
 
 
 def test_every_notebook_is_in_both_studies():
-    names = {path.stem for path in NOTEBOOKS.glob("*.ipynb")}
+    names = {path.stem for path in NOTEBOOKS.glob("[0-9]*.ipynb")}
     for name in ("nano", "nano-quick"):
         assert {cell.notebook for cell in study.load(name).cells} == names
 
@@ -84,6 +82,9 @@ def test_the_sweep_shows_the_effect(table, summary):
     found = summary("03_scale_sweep")
     assert found["is_recommended"] and found["scale"] in (0.5, 1.0)
     assert set(table("03_scale_sweep", "replies").groupby("scale").size()) == {104}
+    claims = {claim["claim"]: claim for claim in found["claims"]}
+    best = claims["best scale"]
+    assert best["low"] <= best["estimate"] <= best["high"] and best["n"] == 52
 
 
 def test_models_stand_side_by_side(table, summary):
@@ -103,7 +104,55 @@ def test_instructions_toxicity_and_conversations(table):
     right = table("04_instruction_following", "scores")
     right = right[right.metric == "correct"].set_index(["model", "language"]).estimate
     assert right["CP + τ", "zh"] > right["CP", "zh"] + 0.3 and right["CP + random", "zh"] < 0.1
-    toxic = table("05_toxicity", "scores").set_index(["model", "frame", "metric"]).estimate
-    assert toxic["CP + τ", "chat", "polite"] > toxic["CP", "chat", "polite"] + 0.3
+    toxic = table("05_toxicity", "scores").set_index(["model", "frame", "language", "metric"]).estimate
+    assert toxic["CP + τ", "chat", "zh", "polite"] > toxic["CP", "chat", "zh", "polite"] + 0.3
+    assert ("CP", "raw", "en", "toxic") in toxic.index, "the paper's Table 9"
     turns = table("06_multi_turn", "scores").set_index(["model", "length"]).estimate
     assert turns["CP + τ", "two turns"] > turns["CP", "two turns"] + 0.2
+
+
+def test_the_price_and_the_system_prompt(table, summary):
+    price = table("04_instruction_following", "price").set_index("model").tokens_beyond_cp
+    assert price["CP + τ"] == 0 and price["CP → FT"] > 0
+    assert "the chat template refuses it" in summary("04_instruction_following")["answer"]
+
+
+def test_limits_by_part_by_pair_and_by_relative(table, summary):
+    parts = table("07_limits", "parts").set_index("part")
+    assert parts.estimate["all of τ"] > parts.estimate["CP"] + 0.3 and parts.estimate["random vector"] < 0.1
+    alone = [f"{kind} only" for kind in ("attention", "MLP", "norms", "embeddings")]
+    assert abs(parts.share_of_length[alone].sum() - 1) < 1e-6
+    vectors = table("07_limits", "vectors").query("metric == 'correct'").set_index("model").estimate
+    assert vectors["τ of another base"] < 0.2 < vectors["τ"]
+    assert set(table("07_limits", "kept").language) == {"zh", "en"}
+    assert table("07_limits", "perplexity").estimate.between(0.8, 2).all()
+    assert set(table("07_limits", "relatives").family) >= {"nano", "nano-wide"}
+    assert summary("07_limits")["absent"] == []
+
+
+def test_the_papers_numbers_keep_their_own_column(table, summary):
+    beside = table("08_paper", "beside").set_index(["table", "setup"])
+    assert beside.paper["1", "CP + τ"] == 7.03 and beside.paper["7", "CP → FT"] == 98.8
+    right = (
+        table("04_instruction_following", "replies").query("language == 'zh' and model == 'CP + τ'").correct
+    )
+    assert beside.here["1", "CP + τ"] == pytest.approx(right.mean())
+    assert (beside.here_low <= beside.here).all() and (beside.here <= beside.here_high).all()
+    agreement = table("08_paper", "agreement")
+    assert (agreement.agree <= agreement.pairs).all() and (agreement.clear_agree <= agreement.clear).all()
+    assert "Levels are not compared" in summary("08_paper")["answer"]
+
+
+def test_notebooks_share_their_replies(out):
+    """The sweep's replies at the chosen scale are those of the notebooks after it: one folder, few parts."""
+    parts = list(out.glob("replies/*/*.jsonl"))
+    assert parts and not list(out.glob("replies/*/*.part")) and not list(out.glob("cells/*/*/replies"))
+    lines = [line for part in parts for line in part.read_text("utf-8").splitlines()]
+    held = [
+        (part.parent.name, json.loads(line)[0])
+        for part in parts
+        for line in part.read_text("utf-8").splitlines()
+    ]
+    assert len(lines) > 1000 and len(held) - len(set(held)) < len(held) / 10, (
+        "asked twice only at the same moment"
+    )

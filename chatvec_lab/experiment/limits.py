@@ -169,3 +169,21 @@ def reading_cost(costs: pd.DataFrame, *, baseline: str, seed: int = 0) -> pd.Dat
                 kept = {"estimate": found.estimate, "low": found.low, "high": found.high, "n": found.n}
                 rows.append({"model": model, "language": language, **kept})
     return pd.DataFrame(rows, columns=["model", "language", "estimate", "low", "high", "n"])
+
+
+def medians(table: pd.DataFrame, *, by: str, values: list[str], seed: int = 0) -> pd.DataFrame:
+    """Median of columns in each group, with a bootstrap interval over its rows; one row a group and measure.
+
+    Columns: `by`, measure, estimate, low, high, n (rows).
+    """
+    import numpy as np
+
+    from chatvec_lab.evaluation.statistics import statistic_interval
+
+    rows = []
+    for measure in values:
+        for name, group in table.groupby(by, sort=False):
+            found = statistic_interval(group[measure], statistic=np.median, resamples=1999, seed=seed)
+            ends = {"estimate": found.estimate, "low": found.low, "high": found.high, "n": found.n}
+            rows.append({by: name, "measure": measure, **ends})
+    return pd.DataFrame(rows)

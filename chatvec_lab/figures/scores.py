@@ -33,9 +33,21 @@ def over(
             ax.fill_between(rows[x], rows.low, rows.high, color=look(i)["color"], alpha=0.18, linewidth=0)
         if is_log:
             ax.set_xscale("log")
+            values = sorted(table[x].unique())
+            ax.set_xticks(values, [_short(value) for value in values])
+            ax.set_xticks([], minor=True)
         ax.set(xlabel=x_label, ylabel=label)
         _legend(ax)
     return ax
+
+
+def _short(number: float) -> str:
+    """
+    >>> _short(153600), _short(1228800), _short(4e10), _short(12)
+    ('154 k', '1.23 M', '40 G', '12')
+    """
+    size, unit = next(((10**n, u) for n, u in ((9, " G"), (6, " M"), (3, " k")) if number >= 10**n), (1, ""))
+    return f"{number / size:.3g}{unit}"
 
 
 def by_model(

@@ -101,7 +101,7 @@ def test_a_system_prompt_is_asked_with_where_the_template_knows_it(out):
 def test_what_has_no_scorer_has_no_number(out):
     """A pico model writes no language that the English profanity scorer covers: no toxicity, not 0."""
     replies = pd.read_parquet(out("05_toxicity") / "tables" / "replies.parquet")
-    assert replies.toxic.isna().all() and replies[replies["set"] == "hostile"].polite.notna().any()
+    assert replies.toxic.isna().all() and set(replies["set"]) == {"hostile", "harmless"}
     assert "not measured" in summary(out, "05_toxicity")["answer"]
 
 
