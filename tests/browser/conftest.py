@@ -17,8 +17,19 @@ from pathlib import Path
 import pytest
 
 CHROMIUM = os.environ.get("CHATVEC_CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
-PATIENCE = 240  # seconds; a busy machine needs a minute to import torch
-QUIET = {"fetchNews": "false", "checkForUpdates": False}  # no toast that asks whether news may be fetched
+PATIENCE = 600  # seconds; a machine on which others train needs minutes to import torch
+# asked of the notebook's model: every code cell has finished, or one has failed, which ends a run
+_HAVE_RUN = """() => {
+  const cells = window.jupyterapp.shell.currentWidget.content.model.sharedModel.cells;
+  const code = cells.filter(cell => cell.cell_type === "code");
+  const hasFailed = cell => cell.outputs.some(output => output.output_type === "error");
+  return code.some(hasFailed) || code.every(cell => cell.execution_count !== null);
+}"""
+SETTINGS = {
+    # no toast that asks whether news may be fetched
+    "apputils-extension/notification": {"fetchNews": "false", "checkForUpdates": False},
+    "notebook-extension/tracker": {"windowingMode": "none"},  # cells out of sight stay in the page
+}
 
 
 @pytest.fixture(scope="session")
@@ -70,9 +81,10 @@ def lab(tmp_path_factory, chromium):
     home = tmp_path_factory.mktemp("lab")
     folder = home / "notebooks"
     folder.mkdir()
-    settings = home / "settings" / "@jupyterlab" / "apputils-extension"
-    settings.mkdir(parents=True)
-    (settings / "notification.jupyterlab-settings").write_text(json.dumps(QUIET))
+    for name, values in SETTINGS.items():
+        file = home / "settings" / "@jupyterlab" / f"{name}.jupyterlab-settings"
+        file.parent.mkdir(parents=True)
+        file.write_text(json.dumps(values))
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -142,6 +154,8 @@ def run_all():
     """`run_all(page)`: run every cell, and return when the last one has finished."""
 
     def ran(page) -> None:
-        page.evaluate("() => window.jupyterapp.commands.execute('notebook:run-all-cells')")
+        page.evaluate("() => { window.jupyterapp.commands.execute('notebook:run-all-cells') }")
+        page.wait_for_function(_HAVE_RUN)
+        page.get_by_text(re.compile(r"Python 3.*\| Idle")).wait_for()
 
     return ran
