@@ -62,12 +62,14 @@ def _notebook(out: Path, name: str, title: str, cells: list[dict[str, Any]]) -> 
         if len(cell["slug"]) > 60 or slugs.count(cell["slug"]) > 1:
             cell["slug"] = cell["key"]
     summaries = [cell["summary"] for cell in done if cell["summary"]]
+    claims = _claims(done)
     return {
         "name": name,
         "title": title,
         "questions": [q for q in dict.fromkeys(s["question"] for s in summaries) if q != title],
         "answers": [(cell["label"], cell["summary"]["answer"]) for cell in done if cell["summary"]],
-        "claims": _claims(done),
+        "claims": claims,
+        "over": _over(claims),
         "tables": _tables(out, name, done),
         "figures": [figure for cell in done for figure in _figures(cell)],
         "samples": [samples for cell in done for samples in _samples(cell)],
@@ -85,6 +87,18 @@ def _claims(cells: list[dict[str, Any]]) -> list[dict[str, Any]]:
                 {**blank, "unit": "", **claim, "label": cell["label"]}
             )
     return [{"name": name, "rows": _placed(rows)} for name, rows in groups.items()]
+
+
+def _over(claims: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Mean, lowest and highest cell of each claim that several cells make."""
+    found = []
+    for claim in claims:
+        values = [row["estimate"] for row in claim["rows"] if _is_number(row["estimate"])]
+        if len(values) > 1:
+            ends = {"mean": sum(values) / len(values), "low": min(values), "high": max(values)}
+            decimals = tables.common_decimals(ends.values())
+            found.append({"name": claim["name"], **ends, "cells": len(values), "decimals": decimals})
+    return found
 
 
 def _placed(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
