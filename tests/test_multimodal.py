@@ -297,7 +297,7 @@ def test_fidelity_of_a_placed_vector(vlm):
 
 
 def test_a_live_model_turns_the_language_part(vlm):
-    larger, tau, cp, _, kind = vlm
+    larger, tau, _, _, kind = vlm
     live = LiveModel(larger, tau.within(larger), device="cpu", dtype="float32")
     before = forward(live.model, kind)
     with live.at(1.0):
