@@ -11,6 +11,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from chatvec_lab import Checkpoint, load_family
 from chatvec_lab.interop import hub, peft
+from chatvec_lab.nano.world import held_out_prompts
 
 pytest.importorskip("peft", reason="the extra peft is not installed")
 CARRIED = ("attention", "mlp")
@@ -136,16 +137,13 @@ def test_a_nano_adapter_talks_and_is_pushable(tmp_path):
     part = tau.low_rank(32).select(modules=list(CARRIED))
     expected = merged_logits(cp + part, tmp_path / "m", ids)
     torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-3)
-    table = peft.reply_differences(
-        cp,
-        tau,
-        tmp_path / "a",
-        ["1 + 1 =", "Hello", "Name three animals."],
-        max_tokens=12,
-        dtype="float32",
-        progress=False,
-    )
-    assert len(table) == 3 and table.similarity.between(0, 1).all()
+    prompts = [p.exchange.user[0] for p in held_out_prompts("zh", 8) if p.set == "one_turn"]
+    options = dict(max_tokens=12, dtype="float32", progress=False)
+    same = peft.reply_differences(cp, part, tmp_path / "a", prompts, **options)  # what the adapter holds
+    assert same.same.all() and (same.similarity == 1).all() and same.response_full.str.len().max() > 0
+    table = peft.reply_differences(cp, tau, tmp_path / "a", prompts, **options)
+    assert len(table) == len(prompts) and table.similarity.between(0, 1).all()
     assert (table.same == (table.response_full == table.response_adapter)).all()
+    assert table.response_adapter.tolist() == same.response_adapter.tolist()
     pushed = hub.push(tmp_path / "a", "lab/adapter", dry_run=True)
     assert "adapter_model.safetensors" in pushed.files and "library_name: peft" in pushed.card
