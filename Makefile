@@ -38,8 +38,8 @@ format: $(READY) ## put code and notebooks into the house's form
 	$(BIN)/ruff format .
 	$(BIN)/nbstripout notebooks/*.ipynb
 
-lab: $(READY) ## open the notebooks in JupyterLab
-	$(BIN)/jupyter lab --notebook-dir .
+lab: $(READY) ## open JupyterLab on the playground
+	$(BIN)/jupyter lab --notebook-dir . notebooks/playground.ipynb
 
 bench: $(READY) ## print the benchmarks' ratios (needs some 12 GB of disk and half an hour)
 	$(BIN)/python benchmarks/merge.py

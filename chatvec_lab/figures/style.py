@@ -62,7 +62,11 @@ def style() -> Iterator[None]:
     # STIX is Times-like and comes with matplotlib, so that a figure has the same bytes on every machine
     families = ["STIXGeneral", "DejaVu Serif", *([cjk] if cjk else [])]
     with matplotlib.rc_context({**_SETTINGS, "font.family": families}):
-        yield
+        try:
+            yield
+        finally:  # the first figure loads a notebook's backend, which turns this on; it must outlive the style
+            is_interactive = matplotlib.is_interactive()
+    matplotlib.interactive(is_interactive)
 
 
 @cache
