@@ -375,6 +375,12 @@ class MergedCheckpoint(Checkpoint):
             progress=progress,
         )
 
+    def push_to_hub(self, repo_id: str, **options):
+        """Send the merged model to the Hugging Face hub with a model card; options as in `interop.hub.push`."""
+        from chatvec_lab.interop.hub import push
+
+        return push(self, repo_id, **options)
+
 
 def _live_rows(leaf, name: str, vocabulary: Vocabulary | None, rows: int) -> np.ndarray:
     """True for the rows to which a leaf brings a difference (both its sides know the token)."""
