@@ -51,8 +51,8 @@ def save_table(
     return table
 
 
-def save_figure(out: Path, name: str, figure: "Figure", *, caption: str, alt: str) -> Path:
-    """Save a matplotlib figure as SVG, PDF and PNG, with the same bytes each time; returns the PDF's path.
+def save_figure(out: Path, name: str, figure: "Figure", *, caption: str, alt: str) -> None:
+    """Save a matplotlib figure as SVG, PDF and PNG, with the same bytes each time.
 
     `alt` says in words what the figure shows, for those who cannot see it.
     """
@@ -66,7 +66,6 @@ def save_figure(out: Path, name: str, figure: "Figure", *, caption: str, alt: st
         figure.savefig(file.with_suffix(".svg"), metadata={"Date": None, "Creator": None})
         figure.savefig(file.with_suffix(".pdf"), metadata={"CreationDate": None})
         figure.savefig(file.with_suffix(".png"), dpi=200, metadata={"Software": None})
-    return file.with_suffix(".pdf")
 
 
 def save_samples(

@@ -100,5 +100,7 @@ def test_an_executed_study_notebook_shows_its_figures(lab, open_notebook, execut
     page = open_notebook("executed.ipynb")
     expect(page.locator(ERRORS)).to_have_count(0)
     expect_picture(page.locator(".jp-RenderedImage img").first)
+    saved = len(list(executed.glob("figures/*.png")))
+    expect(page.locator(".jp-RenderedImage img")).to_have_count(saved)
     expect(page.locator(".jp-OutputArea-output table").first).to_contain_text("chat")
     page.screenshot(path=tmp_path / "executed.png")
