@@ -41,6 +41,7 @@ _SETTINGS = {
     "axes.spines.right": False, "xtick.major.width": 0.6, "ytick.major.width": 0.6, "lines.linewidth": 1.1,
     "lines.markersize": 3.2, "axes.unicode_minus": True, "pdf.fonttype": 42, "ps.fonttype": 42,
     "svg.fonttype": "none", "svg.hashsalt": "chatvec", "figure.constrained_layout.use": True,
+    "figure.constrained_layout.wspace": 0.06,
     "savefig.pad_inches": 0.01, "figure.dpi": 150, "savefig.dpi": 300,
 }  # fmt: skip
 # families that have Chinese, Japanese and Korean together, the commonest first; then those that have most
