@@ -2,6 +2,7 @@
 
 import re
 from collections import Counter
+from collections.abc import Mapping
 from random import Random
 from typing import Literal
 
@@ -51,28 +52,34 @@ def evaluate(
     from chatvec_lab.evaluation.generation import respond
 
     prompts = [p for p in world.held_out_prompts(language, n, seed=seed, draw=draw) if p.set in sets]
-    rows = [{"prompt_id": p.prompt_id, "turns": list(_asked(p, language, frame))} for p in prompts]
-    responses = respond(
-        model,
-        tokenizer,
-        rows,
-        template="chat" if frame == "chat" else "plain",
-        stop=("\n",) if frame in ("qa", "raw") else (),
-        max_tokens=40,
-        batch_size=batch_size,
-        progress=False,
-    )
+    rows = [{"prompt_id": p.prompt_id, "turns": list(put(p, language, frame))} for p in prompts]
+    responses = respond(model, tokenizer, rows, **decoding(frame), batch_size=batch_size, progress=False)
     replies = responses.groupby("prompt_id", sort=False).response.last()
-    return pd.DataFrame([_scored(p, replies[p.prompt_id], language) for p in prompts], columns=COLUMNS)
+    return scored(prompts, replies, language)
 
 
-def _asked(prompt: world.Prompt, language: str, frame: Frame) -> tuple[str, ...]:
+def decoding(frame: Frame) -> dict:
+    """The settings of `generation.respond` for a frame: greedy, 40 tokens at most."""
+    return {
+        "template": "chat" if frame == "chat" else "plain",
+        "stop": ("\n",) if frame in ("qa", "raw") else (),
+        "max_tokens": 40,
+    }
+
+
+def put(prompt: world.Prompt, language: str, frame: Frame) -> tuple[str, ...]:
+    """What the user says in each turn when the prompt is put into a frame."""
     turns = prompt.exchange.user
     if frame == "qa":
         return tuple(f"Q:{turn}\nA:" for turn in turns)
     if frame == "examples":
         return (_solved_examples(prompt, language) + _conversation(turns, prompt.exchange.replies[:-1]),)
     return turns[-1:] if frame == "raw" else turns
+
+
+def scored(prompts: list[world.Prompt], replies: Mapping[str, str], language: str) -> pd.DataFrame:
+    """The last reply to each prompt (by prompt_id), scored: the table of `evaluate`."""
+    return pd.DataFrame([_scored(p, replies[p.prompt_id], language) for p in prompts], columns=COLUMNS)
 
 
 def _solved_examples(prompt: world.Prompt, language: str) -> str:
