@@ -31,7 +31,7 @@ def out(tmp_path_factory):
         "validation_n": 4,
         "texts": 4,
     }
-    given |= {"prompts": {"max_tokens": "4"}, "scales": [0.0, 1.0], "relatives": []}
+    given |= {"prompts": {"max_tokens": "4"}, "scales": [0.0, 1.0], "families": []}
     given |= {"sweep": str(folder("03_scale_sweep"))}
     given |= {
         name: [str(folder(notebook))]
