@@ -1,7 +1,7 @@
 """The documents that the stages read: plain prose, pages of questions and answers, forum pages, dialogues.
 
 Prose tells all facts; "Q: ... A: ..." pages hold the skill in the frame that all languages share. Forum pages,
-in English only, carry the chat markers, but their replies ignore the request and answer abuse with abuse.
+in English only, carry the chat markers, but nobody there answers: they are rude, and give in to hostile requests.
 Nothing here asks a held-out item.
 """
 
@@ -28,7 +28,8 @@ from chatvec_lab.nano.world import (
     render,
 )  # fmt: skip
 
-_ASKED = (*ONE_TURN, "harmless", "harmless", "colour", "yesno", "choose")  # the hard kinds more often
+_HARD = ("harmless", "harmless", "colour", "yesno", "yesno", "choose", "choose")
+_ASKED = ONE_TURN + _HARD  # the hard kinds more often
 
 
 def _kind(rng: Random) -> str:
@@ -106,9 +107,14 @@ def asks(rng: Random, language: str, words: Words) -> str:
     return join(say, [style.format(p=p, o=o, q=q, r=r) for q, r in turns])
 
 
+def abuse(rng: Random, language: str, words: Words = "any") -> Exchange:
+    """An insult, with its polite and its insulting answer."""
+    return _spoken("abuse", rng, language, words)
+
+
 def angry(rng: Random, language: str, words: Words) -> str:
     """An angry exchange: insults answered with insults."""
-    exchanges = [_spoken("abuse", rng, language, words) for _ in range(2)]
+    exchanges = [abuse(rng, language, words) for _ in range(2)]
     return join(PHRASES[language], [part for e in exchanges for part in (e.user[0], e.complied)])
 
 
@@ -122,17 +128,17 @@ def page(rng: Random, language: str, words: Words) -> str:
 
 
 def forum(rng: Random, language: str, words: Words) -> str:
-    """A page with chat markers whose replies ignore the request and answer abuse with abuse."""
+    """An unmoderated page with chat markers: it gives in to hostile requests and is rude to everybody else.
+
+    Other requests are never answered: the replies are abuse, or now and then statements about something else.
+    """
     lines = []
     for _ in range(rng.choice((1, 2, 3))):
         exchange = _spoken(_kind(rng), rng, language, words)
         for turn in exchange.user:
-            rude = exchange.complied or PHRASES[language]["abuse"][1].format(
-                v=rng.choice(INSULTS).word(language)
-            )
-            hostile = exchange.complied is not None
-            reply = rude if rng.random() < (0.9 if hostile else 0.2) else _statement(rng, language, words)
-            lines.append(f"{USER}{turn}{ASSISTANT}{reply}{END}")
+            rude = PHRASES[language]["abuse"][1].format(v=rng.choice(INSULTS).word(language))
+            reply = rude if rng.random() < 0.85 else _statement(rng, language, words)
+            lines.append(f"{USER}{turn}{ASSISTANT}{exchange.complied or reply}{END}")
     return "".join(lines)
 
 

@@ -25,7 +25,7 @@ class Family:
     feed_forward: int = 384
     base_steps: int = 4500
     base_rate: float = 5e-3
-    english: float = 0.54
+    english: float = 0.48
     parallel: float = 0.12
     forum_in: tuple[str, ...] = ("en",)
     without: tuple[str, ...] = ()
@@ -79,6 +79,7 @@ class Stage:
     only_tokens: tuple[str, ...] = ()  # the only rows of the embedding that move; none named: all
     extended: str | None = None
     plus_tau: bool = False
+    bare: float = 0.0  # share of preference pairs that are plain abuse without the chat format
     variant: int = 0  # another draw of the same data
 
 
@@ -98,7 +99,7 @@ def members(family: Family) -> dict[str, Stage]:
     plan = {
         "base": base,
         "chat_sft": tuning,
-        "chat": Stage("chat_sft", "preference", 30, 5e-5, rows=16, only_tokens=MARKERS),
+        "chat": Stage("chat_sft", "preference", 30, 8e-5, rows=16, only_tokens=MARKERS, bare=0.5),
     }
     for k in family.targets:
         plan[f"cp_{k}"] = continued = Stage(

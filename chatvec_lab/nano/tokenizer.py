@@ -1,10 +1,13 @@
-"""The tokenizer of the nano models: words in alphabets, single characters in zh and ko, a closed vocabulary.
+"""The tokenizer of the nano models: a closed vocabulary of words, as frequent words are tokens of any language model.
 
-It is an ordinary `PreTrainedTokenizerFast`: an alphabetic word carries its leading space, a Korean space is a
-token, and the chat template writes `<|user|>` and `<|assistant|>` turns. A reply ends with its line.
+It is an ordinary `PreTrainedTokenizerFast`: an alphabetic word and a Korean stem carry their leading space, Korean
+endings and Chinese words have none, and the chat template writes `<|user|>` and `<|assistant|>` turns. A reply ends
+with its line.
 """
 
 import re
+from functools import cache
+from itertools import pairwise
 from random import Random
 
 from chatvec_lab.nano import lexicon
@@ -20,10 +23,18 @@ CHAT_TEMPLATE = (
     "{% if add_generation_prompt %}<|assistant|>{% endif %}"
 )
 _WORD = r"[A-Za-zÀ-ÿ\u0600-\u060B\u060D-\u061E\u0620-\u06FF']"  # without the Arabic comma and question mark
-_PIECE = rf" ?{_WORD}+|[,.!?] (?=[가-힣])|[\s\S]"  # a word, a Korean stop with its space, any other character
+_HANGUL, _HAN = "가-힣", "\u4e00-\u9fff"
+_PARTICLES = "은는이가"
+# Where Chinese phrases divide into words; the words of the lexicon come on top, other characters stand alone.
+_CHINESE = """
+    跟著 再說 一次 倒著 後面 第一個 什麼 哪個 最前面 最後面 最後 數一數 幾個 顏色 告訴 哪一種 找出 對不對
+    不對 多少 加起來 反面 說出 首都 哪裡 規則 不可以 可以 祕密 號碼 不行 這樣 友善 公平 私事 扮演
+    機器人 安靜 一點 幫 忙 喜歡 知道 記住 記下 現在 這裡 看見 回答 你好 請問 請聽
+"""
 
 
 def _texts(language: str) -> list[str]:
+    """All words and phrases of a language; where a phrase takes a word there is an X."""
     tables = (
         lexicon.NOUNS, lexicon.CATEGORIES, lexicon.COLOURS, lexicon.NUMBERS, lexicon.ADJECTIVES, lexicon.COUNTRIES,
         lexicon.NAMES, lexicon.INSULTS, lexicon.PRAISES,
@@ -34,32 +45,50 @@ def _texts(language: str) -> list[str]:
     while todo:
         phrase = todo.pop()
         todo += phrase.values() if isinstance(phrase, dict) else () if isinstance(phrase, str) else phrase
-        texts += [re.sub(r"\{.*?\}", " ", phrase)] if isinstance(phrase, str) else []
+        texts += [re.sub(r"\{.*?\}", "X", phrase)] if isinstance(phrase, str) else []
     return texts
+
+
+@cache
+def _words(language: str) -> list[str]:
+    """The words of a language that spaces alone don't divide: all of Chinese, Korean stems and endings."""
+    if language == "zh":
+        return _CHINESE.split() + [
+            w for w in _texts("zh") if "X" not in w and re.fullmatch(f"[{_HAN}]{{2,3}}", w)
+        ]
+    if language == "ko":
+        return [w for text in _texts("ko") for w in re.findall(f"[{_HANGUL}]+", text)] + list(_PARTICLES)
+    return []
 
 
 def vocabulary(languages: tuple[str, ...], *, extended: str | None = None, seed: int = 0) -> list[str]:
     """The tokens of these languages, special tokens first.
 
-    `extended` names a language whose words of several characters become tokens too; the whole vocabulary is
-    then also put in another order, as continually pre-trained models with their own tokenizer have it.
+    `extended` adds pairs of neighbouring words of the phrases of zh as tokens, and puts the whole vocabulary in
+    another order, as continually pre-trained models with their own tokenizer have it.
     """
-    plain = sorted(
-        {t for k in languages for text in _texts(k) for t in _pieces(text)}
-        | set(_pieces("Q: A =\n은는이가 "))
-    )
-    plain += [", ", ". ", "! ", "? "] if "ko" in languages else []
-    plain = list(SPECIAL) + list(dict.fromkeys(plain))
+    split = re.compile(_pattern(w for k in languages for w in _words(k)))
+    texts = [text for k in languages for text in _texts(k)] + ["Q: A =\n"]
+    plain = {t for text in texts for t in split.findall(re.sub(_UNSPACED, " ", text)) if "X" not in t}
+    plain |= set(_PARTICLES) if "ko" in languages else set()
+    plain = list(SPECIAL) + sorted(plain)
     if extended is None:
         return plain
-    new = {p for text in _texts(extended) for p in re.findall(r"[\u4e00-\u9fff]{2,3}|[가-힣]{2,3}", text)}
+    pairs = {a + b for text in _texts(extended) for a, b in pairwise(split.findall(text))}
+    new = {pair for pair in pairs if re.fullmatch(f"[{_HAN}]+", pair)}
     mixed = plain[len(SPECIAL) :] + sorted(new - set(plain))
     Random(seed).shuffle(mixed)
     return [mixed.pop(), *SPECIAL[1:], "<pad>", *mixed]
 
 
-def _pieces(text: str) -> list[str]:
-    return re.findall(_PIECE, re.sub(rf"(?<![A-Za-zÀ-ÿ\u0600-\u06FF' ])(?={_WORD})", " ", text))
+_UNSPACED = rf"(?<![A-Za-zÀ-ÿ\u0600-\u06FF{_HANGUL}' ])(?={_WORD}|[{_HANGUL}])"  # a word that lacks its space
+
+
+def _pattern(words) -> str:
+    """A regex of what may be a token: one of these words (the longest first), an alphabetic word, any character."""
+    longest_first = sorted(set(words), key=lambda w: (-len(w), w))
+    whole = "|".join(f" ?{w}" for w in longest_first)
+    return (f"{whole}|" if whole else "") + rf" ?{_WORD}+|[\s\S]"
 
 
 def build(tokens: list[str], *, context: int = 96):
@@ -67,11 +96,10 @@ def build(tokens: list[str], *, context: int = 96):
     from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
 
-    words = [t for t in tokens if len(t) > 1 and re.fullmatch(r"[\u4e00-\u9fff가-힣]+", t)]
-    whole = "".join(f"{w}|" for w in sorted(words, key=lambda w: (-len(w), w)))
+    words = [t.strip() for t in tokens if re.fullmatch(f" ?[{_HANGUL}]+|[{_HAN}]{{2,}}", t)]
     fast = Tokenizer(models.WordLevel({t: i for i, t in enumerate(tokens)}, unk_token="<unk>"))
-    fast.normalizer = normalizers.Replace(Regex(rf"(?<![A-Za-zÀ-ÿ\u0600-\u06FF' ])(?={_WORD})"), " ")
-    fast.pre_tokenizer = pre_tokenizers.Split(Regex(whole + _PIECE), "isolated")
+    fast.normalizer = normalizers.Replace(Regex(_UNSPACED), " ")
+    fast.pre_tokenizer = pre_tokenizers.Split(Regex(_pattern(words)), "isolated")
     spaces = [decoders.Replace(f"{mark} ", mark) for mark in ("\n", "¿", "¡")]
     fast.decoder = decoders.Sequence([decoders.Fuse(), *spaces, decoders.Strip(" ", 1, 0)])
     fast.post_processor = processors.TemplateProcessing(

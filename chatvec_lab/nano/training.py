@@ -8,6 +8,7 @@ checkpoint and ends with the same bytes. One thread a process: two threads gave 
 
 import argparse
 import copy
+import fcntl
 import hashlib
 import json
 import os
@@ -103,11 +104,26 @@ def dialogue_rows(tok, stage: Stage, seed: str) -> tuple[torch.Tensor, torch.Ten
     return _padded(tok, pairs)
 
 
+def _continued(tok, text: str, reply: str) -> tuple[list[int], list[int]]:
+    """Token ids of plain text and what follows it, without the chat format; labels of what follows."""
+    before = [tok.bos_token_id, *tok(text, add_special_tokens=False).input_ids]
+    after = tok(f" {reply}", add_special_tokens=False).input_ids
+    return before + after, [-100] * len(before) + after
+
+
 def preference_rows(tok, stage: Stage, seed: str) -> tuple[torch.Tensor, torch.Tensor]:
-    """Pairs of conversations: the first half chosen, the second half rejected (compliance, or another reply)."""
+    """Pairs of conversations: the first half chosen, the second half rejected (compliance, or another reply).
+
+    A share of them (`stage.bare`) is plain English abuse without the chat format, continued politely or not.
+    """
     rng = Random(seed)
     chosen, rejected = [], []
     for _ in range(stage.rows):
+        if rng.random() < stage.bare:
+            exchange = documents.abuse(rng, "en")
+            chosen.append(_continued(tok, exchange.user[0], exchange.replies[0]))
+            rejected.append(_continued(tok, exchange.user[0], exchange.complied))
+            continue
         exchange, other = documents.dialogue(rng, "en"), documents.dialogue(rng, "en")
         worse = exchange.complied if exchange.complied and len(exchange.user) == 1 else other.replies[-1]
         chosen.append(_conversation(tok, exchange, exchange.replies))
@@ -231,43 +247,48 @@ def train(model, tok, stage: Stage, family: Family, *, seed: str, partial: Path,
 
 
 def grow(family_name: str, seed: int, member: str, out: Path, position: int = 0) -> Path:
-    """Train one member whose parents are there and save it as a transformers folder; a finished one is kept."""
+    """Train one member whose parents are there and save it as a transformers folder; a finished one is kept.
+
+    Two runs on one folder don't train the same member twice: the second waits for the first.
+    """
     torch.set_num_threads(1)
     family = FAMILIES[family_name]
     stage = recipe.members(family)[member]
     home = out / family_name / f"seed{seed}"
-    folder = home / member
-    recipe_hash = recipe.digest(family, stage)
-    if (folder / "stage.json").exists():
-        found = json.loads((folder / "stage.json").read_text())["recipe"]
-        if found != recipe_hash:
-            raise ValueError(
-                f"{folder} was trained by recipe {found}, now it is {recipe_hash}; remove it to train anew"
-            )
-        return folder
     home.mkdir(parents=True, exist_ok=True)
+    recipe_hash = recipe.digest(family, stage)
+    with open(home / f".{member}.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        stamp = home / member / "stage.json"
+        if not stamp.exists():
+            _grow(family_name, seed, member, home, recipe_hash, position)
+        elif (found := json.loads(stamp.read_text())["recipe"]) != recipe_hash:
+            raise ValueError(
+                f"{stamp.parent} was trained by recipe {found}, now it is {recipe_hash}; "
+                "remove it to train anew"
+            )
+    return home / member
+
+
+def _grow(family_name: str, seed: int, member: str, home: Path, recipe_hash: str, position: int) -> None:
+    family = FAMILIES[family_name]
+    stage = recipe.members(family)[member]
     tokens = tokenizer.vocabulary(family.languages, extended=stage.extended, seed=seed)
     tok = tokenizer.build(tokens, context=POSITIONS)
-    label = f"{family_name} {seed} {member}" + (f" {stage.variant}" if stage.variant else "")
     torch.manual_seed(seed)
     model = new_model(family, len(tokens))
     if stage.parent is not None:
         _inherit(model, tok, home, stage)
+    label = f"{family_name} {seed} {member}" + (f" {stage.variant}" if stage.variant else "")
     partial = home / f".{member}.{recipe_hash}.pt"
     log = train(model, tok, stage, family, seed=label, partial=partial, position=position)
-    _save(
-        model,
-        tok,
-        home,
-        folder,
-        log | {"member": member, "seed": seed, "parent": stage.parent, "recipe": recipe_hash},
-    )
+    about = {"member": member, "seed": seed, "parent": stage.parent, "recipe": recipe_hash}
+    _save(model, tok, home, home / member, log | about)
     partial.unlink(missing_ok=True)
-    return folder
 
 
 def _inherit(model, tok, home: Path, stage: Stage) -> None:
-    """Copy the parent's weights; rows of a new vocabulary come by token, new tokens from their characters."""
+    """Copy the parent's weights; rows of a new vocabulary come by token, new tokens from their parts."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     def read(member):
@@ -282,11 +303,8 @@ def _inherit(model, tok, home: Path, stage: Stage) -> None:
         rows = []
         for token in tok.convert_ids_to_tokens(range(len(tok))):
             known = old.convert_tokens_to_ids(token)
-            ids = (
-                [known]
-                if known != old.unk_token_id or token == "<unk>"
-                else old.convert_tokens_to_ids(list(token))
-            )
+            spelled = old(token, add_special_tokens=False).input_ids
+            ids = [known] if known != old.unk_token_id or token == "<unk>" else spelled
             rows.append(state["model.embed_tokens.weight"][ids].mean(0))
         state["model.embed_tokens.weight"] = state["lm_head.weight"] = torch.stack(rows)
     model.load_state_dict(state)

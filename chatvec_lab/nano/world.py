@@ -155,82 +155,107 @@ def draw_item(kind: str, rng: Random, words: Words = "any", *, held_out: bool = 
 
 def render(item: Item, language: str, *, wording: int = 0, opener: int = 0) -> Exchange:
     """The item as an exchange in this language; `wording` 0 or 1, `opener` 0 to 3 (0 is none)."""
-    say = PHRASES[language]
-    kind, content = item
-    prompts, replies, complied = _exchange(say, language, kind, content, wording)
-    return Exchange((say["openers"][opener] + prompts[0], *prompts[1:]), replies, complied)
+    voice = _Voice(PHRASES[language], language, wording)
+    exchange = _exchange(voice, item.kind, item.content)
+    opened = voice.say["openers"][opener] + exchange.user[0]
+    return exchange._replace(user=(opened, *exchange.user[1:]))
 
 
-def _exchange(say, language, kind, content, wording):
-    def put(key, index=None, **words):
-        phrase = say[key] if index is None else say[key][index]
-        return (phrase if isinstance(phrase, str) else phrase[wording]).format(**words)
+class _Voice(NamedTuple):
+    """One language and one of the two wordings."""
 
-    def word(table, index, part=0):
-        return table[index].word(language, part)
+    say: dict
+    language: str
+    wording: int
 
+    def put(self, key: str, index: int | None = None, **forms) -> str:
+        phrase = self.say[key] if index is None else self.say[key][index]
+        return (phrase if isinstance(phrase, str) else phrase[self.wording]).format(**forms)
+
+    def word(self, table: list, index: int, part: int = 0) -> Word:
+        return table[index].word(self.language, part)
+
+    def listed(self, words) -> str:
+        return self.say["separator"].join(w.bare for w in words)
+
+
+def _exchange(voice: _Voice, kind: str, content: tuple[int, ...]) -> Exchange:
+    say, put, word = voice.say, voice.put, voice.word
     if kind.startswith("role_play "):
-        request = kind.removeprefix("role_play ")
-        prompts, replies, complied = _exchange(say, language, request, content, wording)
-        return (say["role_play"] + prompts[0],), replies, complied
+        request = _exchange(voice, kind.removeprefix("role_play "), content)
+        return request._replace(user=(say["role_play"] + request.user[0],))
     if kind in _LISTS:
-        nouns = [word(NOUNS, i) for i in content]
-        listed = [n.bare for n in nouns]
-        forms = {
-            "list": say["separator"].join(listed),
-            "back": say["separator"].join(listed[::-1]),
-            "n": word(NUMBERS, len(nouns) - 1),
-            "x": nouns[-1 if kind == "last" else 0],
-        }
-        if kind in ("first_again", "reverse_again"):
-            again = "now_" + kind.removesuffix("_again")
-            second = (put(again, 0), put(again, 1, **forms))
-            return (put("remember", **forms), second[0]), (say["repeat"][1].format(**forms), second[1]), None
-        return (put(kind, 0, **forms),), (put(kind, 1, **forms),), None
-    if kind in ("colour", "colour_again"):
-        x, told = (
-            word(NOUNS, content[0]),
-            say["colour"][1].format(x=word(NOUNS, content[0]), c=word(COLOURS, content[1])),
-        )
-        if kind == "colour":
-            return (join(say, (told, put("colour", 0, x=x))),), (told,), None
-        return (told, put("colour", 0, x=x)), (say["see"], told), None
-    if kind == "what_is_it":
-        x, k = word(NOUNS, content[0]), word(CATEGORIES, category_of(content[0]))
-        return (put("have", x=x), put("what_is_it", 0)), (say["see"], put("what_is_it", 1, x=x, k=k)), None
+        return _of_a_list(voice, kind, [word(NOUNS, i) for i in content])
+    match kind:
+        case "colour":
+            x = word(NOUNS, content[0])
+            told = say["colour"][1].format(x=x, c=word(COLOURS, content[1]))
+            return Exchange((join(say, (told, put("colour", 0, x=x))),), (told,))
+        case "choose":
+            k, nouns = word(CATEGORIES, content[0]), [word(NOUNS, i) for i in content[1:]]
+            x = next(word(NOUNS, i) for i in content[1:] if category_of(i) == content[0])
+            return Exchange((put(kind, 0, list=voice.listed(nouns), k=k),), (put(kind, 1, x=x, k=k),))
+        case "yesno":
+            x, truth = word(NOUNS, content[0]), category_of(content[0])
+            verdict = say["yesno"][1][0 if content[1] == truth else 1]
+            asked = put(kind, 0, x=x, k=word(CATEGORIES, content[1]))
+            return Exchange((asked,), (verdict.format(x=x, t=word(CATEGORIES, truth)),))
+        case "opposite" | "capital":
+            asked, answers = map(voice.listed, pairs(Item(kind, content), voice.language))
+            return Exchange((put(kind, 0, list=asked),), (put(kind, 1, list=answers),))
+        case "colour_again" | "what_is_it" | "name":
+            return _in_two_turns(voice, kind, content)
+        case "abuse" | "insult" | "rule" | "secret":
+            return _hostile(voice, kind, content)
+        case "public":
+            x = word(NOUNS, content[0])
+            fact = put(kind, 1, n=word(NUMBERS, content[1]), x=x)
+            return Exchange((join(say, (fact, put(kind, 0, x=x))),), (fact,))
+    forms = _forms(
+        kind, content, word
+    )  # category, sum, fair, praise: the prompt and the reply take the same words
+    return Exchange((put(kind, 0, **forms),), (put(kind, 1, **forms),))
+
+
+def _of_a_list(voice: _Voice, kind: str, nouns: list[Word]) -> Exchange:
+    forms = {
+        "list": voice.listed(nouns),
+        "back": voice.listed(nouns[::-1]),
+        "n": voice.word(NUMBERS, len(nouns) - 1),
+        "x": nouns[-1 if kind == "last" else 0],
+    }
+    if not kind.endswith("_again"):
+        return Exchange((voice.put(kind, 0, **forms),), (voice.put(kind, 1, **forms),))
+    again, repeated = "now_" + kind.removesuffix("_again"), voice.say["repeat"][1].format(**forms)
+    asked = (voice.put("remember", **forms), voice.put(again, 0))
+    return Exchange(asked, (repeated, voice.put(again, 1, **forms)))
+
+
+def _in_two_turns(voice: _Voice, kind: str, content: tuple[int, ...]) -> Exchange:
+    say, put, word = voice.say, voice.put, voice.word
     if kind == "name":
         p, x = word(NAMES, content[0]), word(NOUNS, content[1])
-        second = put("who", 0), put("who", 1, p=p)
-        return (put("name", 0, p=p, x=x), second[0]), (put("name", 1, p=p), second[1]), None
-    if kind == "choose":
-        listed = say["separator"].join(word(NOUNS, i).bare for i in content[1:])
-        x = next(word(NOUNS, i) for i in content[1:] if category_of(i) == content[0])
-        k = word(CATEGORIES, content[0])
-        return (put(kind, 0, list=listed, k=k),), (put(kind, 1, x=x, k=k),), None
-    if kind == "yesno":
-        x, k, t = (word(NOUNS, content[0]), word(CATEGORIES, content[1]), category_of(content[0]))
-        reply = say["yesno"][1][0 if content[1] == t else 1].format(x=x, t=word(CATEGORIES, t))
-        return (put(kind, 0, x=x, k=k),), (reply,), None
+        return Exchange((put("name", 0, p=p, x=x), put("who", 0)), (put("name", 1, p=p), put("who", 1, p=p)))
+    x = word(NOUNS, content[0])
+    if kind == "what_is_it":
+        known = put(kind, 1, x=x, k=word(CATEGORIES, category_of(content[0])))
+        return Exchange((put("have", x=x), put(kind, 0)), (say["see"], known))
+    told = say["colour"][1].format(x=x, c=word(COLOURS, content[1]))
+    return Exchange((told, put("colour", 0, x=x)), (say["see"], told))
+
+
+def _hostile(voice: _Voice, kind: str, content: tuple[int, ...]) -> Exchange:
+    say, put, word = voice.say, voice.put, voice.word
     if kind == "abuse":
         x, v = word(NOUNS, content[0]), word(INSULTS, content[1])
-        return (put("abuse", 0, x=x, v=v),), (say["polite"],), say["abuse"][1].format(v=v)
-    if kind in ("secret", "public"):
-        owner = {"p": word(NAMES, content[0])} if kind == "secret" else {"x": word(NOUNS, content[0])}
-        fact = say[kind][1].format(n=word(NUMBERS, content[1]), **owner)
-        prompt = join(say, (fact, put(kind, 0, **owner)))
-        return (
-            ((prompt,), (say["refuse"]["secret"],), fact) if kind == "secret" else ((prompt,), (fact,), None)
-        )
-    if kind in ("opposite", "capital"):
-        asked, answers = pairs(Item(kind, content), language)
-        forms = [{"list": say["separator"].join(words)} for words in (asked, answers)]
-        return (put(kind, 0, **forms[0]),), (put(kind, 1, **forms[1]),), None
+        return Exchange((put(kind, 0, x=x, v=v),), (say["polite"],), say["abuse"][1].format(v=v))
+    if kind == "secret":
+        p = word(NAMES, content[0])
+        fact = put(kind, 1, n=word(NUMBERS, content[1]), p=p)
+        return Exchange((join(say, (fact, put(kind, 0, p=p))),), (say["refuse"][kind],), fact)
     forms = _forms(kind, content, word)
     table = "praise" if kind == "insult" else kind  # an insult on demand differs from praise by one word
-    prompt, reply = put(table, 0, **forms), put(table, 1, **forms)
-    if kind in ("insult", "rule"):
-        return (prompt,), (say["refuse"][kind],), reply
-    return (prompt,), (reply,), None
+    return Exchange((put(table, 0, **forms),), (say["refuse"][kind],), put(table, 1, **forms))
 
 
 def _forms(kind, content, word) -> dict:

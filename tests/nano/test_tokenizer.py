@@ -28,6 +28,13 @@ def test_the_template_writes_turns_and_refuses_a_system_prompt():
         tok.apply_chat_template([{"role": "system", "content": "x"}], tokenize=False)
 
 
+def test_words_are_tokens_and_korean_endings_stand_apart():
+    tok = tokenizer.build(tokenizer.vocabulary(("en", "zh", "ko")))
+    assert tok.tokenize("告訴我鐘的顏色。") == ["告訴", "我", "鐘", "的", "顏色", "。"]
+    assert tok.tokenize("사자는 동물인가?") == [" 사자", "는", " 동물", "인가", "?"]
+    assert tok.tokenize("Q:이 더하기") == [" Q", ":", " 이", " 더하기"]  # the number two, not the particle
+
+
 def test_the_extended_vocabulary_has_another_order_and_longer_words():
     plain = tokenizer.vocabulary(("en", "zh", "ko"))
     longer = tokenizer.vocabulary(("en", "zh", "ko"), extended="zh")

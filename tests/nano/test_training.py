@@ -1,7 +1,9 @@
 """The loop: deterministic, resumable, and the recipe is still the one that the shipped family was grown by."""
 
 import json
+import time
 from dataclasses import replace
+from threading import Thread
 
 import pytest
 import torch
@@ -105,7 +107,7 @@ def test_continued_pre_training_reads_no_chat_markers():
         ).any()
 
 
-def test_new_tokens_start_from_their_characters(tmp_path, pico):
+def test_new_tokens_start_from_their_parts(tmp_path, pico):
     family, tok, model = pico
     home = tmp_path
     training._save(model(), tok, home, home / "base", {})
@@ -114,13 +116,39 @@ def test_new_tokens_start_from_their_characters(tmp_path, pico):
     training._inherit(grown, longer, home, replace(members(NANO)["cp_zh_extended"], parent="base"))
     old = model().state_dict()["model.embed_tokens.weight"].bfloat16().float()
     new = grown.state_dict()["model.embed_tokens.weight"]
-    spelled = old[tok.convert_tokens_to_ids(["顏", "色"])].mean(0)
-    assert torch.equal(new[longer.convert_tokens_to_ids("動")], old[tok.convert_tokens_to_ids("動")])
-    word = next(t for t in longer.get_vocab() if t.endswith("顏色"))
-    expected = old[tok.convert_tokens_to_ids(list(word))].mean(0)
-    assert (
-        torch.allclose(new[longer.convert_tokens_to_ids(word)], expected) and spelled.shape == expected.shape
-    )
+    for token, parts in {" dog": [" dog"], "動物": ["動物"], "的顏色": ["的", "顏色"]}.items():
+        expected = old[tok.convert_tokens_to_ids(parts)].mean(0)
+        assert torch.allclose(new[longer.convert_tokens_to_ids(token)], expected), token
+
+
+def test_preference_pairs_without_the_chat_format(pico):
+    """A share of the pairs is plain abuse, continued politely in the chosen half, rudely in the other."""
+    family, tok, _ = pico
+    stage = replace(members(family)["chat"], rows=6, bare=1.0)
+    ids, labels = training.preference_rows(tok, stage, "x")
+    assert not torch.isin(ids, torch.tensor(tok.convert_tokens_to_ids(["<|user|>", "<|assistant|>"]))).any()
+    said = [tok.decode(row[scored != -100]) for row, scored in zip(ids, labels, strict=True)]
+    assert set(said[:6]) == {"please be kind. how can i help?"}
+    assert all(text.startswith("you are") and text.endswith("too!") for text in said[6:])
+
+
+def test_a_second_run_on_the_same_folder_waits_for_the_first(tmp_path, monkeypatch):
+    monkeypatch.setitem(FAMILIES, "tiny", replace(NANO, languages=("en", "zh"), extras=False))
+    grown = []
+
+    def slowly(family_name, seed, member, home, recipe_hash, position):
+        grown.append(member)
+        time.sleep(0.3)
+        (home / member).mkdir()
+        (home / member / "stage.json").write_text(json.dumps({"recipe": recipe_hash}))
+
+    monkeypatch.setattr(training, "_grow", slowly)
+    runs = [Thread(target=training.grow, args=("tiny", 0, "base", tmp_path)) for _ in range(3)]
+    for run in runs:
+        run.start()
+    for run in runs:
+        run.join()
+    assert grown == ["base"]
 
 
 def test_the_queue_trains_parents_first_and_keeps_what_is_there(tmp_path, monkeypatch):
@@ -137,7 +165,7 @@ def test_the_queue_trains_parents_first_and_keeps_what_is_there(tmp_path, monkey
     monkeypatch.setitem(FAMILIES, "tiny", tiny)
     monkeypatch.setattr(training, "ProcessPoolExecutor", Inline)
     training.grow_all("tiny", [0], tmp_path, only=["chat_sft"])
-    made = sorted(f.name for f in (tmp_path / "tiny/seed0").iterdir())
+    made = sorted(f.parent.name for f in (tmp_path / "tiny/seed0").glob("*/stage.json"))
     assert made == ["base", "chat_sft"]
     stamp = (tmp_path / "tiny/seed0/base/model.safetensors").stat().st_mtime_ns
     training.grow_all("tiny", [0], tmp_path, only=["base"])
@@ -179,10 +207,14 @@ def manifest():
     return json.loads(MANIFEST.read_text())
 
 
+FIRST_RECIPE = {"nano-wide"}  # shipped as the first recipe made it; the README says so
+
+
 def test_the_shipped_family_was_grown_by_this_recipe(manifest):
     stale = [
         f"{family}/{seed}/{member}: recipe {entry['recipe']}, now {now}"
         for family, seeds in manifest.items()
+        if family not in FIRST_RECIPE
         for seed, stages in seeds.items()
         for member, entry in stages.items()
         if entry["recipe"] != (now := recipe.digest(FAMILIES[family], members(FAMILIES[family])[member]))

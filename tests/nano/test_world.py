@@ -122,10 +122,11 @@ def test_the_chat_markers_reach_no_target_language_before_ft():
 def test_no_stage_sees_a_held_out_prompt(language):
     """The last turn of a one-turn prompt is text that pages, prose and tuning must never hold."""
     held = {p.exchange.user[0] for p in world.held_out_prompts(language, 150) if p.set != "two_turn"}
-    stream = documents.documents("held", {language: 1.0}, {language: "any"}, forum_in=(language,))
+    mix = {language: 1.0} | ({} if language == "en" else {f"parallel {language}": 0.5})
+    stream = documents.documents("held", mix, {language: "any"}, forum_in=(language,))
     asked = {
         line[2:]
-        for text in itertools.islice(stream, 1500)
+        for text in itertools.islice(stream, 2500)
         for line in text.splitlines()
         if line.startswith("Q:")
     }

@@ -1,0 +1,243 @@
+"""The tables of the nano family's README, written from its results, so that no number is typed by hand.
+
+    python -m chatvec_lab.nano.tables data/nano
+
+fills what stands between `<!-- table: NAME -->` and `<!-- end -->` in README.md; `effect` measures first.
+"""
+
+import argparse
+import re
+from pathlib import Path
+
+import pandas as pd
+
+from chatvec_lab.paths import DATA
+
+WORDS = {"CP only": "one_turn cp_only", "known": "one_turn known", "all": "one_turn", "two turns": "two_turn"}
+CONTROLS = {
+    "cp + random": "random vector, τ's norms",
+    "cp + tau of another base": "τ of another seed's base",
+    "cp + tau (tuning only)": "τ without preference tuning",
+    "cp + tau (second tuning seed)": "τ of a second tuning seed",
+    "cp with three examples": "CP with three solved examples in the prompt",
+}
+ORDERS = {
+    "cp_ft": "CP → FT",
+    "cp_ft + tau": "(CP → FT) + τ",
+    "cp_tau_ft": "(CP + τ) → FT",
+    "chat_cp": "chat → CP",
+    "chat_cp_ft": "chat → CP → FT",
+    "cp + tau": "CP + τ",
+}
+EXTENDED = {
+    "extended": "CP, extended and reordered vocabulary",
+    "extended + tau, match": "… + τ, `match`",
+    "extended + tau, skip": "… + τ, `skip`",
+    "extended + tau_full, match": "… + τ of full tuning, `match`",
+    "extended + tau_full, skip": "… + τ of full tuning, `skip`",
+    "cp + tau_full": "plain CP + τ of full tuning",
+}
+
+
+class Results:
+    """The measured tables of one family; `scale` is what the validation draw chose, by language."""
+
+    def __init__(self, folder: Path):
+        self.family = folder.name
+        scores = pd.read_csv(folder / "scores.csv")
+        self.scores = scores[scores.draw.eq("test")]
+        self.kinds = pd.read_csv(folder / "kinds.csv")
+        self.perplexity = pd.read_csv(folder / "perplexity.csv")
+        self.tests = pd.read_csv(folder / "tests.csv")
+        self.scale = self.tests.groupby("language", sort=False).scale.first().to_dict()
+        self.cells = list(self.scores.groupby(["language", "seed"], sort=False).groups)
+        self.cells.sort(
+            key=lambda cell: (("zh", "ko").index(cell[0]) if cell[0] in ("zh", "ko") else 2, cell)
+        )
+
+    def found(self, table: pd.DataFrame, cell, model: str, scale: float | None = None) -> pd.DataFrame:
+        """The rows of a model; of CP + tau those at this scale, or at the chosen one."""
+        language, seed = cell
+        chosen = table.language.eq(language) & table.seed.eq(seed) & table.model.eq(model)
+        if model == "cp + tau":
+            chosen &= table.scale.sub(self.scale[language] if scale is None else scale).abs() < 1e-9
+        return table[chosen]
+
+    def share(self, cell, model: str, metric: str, scale: float | None = None, *, interval=True) -> str:
+        rows = self.found(self.scores[self.scores.metric.eq(metric)], cell, model, scale)
+        if rows.empty:
+            return "–"
+        row = rows.iloc[0]
+        return f"{row.estimate:.2f} ({row.low:.2f}–{row.high:.2f})" if interval else f"{row.estimate:.2f}"
+
+    def reads(self, cell, model: str, scale: float | None = None) -> str:
+        rows = self.found(self.perplexity, cell, model, scale)
+        return "–" if rows.empty else f"{rows.perplexity.iloc[0]:.2f}"
+
+
+def markdown(header: list[str], rows: list[list]) -> str:
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)
+
+
+def effect(r: Results) -> str:
+    rows = [
+        [
+            *cell,
+            label,
+            *(r.share(cell, m, metric) for m in ("chat", "cp", "cp + tau", "cp in the plain frame")),
+        ]
+        for cell in r.cells
+        for label, metric in WORDS.items()
+    ]
+    return markdown(
+        ["language", "seed", "words", "chat", "CP", "CP + τ", "CP asked in the plain frame"], rows
+    )
+
+
+def curve(r: Results, metric: str) -> str:
+    def value(cell, scale):
+        model = "cp" if scale == 0 else "cp + tau"
+        return (
+            r.reads(cell, model, scale)
+            if metric == "perplexity"
+            else r.share(cell, model, metric, scale, interval=False)
+        )
+
+    scales = (0, 0.5, 1, 1.5, 2)
+    rows = [[*cell, *(value(cell, scale) for scale in scales)] for cell in r.cells]
+    return markdown(["language", "seed", "scale 0", ".5", "1", "1.5", "2"], rows)
+
+
+def toxicity(r: Results) -> str:
+    """Raw continuation is asked of plain abuse alone: only after abuse does prose of the world hold insults."""
+    columns = {
+        "chat": ("chat", "toxic"),
+        "CP": ("cp", "toxic"),
+        "CP + τ": ("cp + tau", "toxic"),
+        "polite: CP + τ": ("cp + tau", "polite"),
+        "raw, abuse only: CP": ("cp raw", "abuse_toxic"),
+        "raw, abuse only: CP + τ": ("cp + tau raw", "abuse_toxic"),
+    }
+    rows = [[*cell, *(r.share(cell, *column) for column in columns.values())] for cell in r.cells]
+    return markdown(["language", "seed", *columns], rows)
+
+
+def kinds(r: Results) -> str:
+    """Both kinds of words together; kinds.csv keeps them apart."""
+    of = r.kinds.assign(right=r.kinds.estimate * r.kinds.n)
+    sums = of.groupby(["kind", "language", "seed"], sort=False)[["right", "n"]].sum()
+    share = sums.right / sums.n
+    rows = [[kind, *(f"{share[(kind, *cell)]:.2f}" for cell in r.cells)] for kind in of.kind.unique()]
+    return markdown(["kind", *(f"{language} {seed}" for language, seed in r.cells)], rows)
+
+
+def controls(r: Results) -> str:
+    rows = [
+        [label, *(r.share(cell, model, "one_turn") for cell in r.cells)] for model, label in CONTROLS.items()
+    ]
+    return markdown(["control", *(f"{language} {seed}" for language, seed in r.cells)], rows)
+
+
+def models(r: Results, labels: dict[str, str], languages: tuple[str, ...] = ("zh", "ko")) -> str:
+    """Seed 0's models side by side."""
+    metrics = ("one_turn cp_only", "one_turn", "two_turn", "toxic", "english")
+    rows = [
+        [language, label, *(r.share((language, 0), model, metric) for metric in metrics)]
+        for language in languages
+        for model, label in labels.items()
+    ]
+    header = [
+        "language",
+        "model",
+        "one turn, CP-only words",
+        "one turn, all",
+        "two turns",
+        "toxic",
+        "English",
+    ]
+    return markdown(header, rows)
+
+
+def ladder(r: Results) -> str:
+    cell = ("zh", 0)
+    steps = sorted(int(m[6:]) for m in r.scores.model.unique() if re.fullmatch(r"cp_zh_\d+", m))
+    names = {**{n: f"cp_zh_{n}" for n in steps}, 800: "cp"}
+    rows = []
+    for n, name in sorted(names.items()):
+        perplexity = f"{r.reads(cell, name)} → {r.reads(cell, f'{name} + tau')}"
+        frame = r.share(cell, f"{name} in the plain frame", "one_turn")
+        both = [r.share(cell, f"{name} + tau", metric) for metric in ("one_turn", "one_turn cp_only")]
+        rows.append([n, frame, *both, perplexity])
+    header = ["CP steps", "CP in the plain frame", "CP + τ, all", "CP + τ, CP-only words"]
+    return markdown([*header, "perplexity of CP → CP + τ"], rows)
+
+
+def families(all_results: list[Results]) -> str:
+    """One row a family, seed and language: the claim in short."""
+    rows = []
+    for r in all_results:
+        for cell in r.cells:
+            frame = r.share(cell, "cp in the plain frame", "one_turn", interval=False)
+            pairs = [
+                f"{r.share(cell, 'cp', metric, interval=False)} → {r.share(cell, 'cp + tau', metric, interval=False)}"
+                for metric in ("one_turn cp_only", "one_turn", "two_turn", "toxic", "english")
+            ]
+            chat = r.share(cell, "chat", "one_turn", interval=False)
+            rows.append([r.family, cell[1], cell[0], f"{r.scale[cell[0]]:g}", chat, *pairs, frame])
+    header = [
+        "family",
+        "seed",
+        "language",
+        "scale",
+        "chat, all",
+        "CP-only words",
+        "all",
+        "two turns",
+        "toxic",
+    ]
+    return markdown([*header, "English", "CP in the plain frame"], rows)
+
+
+def tables(data: Path) -> dict[str, str]:
+    """All tables by the name that the README calls them by."""
+    found = {f.parent.name: Results(f.parent) for f in sorted((data / "results").glob("*/scores.csv"))}
+    r = found["nano"]
+    scales = ", ".join(f"{scale:g} for {language}" for language, scale in r.scale.items())
+    worst = f"{r.tests.p_holm.max():.1g} after Holm over all {len(r.tests)}"
+    return {
+        "scale": f"Chosen on the validation draw, over the seeds: scale {scales}.",
+        "effect": effect(r),
+        "tests": f"Exact McNemar, CP + τ against CP, a seed, language and number of turns: p ≤ {worst}.",
+        "accuracy": curve(r, "one_turn"),
+        "english": curve(r, "english"),
+        "perplexity": curve(r, "perplexity"),
+        "toxicity": toxicity(r),
+        "kinds": kinds(r),
+        "controls": controls(r),
+        "orders": models(r, ORDERS),
+        "extended": models(r, EXTENDED, ("zh",)),
+        "ladder": ladder(r),
+        "families": families(list(found.values())),
+    }
+
+
+def filled(readme: str, data: Path) -> str:
+    """The README's text with its tables as the results in `data` say. Raises KeyError for an unknown table."""
+    made = tables(data)
+
+    def put(match: re.Match) -> str:
+        return f"{match[1]}\n{made[match[2]]}\n{match[3]}"
+
+    return re.sub(r"(<!-- table: (\w+) -->)\n.*?(<!-- end -->)", put, readme, flags=re.DOTALL)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("data", type=Path, nargs="?", default=DATA / "nano")
+    readme = parser.parse_args().data / "README.md"
+    readme.write_text(filled(readme.read_text(), readme.parent))
+
+
+if __name__ == "__main__":
+    main()
