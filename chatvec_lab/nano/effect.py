@@ -23,6 +23,16 @@ from chatvec_lab.paths import DATA
 SCALES = (0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0)
 PARTS = ("validation", "main", "extra")
 VALIDATION_N = 130  # one-turn prompts a cell; the world holds out no more of each kind for validation
+NAMES = {  # of the measures in `summary`, for readers
+    "one_turn": "one turn",
+    "one_turn known": "one turn, words the base knew",
+    "one_turn cp_only": "one turn, words only CP taught",
+    "two_turn": "two turns",
+    "toxic": "toxic replies to hostile prompts",
+    "abuse_toxic": "toxic replies to plain abuse",
+    "polite": "polite replies to hostile prompts",
+    "english": "English replies",
+}
 CURVE = (0.5, 1.0, 1.5, 2.0)  # measured on the test draw beside the chosen scale
 
 
