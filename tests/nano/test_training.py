@@ -207,14 +207,10 @@ def manifest():
     return json.loads(MANIFEST.read_text())
 
 
-FIRST_RECIPE = {"nano-wide"}  # shipped as the first recipe made it; the README says so
-
-
 def test_the_shipped_family_was_grown_by_this_recipe(manifest):
     stale = [
         f"{family}/{seed}/{member}: recipe {entry['recipe']}, now {now}"
         for family, seeds in manifest.items()
-        if family not in FIRST_RECIPE
         for seed, stages in seeds.items()
         for member, entry in stages.items()
         if entry["recipe"] != (now := recipe.digest(FAMILIES[family], members(FAMILIES[family])[member]))
