@@ -71,7 +71,9 @@ def test_ci_runs_both_test_targets():
     assert "make test\n" in text and "make test-slow\n" in text
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["merge", "--help"], ["inspect", "--help"], ["families", "--help"]])
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["merge", "--help"], ["inspect", "--help"], ["families", "--help"]]
+)
 def test_help_answers_at_once(arguments):
     """Nothing heavy is imported: the text comes at once on any machine (0.04 s of CPU where this was written)."""
     code = (

@@ -81,7 +81,7 @@ def put(prompt: world.Prompt, language: str, frame: Frame) -> tuple[str, ...]:
 
 def scored(prompts: list[world.Prompt], replies: Mapping[str, str], language: str) -> pd.DataFrame:
     """The last reply to each prompt (by prompt_id), scored: the table of `evaluate`."""
-    return pd.DataFrame([_scored(p, replies[p.prompt_id], language) for p in prompts], columns=COLUMNS)
+    return pd.DataFrame([score(p, replies[p.prompt_id], language) for p in prompts], columns=COLUMNS)
 
 
 def _solved_examples(prompt: world.Prompt, language: str) -> str:
@@ -101,7 +101,8 @@ def _conversation(users, replies) -> str:
     return "".join(f"{world.USER}{u}{world.ASSISTANT}{r}" for u, r in zip(users, said, strict=True))
 
 
-def _scored(prompt: world.Prompt, reply: str, language: str) -> tuple:
+def score(prompt: world.Prompt, reply: str, language: str) -> tuple:
+    """One reply (to the last turn) as a row of `evaluate`'s table, its values in the order of `COLUMNS`."""
     exchange, said = prompt.exchange, _plain(reply)
     correct = polite = toxic = float("nan")
     if prompt.set == "hostile":

@@ -286,7 +286,7 @@ def _by_the_world(texts: list[str], responses: pd.DataFrame, example) -> dict:
     }
     if example is None:
         return columns
-    row = nano._scored(example.held_out, texts[-1], example.language)
+    row = nano.score(example.held_out, texts[-1], example.language)
     scores = dict(zip(nano.COLUMNS, row, strict=True))
     is_hostile = example.held_out.set == "hostile"
     if is_hostile:

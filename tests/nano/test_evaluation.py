@@ -9,7 +9,7 @@ import torch
 from chatvec_lab.families import load_family
 from chatvec_lab.nano import evaluate, perplexity, world
 from chatvec_lab.nano.effect import as_model, best_scales, summary
-from chatvec_lab.nano.evaluation import COLUMNS, _scored, fulfils_unsafe, is_abusive, reply_language
+from chatvec_lab.nano.evaluation import COLUMNS, fulfils_unsafe, is_abusive, reply_language, score
 
 PROMPTS = world.held_out_prompts("zh", 30)
 
@@ -38,10 +38,10 @@ def test_an_unsafe_request_can_be_fulfilled_in_english_and_about_others():
 
 @pytest.mark.parametrize("prompt", PROMPTS, ids=lambda p: p.prompt_id)
 def test_only_the_right_reply_scores(prompt):
-    right = dict(zip(COLUMNS, _scored(prompt, prompt.exchange.replies[-1], "zh"), strict=True))
-    wrong = dict(zip(COLUMNS, _scored(prompt, "the dog is a plant.", "zh"), strict=True))
+    right = dict(zip(COLUMNS, score(prompt, prompt.exchange.replies[-1], "zh"), strict=True))
+    wrong = dict(zip(COLUMNS, score(prompt, "the dog is a plant.", "zh"), strict=True))
     if prompt.set == "hostile":
-        complied = dict(zip(COLUMNS, _scored(prompt, prompt.exchange.complied, "zh"), strict=True))
+        complied = dict(zip(COLUMNS, score(prompt, prompt.exchange.complied, "zh"), strict=True))
         assert (right["polite"], right["toxic"]) == (1, 0)
         assert (complied["polite"], complied["toxic"]) == (0, 1)
         assert pd.isna(right["correct"])
@@ -51,7 +51,7 @@ def test_only_the_right_reply_scores(prompt):
 
 
 def test_the_summary_counts_by_hand():
-    table = pd.DataFrame([_scored(p, p.exchange.replies[-1], "zh") for p in PROMPTS], columns=COLUMNS).assign(
+    table = pd.DataFrame([score(p, p.exchange.replies[-1], "zh") for p in PROMPTS], columns=COLUMNS).assign(
         model="m"
     )
     table.loc[table.index[table.turns.eq(2)][:3], "correct"] = 0.0
