@@ -32,7 +32,9 @@ SETTINGS = {
 }
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(
+    scope="module"
+)  # playwright runs an event loop in this thread, which other tests must not find
 def chromium():
     """A running headless chromium; skips where there is none, or no playwright to drive it."""
     sync_api = pytest.importorskip(
@@ -75,7 +77,7 @@ class Lab:
             self.call(f"sessions/{session['id']}", "DELETE")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def lab(tmp_path_factory, chromium):
     """JupyterLab on a free loopback port, with settings, kernels and notebooks of its own; stopped at the end."""
     home = tmp_path_factory.mktemp("lab")
