@@ -162,3 +162,11 @@ def test_notebooks_share_their_replies(out):
     assert len(lines) > 1000 and len(held) - len(set(held)) < len(held) / 10, (
         "asked twice only at the same moment"
     )
+
+
+def test_a_larger_model_gets_the_vector_in_its_language_part(table):
+    parts = table("09_multimodal", "parts").set_index("part")
+    assert parts.changed["language_model"] > 0
+    assert parts.changed.drop("language_model").eq(0).all()
+    same = table("09_multimodal", "same")
+    assert (same.same == same.n).all()
