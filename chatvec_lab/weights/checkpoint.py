@@ -132,9 +132,12 @@ class Checkpoint:
         """The transformers tokenizer. Raises FileNotFoundError when the folder has none."""
         if self.vocabulary is None:
             raise FileNotFoundError(f"{self.label} has no tokenizer (no tokenizer.json or tokenizer.model).")
-        from transformers import AutoTokenizer
+        from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-        return AutoTokenizer.from_pretrained(self.folder)
+        # a class of the model type's own (Qwen2's, say) would silently replace what tokenizer.json says
+        named = self.tokenizer_config.get("tokenizer_class")
+        is_plain = named in ("TokenizersBackend", "PreTrainedTokenizerFast")
+        return (PreTrainedTokenizerFast if is_plain else AutoTokenizer).from_pretrained(self.folder)
 
     @cached_property
     def vocabulary(self) -> Vocabulary | None:

@@ -198,3 +198,13 @@ def test_nan_is_refused_with_its_tensor_and_source(families, tmp_path):
     ):
         (Checkpoint(cp) + (Checkpoint(chat) - Checkpoint(base))).save(tmp_path / "out", progress=False)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_plain_tokenizer_is_not_replaced_by_that_of_the_model_type(families):
+    """transformers gives each Qwen2 model a Qwen2 tokenizer, also where tokenizer.json says something else."""
+    folder = families("qwen2")[2]
+    found = Checkpoint(folder).tokenizer
+    stored = json.loads((folder / "tokenizer.json").read_text())["model"]["vocab"]
+    words = [word for word in stored if word.isalnum()][:3]
+    assert words
+    assert found(" ".join(words), add_special_tokens=False).input_ids == [stored[word] for word in words]
