@@ -1,6 +1,6 @@
 """The price of one more scale: a turn of a live model beside rewriting the checkpoint and loading it again.
 
-    python benchmarks/sweep.py [--rounds 5] [--layers 22] [--threads 2] [--no-mergekit]
+    python benchmarks/sweep.py [--device cuda] [--rounds 5] [--layers 22] [--threads 2] [--no-mergekit]
 
 TinyLlama-1.1B shapes in bfloat16, made by shapes.py. A turn is compared with one copy of all weights in memory (by
 torch, and by numpy, whose copy bypasses the caches), on the same threads and in turns, since the machine may be
@@ -30,27 +30,29 @@ SCALES = (0.5, 0.7, 1.0, 1.3, -0.3)
 
 
 def timed(function) -> tuple[float, float]:
-    """Wall and CPU seconds of a call, all threads together."""
+    """Wall and CPU seconds of a call, all threads together, and of what it started on a GPU."""
     wall, cpu = time.perf_counter(), time.process_time()
     function()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
     return time.perf_counter() - wall, time.process_time() - cpu
 
 
-def copies(model):
-    """Two functions that copy all weights once into memory of the same size, by torch and by numpy."""
+def copies(model) -> dict:
+    """Functions that copy all weights once into memory of the same size: by torch and, on a CPU, by numpy."""
     weights = [parameter.detach() for parameter in model.parameters()]
     others = [weight.clone() for weight in weights]
-    raw = [[t.view(torch.uint16).numpy() for t in tensors] for tensors in (weights, others)]
 
     def by_torch():
         for weight, other in zip(weights, others, strict=True):
             other.copy_(weight)
 
     def by_numpy():
-        for weight, other in zip(*raw, strict=True):
-            np.copyto(other, weight)
+        for weight, other in zip(weights, others, strict=True):
+            np.copyto(other.view(torch.uint16).numpy(), weight.view(torch.uint16).numpy())
 
-    return by_torch, by_numpy
+    ways = {"copy by torch": by_torch}
+    return ways | ({} if weights[0].is_cuda else {"copy by numpy (one thread)": by_numpy})
 
 
 def reload(folder: Path) -> None:
@@ -81,6 +83,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--rewrites", type=int, default=2)
     parser.add_argument("--layers", type=int, default=22)
+    parser.add_argument("--device", default="cpu", help="cpu, or a GPU such as cuda")
+    parser.add_argument("--tau-device", default="auto", help="auto, or cpu to keep tau in host memory")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--no-mergekit", action="store_true")
     options = parser.parse_args()
@@ -91,12 +95,11 @@ def main() -> None:
     base, chat, cp = (Checkpoint(models[name]) for name in ("base", "chat", "cp"))
     tau = chat - base
     start = time.perf_counter()
-    live = LiveModel(cp, tau, device="cpu")
+    live = LiveModel(cp, tau, device=options.device, tau_device=options.tau_device)
     live.scale = 0.7  # compiles the kernel, where that was never done
     made = time.perf_counter() - start
-    by_torch, by_numpy = copies(live.model)
-    contestants = {"copy by torch": by_torch, "copy by numpy (one thread)": by_numpy}
-    contestants |= {
+    copied = copies(live.model)
+    contestants = copied | {
         f"turn to {scale}": lambda scale=scale: setattr(live, "scale", scale) for scale in (*SCALES, 0.0)
     }
     runs = {name: [] for name in contestants}
@@ -108,13 +111,23 @@ def main() -> None:
     print(
         f"{live.model.num_parameters():,} parameters, {options.threads} threads, {options.rounds} rounds, load "
         f"{os.getloadavg()[0]:.1f} on {os.cpu_count()} cores; made in {made:.1f} s"
+        + (
+            f"; {torch.cuda.get_device_name()} turns {live.resident:.0%} itself"
+            if options.device != "cpu"
+            else ""
+        )
     )
-    print("| | ms | copies by torch | CPU: copies by torch | CPU: copies by numpy |\n|---|---|---|---|---|")
-    for name in contestants:
-        torch_cpu, numpy_cpu = cpu["copy by torch"], cpu["copy by numpy (one thread)"]
+    print(
+        "| | ms (range) | copies by torch | CPU: copies by torch | CPU: copies by numpy |\n|---|---|---|---|---|"
+    )
+    for name, found in runs.items():
+        low, high = (1000 * f(r[0] for r in found) for f in (min, max))
         print(
-            f"| {name} | {1000 * wall[name]:.0f} | {wall[name] / wall['copy by torch']:.1f} | "
-            f"{cpu[name] / torch_cpu:.1f} | {cpu[name] / numpy_cpu:.1f} |"
+            f"| {name} | {1000 * wall[name]:.1f} ({low:.1f}-{high:.1f}) | {wall[name] / wall['copy by torch']:.1f} | "
+            + " | ".join(
+                f"{cpu[name] / cpu[by]:.1f}" if by in cpu and options.device == "cpu" else "" for by in copied
+            )
+            + " |"
         )
 
     turn = statistics.median(wall[f"turn to {scale}"] for scale in SCALES)

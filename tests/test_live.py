@@ -241,8 +241,8 @@ def test_a_scale_that_is_no_number_or_overflows_leaves_the_cp(families):
 def test_threads_give_the_same_bits(families, monkeypatch):
     cp, tau = opened(families("mixtral"))
     one, many = LiveModel(cp, tau, device="cpu"), None
-    monkeypatch.setattr("chatvec_lab.live._FEW", 0)
-    monkeypatch.setattr("chatvec_lab.live._BLOCK", 100)
+    monkeypatch.setattr("chatvec_lab.live.model._FEW", 0)
+    monkeypatch.setattr("chatvec_lab.live.slots.BLOCK", 100)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
     many = LiveModel(cp, tau, device="cpu")
     assert one._pool is None and many._pool is not None
@@ -255,7 +255,7 @@ def test_places_out_of_reach_are_filled_by_a_copy(families, monkeypatch):
     """As on a GPU, or where a parameter holds a tensor transposed."""
     cp, tau = opened(families("mixtral"))
     direct = LiveModel(cp, tau, device="cpu")
-    monkeypatch.setattr("chatvec_lab.live._Slot.is_raw", False)
+    monkeypatch.setattr("chatvec_lab.live.slots.Slot.is_raw", False)
     copied = LiveModel(cp, tau, device="cpu")
     for scale in (0.7, 0):
         direct.scale = copied.scale = scale
@@ -272,7 +272,7 @@ def test_every_tensor_without_a_place_is_named(families, monkeypatch):
         found["gpt_neox.layers.1.attention.dense.bias"] = found["gpt_neox.layers.0.attention.dense.bias"] + 1
         return found
 
-    monkeypatch.setattr("chatvec_lab.live.places", places_of)
+    monkeypatch.setattr("chatvec_lab.live.loading.places", places_of)
     with pytest.raises(ValueError, match="3 of 28 tensors of cp did not reach the model") as error:
         LiveModel(cp, tau, device="cpu")
     for line in (

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from chatvec_lab.weights.checkpoint import Checkpoint
 
 # whatever decides what a model with given weights replies
-_CODE = ("weights", "live.py", "experiment/models.py", "experiment/replies.py", "evaluation/generation.py",
+_CODE = ("weights", "live", "experiment/models.py", "experiment/replies.py", "evaluation/generation.py",
          "evaluation/responses.py", "evaluation/decoding.py")  # fmt: skip
 
 

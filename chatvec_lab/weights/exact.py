@@ -3,8 +3,8 @@
 Every product of a coefficient (cut in two halves) with a stored element is exact in float64, every sum keeps
 its error (Knuth's TwoSum), and the last step rounds to odd before the cast, so no element is rounded twice.
 Bits are therefore the same for every thread count and block size. `combine` works on raw numpy arrays (bfloat16
-travels as uint16) through numba: the fast lane for what families have (`lanes`), the general way for the rest. It
-computes on the host also for weights on a GPU, which get the rounded result.
+travels as uint16) through numba: the fast lane for what families have (`lanes`), the general way for the rest.
+`gpu` has the same steps as a kernel for tensors that lie on a GPU.
 """
 
 from __future__ import annotations

@@ -107,19 +107,8 @@ def test_a_scale_beyond_exactness_is_refused():
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32"])
 def test_the_fast_lane_gives_the_same_bits_as_the_general_way(dtype, scale):
     """On ordinary weights, on small multiples of a unit (ties and near-ties), and on any finite bit patterns."""
-    rng = np.random.default_rng(0)
-    n = 5 * lanes.SPAN + 3
-    kind = getattr(torch, dtype)
-    ordinary = [raw(t) for t in weights(dtype, n=n, seed=5)]
-    unit = 16 * float(torch.finfo(kind).eps) * 2.0**-6
-    units = [raw(torch.from_numpy(rng.integers(-64, 64, n) * unit + c).to(kind)) for c in (1.0, 0.0, 0.0)]
-    bits = {2: np.uint16, 4: np.uint32}[ordinary[0].itemsize]
-    top = {"bfloat16": 0x6800, "float16": 0x7000, "float32": 0x68000000}[dtype]
-    sign = lambda: rng.integers(0, 2, n, dtype=bits) << bits(8 * bits().itemsize - 1)  # noqa: E731
-    patterns = [(rng.integers(0, top, n, dtype=bits) | sign()).view(ordinary[0].dtype) for _ in "123"]
-    zeros = [np.where(rng.random(n) < 0.5, a, sign().view(a.dtype)) for a in ordinary]  # of either sign
     few = 0
-    for cp, plus, minus in (ordinary, units, patterns, zeros, awkward(dtype, n)):
+    for cp, plus, minus in operands(dtype, 5 * lanes.SPAN + 3):
         if abs(scale) > 1e3 and dtype == "float16":
             plus, minus = plus * np.float16(0), minus * np.float16(0)  # else nothing is in range
         fast, general, lane = (np.empty_like(cp) for _ in "123")
@@ -133,6 +122,21 @@ def test_the_fast_lane_gives_the_same_bits_as_the_general_way(dtype, scale):
         assert fast.tobytes() == general.tobytes()
         few += lanes.fill(cp, plus, minus, scale, lane) is not None
     assert few >= 2 or not 1e-10 < abs(scale) < 1e4, "the fast lane would not be tested"
+
+
+def operands(dtype, n):
+    """Ordinary weights, multiples of a unit (ties and near-ties), any finite bits, zeros of either sign, awkward."""
+    rng = np.random.default_rng(0)
+    kind = getattr(torch, dtype)
+    ordinary = [raw(t) for t in weights(dtype, n=n, seed=5)]
+    unit = 16 * float(torch.finfo(kind).eps) * 2.0**-6
+    units = [raw(torch.from_numpy(rng.integers(-64, 64, n) * unit + c).to(kind)) for c in (1.0, 0.0, 0.0)]
+    bits = {2: np.uint16, 4: np.uint32}[ordinary[0].itemsize]
+    top = {"bfloat16": 0x6800, "float16": 0x7000, "float32": 0x68000000}[dtype]
+    sign = lambda: rng.integers(0, 2, n, dtype=bits) << bits(8 * bits().itemsize - 1)  # noqa: E731
+    patterns = [(rng.integers(0, top, n, dtype=bits) | sign()).view(ordinary[0].dtype) for _ in "123"]
+    zeros = [np.where(rng.random(n) < 0.5, a, sign().view(a.dtype)) for a in ordinary]  # of either sign
+    return ordinary, units, patterns, zeros, awkward(dtype, n)
 
 
 def awkward(dtype, n):

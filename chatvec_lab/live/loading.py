@@ -1,0 +1,99 @@
+"""The CP as a transformers model, and proof that each of its tensors lies where the model says."""
+
+from __future__ import annotations
+
+from math import prod
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from chatvec_lab.live.slots import raw
+from chatvec_lab.weights import files
+from chatvec_lab.weights.checkpoint import Checkpoint
+from chatvec_lab.weights.merged import MergedCheckpoint
+from chatvec_lab.weights.names import is_head
+from chatvec_lab.weights.places import places
+
+if TYPE_CHECKING:
+    import torch
+
+
+def load(merged: MergedCheckpoint, device, dtype):
+    """The CP through transformers, on its device, with rows for added tokens and the chat's generation config."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText, GenerationConfig
+
+    if isinstance(device, str) and device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    is_map = isinstance(device, dict) or device in ("balanced", "balanced_low_0", "sequential")
+    options = {"device_map": device} if is_map else {}
+    # transformers does not count vision-language models among causal language models
+    is_text = type(AutoConfig.from_pretrained(merged.folder)) in AutoModelForCausalLM._model_mapping
+    kind = AutoModelForCausalLM if is_text else AutoModelForImageTextToText
+    model = kind.from_pretrained(merged.folder, dtype=_dtype(merged, dtype), **options)
+    model = model if is_map else model.to(device)
+    away = [name for name, parameter in model.named_parameters() if parameter.is_meta]
+    if away:
+        raise ValueError(
+            f"{len(away)} weights of {merged.cp.label} are offloaded ({', '.join(away[:5])}, ...), where no scale "
+            "can reach them. Give a device map that keeps all weights in memory."
+        )
+    rows = max((row + 1 for row in merged.added_tokens.values()), default=0)
+    if rows > model.get_input_embeddings().weight.shape[0]:
+        model.resize_token_embeddings(rows, mean_resizing=False)
+    if merged.generation_config:
+        model.generation_config = GenerationConfig.from_dict(merged.generation_config)
+    return model.eval()
+
+
+def _dtype(merged: MergedCheckpoint, dtype) -> torch.dtype:
+    import torch
+
+    name = str(dtype).removeprefix("torch.")
+    if name == "auto":
+        sizes: dict[str, int] = {}
+        for tensor in merged.cp.names:
+            stored = merged.cp.dtype_name(tensor)
+            sizes[stored] = sizes.get(stored, 0) + prod(merged.cp.shape(tensor))
+        name = max((n for n in sizes if n in files.FLOATS), key=sizes.get)
+    if name not in files.FLOATS:
+        raise ValueError(f"dtype={dtype!r}: expected 'auto' or one of {', '.join(files.FLOATS)}.")
+    return getattr(torch, name)
+
+
+def checked_places(merged: MergedCheckpoint, model) -> list[tuple[str, torch.Tensor]]:
+    """The places of all of the CP's float tensors, each memory once; ValueError lists what has none.
+
+    The model must hold the CP's bits there, which proves that transformers put everything where it says.
+    """
+    found, lines, result, seen = places(model), [], [], set()
+    root = merged.cp
+    while isinstance(root, MergedCheckpoint):
+        root = root.cp
+    names = [n for n in merged.names if merged.dtype_name(n) in files.FLOATS]
+    for name in sorted(names, key=is_head):  # stable: the embedding before the head that is tied to it
+        place = found.get(name)
+        if place is None:
+            if not merged.is_carried(name):
+                lines.append(f"{name}   has no place in {type(model).__name__}")
+        elif tuple(place.shape) != merged.shape(name):
+            lines.append(f"{name}   stored {merged.shape(name)}, in the model {tuple(place.shape)}")
+        elif not _holds(place, root, name):
+            lines.append(f"{name}   is not what the model holds in its place")
+        elif (place.data_ptr(), place.shape) not in seen:
+            seen.add((place.data_ptr(), place.shape))
+            result.append((name, place))
+    if lines:
+        raise ValueError(
+            f"{len(lines)} of {len(names)} tensors of {merged.cp.label} did not reach the model:\n  "
+            + "\n  ".join(lines)
+            + "\nSave the merged model instead, or report this architecture."
+        )
+    return result
+
+
+def _holds(place: torch.Tensor, cp: Checkpoint, name: str) -> bool:
+    """Whether a place holds the CP's elements, rounded to its dtype, bit for bit."""
+    stored = cp.read(name).to(place.dtype)
+    here = place.detach()[: stored.shape[0]] if stored.dim() else place.detach()
+    return np.array_equal(raw(here.cpu().contiguous()).view(np.uint8), raw(stored).view(np.uint8))

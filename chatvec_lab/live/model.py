@@ -1,0 +1,187 @@
+"""One loaded model and a coefficient to turn: every weight is `round(cp + scale * tau)`, exact to the bit.
+
+The weights are those that `(cp + scale * tau).save(...)` would store, whatever was set before, since each turn
+starts from the CP's own elements. A turn costs a few copies of the weights; a reload costs a disk.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import contextmanager
+from functools import cached_property
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from chatvec_lab.live import loading
+from chatvec_lab.live.slots import Slot, make_slot
+from chatvec_lab.weights import exact
+from chatvec_lab.weights.arithmetic import WeightVector
+from chatvec_lab.weights.checkpoint import Checkpoint
+from chatvec_lab.weights.vocabulary import Policy
+
+if TYPE_CHECKING:
+    import torch
+
+    from chatvec_lab.live.resident import Resident
+
+__all__ = ["LiveModel"]
+
+_FEW = 1 << 18  # below so many elements in all, threads cost more than they save
+
+
+class LiveModel:
+    """The CP as a transformers model whose weights follow `.scale`; starts at 0, where it is the CP bit for bit.
+
+        live = LiveModel(cp, tau)
+        live.scale = 0.5
+        with live.at(1.0):
+            respond(live.model, live.tokenizer, prompts)
+
+    cp, tau: a checkpoint and a vector (also selected, scheduled, or a sum of vectors).
+    device: "auto" is the GPU if there is one, else the CPU; a torch device; or a device map for several
+      ("balanced" or a dict, which needs accelerate). No weight may be offloaded.
+    dtype: "auto" is the dtype stored on disk, also on a CPU; or "bfloat16", "float16", "float32". All weights take
+      it, as with `save(dtype=...)`; if several are stored, "auto" is that of most elements.
+    vocabulary, copy_special, add_tokens: as in `Checkpoint.add`.
+    tau_device: "auto" keeps the CP's elements and tau beside the weights, on a GPU as far as it has room (a fifth of
+      its memory is left for the replies); "cpu" keeps them in host memory.
+    Memory: the model, and beside it the CP's elements and tau, three times the model (more for sums of vectors).
+    On a GPU a kernel turns what lies there whole, one difference whose three tensors have the model's dtype; the
+    rest is computed by the host and copied, which is slower. `.resident` is the share that the GPU turns itself.
+
+    `.model` and `.tokenizer` are the transformers objects, with the chat model's template and end-of-turn ids.
+    Raises ValueError when cp and tau do not pair, and when a tensor of the vector has no place in the model or
+    the model does not hold the CP's bits, with the list of all such tensors.
+    """
+
+    def __init__(
+        self,
+        cp: Checkpoint,
+        tau: WeightVector,
+        device: str | dict | torch.device = "auto",
+        dtype: Literal["auto", "bfloat16", "float16", "float32"] | torch.dtype = "auto",
+        *,
+        vocabulary: Policy = "match",
+        copy_special: bool = False,
+        add_tokens: bool = False,
+        tau_device: Literal["auto", "cpu"] = "auto",
+    ):
+        if tau_device not in ("auto", "cpu"):
+            raise ValueError(f"tau_device={tau_device!r}: expected 'auto' or 'cpu'.")
+        self.cp, self.tau = cp, tau
+        self._merged = cp.add(tau, vocabulary=vocabulary, copy_special=copy_special, add_tokens=add_tokens)
+        self._merged.check()
+        self.model = loading.load(self._merged, device, dtype)
+        places = loading.checked_places(self._merged, self.model)
+        self._gpus: dict[torch.device, Resident] = {}
+        slots = (make_slot(self._merged, name, place) for name, place in places)
+        self._slots = [slot for slot in slots if tau_device == "cpu" or not self._taken(slot)]
+        self._local = threading.local()
+        self._pool = _pool(self._slots)
+        self._scale = 0.0
+        self.scale = 0.0
+
+    def __repr__(self) -> str:
+        return f"LiveModel({self.cp!r} + {self._scale:g} * ({self.tau.label}))"
+
+    @cached_property
+    def tokenizer(self):
+        """The CP's tokenizer with the chat model's template."""
+        return self._merged.tokenizer
+
+    @property
+    def scale(self) -> float:
+        return self._scale
+
+    @scale.setter
+    def scale(self, scale: float) -> None:
+        """**Changes the model's weights** to round(cp + scale * tau).
+
+        Raises TypeError or ValueError for what is no finite number, and ValueError naming the tensor when a weight
+        would overflow its dtype; the model is then the CP again.
+        """
+        if isinstance(scale, bool) or not isinstance(scale, int | float | np.integer | np.floating):
+            raise TypeError(f"the scale must be a number, got {scale!r}.")
+        scaled = float(scale) * self.tau  # the same factors as in `cp + scale * tau`
+        try:
+            self._turn(scaled, int(np.sign(scale)))
+        except BaseException:
+            self._turn(0.0 * self.tau, 0)
+            self._scale = 0.0
+            raise
+        self._scale = float(scale)
+
+    @contextmanager
+    def at(self, scale: float) -> Iterator[LiveModel]:
+        """This scale inside a `with` block and the one before it afterwards, also when the body raises."""
+        before = self._scale
+        self.scale = scale
+        try:
+            yield self
+        finally:
+            self.scale = before
+
+    @property
+    def resident(self) -> float:
+        """Share of the elements that a GPU turns by itself; 0 on a CPU."""
+        there = sum(slot.size for gpu in self._gpus.values() for slot in gpu.slots)
+        return there / (there + sum(slot.size for slot in self._slots))
+
+    def _taken(self, slot: Slot) -> bool:
+        """Whether the GPU that holds the slot's place has taken the slot over."""
+        device = slot.place.device
+        if not _can_reside(device):
+            return False
+        from chatvec_lab.live.resident import Resident
+
+        if device not in self._gpus:
+            self._gpus[device] = Resident(device)
+        return self._gpus[device].take(slot)
+
+    def _turn(self, scaled: WeightVector, sign: int) -> None:
+        for gpu in self._gpus.values():
+            gpu.start(scaled, sign)
+        jobs = []
+        for slot in self._slots:
+            parts = slot.scaled_parts(scaled)
+            jobs += [(slot, parts, start, sign) for start in range(0, slot.size, slot.block)]
+        if self._pool is None:
+            for job in jobs:
+                self._turn_block(*job)
+        else:
+            self._turn_in_threads(jobs)
+        for gpu in self._gpus.values():
+            gpu.finish()
+
+    def _turn_in_threads(self, jobs: list[tuple]) -> None:
+        futures = [self._pool.submit(self._turn_block, *job) for job in jobs]
+        try:
+            for future in futures:
+                future.result()
+        finally:  # when one fails, none may still be writing
+            for future in futures:
+                future.cancel()
+            wait(futures)
+
+    def _turn_block(self, slot: Slot, parts: list, start: int, sign: int) -> None:
+        if not hasattr(self._local, "scratch"):
+            self._local.scratch = exact.Scratch()
+        slot.fill(parts, start, sign, self._local.scratch)
+
+
+def _can_reside(device: torch.device) -> bool:
+    """Whether a device may turn tensors by itself: a GPU, and torch came with Triton (not so on Windows)."""
+    return device.type == "cuda" and find_spec("triton") is not None
+
+
+def _pool(slots: list[Slot]) -> ThreadPoolExecutor | None:
+    import torch
+
+    threads = torch.get_num_threads()
+    if threads == 1 or sum(slot.size for slot in slots) < _FEW:
+        return None
+    return ThreadPoolExecutor(threads, thread_name_prefix="chatvec-live")

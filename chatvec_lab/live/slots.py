@@ -1,0 +1,133 @@
+"""One tensor of the CP, its place in the loaded model, and how the host fills that place."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from math import prod
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from chatvec_lab.weights import exact, files
+from chatvec_lab.weights.arithmetic import WeightVector
+from chatvec_lab.weights.blocks import Workspace
+from chatvec_lab.weights.merged import MergedCheckpoint
+from chatvec_lab.weights.names import has_vocabulary_axis
+
+if TYPE_CHECKING:
+    import torch
+
+BLOCK = 1 << 22  # elements that one thread turns at a time
+
+
+@dataclass
+class Slot:
+    """A tensor of the CP and the place in the model that holds it."""
+
+    name: str
+    of: str  # the merged model, for messages
+    place: torch.Tensor  # a view into a parameter
+    cp: np.ndarray  # flat, raw, as stored
+    parts: list[tuple[int, float, np.ndarray, np.ndarray | None]]  # (term, coefficient, plus, minus)
+    rows: dict[int, dict[int, np.ndarray]]  # by the sign of the scale: rows that are the chat model's own
+
+    @property
+    def size(self) -> int:
+        return self.place.numel()
+
+    @property
+    def is_raw(self) -> bool:
+        """Whether the model holds the tensor as one piece of CPU memory, which is then written in place."""
+        return self.place.device.type == "cpu" and self.place.is_contiguous()
+
+    @property
+    def block(self) -> int:
+        """Elements turned at a time."""
+        return BLOCK if self.is_raw else max(1, self.size)
+
+    def scaled_parts(self, scaled: WeightVector) -> list[exact.Part]:
+        """The parts with the coefficients of a scaled vector; those of coefficient zero are left out."""
+        parts = [
+            (scaled.terms[i].coefficient(self.name) * c, plus, minus) for i, c, plus, minus in self.parts
+        ]
+        return [part for part in parts if part[0]]
+
+    def combine(
+        self, cp, parts: list[exact.Part], out: np.ndarray, scratch: exact.Scratch | None = None
+    ) -> None:
+        """`exact.combine`, with a ValueError that names the tensor when an element is out of range."""
+        try:
+            exact.combine(cp, parts, out, scratch=scratch)
+        except FloatingPointError as error:
+            raise ValueError(f"{self.name} of {self.of}: {error}; the model is the CP again.") from error
+
+    def fill(self, parts: list[exact.Part], start: int, sign: int, scratch: exact.Scratch) -> None:
+        """Compute one block in place; the rows that are the chat model's own replace the sum."""
+        stop = min(start + self.block, self.size)
+        out = raw(self.place)[start:stop] if self.is_raw else np.empty(self.size, raw_dtype(self.place.dtype))
+        if parts or self.cp.dtype != out.dtype:
+            span = slice(start, stop)
+            spans = [(c, plus[span], None if minus is None else minus[span]) for c, plus, minus in parts]
+            self.combine(self.cp[span], spans, out, scratch)
+        else:
+            out[:] = self.cp[start:stop]
+        width = prod(self.place.shape[1:])
+        for row, values in self.rows.get(sign, {}).items():
+            low, high = max(start, row * width), min(stop, (row + 1) * width)
+            if low < high:
+                own = values[low - row * width : high - row * width]
+                self.combine(None, [(1.0, own, None)], out[low - start : high - start], scratch)
+        if not self.is_raw:
+            self.place.detach().copy_(tensor(out, self.place.dtype).view(self.place.shape))
+
+
+def make_slot(merged: MergedCheckpoint, name: str, place: torch.Tensor) -> Slot:
+    cp, size = merged.cp, prod(merged.shape(name))
+    stored = prod(cp.shape(name))
+    elements = np.zeros(size, files.NUMPY_DTYPES[cp.dtype_name(name)])  # rows of added tokens stay zero
+    cp.fill(name, 0, stored, elements)
+    parts = []
+    for i, term in enumerate(merged.vector.terms):
+        if merged.is_carried(name) or not term.coefficient(name):
+            continue
+        one = WeightVector((replace(term, factor=1.0, schedules=()),))
+        spaces = (
+            {"vocabulary": cp.vocabulary, "rows": merged.shape(name)[0]} if has_vocabulary_axis(name) else {}
+        )
+        parts += [(i, *part) for part in one.parts(name, 0, size, work=Workspace(), **spaces)]
+    rows = _rows(merged, name) if has_vocabulary_axis(name) else {}
+    return Slot(name, merged.label, place, elements, parts, rows)
+
+
+def _rows(merged: MergedCheckpoint, name: str) -> dict[int, dict[int, np.ndarray]]:
+    """The chat model's own rows for scales above (1), below (-1) and at 0: each has the chat side that a save has.
+
+    Rows behind the CP's last, for appended tokens, are always there.
+    """
+    options = {
+        "copy_special": merged.copy_special,
+        "add_tokens": merged.add_tokens,
+        "vocabulary": merged.policy,
+    }
+    above = merged.special_rows(name)
+    behind = {row: values for row, values in above.items() if row >= merged.cp.shape(name)[0]}
+    below = merged.cp.add(-merged.vector, **options).special_rows(name)
+    return {1: above, -1: below | behind, 0: behind}
+
+
+def raw_dtype(dtype: torch.dtype) -> np.dtype:
+    return np.dtype(exact.RAW[str(dtype).removeprefix("torch.")])
+
+
+def raw(tensor: torch.Tensor) -> np.ndarray:
+    """The flat raw numpy view of a contiguous CPU tensor; shares its memory."""
+    import torch
+
+    flat = tensor.detach().view(-1)
+    return (flat.view(torch.uint16) if flat.dtype == torch.bfloat16 else flat).numpy()
+
+
+def tensor(raw: np.ndarray, dtype: torch.dtype) -> torch.Tensor:
+    import torch
+
+    return torch.from_numpy(raw).view(dtype)
