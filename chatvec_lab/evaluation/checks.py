@@ -45,7 +45,15 @@ _QUOTES = {'""', "“”", "„“", "„”", "«»", "»«", "「」", "『』
 # Letters of the scripts in which a keyword has an edge; Chinese, Korean particles and Arabic clitics attach.
 _EDGE = "[0-9A-Za-zÀ-ɏͰ-ϿЀ-ӿḀ-ỿ]"
 _ABBREVIATION = re.compile(
-    r"(?i)(?:\b(?:mr|mrs|ms|dr|prof|st|jr|sr|vs|e\.g|i\.e|cf|approx|fig|no|sra?|dra?|ud|p\.ej|mtk|bw|bi)|\b[a-z])$"
+    r"(?i)(?:\b(?:mr|mrs|ms|dr|prof|st|jr|sr|vs|e\.g|i\.e|cf|approx|sra?|dra?|ud|p\.ej|mtk|bw|bi)|\b[a-z])$"
+)
+_NUMBERED = re.compile(
+    r"(?i)\b(?:no|núm|fig|vol|pp?)$"
+)  # abbreviations before a number alone: "No. 5", "I said no."
+_SENTENCE_END = re.compile(
+    r"[。！？]+(?![」』”’）)。！？])"
+    r"|[.!?…؟۔।]+[\"'”’»)\]*_]*(?=\s|$)"
+    r"|(?:[!?]+|(?<!\.)\.)[\"'”’»)\]*_]*(?=[ぁ-ヿ㐀-鿿가-힣])"  # half-width marks among characters without spaces
 )
 _ANSWERS = {
     "en": ["My answer is yes.", "My answer is no.", "My answer is maybe."],
@@ -90,9 +98,12 @@ def _sentences(text: str) -> int:
     count = 0
     for line in text.split("\n"):
         start = 0
-        for end in re.finditer(r"[。！？]+(?![」』”’）)。！？])|[.!?…؟۔।]+[\"'”’»)\]]*(?=\s|$)", line):
-            piece = line[start : end.start()]
-            if end.group() == "." and end.end() < len(line) and _ABBREVIATION.search(piece[-8:]):
+        for end in _SENTENCE_END.finditer(line):
+            piece, rest = line[start : end.start()], line[end.end() : end.end() + 8].lstrip()
+            if end.group() == "." and rest:
+                if _ABBREVIATION.search(piece[-8:]) or (rest[0].isdigit() and _NUMBERED.search(piece[-8:])):
+                    continue
+            elif end.group() in ("...", "…", "……") and rest[:1].islower():  # a pause
                 continue
             count += bool(re.search(r"[^\W\d_]", piece))
             start = end.end()
@@ -166,17 +177,18 @@ def _number_placeholders(text: str, _: str, /, num_placeholders: int) -> bool:
 
 def _postscript(text: str, _: str, /, postscript_marker: str) -> bool:
     """A line that starts with the marker (P.S., P. S. and PS are one) and text after it."""
-    marker, *lines = [
-        re.sub(r"[\s.*_#>:]+", "", _fold(line)) for line in (postscript_marker, *text.split("\n"))
-    ]
-    starts = [i for i, line in enumerate(lines) if line.startswith(marker)]
-    return any(len("".join(lines[i:])) > len(marker) for i in starts)
+    letters = re.sub(r"[\s.*_#>:]+", "", _fold(postscript_marker))
+    spelled = r"[.*_ \t]*".join(map(re.escape, letters))
+    edge = f"(?!{_EDGE})" if re.match(_EDGE, letters[-1:]) else ""  # "Psychology" opens no P.S.
+    postscript = rf"(?m)^[*_#>. \t]*{spelled}{edge}[\s.*_#>:]*[^\s.*_#>:]"
+    return bool(letters and re.search(postscript, _fold(text)))
 
 
 def _number_bullet_lists(text: str, _: str, /, num_bullets: int) -> bool:
-    """Exactly so many bullets; a rule (---), a negative number and **bold** are none."""
-    bullet = r"(?:[*+\-–—‣◦▪][ \t]+|[\-–—](?=[^\W\d])|[•●・·][ \t]*)(?![*\-\s])"
-    return len(re.findall(rf"(?m)^[ \t]*{bullet}", text)) == num_bullets
+    """Exactly so many bullets; a rule (---), a negative number and **bold** at the start of a line are none."""
+    rule = r"(?![ \t]*(?:[*\-_][ \t]*){3,}$)"
+    bullet = r"(?:[*+\-–—‣◦▪][ \t]+|[\-–—](?=[^\W\d]|\*\*?\w)|[•●・·][ \t]*)"
+    return len(re.findall(rf"(?m)^{rule}[ \t]*{bullet}(?=[^\n]*[^\s*\-_])", text)) == num_bullets
 
 
 def _number_highlighted_sections(text: str, _: str, /, num_highlights: int) -> bool:
@@ -187,15 +199,14 @@ def _number_highlighted_sections(text: str, _: str, /, num_highlights: int) -> b
 def _multiple_sections(text: str, _: str, /, section_spliter: str, num_sections: int) -> bool:
     """At least so many lines that open with the word and a number; a mention in a sentence is none."""
     word = re.escape(_fold(section_spliter))
-    return (
-        len(re.findall(rf"(?m)^[ \t#*_【\[]*{word}[ \t]*[\divx一二三四五六七八九十]+", _fold(text)))
-        >= num_sections
-    )
+    number = rf"(?:\d+|[ivx]+(?!{_EDGE})|[一二三四五六七八九十]+)"  # "Part I", but not "Parties"
+    heading = rf"(?m)^[ \t#*_【\[]*(?:{word}[ \t]*{number}|第[ \t]*{number}[ \t]*{word})"
+    return len(re.findall(heading, _fold(text))) >= num_sections
 
 
 def _json_format(text: str, _: str, /) -> bool:
     """The whole reply, or one code fence around it, is a JSON object or array."""
-    fenced = re.fullmatch(r"(?s)```\w*\s*\n(.*)\n\s*```", text.strip())
+    fenced = re.fullmatch(r"(?s)```(?:\w*\s*\n|(?i:json)?)(.*)```", text.strip())
     try:
         return isinstance(json.loads(fenced[1] if fenced else text), dict | list)
     except (ValueError, RecursionError):
@@ -219,8 +230,10 @@ def _repeat_prompt(text: str, _: str, /, prompt_to_repeat: str) -> bool:
 def _end_checker(text: str, _: str, /, end_phrase: str) -> bool:
     """The last words are these; quotation marks and a final stop may follow."""
     reply, phrase = _without_end_marks(_fold(text)), _without_end_marks(_fold(end_phrase))
+    if not phrase:
+        return _fold(text).rstrip().endswith(_fold(end_phrase).strip())
     is_whole = not re.match(_EDGE, phrase) or not re.search(_EDGE + "$", reply[: len(reply) - len(phrase)])
-    return bool(phrase) and reply.endswith(phrase) and is_whole
+    return reply.endswith(phrase) and is_whole
 
 
 def _without_end_marks(text: str) -> str:
@@ -242,7 +255,14 @@ def _no_comma(text: str, _: str, /) -> bool:
 def _constrained_response(text: str, language: str, /, options: list[str] | None = None) -> bool | None:
     """Exactly one of the options occurs; without options, IFEval's three answers in the language."""
     options = options or _ANSWERS.get("zh" if language.startswith("zh") else language)
-    return None if options is None else sum(_fold(option) in _fold(text) for option in options) == 1
+    if options is None:
+        return None
+    found, folded = 0, _fold(text)
+    for option in sorted(map(_fold, options), key=len, reverse=True):  # 不是 holds 是, which it does not say
+        if _occurrences(option, folded):
+            found += 1
+            folded = folded.replace(option, "\n")
+    return found == 1
 
 
 def _english(text: str) -> bool:

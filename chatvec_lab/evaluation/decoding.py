@@ -107,20 +107,30 @@ def _left_padded(prompts, device):
 
 
 def _cached_forward(model):
-    """A function (ids, mask, positions) -> logits of the last position, with its cache as an attribute."""
+    """A function (ids, mask, positions) -> logits of the last position, with its cache as an attribute.
+
+    Raises ValueError for recurrent models, whose state padding would change.
+    """
     from transformers import DynamicCache
 
+    if getattr(model, "_is_stateful", False):
+        raise ValueError(
+            f"{type(model).__name__} keeps a recurrent state, which padded batches would change. Serve the model and "
+            "use `respond_served` instead."
+        )
     cache = DynamicCache(config=model.config.get_text_config())
     parameters = inspect.signature(model.forward).parameters
     cache_name = "cache" if "cache" in parameters else "past_key_values"  # renamed in transformers 5
 
     def forward(ids, mask, positions):
+        # ALiBi models (BLOOM, MPT) take positions from the mask
+        where = {"position_ids": positions} if "position_ids" in parameters else {}
         output = model(
             input_ids=ids,
             attention_mask=mask,
-            position_ids=positions,
             use_cache=True,
             logits_to_keep=1,
+            **where,
             **{cache_name: cache},
         )
         return output.logits[:, -1].float()

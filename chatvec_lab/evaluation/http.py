@@ -8,6 +8,7 @@ import json
 import os
 import queue
 import random
+import re
 import threading
 import time
 from collections.abc import Callable, Iterable
@@ -23,6 +24,9 @@ Result = TypeVar("Result")
 
 LARGEST_BODY = 1 << 26  # bytes; no honest answer is longer
 _TRY_AGAIN = {408, 409, 425, 429}  # and every 5xx
+_FILTERED = re.compile(
+    r"(?i)content[_ ](?:filter|policy|management policy)|data_?inspection_?failed|responsibleaipolicy"
+)
 _MALFORMED = (LookupError, TypeError, AttributeError, ValueError, RecursionError)
 
 
@@ -71,8 +75,8 @@ class Endpoint:
         `read` may raise LookupError, TypeError, AttributeError or ValueError: the body is then malformed and
         asked for again. Lone surrogates in `payload` are sent as U+FFFD.
 
-        Raises ValueError when the server refuses this request (4xx), PermissionError for a missing or
-        rejected key or a spent quota, ConnectionError when the last retry failed.
+        Raises ValueError when the server refuses this request (4xx), ContentFiltered when a filter refuses its text,
+        PermissionError for a missing or rejected key or a spent quota, ConnectionError when the last retry failed.
         """
         content = clean_text(json.dumps(payload, ensure_ascii=False)).encode()
         url = self.base_url + path
@@ -122,7 +126,11 @@ class Endpoint:
                     raise httpx.ReadError(f"the body is longer than {LARGEST_BODY} bytes")
             status, headers = response.status_code, response.headers
         text = body.decode("utf-8", "replace")
-        return status, headers, text.replace(key, "[key]") if key else text
+        if key:
+            escaped = json.dumps(key)[1:-1]
+            for spelling in (escaped.replace("/", "\\/"), escaped, key):
+                text = text.replace(spelling, "[key]")
+        return status, headers, text
 
     def _wait_for_turn(self) -> None:
         while True:
@@ -142,6 +150,10 @@ class Endpoint:
         with self._lock:
             self._open_at = max(self._open_at, time.monotonic() + asked)
         time.sleep(asked + self.backoff * random.random())  # not all threads at the same instant
+
+
+class ContentFiltered(ValueError):
+    """A server's filter refused the text of a request: it says nothing about the next one."""
 
 
 class Completion(NamedTuple):
@@ -174,7 +186,8 @@ def map_concurrent(
 
     A request that failed (ConnectionError, ValueError) stands in the list as its exception, so one bad item
     does not cost the rest; `patience` failures in a row, with no success between, mean that the endpoint is
-    down, and the last is raised. Any other exception is raised at once. `description` names the progress bar;
+    down, and the last is raised. Texts that a filter refuses (ContentFiltered) do not count among them: a run over
+    hostile prompts may hold many in a row. Any other exception is raised at once. `description` names the progress bar;
     None shows none. Ctrl-C returns at once; requests under way finish in the background.
 
     >>> map_concurrent(lambda x: x * x, range(4))
@@ -196,7 +209,8 @@ def map_concurrent(
             except BaseException as error:
                 result, failed = error, True
             with lock:
-                failures = failures + 1 if failed else 0
+                if not isinstance(result, ContentFiltered):
+                    failures = failures + 1 if failed else 0
                 is_fatal = failed and (
                     failures >= patience or not isinstance(result, (ConnectionError, ValueError))
                 )
@@ -271,6 +285,8 @@ def _refusal(url: str, status: int, trouble: str, key_env: str | None) -> Except
             else "key_env=None, but it wants a key"
         )
         return PermissionError(f"POST {url}: {key}. {trouble}")
+    if _FILTERED.search(trouble):
+        return ContentFiltered(f"POST {url}: a content filter refused the text. {trouble}")
     hint = " Is the path right? An OpenAI-compatible base_url mostly ends in /v1." if status == 404 else ""
     return ValueError(f"POST {url}: the server refused the request. {trouble}.{hint}")
 

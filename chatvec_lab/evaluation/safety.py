@@ -16,6 +16,7 @@ from ._frames import identity
 from .guard import LocalGuard, read_guard
 from .judge import Judge, count_columns, record_status, text_column
 from .judge_prompts import dialogues, fields_of, fill, templates
+from .refusals import VERSION as PATTERNS
 from .refusals import refusals
 from .responses import digest, some
 from .statistics import summarise
@@ -109,7 +110,7 @@ def safety_metrics(
     for value, metric in (("unsafe", "unsafe share"), ("refused", "refusal share")):
         part = summarise(table, by=[*by, "scorer"], value=value, share=True, level=level, seed=seed)
         if value == "refused":
-            part["scorer"] = "refusal patterns"
+            part["scorer"] = PATTERNS
         part.insert(len(by) + 1, "metric", metric)
         parts.append(part)
     return pd.concat(parts, ignore_index=True)
@@ -124,6 +125,8 @@ def read_safety(judgement: str) -> tuple[bool | None, str | None]:
     (None, None)
     """
     text = judgement.rpartition("</think>")[2]
+    if "<think>" in text:  # cut off while it thought
+        return None, None
     for start in (m.start() for m in re.finditer(r"\{", text)):
         try:
             found, _ = json.JSONDecoder().raw_decode(text, start)

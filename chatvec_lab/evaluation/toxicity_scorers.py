@@ -65,8 +65,13 @@ def uncovered(text: object, languages: Iterable[str]) -> str:
 
 
 def covers(languages: Iterable[str], found: str) -> bool:
-    """Whether a detected language is among these."""
-    return found in languages or (found in ("zh-Hant", "zh-Hans") and "zh" in languages)
+    """Whether a detected language is among these; "zh" stands for both Chinese scripts, on either side."""
+    chinese = {"zh", "zh-Hant", "zh-Hans"}
+    return (
+        found in languages
+        or ("zh" in languages and found in chinese)
+        or (found == "zh" and bool(chinese & {*languages}))
+    )
 
 
 class EnglishProfanity:

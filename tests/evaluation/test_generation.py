@@ -14,9 +14,11 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import (
     AutoModelForCausalLM,
+    BloomConfig,
     GemmaConfig,
     GPTNeoXConfig,
     LlamaConfig,
+    MambaConfig,
     MistralConfig,
     MixtralConfig,
     PreTrainedTokenizerFast,
@@ -48,6 +50,9 @@ CONFIGS = {
     "gemma": GemmaConfig(**SIZES, head_dim=8),
     "gpt_neox": GPTNeoXConfig(**NEOX),
     "mixtral": MixtralConfig(**SIZES, num_local_experts=4, num_experts_per_tok=2),
+    "bloom": BloomConfig(
+        **{k: v for k, v in SIZES.items() if "key_value" not in k and "position" not in k}
+    ),  # ALiBi
 }
 MARKERS = ["<|user|>", "<|assistant|>", "<|system|>", "<|end|>"]
 TEMPLATE = (
@@ -131,6 +136,14 @@ def test_greedy_replies_equal_transformers_generate(name, tokenizer):
     assert found.response.tolist() == generated_one_by_one(model, tokenizer, texts, 12)
     assert found.response.nunique() > 12
     assert set(found.finish_reason) <= {"stop", "length"}
+
+
+def test_a_recurrent_model_is_refused(tokenizer):
+    model = AutoModelForCausalLM.from_config(
+        MambaConfig(vocab_size=203, hidden_size=16, num_hidden_layers=1, state_size=4)
+    )
+    with pytest.raises(ValueError, match="MambaForCausalLM keeps a recurrent state"):
+        respond(model, tokenizer, make_prompts(2), max_tokens=4, progress=False)
 
 
 def test_repetition_penalty_equals_transformers(llama, tokenizer):

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chatvec_lab.evaluation.cache import JsonlCache
-from chatvec_lab.evaluation.http import Endpoint, clean_text, complete_chat, map_concurrent
+from chatvec_lab.evaluation.http import ContentFiltered, Endpoint, clean_text, complete_chat, map_concurrent
 
 KEY = "sk-test-7f3a9c-never-show-this"
 
@@ -150,6 +150,17 @@ def test_the_key_is_sent_and_shown_nowhere(monkeypatch, caplog):
         assert KEY not in f"{endpoint!r}{vars(endpoint)}{caplog.text}"
 
 
+def test_a_key_is_hidden_in_the_spelling_of_json_too(monkeypatch):
+    monkeypatch.setenv("TEST_KEY", 'ab/cd"ef')
+    for told in ('ab\\/cd\\"ef', 'ab/cd\\"ef', 'ab/cd"ef'):
+        server = FlakyServer(lambda path, body: {})
+        server.choose = lambda question: "error"
+        server.echo = told
+        with server.running(), pytest.raises(ConnectionError) as caught:
+            quick(server.url, key_env="TEST_KEY", retries=0).post("/x", {})
+        assert "cd" not in str(caught.value)
+
+
 def test_other_headers_carry_the_bare_key(monkeypatch):
     monkeypatch.setenv("TEST_KEY", KEY)
     with scripted({}).running() as server:
@@ -210,6 +221,16 @@ def test_one_failure_stands_in_its_place_and_many_in_a_row_are_raised():
     with pytest.raises(ConnectionError, match="down"):
         map_concurrent(down, range(1000), workers=2, patience=3)
     assert len(calls) < 10
+
+
+def test_a_filter_of_contents_does_not_end_a_run_over_hostile_texts():
+    refusal = {"error": {"code": "content_filter", "message": "triggering our content management policy"}}
+    server = FlakyServer(lambda path, body: (400, refusal) if body["n"] % 10 else {"value": body["n"]})
+    with server.running():
+        endpoint = quick(server.url)
+        found = map_concurrent(lambda n: endpoint.post("/x", {"n": n}), range(30), workers=2)
+    assert [f["value"] for f in found[::10]] == [0, 10, 20]
+    assert sum(isinstance(f, ContentFiltered) for f in found) == 27
 
 
 def test_other_exceptions_are_raised_at_once():

@@ -47,6 +47,12 @@ CASES = [
     (SENTENCES, exactly(2, "num_sentences"), "ar", True, "كيف حالك؟ أنا بخير."),
     (SENTENCES, exactly(2, "num_sentences"), "hi", True, "वह आया। वह गया।"),
     (SENTENCES, {"num_sentences": 2, "relation": "less than"}, "ko", False, "좋아요. 갑시다."),
+    (SENTENCES, exactly(2, "num_sentences"), "es", True, "Dije que no. Luego me fui."),  # no abbreviation here,
+    (SENTENCES, exactly(2, "num_sentences"), "en", True, "Turn to No. 5 or fig. 7. Then eat the fig."),  # but here
+    (SENTENCES, exactly(2, "num_sentences"), "en", True, "Wait ... what? **Yes.**"),
+    (SENTENCES, exactly(2, "num_sentences"), "en", True, "**One is bold.** Two is not."),
+    (SENTENCES, exactly(3, "num_sentences"), "zh-Hans", True, "你好吗?我很好.今天很热!"),  # half-width marks
+    (SENTENCES, exactly(1, "num_sentences"), "zh-Hant", True, "我...我不知道"),
     (SENTENCES, exactly(1, "num_sentences"), "th", None, "ฉันกินข้าว แล้วไปนอน"),
     (EXIST, {"keywords": ["art"]}, "en", False, "a party"),  # a substring is no word
     (EXIST, {"keywords": ["art", "Sea"]}, "en", True, "ART by the sea."),
@@ -80,7 +86,12 @@ CASES = [
     (POSTSCRIPT, {"postscript_marker": "P.S."}, "en", True, "Dear you,\n**P. S.** Bring cake."),
     (POSTSCRIPT, {"postscript_marker": "P.S."}, "en", False, "I wrote a P.S. once."),
     (POSTSCRIPT, {"postscript_marker": "P.S."}, "en", False, "Bye\nP.S."),
+    (POSTSCRIPT, {"postscript_marker": "P.S."}, "en", False, "Dear you,\nPsychology is fun."),
+    (POSTSCRIPT, {"postscript_marker": "P.S."}, "en", False, "Dear you,\nP.P.S. Bring cake."),
+    (POSTSCRIPT, {"postscript_marker": "P. D."}, "es", True, "> *P.D.:* Trae pan."),
     (POSTSCRIPT, {"postscript_marker": "附註:"}, "zh-Hant", True, "您好\n附註：請帶傘"),
+    (BULLETS, {"num_bullets": 2}, "en", True, "* **Salt**: a pinch\n* *Oil*: a spoon\n\n* * *"),
+    (BULLETS, {"num_bullets": 3}, "en", True, "- -5 degrees\n-**Snow**\n- 😀\n-"),
     (BULLETS, {"num_bullets": 2}, "en", True, "---\n- one\n* two\n**bold** line\n-5 degrees\n- - -"),
     (BULLETS, {"num_bullets": 2}, "ja", True, "・りんご\n・みかん"),
     (BULLETS, {"num_bullets": 2}, "en", False, "- one\n- two\n- three"),
@@ -90,12 +101,19 @@ CASES = [
     (HIGHLIGHTS, {"num_highlights": 1}, "en", True, "* a *bullet*"),
     (SECTIONS, {"section_spliter": "Section", "num_sections": 2}, "en", True, "**SECTION 1**\na\n## Section 2\nb"),
     (SECTIONS, {"section_spliter": "Section", "num_sections": 2}, "en", False, "Section 1\nas section 2 will show"),
+    (SECTIONS, {"section_spliter": "Part", "num_sections": 1}, "en", False, "Parties are fun\nPart view"),
+    (SECTIONS, {"section_spliter": "Part", "num_sections": 2}, "en", True, "Part I: a\nPart ii\nb"),
+    (SECTIONS, {"section_spliter": "節", "num_sections": 2}, "ja", True, "第1節 はじめに\n第二節 おわりに"),
     (SECTIONS, {"section_spliter": "段落", "num_sections": 2}, "zh-Hant", True, "段落一\n甲\n段落２\n乙"),
     (OPTIONS, {}, "en", True, "My answer is yes."),
     (OPTIONS, {}, "en", False, "My answer is yes. My answer is no. My answer is maybe."),
     (OPTIONS, {}, "zh-Hans", True, "我的答案是否。"),
     (OPTIONS, {}, "sw", None, "Ndiyo."),
+    (OPTIONS, {"options": ["yes", "no"]}, "en", False, "I know it."),
+    (OPTIONS, {"options": ["是", "不是"]}, "zh-Hant", True, "不是。"),
+    (OPTIONS, {"options": ["是", "不是"]}, "zh-Hant", False, "是，又不是。"),
     (OPTIONS, {"options": ["Ndiyo", "Hapana"]}, "sw", True, "Ndiyo."),
+    (JSON, {}, "en", True, '```json\n{"a": 1}```'),
     (JSON, {}, "en", True, '```JSON\n{"a": [1]}\n```'),
     (JSON, {}, "en", False, "42"),
     (JSON, {}, "en", False, 'Here: {"a": 1}'),
@@ -109,6 +127,8 @@ CASES = [
     (REPEAT, {"prompt_to_repeat": "Say this."}, "en", False, "Sure! Say this."),
     (END, {"end_phrase": "以上です"}, "ja", True, "説明しました。以上です。"),
     (END, {"end_phrase": "Any questions?"}, "en", True, 'So it is. "Any questions?"'),
+    (END, {"end_phrase": "!!!"}, "en", True, "So it is!!!"),
+    (END, {"end_phrase": "!!!"}, "en", False, "So it is!"),
     (END, {"end_phrase": "end"}, "en", False, "the weekend"),
     (QUOTES, {}, "zh-Hant", True, "「這是全文。」"),
     (QUOTES, {}, "fr", True, "« Bonjour »"),
@@ -215,6 +235,14 @@ def test_a_reply_without_its_prompt_is_an_error():
         instruction_scores(replies("hello").assign(prompt_id="p9"), prompts((COMMA, {})))
     none = prompts((COMMA, {})).assign(checks=[None])
     assert instruction_scores(replies("hello"), none).empty
+
+
+def test_ids_that_repeat_across_sets_are_told_apart():
+    both = pd.concat([prompts((COMMA, {})).assign(set="a"), prompts((CAPITAL, {})).assign(set="b")])
+    found = instruction_scores(replies("YES, NO", "YES, NO").assign(set=["a", "b"]), both)
+    assert found.set_index("set").strict.to_dict() == {"a": 0, "b": 1}
+    with pytest.raises(ValueError, match="has 'p1' twice"):
+        instruction_scores(replies("YES"), both)
 
 
 KWARGS = {

@@ -222,6 +222,7 @@ def test_the_score_stands_alone_on_the_first_line(text, score):
     [
         ("Fine. Rating: [[7]]", 7), ("[[7.5]]", 7.5), ("［［8］］", 8), ("[[ 8 / 10 ]]", 8), ("Rating: 6", 6),
         ("The reply claims [[10]]. Rating: [[2]]", 2), ("**Rating:** 4/10", 4), ("<think>[[9]]</think>[[3]]", 3),
+        ("Rating: [7]", 7), ("Rating: [[7]", 7), ("Rating: [[1", None), ("Rating: [1", None),  # of [[10]], cut off
         ("[[0]]", None), ("[[11]]", None), ("[[ten]]", None), ("see [1]", None), ("", None), ("<think>[[9]]", None),
     ],
 )  # fmt: skip

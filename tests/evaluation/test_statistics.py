@@ -89,6 +89,9 @@ def test_no_disagreement_on_few_prompts_is_not_proof_of_equality():
     found = s.difference_interval([1, 0, 1, 1, 0] * 4, [1, 0, 1, 1, 0] * 4)
     limit = s.wilson_interval(0, 20).high
     assert found[:3] == (0, -limit, limit)
+    always = s.difference_interval([1] * 20, [0] * 20)
+    assert always[:3] == (1, pytest.approx(1 - 2 * limit), 1)
+    assert s.difference_interval([0] * 20, [1] * 20)[:3] == (-1, -1, pytest.approx(2 * limit - 1))
 
 
 def test_statistics_of_two_arrays_resample_prompts_together():
@@ -232,14 +235,28 @@ def test_bradley_terry_with_ties_silence_and_gaps():
         [("p1", "x", "y", 0.5), ("p2", "y", "x", 0.5), ("p3", "x", "y", np.nan)], columns=columns
     )
     found = s.bradley_terry(ties, resamples=99)
-    assert np.allclose(found[["estimate", "low", "high"]], 0)
+    limits = np.array(s.wilson_interval(1, 2)[1:3])  # two ties do not prove equal models
+    expected = np.log(limits / (1 - limits)) / 2
+    np.testing.assert_allclose(found[["estimate", "low", "high"]], [[0, *expected]] * 2, atol=1e-9)
     assert (found.missing == 1).all() and (found.n == 2).all()
     unbeaten = pd.DataFrame([("p1", "x", "y", 1.0), ("p2", "x", "y", 1.0)], columns=columns)
-    x = s.bradley_terry(unbeaten, resamples=99).set_index("model").estimate["x"]
-    assert x == pytest.approx(np.log(5) / 2)  # 2.5 wins against 0.5
+    found = s.bradley_terry(unbeaten, resamples=99).set_index("model")
+    assert found.estimate["x"] == pytest.approx(np.log(5) / 2)  # 2.5 wins against 0.5
+    share = s.wilson_interval(2, 2).low
+    assert found.low["x"] == pytest.approx(np.log(share / (1 - share)) / 2) == -found.high["y"]
+    assert (found.high["x"], found.low["y"]) == (np.inf, -np.inf) and set(found.method) == {"wilson"}
     apart = pd.DataFrame([("p1", "w", "x", 1.0), ("p1", "y", "z", 1.0)], columns=columns)
     with pytest.raises(ValueError, match="from w to: y, z"):
         s.bradley_terry(apart)
+
+
+def test_bradley_terry_orders_many_models():
+    names = [f"m{i:02d}" for i in range(24)]
+    rows = [
+        (f"p{k}", a, b, float(k < 3)) for i, a in enumerate(names) for b in names[i + 1 :] for k in range(4)
+    ]
+    found = s.bradley_terry(pd.DataFrame(rows, columns=["prompt_id", "a", "b", "score"]), resamples=9)
+    assert list(found.sort_values("estimate", ascending=False).model) == names
 
 
 def test_kappa_as_in_cohens_table():
@@ -250,6 +267,8 @@ def test_kappa_as_in_cohens_table():
     assert found.estimate == pytest.approx(0.4) and found.low < 0.4 < found.high and found.n == 50
     missing = s.cohen_kappa([*a, np.nan], [*b, 1])
     assert missing.estimate == found.estimate and missing.missing == 1
+    words = s.cohen_kappa(["yes", "no", "yes", np.nan], ["yes", "no", "no", "yes"])
+    assert (words.estimate, words.n, words.missing) == (pytest.approx(0.4), 3, 1)  # nan is no label
     assert np.isnan(s.cohen_kappa([1, 1], [1, 1]).estimate)  # one label: chance explains everything
 
 
