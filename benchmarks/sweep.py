@@ -112,8 +112,8 @@ def main() -> None:
         f"{live.model.num_parameters():,} parameters, {options.threads} threads, {options.rounds} rounds, load "
         f"{os.getloadavg()[0]:.1f} on {os.cpu_count()} cores; made in {made:.1f} s"
         + (
-            f"; {torch.cuda.get_device_name()} turns {live.resident:.0%} itself"
-            if options.device != "cpu"
+            f"; {torch.cuda.get_device_name(live.model.device)} turns {live.resident:.0%} itself"
+            if live.model.device.type == "cuda"
             else ""
         )
     )
@@ -125,7 +125,8 @@ def main() -> None:
         print(
             f"| {name} | {1000 * wall[name]:.1f} ({low:.1f}-{high:.1f}) | {wall[name] / wall['copy by torch']:.1f} | "
             + " | ".join(
-                f"{cpu[name] / cpu[by]:.1f}" if by in cpu and options.device == "cpu" else "" for by in copied
+                f"{cpu[name] / cpu[by]:.1f}" if by in cpu and live.model.device.type == "cpu" else ""
+                for by in copied
             )
             + " |"
         )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import sys
 from pathlib import Path
@@ -11,14 +10,13 @@ from pathlib import Path
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-if shutil.which("nvidia-smi") is None:
-    os.environ.setdefault(
-        "TRITON_INTERPRET", "1"
-    )  # GPU kernels run on the CPU; decided when triton is imported
 sys.path.insert(0, str(Path(__file__).parent))  # so that tests can import pico
 
 import pytest
+import torch
 
+if not torch.cuda.is_available():  # GPU kernels run on the CPU; decided when triton is imported
+    os.environ.setdefault("TRITON_INTERPRET", "1")
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it; tests send it
 
 

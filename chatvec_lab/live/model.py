@@ -6,12 +6,12 @@ starts from the CP's own elements. A turn costs a few copies of the weights; a r
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from functools import cached_property
-from importlib.util import find_spec
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -102,11 +102,13 @@ class LiveModel:
         """**Changes the model's weights** to round(cp + scale * tau).
 
         Raises TypeError or ValueError for what is no finite number, and ValueError naming the tensor when a weight
-        would overflow its dtype; the model is then the CP again.
+        would overflow its dtype; the model is then the CP again. Until all weights are turned, and should even the
+        way back be interrupted, the scale reads NaN.
         """
         if isinstance(scale, bool) or not isinstance(scale, int | float | np.integer | np.floating):
             raise TypeError(f"the scale must be a number, got {scale!r}.")
         scaled = float(scale) * self.tau  # the same factors as in `cp + scale * tau`
+        self._scale = math.nan
         try:
             self._turn(scaled, int(np.sign(scale)))
         except BaseException:
@@ -175,7 +177,13 @@ class LiveModel:
 
 def _can_reside(device: torch.device) -> bool:
     """Whether a device may turn tensors by itself: a GPU, and torch came with Triton (not so on Windows)."""
-    return device.type == "cuda" and find_spec("triton") is not None
+    if device.type != "cuda":
+        return False
+    try:
+        import triton.language  # noqa: F401  (a folder of that name may lie in the way, hence not find_spec)
+    except ImportError:
+        return False
+    return True
 
 
 def _pool(slots: list[Slot]) -> ThreadPoolExecutor | None:

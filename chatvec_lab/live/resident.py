@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import warnings
 from bisect import bisect_right
 from functools import lru_cache
@@ -36,15 +37,19 @@ class Resident:
         size = sum(a.nbytes for a in arrays)
         if size > self._room or not agrees(self.device, slot.place.dtype):
             return False
+        try:
+            cp, *sides = (tensor(a, slot.place.dtype).to(self.device) for a in arrays)
+        except (
+            torch.OutOfMemoryError
+        ):  # another process was faster, or no piece of free memory is large enough
+            self._room = 0
+            return False
         self._room -= size
-        there = lambda a: tensor(a, slot.place.dtype).to(self.device)  # noqa: E731
-        slot.cp = there(slot.cp)
-        slot.parts = [(i, c, there(plus), there(minus)) for i, c, plus, minus in slot.parts]
+        slot.cp, slot.parts = cp, [(i, c, *sides) for i, c, _, _ in slot.parts]
         self.slots.append(slot)
         self._first.append(self._tiles)
-        self._tiles += (
-            -(-slot.size // (16 * gpu.TILE)) * 16
-        )  # pointers that are multiples of 16 make one kernel
+        # pointers that are multiples of 16 make one kernel
+        self._tiles += 16 * -(-slot.size // (16 * gpu.TILE))
         return True
 
     def start(self, scaled: WeightVector, sign: int) -> None:
@@ -87,7 +92,9 @@ class Resident:
 
 
 def memory(device: torch.device) -> tuple[int, int]:
-    """Free and total bytes of a GPU."""
+    """Free and total bytes of a GPU; what torch keeps of freed tensors, as of the last live model, counts as free."""
+    gc.collect()
+    torch.cuda.empty_cache()
     return torch.cuda.mem_get_info(device)
 
 
@@ -115,10 +122,13 @@ def agrees(device: torch.device, dtype: torch.dtype) -> bool:
             doubtful = torch.zeros(16, dtype=torch.int8, device=device)
             numbers = torch.tensor(gpu.numbers(0.7, dtype), dtype=torch.float64).to(device)
             gpu.fill(*(t.to(device) for t in (cp, plus, minus)), found, numbers, doubtful)
-            sure = doubtful.cpu().numpy().repeat(gpu.TILE) == 0
         bits = np.dtype(f"u{wanted.itemsize}")  # so that a zero has its sign
-        differ = np.count_nonzero((raw(found.cpu()).view(bits) != wanted.view(bits)) & sure)
-        problem = f"{differ} of {sure.sum()} elements differ" if differ or not sure.any() else ""
+        differ, reported = (
+            np.count_nonzero(raw(found.cpu()).view(bits) != wanted.view(bits)),
+            doubtful.sum().item(),
+        )
+        problem = f"{differ} of {wanted.size} elements differ, {reported} of 16 tiles in doubt"
+        problem = problem if differ or reported else ""
     except Exception as error:  # whatever keeps a kernel from being compiled or run: the host can do it too
         problem = f"{type(error).__name__}: {error}"
     if problem:

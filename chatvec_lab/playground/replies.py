@@ -227,7 +227,9 @@ class Playground:
                 self._live = ()  # the old one goes before the new one comes
                 added = tau if place == (None, None) else tau.scheduled(_factor(_places(*place)))
                 with _silent():
-                    live = LiveModel(self.cps[cp], added, self.settings["device"], self.settings["dtype"])
+                    device, dtype = self.settings["device"], self.settings["dtype"]
+                    # the other models may be loaded beside it, so tau leaves them the GPU
+                    live = LiveModel(self.cps[cp], added, device, dtype, tau_device="cpu")
                 self._live = ((cp, tau, place), live, self._with_template(live.tokenizer))
             _, live, tokenizer = self._live
             live.scale = scale

@@ -1,14 +1,16 @@
 """The arithmetic on a GPU: one Triton kernel for `cp + coefficient * (plus - minus)` of tensors that lie there.
 
-The same steps as in `lanes` (bfloat16) and `exact` (float16 and float32, and what the lane does not prove), hence the
-same bits. A tile that holds an element which float64 does not decide, or one that is out of range, is reported: the
-host then settles it with rational numbers, or names the error.
+16-bit formats go through a lane in float32 like that of `lanes`; what it does not prove, and float32, through the
+float64 steps of `exact`; hence the same bits. A tile that holds an element which float64 does not decide, or one that
+is out of range, is reported: the host then settles it with rational numbers, or names the error.
 
 Triton comes with every CUDA and ROCm build of torch on Linux; without it the host computes. Needs float32 and float64
-arithmetic as IEEE 754 has it, which `agrees` checks against the host before a device is trusted.
+arithmetic as IEEE 754 has it, which `live.resident.agrees` checks against the host before a device is trusted.
 """
 
 from __future__ import annotations
+
+import math
 
 import numpy as np
 import torch
@@ -21,8 +23,6 @@ TILE = 1024  # elements of one program
 FORMATS = {torch.bfloat16: "bfloat16", torch.float16: "float16", torch.float32: "float32"}
 
 _SIGN, _REST = tl.constexpr(1 << 31), tl.constexpr((1 << 31) - 1)
-_LEAST, _TIE = tl.constexpr(27 << 24), tl.constexpr(0x80800000)  # 2**-100 without its sign; see lanes
-_LARGEST, _ABOVE, _SPAN = tl.constexpr(254 << 23), tl.constexpr(13 << 23), tl.constexpr(28 << 23)
 _DOUBT = tl.constexpr(exact._DOUBT)
 
 
@@ -30,27 +30,58 @@ _DOUBT = tl.constexpr(exact._DOUBT)
 def _widened(raw, format: tl.constexpr):
     if format == "bfloat16":
         value = (raw.to(tl.uint16, bitcast=True).to(tl.uint32) << 16).to(tl.float32, bitcast=True)
+    elif format == "float16":
+        value = raw.to(tl.float16, bitcast=True).to(tl.float32)
     else:
-        value = raw.to(tl.float32)
+        value = raw
     return value
 
 
 @triton.jit
-def _lane(c, x, y, s1, s2, s3, smallest):
-    """A bfloat16 and whether it is proven: `lanes._element_in` for float32, step by step."""
+def _lane(c, x, y, s1, s2, s3, format: tl.constexpr):
+    """The bits of a 16-bit number, and 0 if they are proven: `lanes._element_in` for float32, step by step.
+
+    Only the conditions differ, since they cost most. |c - middle| is at least half a unit of the result, so a smaller
+    product cannot reach the midpoint, and any other is, for results from 2**-40 on, far from what float32 flushes.
+    """
     d = x - y
     total = (tl.fma(s1, d, c) + 0.0).to(tl.uint32, bitcast=True)
-    negative, size = total & _SIGN, total & _REST
-    middle = (((size & 0xFFFF0000) | 0x8000) | negative).to(tl.float32, bitcast=True)
+    if format == "bfloat16":
+        packed, odd = total, total << 15
+        middle = ((total & 0xFFFF0000) | 0x8000).to(tl.float32, bitcast=True)
+        # powers of two by which c may fall below the result, and exceed it too; least and largest result; no signs
+        below: tl.constexpr = 15 << 24
+        span: tl.constexpr = 28 << 24
+        least: tl.constexpr = 87 << 24
+        largest: tl.constexpr = 254 << 24
+    else:
+        size, negative = total & _REST, total & _SIGN
+        # a subnormal gets a hidden bit, so that its unit stands where that of others does
+        is_small = (size < 113 << 23).to(tl.uint32)
+        hidden = (is_small * (113 << 23)).to(tl.float32, bitcast=True)
+        raised = (size.to(tl.float32, bitcast=True) + hidden).to(tl.uint32, bitcast=True)
+        packed, odd = raised - (is_small << 23), raised << 18
+        middle = ((raised & 0xFFFFE000) | 0x1000).to(tl.float32, bitcast=True) - hidden
+        middle = (middle.to(tl.uint32, bitcast=True) | negative).to(tl.float32, bitcast=True)
+        below: tl.constexpr = 12 << 24
+        span: tl.constexpr = 22 << 24
+        least: tl.constexpr = 0
+        largest: tl.constexpr = 0x477FF000 << 1
     beyond = tl.fma(s3, d, tl.fma(s2, d, tl.fma(s1, d, c - middle)))
-    away = (beyond.to(tl.uint32, bitcast=True) ^ negative).to(tl.float32, bitcast=True)
-    threshold = ((0 - ((size >> 16) & 1)) & _TIE).to(tl.float32, bitcast=True)
-    value = ((size | negative) >> 16) + (away > threshold).to(tl.uint32)
-    difference = d.to(tl.uint32, bitcast=True)
-    is_exact = (d + y == x) & (x - d == y) & ((difference & 3) == 0) & ((difference << 1) - 1 >= smallest)
-    ratio = (c.to(tl.uint32, bitcast=True) & _REST) - size
-    near = (ratio + _ABOVE <= _SPAN) | (c == 0.0) | ((total | s2.to(tl.uint32, bitcast=True)) == 0)
-    return value, is_exact & near & ((total << 1) - 1 >= _LEAST) & (size < _LARGEST)
+    away = (beyond.to(tl.uint32, bitcast=True) ^ (total & _SIGN)).to(tl.float32, bitcast=True)
+    # just above 0, for an odd number just below
+    threshold = ((odd & _SIGN) | 0x800000).to(tl.float32, bitcast=True)
+    up = (away > threshold).to(tl.uint32)
+    if format == "bfloat16":
+        value = (packed >> 16) + up
+    else:
+        value = ((packed >> 13) - (112 << 10) + up) | (negative >> 16)
+    error = tl.abs((d + y) - x) + tl.abs((x - d) - y)
+    unproven = (d.to(tl.uint32, bitcast=True) & 3) | error.to(tl.uint32, bitcast=True)
+    in_range = (total << 1) - least < largest - least
+    is_near = ((c.to(tl.uint32, bitcast=True) - total) << 1) + below <= span
+    is_zero = tl.abs(c) + tl.abs(d) + tl.abs(total.to(tl.float32, bitcast=True)) == 0.0
+    return value, tl.where((in_range & is_near) | is_zero, unproven, 1)
 
 
 @triton.jit
@@ -101,7 +132,8 @@ def _rounded(s, error, format: tl.constexpr):
         f = s.to(tl.float32)
         odd = _to_odd(f.to(tl.int32, bitcast=True), (s - f.to(tl.float64)) + error, s)
         if format == "float16":
-            value = odd.to(tl.float32, bitcast=True).to(tl.float16)
+            half = odd.to(tl.float32, bitcast=True).to(tl.float16)
+            value = half.to(tl.uint16, bitcast=True).to(tl.uint32)
         else:  # the bits of a bfloat16: older GPUs do not convert to it
             bits = odd.to(tl.uint32, bitcast=True)
             value = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16
@@ -118,34 +150,34 @@ def _turn(cp, plus, minus, out, numbers, doubtful, size, format: tl.constexpr, t
     x = _widened(tl.load(plus + i, mask=inside, other=0), format)
     y = _widened(tl.load(minus + i, mask=inside, other=0), format)
     upper, lower, threshold = tl.load(numbers), tl.load(numbers + 1), tl.load(numbers + 2)
-    if format == "bfloat16":
-        s1, s2 = tl.load(numbers + 3).to(tl.float32), tl.load(numbers + 4).to(tl.float32)
-        s3, smallest = tl.load(numbers + 5).to(tl.float32), tl.load(numbers + 6).to(tl.int64).to(tl.uint32)
-        value, proven = _lane(c, x, y, s1, s2, s3, smallest)
-        in_doubt = 0
-        if tl.min(proven.to(tl.int32), 0) == 0:  # rare
-            s, error, sure = _general(c, x, y, upper, lower, threshold)
-            value = tl.where(proven, value, _rounded(s, error, format))
-            in_doubt = tl.max((~(proven | sure)).to(tl.int32), 0)
-        result = value.to(tl.uint16).to(tl.int16, bitcast=True)
-    else:
+    if format == "float32":
         s, error, sure = _general(c, x, y, upper, lower, threshold)
         result = _rounded(s, error, format)
         in_doubt = tl.max((~sure).to(tl.int32), 0)
+    else:
+        s1, s2 = tl.load(numbers + 3).to(tl.float32), tl.load(numbers + 4).to(tl.float32)
+        s3 = tl.load(numbers + 5).to(tl.float32)
+        value, unproven = _lane(c, x, y, s1, s2, s3, format)
+        in_doubt = 0
+        if tl.max(unproven, 0) != 0:  # rare
+            s, error, sure = _general(c, x, y, upper, lower, threshold)
+            value = tl.where(unproven == 0, value, _rounded(s, error, format))
+            in_doubt = tl.max(((unproven != 0) & ~sure).to(tl.int32), 0)
+        result = value.to(tl.uint16).to(tl.int16, bitcast=True)
     tl.store(out + i, result, mask=inside)
     tl.store(doubtful + here, in_doubt.to(tl.int8))
 
 
 def numbers(coefficient: float, dtype: torch.dtype) -> list[float]:
-    """What the kernel needs to know of a coefficient: halves, overflow threshold, thirds, the lane's limit, a blank.
+    """What the kernel needs to know of a coefficient: its halves, the overflow threshold, its thirds, two blanks.
 
-    Eight numbers, so that those of every tensor in a table stand where the compiler likes pointers to stand.
+    The thirds are NaN, which proves nothing, where they would not be exact. Eight numbers, so that those of every
+    tensor in a table stand where the compiler likes pointers to stand.
     """
-    result = [*exact.halves(coefficient), exact.overflow_threshold(FORMATS[dtype])]
-    with np.errstate(over="ignore"):
-        thirds = lanes._thirds(coefficient, np.float32)
-        smallest = lanes._limits(np.float32, abs(coefficient), 2.0**-52, 2.0**127, 13, 15)[0]
-    return [*result, *map(float, thirds), float(smallest), 0.0]
+    thirds = [math.nan] * 3
+    if 2.0**-60 < abs(coefficient) < 2.0**60:
+        thirds = map(float, lanes._thirds(coefficient, np.float32))
+    return [*exact.halves(coefficient), exact.overflow_threshold(FORMATS[dtype]), *thirds, 0.0, 0.0]
 
 
 def fill(
@@ -162,7 +194,7 @@ def fill(
     of that name gives them. doubtful: int8, one a tile (TILE elements); 1 marks a tile that the host must settle.
     """
     format = FORMATS[out.dtype]
-    if format == "bfloat16":
+    if format != "float32":
         cp, plus, minus, out = (t.view(torch.int16) for t in (cp, plus, minus, out))
     grid = (triton.cdiv(out.numel(), TILE),)
     _turn[grid](
