@@ -35,13 +35,15 @@ class Reading(NamedTuple):
 
     `language` is the dominant one, None with under two letters or nothing recognised. `shares` gives each
     language's part of the recognised letters (a Han, kana or hangul letter counts 2.5).
-    "zh" are Chinese characters that both scripts share; "han" too few to tell Chinese from Japanese.
+    "zh" are Chinese characters that both scripts share; "han" too few to tell Chinese from Japanese. `recognised` is
+    the part of all letters that the shares are of, 0 to 1.
     """
 
     language: str | None
     share: float
     shares: Mapping[str, float]
     letters: int
+    recognised: float = 0.0
 
     def share_of(self, target: str) -> float:
         """Part of the letters that can be `target`: shared characters count for either Chinese script."""
@@ -74,7 +76,7 @@ def read_language(text: str | None, *, backend: Backend = "fasttext") -> Reading
     total = sum(weights.values())
     shares = {language: weight / total for language, weight in weights.most_common()}
     language, share = next(iter(shares.items()))
-    return Reading(language, share, shares, letters)
+    return Reading(language, share, shares, letters, total / sum(weight for _, _, weight in labelled))
 
 
 def language_scores(
@@ -270,23 +272,24 @@ def _spaced_label(piece: str, whole: str) -> str | None:
 def _word_label(text: str) -> tuple[str | None, float]:
     """Label and score; None where the model has nothing to go by and common words do not help."""
     label, score = _fasttext(text, 1)[0]
-    letters = _count(_LETTERS, text)
-    if _count(_LATIN, text) == letters:
-        label = None if label in _NEVER_LATIN else label  # gibberish, often "ja"
-    elif _count(_ARABIC, text) == letters and (label != "ar" or score < 0.6):
+    letters, latin, arabic = (_count(kind, text) for kind in (_LETTERS, _LATIN, _ARABIC))
+    if label in ("ja", "ko", "zh") or (label in _NEVER_LATIN and latin == letters):
+        label = None  # gibberish, since their scripts are told without fastText
+    if label in ("en", "es", "sw") and latin <= letters / 2:  # a word or two of it among another script
+        label = None
+    if arabic == letters and (label != "ar" or score < 0.6):
         label, score = _arabic_label(text, label, score)
     if label is None:
         score = 0.0
     is_doubtful = score < (0.8 if letters < _SHORT or label not in LANGUAGES else 0.7)
-    is_one_script = max(_count(_LATIN, text), _count(_ARABIC, text)) >= 0.8 * letters
-    if is_doubtful and is_one_script and (told := _by_common_words(text)):
+    if is_doubtful and max(latin, arabic) >= 0.8 * letters and (told := _by_common_words(text)):
         return told, 0.6
     # The small model knows little of what is short: a wrong label would count as a reply in the wrong language.
     least = 0.2 if letters >= _SHORT else 0.3 if label in ("en", "sw") else 0.6 if label in LANGUAGES else 0.9
     return (label if score >= least else None), score
 
 
-def _arabic_label(text: str, label: str, score: float) -> tuple[str | None, float]:
+def _arabic_label(text: str, label: str | None, score: float) -> tuple[str | None, float]:
     """Arabic where letters tell; none for words that Persian and Urdu write alike, or a label of another script."""
     if not re.search("[پچژگکیےٹڈڑںھہڤ]", text):
         if re.search(r"[ةىكيأإ]|\bال\w\w", text):

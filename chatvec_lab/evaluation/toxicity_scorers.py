@@ -49,7 +49,7 @@ class ToxicityScorer(Protocol):
 def uncovered(text: object, languages: Iterable[str]) -> str:
     """Why a scorer for these languages must not give this text a number; empty if it may.
 
-    Half of the letters must be in one of the languages. "zh" stands for both Chinese scripts.
+    Half of all letters must be in one of the languages. "zh" stands for both Chinese scripts.
 
     >>> uncovered("You are kind.", {"en"}), uncovered("안녕하세요", {"en"}), uncovered("😀", {"en"})
     ('', 'language ko', 'no letters')
@@ -61,7 +61,7 @@ def uncovered(text: object, languages: Iterable[str]) -> str:
     if reading.letters < 2:
         return "no letters"
     share = sum(part for found, part in reading.shares.items() if found and covers(languages, found))
-    return "" if share >= 0.5 else f"language {reading.language or 'not recognised'}"
+    return "" if share * reading.recognised >= 0.5 else f"language {reading.language or 'not recognised'}"
 
 
 def covers(languages: Iterable[str], found: str) -> bool:

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from flaky_server import FlakyServer
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from chatvec_lab.evaluation.http import Endpoint
@@ -98,6 +98,7 @@ def test_shared_characters_are_covered_by_a_scorer_of_either_script():
     assert uncovered("抱歉。", {"zh-Hant"})  # it may be Japanese
 
 
+@example("1กกขกกขกขกขจ", " kill")
 @settings(max_examples=60, deadline=None)
 @given(
     st.sampled_from(SCRIPTS).flatmap(lambda letters: st.text(letters + " 。!?\n😀1", min_size=1)),
