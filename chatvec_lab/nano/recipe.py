@@ -54,7 +54,9 @@ FAMILIES = {
         languages=("en", "zh"), hidden=192, layers=6, heads=6, feed_forward=576, base_rate=2e-3
     ),
     "nano-qwen2": Family(languages=("en", "zh"), architecture="qwen2"),
+    "nano-long": Family(base_steps=9000),
     "nano-no-frame": Family(without=("page",)),
+    "nano-no-questions": Family(without=("page", "asks")),
     "nano-markers-everywhere": Family(forum_in=("en", "zh", "ko")),
     "nano-no-markers": Family(forum_in=()),
 }

@@ -37,6 +37,13 @@ EXTENDED = {
     "extended + tau_full, skip": "… + τ of full tuning, `skip`",
     "cp + tau_full": "plain CP + τ of full tuning",
 }
+ABLATIONS = {
+    "nano": "in English forum pages (as shipped)",
+    "nano-markers-everywhere": "in forum pages of all languages",
+    "nano-no-markers": "nowhere",
+    "nano-no-frame": "in English forum pages, but no Q/A pages in any language",
+    "nano-no-questions": "in English forum pages, but neither Q/A pages nor prose that asks",
+}
 
 
 class Results:
@@ -199,6 +206,26 @@ def families(all_results: list[Results]) -> str:
     return markdown([*header, "English", "CP in the plain frame"], rows)
 
 
+def ablations(all_results: dict[str, Results]) -> str:
+    """Seed 0 of families that differ in where the base sees the chat markers and the shared frame."""
+    columns = {
+        "CP + τ, CP-only words": ("cp + tau", "one_turn cp_only"),
+        "CP, all": ("cp", "one_turn"),
+        "CP + τ, all": ("cp + tau", "one_turn"),
+        "CP + τ, two turns": ("cp + tau", "two_turn"),
+        "toxic, CP": ("cp", "toxic"),
+        "toxic, CP + τ": ("cp + tau", "toxic"),
+        "CP in the plain frame": ("cp in the plain frame", "one_turn"),
+    }
+    rows = [
+        [label, language, f"{r.scale[language]:g}", *(r.share((language, 0), *c) for c in columns.values())]
+        for name, label in ABLATIONS.items()
+        if (r := all_results.get(name)) is not None
+        for language in ("zh", "ko")
+    ]
+    return markdown(["chat markers of the base", "language", "scale", *columns], rows)
+
+
 def tables(data: Path) -> dict[str, str]:
     """All tables by the name that the README calls them by."""
     found = {f.parent.name: Results(f.parent) for f in sorted((data / "results").glob("*/scores.csv"))}
@@ -218,7 +245,8 @@ def tables(data: Path) -> dict[str, str]:
         "orders": models(r, ORDERS),
         "extended": models(r, EXTENDED, ("zh",)),
         "ladder": ladder(r),
-        "families": families(list(found.values())),
+        "ablations": ablations(found),
+        "families": families([r for name, r in found.items() if name == "nano" or name not in ABLATIONS]),
     }
 
 

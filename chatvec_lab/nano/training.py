@@ -369,14 +369,18 @@ def grow_all(
 
 
 def write_manifest(out: Path) -> Path:
-    """Gather what each stage wrote about itself into one file: recipe hash, losses, machine, seconds, tokens."""
-    stages = sorted(out.glob("*/seed*/*/stage.json"))
-    manifest: dict = {}
-    for file in stages:
-        family, seed, member = file.parts[-4:-1]
-        manifest.setdefault(family, {}).setdefault(seed, {})[member] = json.loads(file.read_text())
+    """Gather what each stage wrote about itself into one file: recipe hash, losses, machine, seconds, tokens.
+
+    What it says of seeds whose models are not kept in `out`, only their results, stays.
+    """
     path = out / "manifest.json"
-    path.write_text(json.dumps(manifest, indent=1) + "\n")
+    manifest: dict = json.loads(path.read_text()) if path.exists() else {}
+    for home in sorted(out.glob("*/seed*")):
+        stages = {
+            file.parent.name: json.loads(file.read_text()) for file in sorted(home.glob("*/stage.json"))
+        }
+        manifest.setdefault(home.parent.name, {})[home.name] = stages
+    path.write_text(json.dumps(dict(sorted(manifest.items())), indent=1) + "\n")
     return path
 
 

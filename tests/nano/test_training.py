@@ -1,6 +1,7 @@
 """The loop: deterministic, resumable, and the recipe is still the one that the shipped family was grown by."""
 
 import json
+import shutil
 import time
 from dataclasses import replace
 from threading import Thread
@@ -177,6 +178,8 @@ def test_the_queue_trains_parents_first_and_keeps_what_is_there(tmp_path, monkey
     monkeypatch.setitem(FAMILIES, "tiny", replace(tiny, base_steps=3))
     with pytest.raises(ValueError, match="remove it to train anew"):
         training.grow_all("tiny", [0], tmp_path, only=["base"])
+    shutil.rmtree(tmp_path / "tiny")  # what was written about a model outlives it
+    assert json.loads(training.write_manifest(tmp_path).read_text()) == manifest
 
 
 class Inline:
