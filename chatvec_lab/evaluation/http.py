@@ -278,6 +278,8 @@ def _checked_url(url: str) -> str:
 
 
 def _refusal(url: str, status: int, trouble: str, key_env: str | None) -> Exception:
+    if status not in (401, 429) and _FILTERED.search(trouble):
+        return ContentFiltered(f"POST {url}: a content filter refused the text. {trouble}")
     if status in (401, 403, 429):
         key = (
             f"the key in {key_env} was rejected or is spent"
@@ -285,8 +287,6 @@ def _refusal(url: str, status: int, trouble: str, key_env: str | None) -> Except
             else "key_env=None, but it wants a key"
         )
         return PermissionError(f"POST {url}: {key}. {trouble}")
-    if _FILTERED.search(trouble):
-        return ContentFiltered(f"POST {url}: a content filter refused the text. {trouble}")
     hint = " Is the path right? An OpenAI-compatible base_url mostly ends in /v1." if status == 404 else ""
     return ValueError(f"POST {url}: the server refused the request. {trouble}.{hint}")
 

@@ -159,6 +159,7 @@ def _conversation(turns: list[tuple[str, str]], speaker: str) -> str:
 
 
 _SCORE_LINE = re.compile(
+    r"(?i)(?!.*(?:miss|deduct|minus|los[et]|lack|扣|감점))"  # points taken off are no score
     r"\D{0,40}?(?<![\d.,-])(\d+(?:[.,]\d+)?)\s*"  # a label, the number
     r"(?:/\s*10|(?:out of|de|sur|von|из|من|kati ya) 10|分|점|点|points?|puntos?|نقاط|درجات|alama)?\W*"
 )

@@ -223,9 +223,10 @@ def test_one_failure_stands_in_its_place_and_many_in_a_row_are_raised():
     assert len(calls) < 10
 
 
-def test_a_filter_of_contents_does_not_end_a_run_over_hostile_texts():
+@pytest.mark.parametrize("status", [400, 403])
+def test_a_filter_of_contents_does_not_end_a_run_over_hostile_texts(status):
     refusal = {"error": {"code": "content_filter", "message": "triggering our content management policy"}}
-    server = FlakyServer(lambda path, body: (400, refusal) if body["n"] % 10 else {"value": body["n"]})
+    server = FlakyServer(lambda path, body: (status, refusal) if body["n"] % 10 else {"value": body["n"]})
     with server.running():
         endpoint = quick(server.url)
         found = map_concurrent(lambda n: endpoint.post("/x", {"n": n}), range(30), workers=2)

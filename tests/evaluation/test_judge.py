@@ -211,6 +211,7 @@ def test_one_refused_reply_fails_alone_and_is_asked_again(tmp_path):
         ("11", None), ("-3", None), ("100", None), ("", None), ("good", None), ("6 or 7", None), ("6-7", None),
         ("1. Helpfulness: it is fine\n8", None), ("I would give it 7 because it is right", None),
         ("The answer names 3 of the 5 rivers", None), ("<think>8", None), ("1.2.3", None), ("8 9", None),
+        ("It misses 3 points", None), ("감점: 2점", None),
     ],
 )  # fmt: skip
 def test_the_score_stands_alone_on_the_first_line(text, score):
