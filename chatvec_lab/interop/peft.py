@@ -288,9 +288,8 @@ def reply_differences(
 
     config = read_json(Path(adapter) / CONFIG)
     scale = config["lora_alpha"] / config["r"]
-    live = LiveModel(
-        cp, vector, device=device, dtype=dtype, tau_device="cpu"
-    )  # another model comes beside it
+    # another model comes beside it, so tau leaves it the GPU
+    live = LiveModel(cp, vector, device=device, dtype=dtype, tau_device="cpu")
     with live.at(scale):
         full = respond(live.model, live.tokenizer, prompts, **options)
     adapted = load_adapted(cp, adapter, dtype=dtype, device=device)

@@ -39,10 +39,8 @@ class Resident:
             return False
         try:
             cp, *sides = (tensor(a, slot.place.dtype).to(self.device) for a in arrays)
-        except (
-            torch.OutOfMemoryError
-        ):  # another process was faster, or no piece of free memory is large enough
-            self._room = 0
+        except torch.OutOfMemoryError:
+            self._room = 0  # another process was faster, or no piece of free memory is large enough
             return False
         self._room -= size
         slot.cp, slot.parts = cp, [(i, c, *sides) for i, c, _, _ in slot.parts]

@@ -376,9 +376,8 @@ def write_manifest(out: Path) -> Path:
     path = out / "manifest.json"
     manifest: dict = json.loads(path.read_text()) if path.exists() else {}
     for home in sorted(out.glob("*/seed*")):
-        stages = {
-            file.parent.name: json.loads(file.read_text()) for file in sorted(home.glob("*/stage.json"))
-        }
+        records = sorted(home.glob("*/stage.json"))
+        stages = {record.parent.name: json.loads(record.read_text()) for record in records}
         manifest.setdefault(home.parent.name, {})[home.name] = stages
     path.write_text(json.dumps(dict(sorted(manifest.items())), indent=1) + "\n")
     return path
