@@ -1,10 +1,11 @@
-"""The arithmetic under `statistics`: resampling in blocks of bounded memory, and three closed formulas."""
+"""The arithmetic under `statistics`: resampling in blocks of bounded memory, and a few closed formulas."""
 
 import warnings
 from collections.abc import Callable, Iterator
 
 import numpy as np
 from scipy import stats
+from scipy.optimize import brentq
 
 BLOCK = 1 << 22  # elements of a resampled block: some 32 MB
 
@@ -89,6 +90,23 @@ def strengths(wins: np.ndarray, *, tolerance: float = 1e-10, most: int = 10_000)
         if moved < tolerance:
             return np.log(strength)
     raise ValueError(f"Bradley–Terry did not settle in {most} steps; the verdicts are nearly one-sided")
+
+
+def strength_at(share: float, games: np.ndarray, estimate: np.ndarray, i: int) -> float:
+    """Log strength (mean 0) at which model i takes this share of its games, the others' distances held.
+
+    `games`: how many with each model. Infinite for a share of 0 or 1.
+    """
+    if not 1e-12 < share < 1 - 1e-12:
+        return np.inf if share > 0.5 else -np.inf
+
+    def surplus(strength: float) -> float:
+        return float((games / (1 + np.exp(estimate - strength))).sum() - share * games.sum())
+
+    found = brentq(surplus, estimate.min() - 50, estimate.max() + 50)
+    moved = estimate.copy()
+    moved[i] = found
+    return found - moved.mean()
 
 
 def kappa(tables: np.ndarray, penalty: np.ndarray) -> np.ndarray:

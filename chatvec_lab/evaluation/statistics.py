@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
-from ._resampling import kappa, resampled_sums, strengths, wilson
+from ._resampling import kappa, resampled_sums, strength_at, strengths, wilson
 from .intervals import (
     RESAMPLES,
     Interval,
@@ -149,9 +149,10 @@ def bradley_terry(
     `judgements`: a row a verdict; columns `prompt`, `a`, `b` (names of models) and `score`, the points of
     a: 1 won, 0 lost, 0.5 a tie (half a win each), NaN no verdict (left out, counted in `missing`).
     Strengths are natural logarithms with mean 0: P(a beats b) = 1 / (1 + exp(strength_b − strength_a)).
-    Each compared pair gets half a win a side beforehand, which keeps an unbeaten model finite. Where all prompts
-    say the same of two models, there is nothing to resample: the limits are the log odds of Wilson's, of which
-    that of an unbeaten model is infinite.
+    Each compared pair gets half a win a side beforehand, which keeps an unbeaten model finite. Where a model won
+    or lost everything, or all prompts say the same of two models, there is nothing to resample: such a model's
+    limits (`method` "wilson") are the strengths at Wilson's limits of its share of the points, the others held,
+    and that of an unbeaten model is infinite.
     Columns: model, estimate, low, high, n (prompts), missing (verdicts), level, method, seed.
     Models that no chain of verdicts connects cannot be ordered: a ValueError.
     """
@@ -181,15 +182,19 @@ def bradley_terry(
         strengths(sums.reshape(-1, size, size) + prior)
         for sums in resampled_sums(wins.reshape(len(names), -1), resamples, seed)
     ]
-    draws, method = np.concatenate(draws), "percentile"
+    draws = np.concatenate(draws)
     low, high = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2], axis=0)
-    if size == 2 and np.ptp(draws, axis=0).max() < 1e-9:
-        limits = np.array(wilson(total[0, 1] / total.sum() * len(names), len(names), level))
-        with np.errstate(divide="ignore"):  # the odds of one side may be without limit
-            low, high = (np.log(limits) - np.log1p(-limits)) / 2
-        low, high, method = [low, -high], [high, -low], "wilson"
+    share = total.sum(axis=1) / (total + total.T).sum(axis=1)
+    unanimous = (share == 0) | (share == 1) | (np.ptp(draws, axis=0) < 1e-9)
+    for i in np.flatnonzero(unanimous):
+        asked = np.unique(cluster[(a == i) | (b == i)]).size
+        ends = [
+            strength_at(limit, (total + total.T)[i], estimate, i)
+            for limit in wilson(share[i] * asked, asked, level)
+        ]
+        low[i], high[i] = min(low[i], ends[0]), max(high[i], ends[1])
     result = pd.DataFrame({"model": models, "estimate": estimate, "low": low, "high": high})
-    missing = len(judgements) - len(told)
+    missing, method = len(judgements) - len(told), np.where(unanimous, "wilson", "percentile")
     return result.assign(n=len(names), missing=missing, level=level, method=method, seed=seed)
 
 

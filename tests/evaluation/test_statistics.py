@@ -250,6 +250,18 @@ def test_bradley_terry_with_ties_silence_and_gaps():
         s.bradley_terry(apart)
 
 
+def test_an_unbeaten_model_among_three_is_not_known_too_well():
+    rows = [(f"p{k}", "x", other, 1.0) for k in range(20) for other in "yz"]
+    rows += [(f"p{k}", "y", "z", float(k % 2)) for k in range(20)]
+    found = s.bradley_terry(pd.DataFrame(rows, columns=["prompt_id", "a", "b", "score"]), resamples=199)
+    assert list(found.method) == ["wilson", "percentile", "percentile"]
+    x, y, z = found.itertuples()
+    assert x.high == np.inf and x.low < x.estimate and np.isfinite([y.low, y.high, z.low, z.high]).all()
+    # by hand: y and z are equal and lie d under x, which so has 2/3 d in a mean of 0
+    share = s.wilson_interval(20, 20).low
+    assert x.low == pytest.approx(2 / 3 * np.log(share / (1 - share)))
+
+
 def test_bradley_terry_orders_many_models():
     names = [f"m{i:02d}" for i in range(24)]
     rows = [
