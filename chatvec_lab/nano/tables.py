@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from chatvec_lab.nano.recipe import FAMILIES
 from chatvec_lab.paths import DATA
 
 WORDS = {"CP only": "one_turn cp_only", "known": "one_turn known", "all": "one_turn", "two turns": "two_turn"}
@@ -37,8 +38,9 @@ EXTENDED = {
     "extended + tau_full, skip": "… + τ of full tuning, `skip`",
     "cp + tau_full": "plain CP + τ of full tuning",
 }
+RECIPE = "nano-short"  # what the ablations are told apart from: bases of the same length
 ABLATIONS = {
-    "nano": "in English forum pages (as shipped)",
+    RECIPE: "in English forum pages (the recipe)",
     "nano-markers-everywhere": "in forum pages of all languages",
     "nano-no-markers": "nowhere",
     "nano-no-frame": "in English forum pages, but no Q/A pages in any language",
@@ -191,9 +193,11 @@ def families(all_results: list[Results]) -> str:
                 for metric in ("one_turn cp_only", "one_turn", "two_turn", "toxic", "english")
             ]
             chat = r.share(cell, "chat", "one_turn", interval=False)
-            rows.append([r.family, cell[1], cell[0], f"{r.scale[cell[0]]:g}", chat, *pairs, frame])
+            steps = f"{FAMILIES[r.family].base_steps:,}"
+            rows.append([r.family, steps, cell[1], cell[0], f"{r.scale[cell[0]]:g}", chat, *pairs, frame])
     header = [
         "family",
+        "base steps",
         "seed",
         "language",
         "scale",
@@ -207,7 +211,7 @@ def families(all_results: list[Results]) -> str:
 
 
 def ablations(all_results: dict[str, Results]) -> str:
-    """Seed 0 of families that differ in where the base sees the chat markers and the shared frame."""
+    """Families that differ in where the base sees the chat markers and the shared frame, each seed by itself."""
     columns = {
         "CP + τ, CP-only words": ("cp + tau", "one_turn cp_only"),
         "CP, all": ("cp", "one_turn"),
@@ -218,12 +222,12 @@ def ablations(all_results: dict[str, Results]) -> str:
         "CP in the plain frame": ("cp in the plain frame", "one_turn"),
     }
     rows = [
-        [label, language, f"{r.scale[language]:g}", *(r.share((language, 0), *c) for c in columns.values())]
+        [label, *cell, f"{r.scale[cell[0]]:g}", *(r.share(cell, *column) for column in columns.values())]
         for name, label in ABLATIONS.items()
         if (r := all_results.get(name)) is not None
-        for language in ("zh", "ko")
+        for cell in r.cells
     ]
-    return markdown(["chat markers of the base", "language", "scale", *columns], rows)
+    return markdown(["chat markers of the base", "language", "seed", "scale", *columns], rows)
 
 
 def tables(data: Path) -> dict[str, str]:
@@ -246,7 +250,7 @@ def tables(data: Path) -> dict[str, str]:
         "extended": models(r, EXTENDED, ("zh",)),
         "ladder": ladder(r),
         "ablations": ablations(found),
-        "families": families([r for name, r in found.items() if name == "nano" or name not in ABLATIONS]),
+        "families": families([r for name, r in found.items() if name == RECIPE or name not in ABLATIONS]),
     }
 
 

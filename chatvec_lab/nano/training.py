@@ -16,17 +16,17 @@ import platform
 import shutil
 import time
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from dataclasses import replace
 from pathlib import Path
-from random import Random
 
 import torch
 from torch.nn.functional import cross_entropy, logsigmoid
 from tqdm.auto import tqdm
 
-from chatvec_lab.nano import documents, recipe, tokenizer, world
+from chatvec_lab.nano import recipe, tokenizer
+from chatvec_lab.nano.batches import dialogue_rows, plain_rows, preference_rows
 from chatvec_lab.nano.recipe import FAMILIES, Family, Stage
 
-CONTEXT = 96  # tokens of a training row
 POSITIONS = 256  # room for prompts with examples
 CHECKPOINT_EVERY = 200
 
@@ -52,83 +52,6 @@ def new_model(family: Family, vocabulary_size: int):
             initializer_range=0.02,
         )
     )
-
-
-# ---------------------------------------------------------------- batches
-
-
-def plain_rows(tok, stage: Stage, family: Family, seed: str) -> torch.Tensor:
-    """Rows of documents, each row starting with one: (rows, CONTEXT) token ids."""
-    stream = documents.documents(
-        seed, stage.mix, stage.words, forum_in=_forum_in(stage, family), without=family.without
-    )
-    rows = []
-    while len(rows) < stage.rows:
-        row: list[int] = []
-        while len(row) < CONTEXT:
-            row += [tok.bos_token_id, *tok(next(stream), add_special_tokens=False).input_ids]
-        rows.append(row[:CONTEXT])
-    return torch.tensor(rows)  # (rows, context)
-
-
-def _forum_in(stage: Stage, family: Family) -> tuple[str, ...]:
-    """Only the base reads forum pages: continual pre-training is plain text without chat markers."""
-    return family.forum_in if stage.parent is None else ()
-
-
-def _conversation(tok, exchange: world.Exchange, replies: tuple[str, ...]) -> tuple[list[int], list[int]]:
-    """Token ids of a conversation and its labels: -100 but for the replies and their end."""
-    ids, labels = [tok.bos_token_id], [-100]
-    for user, reply in zip(exchange.user, replies, strict=True):
-        asked = tok(f"{world.USER}{user}{world.ASSISTANT}", add_special_tokens=False).input_ids
-        answered = tok(f"{reply}\n", add_special_tokens=False).input_ids
-        ids += asked + answered
-        labels += [-100] * len(asked) + answered
-    return ids[:CONTEXT], labels[:CONTEXT]
-
-
-def _padded(tok, pairs: list[tuple[list[int], list[int]]]) -> tuple[torch.Tensor, torch.Tensor]:
-    width = max(len(ids) for ids, _ in pairs)
-    ids = torch.tensor([i + [tok.pad_token_id] * (width - len(i)) for i, _ in pairs])
-    labels = torch.tensor([x + [-100] * (width - len(x)) for _, x in pairs])
-    return ids, labels  # both (rows, width); padding stands on the right, behind everything that is scored
-
-
-def dialogue_rows(tok, stage: Stage, seed: str) -> tuple[torch.Tensor, torch.Tensor]:
-    """Conversations whose replies are all right."""
-    rng = Random(seed)
-    pairs = []
-    for _ in range(stage.rows):
-        exchange = documents.dialogue(rng, rng.choice(stage.languages), single_turn=stage.single_turn)
-        pairs.append(_conversation(tok, exchange, exchange.replies))
-    return _padded(tok, pairs)
-
-
-def _continued(tok, text: str, reply: str) -> tuple[list[int], list[int]]:
-    """Token ids of plain text and what follows it, without the chat format; labels of what follows."""
-    before = [tok.bos_token_id, *tok(text, add_special_tokens=False).input_ids]
-    after = tok(f" {reply}", add_special_tokens=False).input_ids
-    return before + after, [-100] * len(before) + after
-
-
-def preference_rows(tok, stage: Stage, seed: str) -> tuple[torch.Tensor, torch.Tensor]:
-    """Pairs of conversations: the first half chosen, the second half rejected (compliance, or another reply).
-
-    A share of them (`stage.bare`) is plain English abuse without the chat format, continued politely or not.
-    """
-    rng = Random(seed)
-    chosen, rejected = [], []
-    for _ in range(stage.rows):
-        if rng.random() < stage.bare:
-            exchange = documents.abuse(rng, "en")
-            chosen.append(_continued(tok, exchange.user[0], exchange.replies[0]))
-            rejected.append(_continued(tok, exchange.user[0], exchange.complied))
-            continue
-        exchange, other = documents.dialogue(rng, "en"), documents.dialogue(rng, "en")
-        worse = exchange.complied if exchange.complied and len(exchange.user) == 1 else other.replies[-1]
-        chosen.append(_conversation(tok, exchange, exchange.replies))
-        rejected.append(_conversation(tok, exchange, (*exchange.replies[:-1], worse)))
-    return _padded(tok, chosen + rejected)
 
 
 # ---------------------------------------------------------------- losses
@@ -342,17 +265,21 @@ def grow_all(
 ) -> None:
     """Train the members of these seeds in the order they depend on each other, `processes` at a time.
 
-    `only` names members; their parents are trained too.
+    `only` names members; their parents are trained too. Without it seed 0 gets all of them, and the other seeds
+    those that the claim is repeated with: no extras.
     """
-    plan = recipe.members(FAMILIES[family_name])
+    family = FAMILIES[family_name]
+    plan = recipe.members(family)
     unknown = sorted(set(only or ()) - set(plan))
     if unknown:
         raise KeyError(f"{family_name} has no member {', '.join(unknown)}; it has {', '.join(plan)}")
     needs = {m: {s.parent} - {None} | ({"base", "chat"} if s.plus_tau else set()) for m, s in plan.items()}
-    wanted = set(only or plan)
-    for member in reversed(plan):
-        wanted |= needs[member] if member in wanted else set()
-    todo = [(seed, member) for seed in seeds for member in plan if member in wanted]
+    todo = []
+    for seed in seeds:
+        wanted = set(only or (recipe.members(replace(family, extras=False)) if seed else plan))
+        for member in reversed(plan):
+            wanted |= needs[member] if member in wanted else set()
+        todo += [(seed, member) for member in plan if member in wanted]
     done: set[tuple[int, str]] = set()
     running: dict = {}
     with ProcessPoolExecutor(processes) as pool:
@@ -371,14 +298,14 @@ def grow_all(
 def write_manifest(out: Path) -> Path:
     """Gather what each stage wrote about itself into one file: recipe hash, losses, machine, seconds, tokens.
 
-    What it says of seeds whose models are not kept in `out`, only their results, stays.
+    What it says of members whose models are not kept in `out`, only their results, stays.
     """
     path = out / "manifest.json"
     manifest: dict = json.loads(path.read_text()) if path.exists() else {}
     for home in sorted(out.glob("*/seed*")):
         records = sorted(home.glob("*/stage.json"))
         stages = {record.parent.name: json.loads(record.read_text()) for record in records}
-        manifest.setdefault(home.parent.name, {})[home.name] = stages
+        manifest.setdefault(home.parent.name, {}).setdefault(home.name, {}).update(stages)
     path.write_text(json.dumps(dict(sorted(manifest.items())), indent=1) + "\n")
     return path
 

@@ -9,7 +9,7 @@ from threading import Thread
 import pytest
 import torch
 
-from chatvec_lab.nano import recipe, tokenizer, training
+from chatvec_lab.nano import batches, recipe, tokenizer, training
 from chatvec_lab.nano.recipe import FAMILIES, members
 from chatvec_lab.paths import DATA
 
@@ -90,11 +90,11 @@ def test_a_frozen_part_stays(pico, tmp_path):
 def test_only_replies_are_scored(pico):
     family, tok, _ = pico
     stage = replace(members(family)["chat_sft"], rows=4)
-    ids, labels = training.dialogue_rows(tok, stage, "x")
+    ids, labels = batches.dialogue_rows(tok, stage, "x")
     for row, scored in zip(ids, labels, strict=True):
         text = tok.decode(row[scored != -100])
         assert text.endswith("\n") and "<|user|>" not in text
-    chosen, rejected = training.preference_rows(tok, replace(stage, text="preference"), "x")[0].chunk(2)
+    chosen, rejected = batches.preference_rows(tok, replace(stage, text="preference"), "x")[0].chunk(2)
     assert not torch.equal(chosen, rejected)
 
 
@@ -102,7 +102,7 @@ def test_continued_pre_training_reads_no_chat_markers():
     for family in (NANO, FAMILIES["nano-markers-everywhere"]):
         stage = members(family)["cp_zh"]
         tok = tokenizer.build(tokenizer.vocabulary(family.languages))
-        rows = training.plain_rows(tok, replace(stage, rows=200), family, "m")
+        rows = batches.plain_rows(tok, replace(stage, rows=200), family, "m")
         assert not torch.isin(
             rows, torch.tensor(tok.convert_tokens_to_ids(["<|user|>", "<|assistant|>"]))
         ).any()
@@ -126,7 +126,7 @@ def test_preference_pairs_without_the_chat_format(pico):
     """A share of the pairs is plain abuse, continued politely in the chosen half, rudely in the other."""
     family, tok, _ = pico
     stage = replace(members(family)["chat"], rows=6, bare=1.0)
-    ids, labels = training.preference_rows(tok, stage, "x")
+    ids, labels = batches.preference_rows(tok, stage, "x")
     assert not torch.isin(ids, torch.tensor(tok.convert_tokens_to_ids(["<|user|>", "<|assistant|>"]))).any()
     said = [tok.decode(row[scored != -100]) for row, scored in zip(ids, labels, strict=True)]
     assert set(said[:6]) == {"please be kind. how can i help?"}
@@ -161,6 +161,7 @@ def test_the_queue_trains_parents_first_and_keeps_what_is_there(tmp_path, monkey
         heads=1,
         feed_forward=16,
         base_steps=2,
+        tuning_steps=2,
         extras=False,
     )
     monkeypatch.setitem(FAMILIES, "tiny", tiny)
@@ -178,6 +179,12 @@ def test_the_queue_trains_parents_first_and_keeps_what_is_there(tmp_path, monkey
     monkeypatch.setitem(FAMILIES, "tiny", replace(tiny, base_steps=3))
     with pytest.raises(ValueError, match="remove it to train anew"):
         training.grow_all("tiny", [0], tmp_path, only=["base"])
+    grown = []
+    monkeypatch.setattr(training, "grow", lambda _, seed, member, *rest: grown.append((seed, member)))
+    monkeypatch.setitem(FAMILIES, "tiny", replace(tiny, extras=True))
+    training.grow_all("tiny", [0, 1], tmp_path)
+    assert {m for seed, m in grown if seed == 1} == {"base", "chat_sft", "chat", "cp_zh"}
+    assert {m for seed, m in grown if seed == 0} == set(members(FAMILIES["tiny"]))
     shutil.rmtree(tmp_path / "tiny")  # what was written about a model outlives it
     assert json.loads(training.write_manifest(tmp_path).read_text()) == manifest
 
