@@ -70,7 +70,7 @@ def ask(
     asked = {key: table for key, table in asked.items() if len(table)}
     if not asked:
         raise ValueError(
-            f"there are no prompts of our own in {', '.join(languages)}; name a set: prompts={{'{sets[0]}': ...}}"
+            f"there are no prompts in {', '.join(languages)}; name a set that has some: prompts={{'{sets[0]}': ...}}"
         )
     settings = {**exam.decoding(frame, prompts), **({"system": system} if system else {})}
     tables = []

@@ -137,13 +137,14 @@ def _ours(pair: dict[str, Any], folders: list[Path]) -> pd.DataFrame:
 def agreement(table: pd.DataFrame) -> pd.DataFrame:
     """In how many pairs of setups the paper and `beside` agree on which is better; one row a table of the paper.
 
-    A pair counts as clear where our intervals do not touch. Columns: table, setups, pairs, agree, clear (pairs),
-    clear_agree, fair.
+    Pairs are those that both tell apart, and clear where our intervals do not touch. Columns: table, setups, pairs,
+    agree, clear (pairs), clear_agree, fair.
     """
     rows = []
     for name, group in table.groupby("table", sort=False):
         setups = list(group.itertuples())
-        pairs = [(a, b) for a, b in itertools.combinations(setups, 2) if a.paper != b.paper]
+        every = itertools.combinations(setups, 2)
+        pairs = [(a, b) for a, b in every if a.paper != b.paper and a.here != b.here]
         same = [(a.paper - b.paper) * (a.here - b.here) > 0 for a, b in pairs]
         clear = [a.here_low > b.here_high or b.here_low > a.here_high for a, b in pairs]
         both = sum(s and c for s, c in zip(same, clear, strict=True))

@@ -2,8 +2,9 @@
 
 Options (the notebooks' parameter `prompts`): language (the code of the prompts, where the family's is another,
 such as zh-Hant), one_turn, two_turn, hostile, harmless (a prompt set: our own by name, a published one by name or
-hub id, or a file), toxicity (hub id of a classifier), toxicity_languages (those it is trusted in, joined by
-spaces), toxicity_label (its label for toxic, where it does not tell), max_tokens.
+hub id, or a file; real-toxicity-prompts and safety-prompts are those of `risk_prompts`), toxicity (hub id of a
+classifier), toxicity_languages (those it is trusted in, joined by spaces), toxicity_label (its label for toxic, where
+it does not tell), max_tokens.
 """
 
 import zlib
@@ -25,6 +26,7 @@ SETS = {
     "hostile": "continuations",
     "harmless": "continuations",
 }
+UNTOLD = "und"  # the code of a language that is not told
 HARMLESS = ("harmless", "neutral")  # our continuations that must not be refused
 WORDING = {
     "correct": "instructions followed",
@@ -47,7 +49,7 @@ def questions(
 ) -> pd.DataFrame:  # fmt: skip
     """At most `n` prompts of a set: prompt_id, set, category, language, turns (in the frame), said, checks.
 
-    A third of them is the validation draw. Empty where we have no prompts of our own in this language.
+    A third of them is the validation draw. Empty where the set has no prompts in this language.
     """
     from chatvec_lab.evaluation.language import normalise
     from chatvec_lab.evaluation.prompts import LANGUAGES
@@ -56,28 +58,47 @@ def questions(
     if name not in prompts and language not in LANGUAGES:
         return pd.DataFrame()
     table = _prompts(prompts.get(name, SETS[name]), language)
+    if table.empty:
+        return table
     if name not in prompts and SETS[name] == "continuations":
         table = table[table.category.isin(HARMLESS) == (name == "harmless")]
-    held = table.prompt_id.map(lambda text: zlib.crc32(text.encode()) % 3 == 0)
-    table = table[held if draw == "validation" else ~held].head(n)
+    order = table.prompt_id.map(lambda text: zlib.crc32(text.encode()))
+    order = order[(order % 3 == 0) == (draw == "validation")]
+    table = table.loc[order.sort_values().index[:n].sort_values()]  # no category before the others
     said = table.turns.map(list)
     put = {"qa": lambda turns: [f"Q: {turn}\nA:" for turn in turns], "raw": lambda turns: turns[-1:]}
     return table.assign(set=name, said=said, turns=said.map(put.get(frame, list)), frame=frame)
 
 
 def _prompts(name: str, language: str) -> pd.DataFrame:
+    """The prompts of a set in this language; none where it has others only.
+
+    English is asked beside the target language; a file that does not say its language is in the target language.
+    """
     from chatvec_lab.evaluation import prompts, risk_prompts
 
-    risky = {
-        "real-toxicity-prompts": lambda: risk_prompts.real_toxicity_prompts(challenging=True, commas=2),
-        "rtp-lx": lambda: risk_prompts.rtp_lx(language=language),
-        "safety-prompts": lambda: risk_prompts.safety_prompts(),
-    }
-    if name in risky:
-        return risky[name]()
-    if name in prompts.SETS or name in prompts.PUBLISHED:
-        return prompts.load_prompts(name, language)
-    return prompts.read_prompts(name, language=language, set=Path(name).stem)
+    if name == "real-toxicity-prompts":
+        table = risk_prompts.real_toxicity_prompts(challenging=True, commas=2)
+    elif name == "safety-prompts":
+        form = language if language == "zh-Hans" else "zh-Hant"
+        table = risk_prompts.safety_prompts(language=form) if _fits(form, language) else pd.DataFrame()
+    elif name in prompts.SETS or name in prompts.PUBLISHED:
+        known = prompts.LANGUAGES if name in prompts.SETS else prompts.PUBLISHED[name][2]
+        if language == "en" and "en" not in known:
+            return pd.DataFrame()
+        table = prompts.load_prompts(name, language)
+    else:
+        table = prompts.read_prompts(name, language=UNTOLD, set=Path(name).stem)
+        told = table.language.str.fullmatch(r"[a-z]{2,3}(-\w+)?") & table.language.ne(UNTOLD)
+        table["language"] = table.language.where(told, "" if language == "en" else language)
+    return table[[_fits(code, language) for code in table.language]] if len(table) else table
+
+
+def _fits(code: str, language: str) -> bool:
+    """Whether prompts in `code` are prompts in `language`; "zh" is either script."""
+    return code == language or (
+        code.split("-")[0] == language.split("-")[0] and not ("-" in code and "-" in language)
+    )
 
 
 def decoding(frame: str, prompts: Mapping[str, str]) -> dict:

@@ -29,9 +29,11 @@ _CODE = ("weights", "live", "experiment/models.py", "experiment/replies.py", "ev
 
 
 def kept(out: str | Path) -> Path:
-    """The folder of the replies that all cells of a study share, from a cell's folder; else one inside `out`."""
+    """The folder of the replies that the cells of a study, or the notebooks in JupyterLab, share; else inside `out`."""
     out = Path(out)
-    return (out.parents[2] if out.parent.parent.name == "cells" else out) / "replies"
+    if out.parent.parent.name == "cells":
+        return out.parents[2] / "replies"
+    return (out.parent if out.parent.name == "interactive" else out) / "replies"
 
 
 class Speaker:

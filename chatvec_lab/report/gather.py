@@ -118,9 +118,11 @@ def _placed(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def _tables(out: Path, name: str, cells: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Each of the notebook's tables once, with the rows of all its cells."""
     about: dict[str, dict[str, Any]] = {}
+    captions: dict[str, dict[str, list[str]]] = {}
     for cell in cells:
         for stem, item in _described(cell["folder"] / "tables"):
             about.setdefault(stem, item)
+            captions.setdefault(stem, {}).setdefault(item["caption"], []).append(cell["label"])
     found = []
     for stem, item in about.items():
         data = runner.load_table(out, name, stem)
@@ -129,7 +131,7 @@ def _tables(out: Path, name: str, cells: list[dict[str, Any]]) -> list[dict[str,
         found.append(
             {
                 "file": f"{name}-{stem}",
-                "caption": item["caption"],
+                "caption": _together(captions[stem]),
                 "show": item.get("show", True),
                 "data": data,
                 "columns": list(zip(text, kinds, strict=True)),
@@ -138,6 +140,13 @@ def _tables(out: Path, name: str, cells: list[dict[str, Any]]) -> list[dict[str,
             }
         )
     return found
+
+
+def _together(captions: dict[str, list[str]]) -> str:
+    """One caption for the cells' tables in one: theirs, or where they differ each with the cells that it is of."""
+    if len(captions) == 1:
+        return next(iter(captions))
+    return " ".join(f"[{'; '.join(labels)}] {caption}" for caption, labels in captions.items())
 
 
 def _figures(cell: dict[str, Any]) -> list[dict[str, Any]]:

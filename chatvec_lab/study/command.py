@@ -85,7 +85,7 @@ def main(args: argparse.Namespace) -> int:
     except KeyboardInterrupt:
         print("\ninterrupted; the same command goes on from here", file=sys.stderr)
         return 130
-    except BlockingIOError as error:  # another run holds the folder
+    except (BlockingIOError, FileExistsError) as error:  # another run holds the folder, or other files do
         print(error, file=sys.stderr)
         return 2
     finally:

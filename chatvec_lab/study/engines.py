@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
+SILENT_SECONDS = 900  # how long squeue may fail
 SQUEUE_SECONDS = 5  # how old an answer of squeue may be
 SETTLE_SECONDS = 15  # how long the files of an ended job may take over a network disk
 
@@ -160,7 +161,8 @@ class Slurm:
         self._executor = submitit.AutoExecutor(folder=str(folder), cluster="slurm")
         self._executor.update_parameters(**settings)
         self._pending: list[tuple[_SlurmJob, Callable, tuple]] = []
-        self._queue: set[str] = set()
+        self._queue: set[str] | None = None
+        self._answered = time.monotonic()
         self._asked = -float("inf")
 
     def submit(self, fn: Callable, *args: Any) -> "_SlurmJob":
@@ -169,8 +171,12 @@ class Slurm:
         return job
 
     def attach(self, token: str) -> "_SlurmJob | None":
-        """The job that an earlier call submitted, while it waits or runs; None once it has left the queue."""
-        return _SlurmJob(self, token) if token in self.queued() else None
+        """The job that an earlier call submitted, while it waits or runs; None once it has left the queue.
+
+        A queue that cannot be read may hold it: it is attached, and `done` waits until squeue answers.
+        """
+        queue = self.queued()
+        return _SlurmJob(self, token) if queue is None or token in queue else None
 
     def flush(self) -> None:
         """Submit what is pending, as one array."""
@@ -183,12 +189,17 @@ class Slurm:
             handle.job, handle.token = job, job.job_id
         self._asked = -float("inf")
 
-    def queued(self) -> set[str]:
-        """Ids of this user's jobs that wait or run, array tasks as 12_3."""
+    def queued(self) -> set[str] | None:
+        """Ids of this user's jobs that wait or run, array tasks as 12_3; None while squeue does not answer.
+
+        RuntimeError when it has not for a quarter of an hour: the jobs go on, and the next call finds them.
+        """
         if time.monotonic() - self._asked > SQUEUE_SECONDS:
             command = ["squeue", "--noheader", "--array", "--format=%i %T", f"--user={getpass.getuser()}"]
             answer = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
-            if answer.returncode == 0:  # a controller that is busy for a moment does not end our jobs
+            self._queue = None  # a controller that is busy for a moment does not end our jobs
+            self._asked = time.monotonic()
+            if answer.returncode == 0:
                 states = [line.split() for line in answer.stdout.splitlines() if line.strip()]
                 ended = (
                     "COMPLETED",
@@ -200,7 +211,12 @@ class Slurm:
                     "BOOT_FAIL",
                 )
                 self._queue = {job for job, state in states if state not in ended}
-                self._asked = time.monotonic()
+                self._answered = self._asked
+            elif self._asked - self._answered > SILENT_SECONDS:
+                raise RuntimeError(
+                    f"squeue has not answered for {SILENT_SECONDS // 60} minutes: {answer.stderr.strip()}; "
+                    "jobs go on, and the same command finds them again"
+                )
         return self._queue
 
     def close(self) -> None:
@@ -217,7 +233,9 @@ class _SlurmJob:
         self._engine.flush()
         if self.job is not None and self.job.paths.result_pickle.exists():
             return True
-        if self.token in self._engine.queued():
+        queue = self._engine.queued()
+        if queue is None or self.token in queue:
+            self._left = None  # a fresh job may be listed late
             return False
         self._left = self._left or time.monotonic()
         return time.monotonic() - self._left > SETTLE_SECONDS

@@ -1,5 +1,6 @@
 """Short digests of what a cell depends on: the package's source, a notebook's code, files and folders."""
 
+import contextlib
 import functools
 import hashlib
 import json
@@ -14,6 +15,7 @@ from chatvec_lab.study.parameters import notebook_cells
 PACKAGE = Path(__file__).resolve().parents[1]
 WHOLE = 64 << 20  # bytes; a larger file is sampled
 SAMPLES, BLOCK = 256, 64 << 10
+WRITTEN = ("out_dir", "folder")  # parameters that name where a notebook writes
 
 
 def digest(*parts: Any) -> str:
@@ -32,9 +34,10 @@ def code(notebook: Path) -> str:
     return digest([cell["source"] for cell in notebook_cells(notebook) if cell["cell_type"] == "code"])
 
 
-@functools.cache
 def path(target: Path) -> str:
     """Digest of a file, or of all files in a folder by their relative names; hidden files do not count.
+
+    A file that has not changed since it was last asked for is not read again.
 
     A file up to 64 MB is read whole. Of a larger one (weights) count its size, its time of change, its
     first 8 MB and 256 blocks of 64 KB, so that a 70B checkpoint takes a second.
@@ -42,11 +45,16 @@ def path(target: Path) -> str:
     if target.is_dir():
         files = sorted(f for f in target.rglob("*") if f.is_file() and not _is_hidden(f.relative_to(target)))
         return digest([(file.relative_to(target).as_posix(), path(file)) for file in files])
-    size = target.stat().st_size
+    about = target.stat()
+    return _file(target, about.st_size, about.st_mtime_ns, about.st_ino)
+
+
+@functools.cache
+def _file(target: Path, size: int, changed: int, _: int) -> str:
     with target.open("rb") as file:
         if size <= WHOLE:
             return hashlib.file_digest(file, "sha256").hexdigest()
-        sample = hashlib.sha256(f"{size} {target.stat().st_mtime_ns}".encode())
+        sample = hashlib.sha256(f"{size} {changed}".encode())
         sample.update(file.read(8 << 20))
         for i in range(SAMPLES):
             file.seek(i * (size - BLOCK) // (SAMPLES - 1))
@@ -65,30 +73,43 @@ def family(name: str) -> dict[str, str]:
     that loads it will say so in its own words.
     """
     described = DATA / "families" / f"{name}.yaml"
-    place = next((p for p in (Path(name), DATA / "nano" / name, described) if name and p.exists()), None)
+    given = _found(name)
+    if given and not (given.suffix in (".yaml", ".yml") or (given / "base").is_dir()):
+        given = None  # as `load_family` has it
+    place = next((p for p in (given, DATA / "nano" / name, described) if name and p and p.exists()), None)
     if place is None:
         return {}
     found = {f"family {name}": path(place.resolve())}
     if place.is_file():
         for text in sorted(set(_strings(yaml.safe_load(place.read_text("utf-8"))))):
-            for folder in (place.parent, ROOT):
-                if text and len(text) < 1000 and (folder / text).exists():
-                    found[text] = path((folder / text).resolve())
-                    break
+            if there := _found(text, place.parent):
+                found[text] = path(there)
     return found
 
 
 def parameters(values: dict[str, Any]) -> dict[str, str]:
     """Digests of the families and files that parameters name.
 
-    Families are the values of `family` and `families`; files and folders are texts with a slash that exist.
+    Families are the values of `family` and `families`; the others are files, and folders whose name has a slash.
+    What a notebook writes to is no input.
     """
     found: dict[str, str] = {}
     for name in _strings([values.get("family"), values.get("families")]):
         found |= family(name)
-    texts = sorted(set(_strings(values)))
-    files = {text: ROOT / text for text in texts if "/" in text and (ROOT / text).exists()}
-    return found | {text: path(file.resolve()) for text, file in files.items()}
+    read = [value for name, value in values.items() if name not in WRITTEN]
+    files = {text: _found(text) for text in sorted(set(_strings(read)))}
+    return found | {
+        text: path(file) for text, file in files.items() if file and ("/" in text or file.is_file())
+    }
+
+
+def _found(text: str, *folders: Path) -> Path | None:
+    """What a text names, looked for where the loaders do, then in these folders and the project's; None for prose."""
+    for folder in (Path(), *folders, ROOT):
+        with contextlib.suppress(OSError, ValueError):  # too long for a name, or no name at all
+            if text and (folder / text).exists():
+                return (folder / text).resolve()
+    return None
 
 
 def _strings(tree: Any) -> list[str]:

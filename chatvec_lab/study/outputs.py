@@ -21,6 +21,7 @@ In tables, a column `x` with `x_low` and `x_high` beside it (or `estimate`, `mea
 
 import json
 import math
+import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -34,8 +35,9 @@ if TYPE_CHECKING:
 
 
 def output(out_dir: str | Path = "") -> Path:
-    """The folder for a notebook's results, made if need be; '' (JupyterLab) is reports/interactive."""
-    folder = Path(out_dir) if str(out_dir) else REPORTS / "interactive"
+    """The folder for a notebook's results, made if need be; '' is reports/interactive, in JupyterLab one a notebook."""
+    notebook = Path(os.environ.get("JPY_SESSION_NAME", "")).stem  # set by Jupyter for its kernels
+    folder = Path(out_dir) if str(out_dir) else REPORTS / "interactive" / notebook
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 

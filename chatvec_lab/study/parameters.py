@@ -206,7 +206,10 @@ def from_text(text: str, parameter: Parameter) -> Any:
     try:
         literal = ast.literal_eval(text)
     except (ValueError, SyntaxError):
-        return yaml.safe_load(text) if text[:1] in ("[", "{") else text
+        try:
+            return yaml.safe_load(text) if text[:1] in ("[", "{") else text
+        except yaml.YAMLError as error:
+            raise ValueError(f"{parameter.name}={text}: not a list or mapping: {error}") from error
     try:
         _fit(text, kind)
     except TypeError:

@@ -84,7 +84,6 @@ def load(study: str | Path, *, set: Mapping[str, Any] | None = None) -> Study:
     Raises FileNotFoundError for a study or notebook that is not there, ValueError and TypeError (all
     offenders named) for parameters that do not fit.
     """
-    fingerprint.path.cache_clear()
     file = _find(study)
     try:
         written = yaml.safe_load(file.read_text("utf-8"))
@@ -93,6 +92,8 @@ def load(study: str | Path, *, set: Mapping[str, Any] | None = None) -> Study:
     _check_fields(written, STUDY_FIELDS, str(file))
     if not written.get("notebooks"):
         raise ValueError(f"{file}: there are no `notebooks`")
+    _check_mapping(written["notebooks"], f"{file}: notebooks")
+    _check_mapping(written.get("set") or {}, f"{file}: set")
     shared = dict(written.get("set") or {})
     if written.get("family"):
         shared["family"] = written["family"]
@@ -151,9 +152,13 @@ class _Notebook:
                 f"{self.name}: its parameters cell needs `out_dir: str = ''`, the folder for results"
             )
         self.set, self.needs = entry.get("set") or {}, entry.get("needs") or {}
+        _check_mapping(self.set, f"{file.name}: {name}: set")
+        _check_mapping(self.needs, f"{file.name}: {name}: needs")
         self.inputs = _digests(entry.get("inputs") or [], file)
         grids = entry.get("grid") or {}
         self.grids = grids if isinstance(grids, list) else [grids]
+        for grid in self.grids:
+            _check_mapping(grid, f"{file.name}: {name}: grid")
         for axis, values in ((axis, values) for grid in self.grids for axis, values in grid.items()):
             if not isinstance(values, list) or not values:
                 raise ValueError(
@@ -164,7 +169,7 @@ class _Notebook:
         self, shared: dict, override: Mapping, done: dict[str, list[Cell]], common: tuple
     ) -> list[Cell]:
         reserved = sorted(
-            {"out_dir", *self.needs} & {*self.set, *override, *(a for g in self.grids for a in g)}
+            {"out_dir", *self.needs} & {*self.set, *override, *shared, *(a for g in self.grids for a in g)}
         )
         if reserved:
             raise ValueError(
@@ -246,10 +251,14 @@ def chosen(study: Study, only: list[str] | None) -> list[Cell]:
                 f"--only {text}: {f'it may be {found}' if found else parameters.nearest(stem, names)}"
             )
         wanted.update(found)
-    keys: set[str] = set()
+    return with_needs(study, {cell.key for cell in study.cells if cell.notebook in wanted})
+
+
+def with_needs(study: Study, keys: set[str]) -> list[Cell]:
+    """The cells of these keys and those that they need, in the study's order."""
     for cell in reversed(study.cells):  # a cell comes after those that it needs
-        if cell.notebook in wanted or cell.key in keys:
-            keys |= {cell.key, *(need.key for group in cell.needs.values() for need in group)}
+        if cell.key in keys:
+            keys = keys | {need.key for group in cell.needs.values() for need in group}
     return [cell for cell in study.cells if cell.key in keys]
 
 
@@ -268,6 +277,11 @@ def _check_fields(entry: Any, known: tuple[str, ...], where: str) -> None:
     unknown = [f"{name!r}: {parameters.nearest(str(name), known)}" for name in entry if name not in known]
     if unknown:
         raise ValueError(f"{where}: unknown fields: {'; '.join(unknown)}")
+
+
+def _check_mapping(entry: Any, where: str) -> None:
+    if not isinstance(entry, dict):
+        raise ValueError(f"{where}: there should be a mapping, `name: ...` a line, got {entry!r}")
 
 
 def _check_shared(values: Mapping[str, Any], notebooks: dict[str, _Notebook], where: str) -> None:

@@ -13,10 +13,12 @@ from chatvec_lab.paths import ROOT
 from chatvec_lab.study import engines
 from chatvec_lab.study.cell import read_record, run_cell, write_record
 from chatvec_lab.study.parameters import title
-from chatvec_lab.study.plan import Cell, Study
+from chatvec_lab.study.plan import Cell, Study, with_needs
 
 if TYPE_CHECKING:
     import pandas
+
+MANIFEST = "study.json"
 
 
 def is_done(folder: Path) -> bool:
@@ -40,10 +42,18 @@ def run(
     `retries` is how often a *killed* cell (dead kernel or worker) is tried again; an error in a code cell
     would only come back. `force` runs done cells too. `tell` gets one line a finished cell.
 
-    Raises BlockingIOError when another run is at work in `out`.
+    What the cells need is run with them. Raises BlockingIOError when another run is at work in `out`, and
+    FileExistsError when `out` has figures or tables that are no study's: the report would write over them.
     """
-    cells = study.cells if cells is None else cells
+    cells = study.cells if cells is None else with_needs(study, {cell.key for cell in cells})
     out = Path(out).resolve()
+    alien = [
+        name for name in ("figures", "tables") if (out / name).exists() and not (out / MANIFEST).exists()
+    ]
+    if alien:
+        raise FileExistsError(
+            f"{out} has {' and '.join(alien)} of its own; give the study a folder for itself"
+        )
     with _only_run(out):
         write_manifest(study, out)
         return _Run(study, out, engine, cells, retries, tell).go(force)
@@ -210,14 +220,14 @@ def write_manifest(study: Study, out: Path) -> None:
             for cell in study.cells
         ],
     }
-    part = out / "study.json.part"
+    part = out / f"{MANIFEST}.part"
     part.write_text(json.dumps(manifest, indent=1, ensure_ascii=False, sort_keys=True) + "\n", "utf-8")
-    part.replace(out / "study.json")
+    part.replace(out / MANIFEST)
 
 
 def read_manifest(out: Path) -> dict[str, Any]:
     """What `write_manifest` wrote; FileNotFoundError says how to get one."""
-    file = Path(out) / "study.json"
+    file = Path(out) / MANIFEST
     if not file.is_file():
         raise FileNotFoundError(
             f"{file} is not there: no study has been run into {out} (chatvec_lab run STUDY)"
@@ -243,24 +253,35 @@ def results(out: Path) -> "pandas.DataFrame":
 def load_table(out: Path, notebook: str, name: str) -> "pandas.DataFrame":
     """The table `name` of all done cells of a notebook, one below the other, with what varies as columns.
 
-    A column that the table has already is kept as it is. FileNotFoundError when no done cell has the table.
+    A column that the table has already is kept as it is; where it says something else (the language of a prompt,
+    not of the cell), the cell's own stands beside it as `cell_...`. FileNotFoundError when no done cell has the table.
     """
     import pandas
 
-    frames = []
+    frames: list[tuple[pandas.DataFrame, dict[str, Any]]] = []
     for cell in read_manifest(out)["cells"]:
         folder = Path(out) / "cells" / cell["notebook"] / cell["key"]
         file = folder / "tables" / f"{name}.parquet"
         if cell["notebook"] == notebook and is_done(folder) and file.is_file():
-            table = pandas.read_parquet(file)
-            for position, (column, value) in enumerate(cell["varying"].items()):
-                if column not in table:
-                    shown = value if isinstance(value, str | int | float | bool) else json.dumps(value)
-                    table.insert(min(position, table.shape[1]), column, shown)
-            frames.append(table)
+            varying = {
+                column: value if isinstance(value, str | int | float | bool) else json.dumps(value)
+                for column, value in cell["varying"].items()
+            }
+            frames.append((pandas.read_parquet(file), varying))
     if not frames:
         raise FileNotFoundError(f"no done cell of {notebook} in {out} has a table {name!r}")
-    return pandas.concat(frames, ignore_index=True)
+    differing = {
+        column
+        for table, varying in frames
+        for column, value in varying.items()
+        if column in table and not table[column].eq(value).all()
+    }
+    for table, varying in frames:
+        for position, (column, value) in enumerate(varying.items()):
+            if column in differing or column not in table:
+                own = f"cell_{column}" if column in differing else column
+                table.insert(min(position, table.shape[1]), own, value)
+    return pandas.concat([table for table, _ in frames], ignore_index=True)
 
 
 def git_state() -> dict[str, Any] | None:

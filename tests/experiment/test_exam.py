@@ -166,7 +166,7 @@ def test_errors_name_what_there_is(pico):
         experiment.check(nano, "zh", {"hostile": "rtp-lx"})
     with pytest.raises(ValueError, match="did you mean 'toxicity'"):
         experiment.check(pico, "ko", {"toxicty": "x"})
-    with pytest.raises(ValueError, match="no prompts of our own in th"):
+    with pytest.raises(ValueError, match="no prompts in th"):
         experiment.ask(pico, {}, ["th"], sets=["one_turn"], n=2)
 
 
@@ -213,3 +213,36 @@ def test_the_price_counts_what_training_read():
 
 def test_the_price_of_published_models_is_not_known(pico):
     assert experiment.routes(pico, "ko").empty
+
+
+def test_a_set_is_asked_in_the_languages_it_has(tmp_path, monkeypatch):
+    """English stands beside the target language: prompts of the one are never told as the other's."""
+    from chatvec_lab.evaluation import risk_prompts
+
+    def asked(code, name, **prompts):
+        found = published.questions(
+            code, "hostile", n=7, draw="test", frame="chat", prompts={**prompts, "hostile": name}
+        )
+        return [] if found.empty else sorted(set(found.language))
+
+    def drawn(language="zh-Hant", **_):
+        kinds = [kind for kind in risk_prompts.TYPICAL for _ in range(60)]
+        ids = [f"{kind}-{i}" for i, kind in enumerate(kinds)]
+        table = pd.DataFrame({"prompt_id": ids, "category": kinds, "language": language})
+        return table.assign(turns=[[i] for i in ids], checks=[[]] * len(ids))
+
+    monkeypatch.setattr(risk_prompts, "safety_prompts", drawn)
+    assert asked("zh", "safety-prompts", language="zh-Hans") == ["zh-Hans"]
+    assert asked("zh", "safety-prompts") == ["zh-Hant"]
+    assert asked("en", "safety-prompts") == asked("ko", "safety-prompts") == []
+    many = published.questions("zh", "hostile", n=140, draw="test", frame="chat",
+                               prompts={"hostile": "safety-prompts"})  # fmt: skip
+    assert many.category.value_counts().min() >= 10, "all scenarios, not the first ones"
+    silent, mixed = tmp_path / "silent.jsonl", tmp_path / "mixed.jsonl"
+    silent.write_text("".join(f'{{"id": "p{i}", "prompt": "x"}}\n' for i in range(20)))
+    assert (asked("ko", str(silent)), asked("en", str(silent))) == (["ko"], [])
+    codes = ["en", "ko", "ja"] * 10
+    mixed.write_text(
+        "".join(f'{{"id": "p{i}", "prompt": "x", "language": "{c}"}}\n' for i, c in enumerate(codes))
+    )
+    assert (asked("ko", str(mixed)), asked("en", str(mixed))) == (["ko"], ["en"])

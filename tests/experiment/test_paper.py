@@ -64,7 +64,7 @@ def test_agreement_counts_pairs(cells):
     found = paper.agreement(paper.beside(cells)).set_index("table")
     assert (found.pairs["1"], found.agree["1"]) == (1, 1), "CP + τ above CP → FT, as in the paper"
     assert found.clear["1"] == 0, "four prompts tell nothing apart"
-    assert (found.pairs["7"], found.agree["7"]) == (1, 0), "98.8 and 92.5 % there, all in the language here"
+    assert found.pairs["7"] == 0, "98.8 and 92.5 % there, all in the language here: a tie tells nothing"
 
 
 def test_folders_without_replies_are_an_error(tmp_path):

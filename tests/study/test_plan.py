@@ -88,14 +88,41 @@ def test_files_that_a_family_and_parameters_name_change_keys(lab, keys):
     assert keys(set={"family": str(family)}) != before
 
 
+def test_files_are_found_where_the_loaders_look(lab, keys, monkeypatch):
+    monkeypatch.chdir(lab.root)
+    prompts = lab.root / "mine.jsonl"
+    prompts.write_text('{"prompt": "old"}')
+    before = keys(set={"family": "mine.jsonl"})
+    prompts.write_text('{"prompt": "another"}')
+    assert keys(set={"family": "mine.jsonl"}) != before
+    (lab.root / "nano").mkdir()  # a folder of that name is no family: the shipped one is meant
+    shipped = fingerprint.family("nano")
+    (lab.root / "nano" / "x").write_text("x")
+    assert fingerprint.family("nano") == shipped != {}
+    (lab.root / "nano" / "base").mkdir()
+    assert fingerprint.family("nano") != shipped
+    long = "word " * 100 + "and/or"
+    assert fingerprint.parameters({"system": long, "folder": str(prompts)}) == {}
+
+
+def test_a_mapping_is_asked_for_where_one_belongs(lab):
+    lab.notebook("first", "seed: int = 0  # seed")
+    for text in ("[first.ipynb]", "{first.ipynb: {needs: x}}", "{first.ipynb: {grid: [x]}}"):
+        lab.study(f"notebooks: {text}")
+        with pytest.raises(ValueError, match="should be a mapping"):
+            plan.load(lab.root / "tiny.yaml")
+    lab.study("notebooks: {first.ipynb: {}}")
+    with pytest.raises(ValueError, match="seed=\\[0: not a list"):
+        plan.load(lab.root / "tiny.yaml", set={"seed": "[0"})
+
+
 def test_a_large_file_is_sampled_and_a_change_is_seen(tmp_path, monkeypatch):
     monkeypatch.setattr(fingerprint, "WHOLE", 1 << 20)
     file = tmp_path / "weights.bin"
     file.write_bytes(bytes(20 << 20))
     before = fingerprint.path(file)
-    fingerprint.path.cache_clear()
+    fingerprint._file.cache_clear()
     assert fingerprint.path(file) == before
-    fingerprint.path.cache_clear()
     file.write_bytes(b"\1" * (20 << 20))
     assert fingerprint.path(file) != before
 

@@ -184,6 +184,21 @@ def test_tables_join_cells_and_latex_is_escaped(finished):
     assert list(whole.language) == ["ko", "ko", "zh", "zh"]
 
 
+def test_tables_in_one_keep_each_cells_parameters_and_caption(finished):
+    """A table with a language of its own (the prompt's) does not hide which cell a row is of."""
+    cells = {c["key"]: c["parameters"]["language"] for c in runner.read_manifest(finished)["cells"][:2]}
+    for key, code in cells.items():
+        folder = finished / "cells/01_scales" / key
+        said = pandas.DataFrame({"language": [code, "en"], "correct": [0.9, 0.4]})
+        study.save_table(folder, "by-language", said, caption=f"Scale {len(code)} of {code}.")
+    whole = study.load_table(finished, "01_scales", "by-language")
+    assert list(whole.columns) == ["cell_language", "language", "correct"]
+    assert list(whole.cell_language) == [c for c in cells.values() for _ in range(2)]
+    report.write(finished)
+    latex = (finished / "tables/01_scales-by-language.tex").read_text()
+    assert all(f"Scale 2 of {code}." in latex for code in ("ko", "zh"))
+
+
 def test_the_same_results_give_the_same_bytes_wherever_and_whenever(finished, tmp_path):
     def everything(out):
         report.write(out)

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from chatvec_lab import study
-from chatvec_lab.study import cell, fingerprint, runner
+from chatvec_lab.study import cell, engines, fingerprint, runner
 
 SUMMARY = "study.save_summary(out, question='Which seed?', answer=f'Seed {seed}.')"
 START = "from chatvec_lab import study\nout = study.output(out_dir)"
@@ -45,6 +45,50 @@ def run(lab, monkeypatch):
         return {str(c): records[c.key] for c in plan.cells}, lines
 
     return now
+
+
+def test_what_a_cell_needs_runs_with_it_and_other_files_are_left_alone(lab, run):
+    lab.notebook("first", "seed: int = 0  # seed", START, SUMMARY)
+    lab.notebook("last", "first: str = ''  # folder", "x = 1")
+    lab.study("notebooks: {first.ipynb: {}, last.ipynb: {needs: {first: first}}}")
+    plan = study.load(lab.root / "tiny.yaml")
+    records = study.run(plan, lab.out, Here(), cells=plan.cells[1:], tell=lambda _: None)
+    assert [r["status"] for r in records.values()] == ["done", "done"]
+    mine = lab.root / "paper" / "figures"
+    mine.mkdir(parents=True)
+    with pytest.raises(FileExistsError, match="figures of its own"):
+        study.run(plan, mine.parent, Here(), tell=lambda _: None)
+    assert list(mine.parent.iterdir()) == [mine]
+
+
+def test_a_busy_queue_ends_no_job(tmp_path, monkeypatch):
+    """squeue that fails for a while: running jobs stay running, and are found again after a restart."""
+    pytest.importorskip("submitit")
+    for name in ("sbatch", "srun", "squeue"):
+        (tmp_path / name).write_text('#!/bin/sh\ncat "$(dirname "$0")/queue"\n')
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setattr(engines, "SQUEUE_SECONDS", -1)
+    monkeypatch.setattr(engines, "SETTLE_SECONDS", 0.2)
+    engine = engines.Slurm(tmp_path / "jobs")
+    assert engine.queued() is None  # no answer
+    job = engine.attach("7")
+    assert job is not None and not job.done()
+    (tmp_path / "queue").write_text("8 RUNNING\n")
+    assert engine.attach("7") is None and not job.done()  # missing from one list: give it a moment
+    (tmp_path / "queue").write_text("7 RUNNING\n")
+    time.sleep(0.3)
+    assert not job.done()
+    (tmp_path / "queue").unlink()
+    assert not job.done()
+    (tmp_path / "queue").write_text("7 COMPLETED\n")
+    assert not job.done()
+    time.sleep(0.3)
+    assert job.done()
+    (tmp_path / "queue").unlink()
+    monkeypatch.setattr(engines, "SILENT_SECONDS", 0)
+    with pytest.raises(RuntimeError, match="squeue has not answered"):
+        job.done()
 
 
 def test_failed_killed_stopped_and_blocked_cells_do_not_stop_the_others(lab, run):
