@@ -54,7 +54,7 @@ class Family:
 SECOND = {"base_steps": 4500, "tuning_steps": 300, "tuning_rate": 5e-4, "marker_rate": 2e-3}
 FAMILIES = {
     "nano": Family(extras=True),
-    "nano-wide": Family(languages=("en", "es", "ar", "sw"), english=0.46, **SECOND),
+    "nano-wide": Family(languages=("en", "es", "ar", "sw"), english=0.46),
     "nano-short": Family(extras=True, **SECOND),
     "nano-0.3m": Family(languages=("en", "zh"), hidden=64, feed_forward=192, **SECOND),
     "nano-3m": Family(

@@ -249,6 +249,9 @@ def tables(data: Path) -> dict[str, str]:
         "orders": models(r, ORDERS),
         "extended": models(r, EXTENDED, ("zh",)),
         "ladder": ladder(r),
+        "wide_effect": effect(found["nano-wide"]),
+        "wide_toxicity": toxicity(found["nano-wide"]),
+        "wide_kinds": kinds(found["nano-wide"]),
         "ablations": ablations(found),
         "families": families([r for name, r in found.items() if name == RECIPE or name not in ABLATIONS]),
     }
