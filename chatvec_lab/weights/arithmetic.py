@@ -69,7 +69,7 @@ class WeightVector:
 
     @cached_property
     def names(self) -> list[str]:
-        """Names of the tensors, in the file order of the first term."""
+        """Names of the tensors, in the file order of the first term; a head that only others have comes last."""
         first, *others = (term.leaf for term in self.terms)
         lines = [f"{n}   not in {leaf.label}" for leaf in others for n in first.names if not leaf.resolve(n)]
         lines += [
@@ -87,10 +87,11 @@ class WeightVector:
             raise ValueError(
                 unpaired("sum of vectors", lines, len(first.names), others[0].label, first.label)
             )
-        return first.names
+        return list(dict.fromkeys(name for term in self.terms for name in term.leaf.names))
 
     def shape(self, name: str) -> tuple[int, ...]:
-        return self.terms[0].leaf.shape(name)
+        leaf = self.terms[0].leaf
+        return leaf.shape(leaf.resolve(name) or name)
 
     def resolve(self, name: str) -> str | None:
         """The tensor that plays the part of `name` (a tied head is the embedding), or None."""
@@ -143,7 +144,9 @@ class WeightVector:
             shift = (wanted[0] - first) * width
             return leaf.own(name, start + shift, stop + shift, work)
         result: list[exact.Part] = []
-        for position, row, count in runs(wanted):
+        for position, row, count in runs(wanted) or [
+            (0, 0, 0)
+        ]:  # no row known: zeros, so that parts stay in place
             mark = work.mark()
             own = leaf.own(name, row * width, (row + count) * width, work)
             if not result:

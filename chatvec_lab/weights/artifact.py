@@ -91,6 +91,7 @@ def save_vector(
             "label": vector.label,
             "recipe": vector.describe(),
             "coefficients": {name: _coefficients(vector, name) for name in vector.names},
+            "shapes": {name: list(vector.shape(name)) for name in vector.names},
             "sources": [source_entry(source, digests) for source in sources],
             "weights": {
                 "digest": combined({n: d for noted in journal.values() for n, d in noted["tensors"].items()}),
@@ -221,7 +222,8 @@ class Stored:
         return name if name in self.coefficients else self.files.resolve(name)
 
     def shape(self, name: str) -> tuple[int, ...]:
-        return self.files.shape(self.resolve(name) or name)
+        shapes = self.manifest.get("shapes", {})  # what has coefficient 0 is in no file
+        return tuple(shapes[name]) if name in shapes else self.files.shape(self.resolve(name) or name)
 
     @cached_property
     def vocabulary(self) -> Vocabulary | None:

@@ -88,7 +88,9 @@ def audit(
 def _formula(own: torch.Tensor, name: str, picked: np.ndarray, cp, chat, base, scale) -> list[Fraction]:
     """cp + scale * (chat - base) at the flat positions `picked` of the CP's tensor, without any rounding."""
     result = [Fraction(x) for x in own.double().tolist()]
-    both = [(c.read(name).reshape(-1), _positions(picked, name, cp, c)) for c in (chat, base)]
+    both = [
+        (c.read(c.resolve(name) or name).reshape(-1), _positions(picked, name, cp, c)) for c in (chat, base)
+    ]
     has = (both[0][1] >= 0) & (both[1][1] >= 0)
     plus, minus = (values[np.where(has, places, 0)].double().tolist() for values, places in both)
     return [

@@ -5,6 +5,7 @@ Nothing is mapped and nothing is kept: each read is a `pread` of the asked eleme
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import threading
@@ -165,9 +166,11 @@ class Checkpoint:
         return stored
 
     def fingerprint(self) -> list:
-        """What identifies the weights without reading them: files with their sizes and times."""
+        """What identifies the weights without reading them: files with their sizes and times, and the tokens."""
         stored = sorted({entry.file for entry in self.entries.values()})
-        return [self.label, [[f.name, f.stat().st_size, f.stat().st_mtime_ns] for f in stored]]
+        tokens = sorted(self.vocabulary.tokens.items()) if self.vocabulary else []
+        digest = hashlib.sha256(json.dumps(tokens).encode()).hexdigest()
+        return [str(self.folder), digest, [[f.name, f.stat().st_size, f.stat().st_mtime_ns] for f in stored]]
 
     def fill(self, name: str, start: int, stop: int, out: np.ndarray) -> np.ndarray:
         """Read the flat elements [start, stop) into `out`, a raw array of at least that length; returns the view."""

@@ -257,6 +257,8 @@ def _settle(cp, parts: Sequence[Part], out: np.ndarray, indices: np.ndarray, dty
             total += Fraction(coefficient) * delta
         if total:  # a zero keeps the sign that the float arithmetic gave it
             out[i] = _raw_scalar(round_fraction(total, dtype), dtype)
+        elif widen(out[i : i + 1])[0]:  # what rounding left of a sum that is zero
+            out[i] = 0
 
 
 def round_fraction(value: Fraction, dtype: str) -> float:

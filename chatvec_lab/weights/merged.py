@@ -85,11 +85,20 @@ class MergedCheckpoint(Checkpoint):
 
     def fingerprint(self) -> list:
         recipe = [self.policy, self.copy_special, self.add_tokens, self.vector.describe()]
+        # of a tied vector, names of its own do not tell what a head of the CP's own gets
+        recipe.append([[term.coefficient(name) for term in self.vector.terms] for name in self.cp.names])
         return [recipe, self.cp.fingerprint(), *(source.fingerprint() for source in self.vector.sources())]
 
     def check(self) -> None:
         """Raise the errors that headers and tokenizers can show, before anything is read or written."""
         _ = self._is_paired
+        if isinstance(self.cp, MergedCheckpoint) and (
+            self.cp.added_tokens or (self.cp.chat_side and not self.chat_side)
+        ):
+            raise ValueError(
+                f"{self.cp.label} is itself a sum, whose chat template and added tokens would be lost in this one. "
+                "Add the vectors first, cp + (a + b), or save the first sum and add to that."
+            )
         if self.policy == "strict" and (names := self._vocabulary_names()):
             self._check_strict(names[0])
         missing = self.missing_tokens

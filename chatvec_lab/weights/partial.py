@@ -22,6 +22,8 @@ JOURNAL = "journal.json"
 
 
 def refuse_existing(path: Path) -> None:
+    if path.is_symlink() or path.is_mount():  # neither can be replaced by the finished folder
+        raise FileExistsError(f"{path} is a link or a mounted disk. Choose a folder inside it.")
     if path.exists() and not (path.is_dir() and not any(path.iterdir())):
         raise FileExistsError(
             f"{path} exists already and is left as it is. Choose another folder or remove it first."

@@ -61,7 +61,7 @@ class Transform:
     def values(self, name: str, start: int, stop: int, work: Workspace, dtype=np.float64) -> np.ndarray:
         """The vector's elements in a span of its own rows, rounded once."""
         parts = self.vector.parts(name, start, stop, work=work)
-        return exact.combine(None, parts, np.empty(stop - start, dtype), scratch=work.scratch)
+        return self.vector._combined(name, None, parts, np.empty(stop - start, dtype), work)
 
     def blocks(self, name: str, dtype=np.float64):
         """(start, elements) block by block."""
@@ -143,9 +143,7 @@ class Sparsified(Transform):
             parts = [(c / self.density, plus, minus) for c, plus, minus in parts]
         else:
             threshold, behind = self.fact(name)
-            size = np.abs(
-                exact.combine(None, parts, np.empty(stop - start, np.float32), scratch=work.scratch)
-            )
+            size = np.abs(self.vector._combined(name, None, parts, np.empty(stop - start, np.float32), work))
             dropped = size < threshold
             dropped |= (size == threshold) & (np.arange(start, stop) >= behind)
         for _, plus, minus in parts:
@@ -258,7 +256,7 @@ class Noise(Transform):
 
     def own(self, name: str, start: int, stop: int, work: Workspace) -> list[exact.Part]:
         size, unit = prod(self.shape(name)), self._unit(name)
-        first, last = start // unit, ceil(stop / unit)
+        first, last = start // unit, max(ceil(stop / unit), start // unit + 1)
         pieces = [self._raw(name, i, min(unit, size - i * unit)) for i in range(first, last)]
         noise = np.concatenate(pieces)[start - first * unit : stop - first * unit]
         return [(self.fact(name), noise, None)]
@@ -282,7 +280,7 @@ class Ties(Transform):
         stack = []
         for vector in self.trimmed:
             parts = vector.parts(name, start, stop, work=work, **spaces)
-            stack.append(exact.combine(None, parts, np.empty(stop - start), scratch=work.scratch))
+            stack.append(vector._combined(name, None, parts, np.empty(stop - start), work))
         deltas = np.stack(stack)
         agreeing = np.sign(deltas) == np.where(deltas.sum(0) >= 0, 1.0, -1.0)
         total, count = (deltas * agreeing).sum(0), agreeing.sum(0)
