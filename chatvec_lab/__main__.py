@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import re
 import sys
+from pathlib import Path
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -20,7 +22,7 @@ def main(argv: list[str] | None = None) -> int:
     options = parser.parse_args(argv)
     try:
         return options.run(options) or 0
-    except (OSError, ValueError, TypeError, KeyError) as error:
+    except (OSError, ValueError, TypeError, KeyError, ImportError, ArithmeticError, re.error) as error:
         text = error.args[0] if isinstance(error, KeyError) else error
         print(f"chatvec_lab {options.verb}: {text}", file=sys.stderr)
         return 1
@@ -95,6 +97,8 @@ def _add_merge(verbs) -> None:
 
 def _merge(options) -> int:
     _start_lean()
+    from chatvec_lab.weights.partial import refuse_existing
+
     names = ("base", "chat", "vector", "cp", "scale", "layers", "select", "within")
     given = [f"--{name}" for name in names if getattr(options, name) not in (None, [])]
     given += [
@@ -109,6 +113,8 @@ def _merge(options) -> int:
         raise ValueError("no model to add to: give --cp, or --mergekit.")
     if not options.out and not options.export_mergekit:
         raise ValueError("nowhere to write to: give --out, or --export-mergekit.")
+    if options.save_vector:
+        refuse_existing(Path(options.save_vector))
     merged, dtype = _from_mergekit(options) if options.mergekit else (_merged(options), None)
     dtype = options.dtype or dtype
     if options.export_mergekit:
@@ -122,6 +128,8 @@ def _merge(options) -> int:
             resume=not options.no_resume, verify=options.verify,
         )  # fmt: skip
         print(report)
+    if options.save_vector:  # last, so that the same command goes on where it was stopped
+        print(sum(_vectors(options)).save(options.save_vector))
     return 0
 
 
@@ -145,25 +153,13 @@ def _from_mergekit(options):
 
 def _merged(options):
     """cp + the sum of the scaled vectors that the options name."""
-    from chatvec_lab import WeightVector
-
-    bases = options.base * len(options.chat) if len(options.base) == 1 else options.base
-    if len(bases) != len(options.chat):
-        raise ValueError(
-            f"{len(options.chat)} --chat but {len(options.base)} --base: give one base, or one for each chat."
-        )
-    vectors = [_checkpoint(chat) - _checkpoint(base) for chat, base in zip(options.chat, bases, strict=True)]
-    vectors += [WeightVector.load(path) for path in options.vector]
-    if not vectors:
-        raise ValueError("no vector: give --chat and --base, or --vector.")
+    vectors = _vectors(options)
     scales = options.scale or [1.0]
     scales = scales * len(vectors) if len(scales) == 1 else scales
     if len(scales) != len(vectors):
         raise ValueError(
             f"{len(vectors)} vectors but {len(scales)} --scale: give one for all, or one for each."
         )
-    if options.save_vector:
-        sum(vectors).save(options.save_vector)
     tau = sum(scale * vector for scale, vector in zip(scales, vectors, strict=True))
     if options.layers or options.select:
         tau = tau.select(layers=options.layers, modules=options.select)
@@ -175,9 +171,26 @@ def _merged(options):
     )
 
 
+def _vectors(options) -> list:
+    from chatvec_lab import WeightVector
+
+    bases = options.base * len(options.chat) if len(options.base) == 1 else options.base
+    if len(bases) != len(options.chat):
+        raise ValueError(
+            f"{len(options.chat)} --chat but {len(options.base)} --base: give one base, or one for each chat."
+        )
+    vectors = [_checkpoint(chat) - _checkpoint(base) for chat, base in zip(options.chat, bases, strict=True)]
+    vectors += [WeightVector.load(path) for path in options.vector]
+    if not vectors:
+        raise ValueError("no vector: give --chat and --base, or --vector.")
+    return vectors
+
+
 def _checkpoint(text: str):
     from chatvec_lab import Checkpoint
 
+    if Path(text).exists():  # a folder may have an @ in its path
+        return Checkpoint(text)
     source, _, revision = text.partition("@")
     return Checkpoint(source, revision=revision or None)
 

@@ -88,6 +88,18 @@ def test_a_difference_is_not_taken_for_a_model(families, tmp_path):
         family_of(base, delta, zh=cp).check()
 
 
+def test_a_damaged_tensor_is_named(families, tmp_path):
+    base, chat, _ = families("llama")
+    for value in (0.0, float("nan")):
+
+        def spoil(parameters, value=value):
+            parameters["model.layers.0.mlp.up_proj.weight"].fill_(value)
+
+        damaged = save_model(tmp_path / str(value), seed=3, near=base, change=spoil)
+        with pytest.raises(ValueError, match=r"cp_zh .*mlp\.up_proj\.weight is zero or holds NaN"):
+            family_of(base, chat, zh=damaged).check()
+
+
 def test_a_new_embedding_is_told_from_a_new_model(families, tmp_path):
     base, chat, _ = families("llama")
 

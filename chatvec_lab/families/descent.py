@@ -131,6 +131,8 @@ def _evidence(
             ours, theirs = _chosen(member, base, name, rows, generator)
             if len(ours):
                 row |= _compare(_read(member, name, ours), _read(base, name, theirs))
+                if np.isnan(row["cosine"]):
+                    problem = "is zero or holds NaN, here or in the base: a damaged file?"
             else:
                 problem = f"shares no token with {base.label}"
         cosine, ratio = row.get("cosine", np.nan), row.get("norm_ratio", np.nan)

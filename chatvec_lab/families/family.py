@@ -144,13 +144,22 @@ def _from_yaml(file: Path) -> Family:
 
     from chatvec_lab import Checkpoint
 
-    described = yaml.safe_load(file.read_text(encoding="utf-8"))
-    lacking = [key for key in ("base", "chat", "cp") if not (described or {}).get(key)]
+    try:
+        described = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise ValueError(f"{file} is not YAML: {error}") from error
+    if not isinstance(described, Mapping):
+        raise ValueError(f"{file}: there should be a mapping with base, chat and cp, got {described!r}")
+    lacking = [key for key in ("base", "chat", "cp") if not described.get(key)]
     if lacking:
         raise ValueError(
             f"{file} lacks {', '.join(lacking)}: a family has base, chat and cp (a model a language)."
         )
 
+    if not isinstance(described["cp"], Mapping):
+        raise ValueError(
+            f"{file}: cp names a model a language, such as `cp: {{zh: MODEL}}`, got {described['cp']!r}"
+        )
     entries = {"base": described["base"], "chat": described["chat"]}
     entries |= {f"cp_{code}": entry for code, entry in described["cp"].items()}
     entries |= described.get("others") or {}

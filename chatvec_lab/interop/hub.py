@@ -131,9 +131,8 @@ def _files(saved: Path) -> list[str]:
             f"{saved} was not written by chatvec_lab (no {MANIFEST} of ours, or no {CARD}); "
             "save a merged model, a vector or an adapter and push that."
         )
-    found = sorted(
-        p.relative_to(saved).as_posix() for p in saved.rglob("*") if p.is_file() and p.name[0] != "."
-    )
+    files = [p.relative_to(saved) for p in saved.rglob("*") if p.is_file()]
+    found = sorted(file.as_posix() for file in files if not any(part[0] == "." for part in file.parts))
     lacking = sorted(set(manifest["weights"]["files"]) - set(found))
     if lacking:
         raise ValueError(f"{saved} is not whole: its {MANIFEST} names {', '.join(lacking)}. Save it again.")
@@ -196,7 +195,7 @@ def _on_hub(name: str, token: str | None) -> str | None:
         return None
     try:
         card = HfApi().model_info(name, token=token or False).card_data
-    except OSError:  # gated, gone or no network: the card says that the licence is not stated
+    except Exception:  # gated, gone or no network: the card says that the licence is not stated
         return None
     return card.get("license") if card else None
 
@@ -250,6 +249,8 @@ def _evaluation(evaluation, rows: int = 40) -> str:
             raise ValueError(f"evaluation={str(file)!r}: expected a .json or a .csv, a mapping or a table.")
         if file.suffix == ".json":
             evaluation = json.loads(file.read_text("utf-8"))
+            if not isinstance(evaluation, Mapping):
+                raise ValueError(f"{file} holds no mapping of measures to values; give one, or a .csv.")
         else:
             import pandas
 

@@ -60,7 +60,10 @@ def load(config: str | os.PathLike | Mapping[str, Any], *, seed: int = 0) -> Rec
     differ and the recipe does not say which to keep.
     """
     if not isinstance(config, Mapping):
-        config = yaml.safe_load(Path(config).read_text("utf-8"))
+        try:
+            config = yaml.safe_load((file := Path(config)).read_text("utf-8"))
+        except yaml.YAMLError as error:
+            raise ValueError(f"{file} is not YAML: {error}") from error
     _check_keys(config)
     method = config["merge_method"]
     sparsify, consensus, normalize, rescale = METHODS[method]
@@ -287,13 +290,11 @@ def _start(config, base, models, weights, *, is_plain: bool) -> tuple[Checkpoint
             "task_arithmetic recipe adds with weight 1. Make it the base_model (see chatvec_lab's own recipes)."
         )
     if source is None:
-        sizes = {
-            m.label: {n: m.shape(n)[0] for n in m.names if has_vocabulary_axis(n)} for m in (base, *models)
-        }
-        differing = [label for label, rows in sizes.items() if rows != sizes[base.label]]
+        own, *sizes = ({n: m.shape(n)[0] for n in m.names if has_vocabulary_axis(n)} for m in (base, *models))
+        differing = [f"{m.source} ({rows})" for m, rows in zip(models, sizes, strict=True) if rows != own]
         if differing:
             raise ValueError(
-                f"{', '.join(differing)} and base_model {base.label} have different vocabularies ({sizes}), and the "
+                f"{', '.join(differing)} and base_model {base.source} ({own}) have different vocabularies, and the "
                 "recipe does not say which to keep. Best is base_model: CP with chat at +scale and base at -scale; "
                 "tokenizer_source: base keeps base_model's alone."
             )

@@ -21,7 +21,7 @@ from chatvec_lab.weights.arithmetic import Term, WeightVector
 from chatvec_lab.weights.blocks import Workspace, block_spans
 from chatvec_lab.weights.chat import ChatSide, Row
 from chatvec_lab.weights.checkpoint import Checkpoint, find_entries, read_json
-from chatvec_lab.weights.names import has_vocabulary_axis
+from chatvec_lab.weights.names import has_vocabulary_axis, stored_name
 from chatvec_lab.weights.partial import note, partial_folder, refuse_existing, whole_shards
 from chatvec_lab.weights.provenance import (
     DIGEST,
@@ -219,11 +219,11 @@ class Stored:
         return list(self.coefficients)
 
     def resolve(self, name: str) -> str | None:
-        return name if name in self.coefficients else self.files.resolve(name)
+        return stored_name(name, self.coefficients)
 
     def shape(self, name: str) -> tuple[int, ...]:
-        shapes = self.manifest.get("shapes", {})  # what has coefficient 0 is in no file
-        return tuple(shapes[name]) if name in shapes else self.files.shape(self.resolve(name) or name)
+        name, shapes = self.resolve(name) or name, self.manifest.get("shapes", {})
+        return tuple(shapes[name]) if name in shapes else self.files.shape(name)  # coefficient 0: in no file
 
     @cached_property
     def vocabulary(self) -> Vocabulary | None:

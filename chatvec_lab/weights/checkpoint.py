@@ -5,6 +5,7 @@ Nothing is mapped and nothing is kept: each read is a `pread` of the asked eleme
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from chatvec_lab.weights import files
-from chatvec_lab.weights.names import has_vocabulary_axis, is_head
+from chatvec_lab.weights.names import has_vocabulary_axis, is_head, stored_name
 from chatvec_lab.weights.vocabulary import Policy, Vocabulary
 
 if TYPE_CHECKING:
@@ -88,11 +89,7 @@ class Checkpoint:
 
     def resolve(self, name: str) -> str | None:
         """The stored tensor that plays the part of `name`: a head that is not stored is the (tied) embedding."""
-        if name in self.entries:
-            return name
-        if is_head(name) and name.endswith("weight"):
-            return next((n for n in self.entries if has_vocabulary_axis(n) and not is_head(n)), None)
-        return None
+        return stored_name(name, self.entries)
 
     @cached_property
     def is_tied(self) -> bool:
@@ -284,13 +281,14 @@ def _download(repo: str, revision: str | None) -> Path:
     from huggingface_hub import HfApi, constants, snapshot_download
 
     patterns = ["*.safetensors", "*.bin", "*.json", "*.model", "*.txt", "*.jinja"]
-    try:
-        if not constants.is_offline_mode():
+    if not constants.is_offline_mode():
+        with contextlib.suppress(Exception):  # no network: it may be in the cache, else the download says why
             stored = HfApi().list_repo_files(repo, revision=revision)
             keep = (
                 "*.safetensors" if any(n.endswith(".safetensors") for n in stored) else "pytorch_model*.bin"
             )
             patterns = [keep, "*.json", "*.model", "*.txt", "*.jinja"]
+    try:
         return Path(
             snapshot_download(repo, revision=revision, allow_patterns=patterns, ignore_patterns=["*/*"])
         )

@@ -92,11 +92,9 @@ class MergedCheckpoint(Checkpoint):
     def check(self) -> None:
         """Raise the errors that headers and tokenizers can show, before anything is read or written."""
         _ = self._is_paired
-        if isinstance(self.cp, MergedCheckpoint) and (
-            self.cp.added_tokens or (self.cp.chat_side and not self.chat_side)
-        ):
+        if isinstance(self.cp, MergedCheckpoint) and self.cp.added_tokens and self.chat_side:
             raise ValueError(
-                f"{self.cp.label} is itself a sum, whose chat template and added tokens would be lost in this one. "
+                f"{self.cp.label} is itself a sum, whose added tokens would be lost beside another chat template. "
                 "Add the vectors first, cp + (a + b), or save the first sum and add to that."
             )
         if self.policy == "strict" and (names := self._vocabulary_names()):
@@ -222,6 +220,8 @@ class MergedCheckpoint(Checkpoint):
 
     @cached_property
     def tokenizer(self):
+        if self.chat_side is None and isinstance(self.cp, MergedCheckpoint):
+            return self.cp.tokenizer
         tokenizer = type(self.cp.tokenizer).from_pretrained(self.cp.folder)  # ours to change
         if self.chat_side is not None:
             tokenizer.chat_template = self.chat_template

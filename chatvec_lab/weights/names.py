@@ -115,3 +115,16 @@ def module_test(modules: str | Iterable[str] | None) -> Callable[[str], bool]:
     kinds = {kind for p in patterns for kind in KINDS if p.fullmatch(kind)}
     free = [p for p in patterns if not any(p.fullmatch(kind) for kind in KINDS)]
     return lambda name: module_of(name) in kinds or any(p.search(name) for p in free)
+
+
+def stored_name(name: str, names: Iterable[str]) -> str | None:
+    """Which of these tensors plays the part of `name`: itself, or for a head that is not there the (tied) embedding.
+
+    >>> stored_name("lm_head.weight", ["model.embed_tokens.weight"])
+    'model.embed_tokens.weight'
+    """
+    if name in names:
+        return name
+    if is_head(name) and name.endswith("weight"):
+        return next((n for n in names if has_vocabulary_axis(n) and not is_head(n)), None)
+    return None

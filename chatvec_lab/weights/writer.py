@@ -188,6 +188,8 @@ def _verify(folder: Path, shards: dict[str, list[Tensor]], stream: Streamer) -> 
 
 def _companions(merged: MergedCheckpoint, folder: Path, dtype: str | None) -> None:
     """Config, tokenizer and their like: copied from the CP, with the chat model's template and end of turn."""
+    if merged.chat_side is None and isinstance(merged.cp, type(merged)):
+        return _companions(merged.cp, folder, dtype)  # those of the inner sum
     for pattern in _COMPANIONS:
         for file in sorted(merged.cp.folder.glob(pattern)):
             if file.is_file() and not any(file.match(p) for p in _NOT_COPIED):

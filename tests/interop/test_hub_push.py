@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import threading
@@ -214,6 +215,16 @@ def test_a_dry_run_shows_files_sizes_and_card(saved, monkeypatch):
     )
     assert "license" not in yaml.safe_load(report.card.split("---")[1])
     assert "nothing was sent" in str(report) and f"{sum(sizes.values()):,} bytes" in str(report)
+
+
+def test_hidden_files_and_folders_stay_here(saved, tmp_path):
+    folder = tmp_path / "merged"
+    shutil.copytree(saved / "merged", folder)
+    before = hub.push(folder, "lab/ko-chat", dry_run=True).files
+    for name in (".git/config", ".ipynb_checkpoints/README-checkpoint.md", ".env"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text("mine")
+    assert hub.push(folder, "lab/ko-chat", dry_run=True).files == before
 
 
 def test_the_command_line_shows_a_dry_run(saved, capsys, monkeypatch, tmp_path):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 from fractions import Fraction
 from pathlib import Path
@@ -204,7 +205,7 @@ def test_what_is_not_supported_is_refused_by_name(plain, case):
         mergekit.load(document(base=base, models={chat: {"weight": 1}, cp: {"weight": 1}}) | changes)
 
 
-def test_models_that_do_not_pair_or_carry_adapters_are_refused(plain, wide):
+def test_models_that_do_not_pair_or_carry_adapters_are_refused(plain, wide, tmp_path):
     base, chat, _ = plain
     with pytest.raises(ValueError, match="no weight for lm_head"):
         mergekit.load(document(base=base, models={chat: {}}))
@@ -217,8 +218,15 @@ def test_models_that_do_not_pair_or_carry_adapters_are_refused(plain, wide):
     lora["models"][0]["model"] = chat.source + "+some/lora"
     with pytest.raises(ValueError, match="has an adapter"):
         mergekit.load(lora)
-    with pytest.raises(ValueError, match=r"different vocabularies .* Best is base_model: CP"):
+    with pytest.raises(ValueError, match=r"have different vocabularies, .* Best is base_model: CP"):
         mergekit.load(document(base=wide[0], models={wide[2]: {"weight": 1}, wide[1]: {"weight": 1}}))
+    same_name = []
+    for i, model in enumerate(wide):
+        shutil.copytree(model.source, tmp_path / str(i) / "final")
+        same_name.append(Checkpoint(tmp_path / str(i) / "final"))
+    base, chat, cp = same_name
+    with pytest.raises(ValueError, match=r"2/final .* have different vocabularies"):
+        mergekit.load(document(base=base, models={cp: {"weight": 1}, chat: {"weight": 1}}))
 
 
 def test_the_documented_form_can_keep_the_vocabulary_of_the_cp(wide):

@@ -106,6 +106,25 @@ def test_a_hub_id_is_downloaded_once_in_one_format(hub, tmp_path):
     assert sum(method == "GET" and "/resolve/" in path for method, path in asked) == gets  # from the cache
 
 
+@pytest.mark.slow  # the hub's client tries for some 20 s before it takes the network for gone
+def test_a_model_in_the_cache_needs_no_network(hub, tmp_path):
+    address, repos, _ = hub
+    repos["lab/pico"] = save_model(tmp_path / "pico")
+    names = (
+        "from chatvec_lab import Checkpoint; c = Checkpoint('lab/pico'); print(len(c.names), c.folder.name)"
+    )
+    header = "from chatvec_lab.weights.inspect import inspect; print(inspect('lab/pico'))"
+    ranges = "from chatvec_lab.weights.remote import sparsely\n"
+    ranges += "from chatvec_lab import Checkpoint; print(len(sparsely(Checkpoint('lab/pico')).names))"
+    for code in (names, header, ranges):
+        here = run(address, tmp_path / "home", code)
+        gone = run("http://127.0.0.1:9", tmp_path / "home", code)
+        assert here.returncode == gone.returncode == 0, gone.stderr
+        assert gone.stdout == here.stdout
+    empty = run("http://127.0.0.1:9", tmp_path / "empty", names)
+    assert "FileNotFoundError: 'lab/pico' is neither a folder here nor" in empty.stderr
+
+
 def test_a_model_that_the_hub_does_not_have_is_named(hub, tmp_path):
     code = "from chatvec_lab import Checkpoint; Checkpoint('lab/nothing').names"
     done = run(hub[0], tmp_path / "home", code)
