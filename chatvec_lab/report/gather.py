@@ -143,10 +143,18 @@ def _tables(out: Path, name: str, cells: list[dict[str, Any]]) -> list[dict[str,
 
 
 def _together(captions: dict[str, list[str]]) -> str:
-    """One caption for the cells' tables in one: theirs, or where they differ each with the cells that it is of."""
-    if len(captions) == 1:
-        return next(iter(captions))
+    """One caption for the cells' tables in one: theirs, with the words in which they differ ("scale 1 or 0.75").
+
+    Captions that differ in more than words stand one after the other, each with the cells that it is of.
+    """
+    pieces = [re.split(r"([\s;,]+|\.$)", caption) for caption in captions]
+    if len({len(piece) for piece in pieces}) == 1:
+        return "".join(_either(list(dict.fromkeys(words))) for words in zip(*pieces, strict=True))
     return " ".join(f"[{'; '.join(labels)}] {caption}" for caption, labels in captions.items())
+
+
+def _either(words: list[str]) -> str:
+    return " or ".join(filter(None, [", ".join(words[:-1]), words[-1]]))
 
 
 def _figures(cell: dict[str, Any]) -> list[dict[str, Any]]:

@@ -10,7 +10,7 @@ import pandas
 import pytest
 
 from chatvec_lab import report, study
-from chatvec_lab.report import svg, tables
+from chatvec_lab.report import gather, svg, tables
 from chatvec_lab.study import fingerprint, runner
 from chatvec_lab.study.cell import write_record
 
@@ -196,7 +196,12 @@ def test_tables_in_one_keep_each_cells_parameters_and_caption(finished):
     assert list(whole.cell_language) == [c for c in cells.values() for _ in range(2)]
     report.write(finished)
     latex = (finished / "tables/01_scales-by-language.tex").read_text()
-    assert all(f"Scale 2 of {code}." in latex for code in ("ko", "zh"))
+    assert "Scale 2 of ko or zh." in latex
+    assert gather._together({"At 1; n 3.": ["a"], "At 0.5; n 3.": ["b"]}) == "At 1 or 0.5; n 3."
+    assert (
+        gather._together({"At 1.": ["a"], "Not asked in b.": ["b", "c"]})
+        == "[a] At 1. [b; c] Not asked in b."
+    )
 
 
 def test_the_same_results_give_the_same_bytes_wherever_and_whenever(finished, tmp_path):
