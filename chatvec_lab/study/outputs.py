@@ -36,7 +36,8 @@ if TYPE_CHECKING:
 
 def output(out_dir: str | Path = "") -> Path:
     """The folder for a notebook's results, made if need be; '' is reports/interactive, in JupyterLab one a notebook."""
-    notebook = Path(os.environ.get("JPY_SESSION_NAME", "")).stem  # set by Jupyter for its kernels
+    opened = Path(os.environ.get("JPY_SESSION_NAME", ""))  # set by Jupyter for its kernels
+    notebook = opened.stem if opened.suffix == ".ipynb" else ""
     folder = Path(out_dir) if str(out_dir) else REPORTS / "interactive" / notebook
     folder.mkdir(parents=True, exist_ok=True)
     return folder

@@ -11,7 +11,7 @@ import pytest
 
 from chatvec_lab import report, study
 from chatvec_lab.report import gather, svg, tables
-from chatvec_lab.study import fingerprint, runner
+from chatvec_lab.study import fingerprint, outputs, runner
 from chatvec_lab.study.cell import write_record
 
 HOSTILE = '</p><script>alert(1)</script><img src="http://evil.example/x.png" onerror=alert(2)>'
@@ -182,6 +182,18 @@ def test_tables_join_cells_and_latex_is_escaped(finished):
     assert (finished / "tables/01_scales-replies.csv").exists()
     whole = study.load_table(finished, "01_scales", "scores")
     assert list(whole.language) == ["ko", "ko", "zh", "zh"]
+
+
+def test_in_jupyterlab_each_notebook_has_its_folder(monkeypatch, tmp_path):
+    monkeypatch.setattr(outputs, "REPORTS", tmp_path)
+    for name, folder in (
+        ("", "interactive"),
+        ("/home/me/", "interactive"),
+        ("/home/me/03_scale_sweep.ipynb", "interactive/03_scale_sweep"),
+    ):
+        monkeypatch.setenv("JPY_SESSION_NAME", name)
+        assert study.output("") == tmp_path / folder and (tmp_path / folder).is_dir()
+    assert study.output(tmp_path / "mine") == tmp_path / "mine"
 
 
 def test_tables_in_one_keep_each_cells_parameters_and_caption(finished):
