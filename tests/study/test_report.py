@@ -189,6 +189,7 @@ def test_in_jupyterlab_each_notebook_has_its_folder(monkeypatch, tmp_path):
     for name, folder in (
         ("", "interactive"),
         ("/home/me/", "interactive"),
+        ("/home/me/", "interactive"),
         ("/home/me/03_scale_sweep.ipynb", "interactive/03_scale_sweep"),
     ):
         monkeypatch.setenv("JPY_SESSION_NAME", name)
