@@ -1,6 +1,7 @@
 """`python -m chatvec_lab merge` and its kin: what they read, and that mistakes end in one paragraph."""
 
 import shutil
+import sys
 
 import pytest
 import torch
@@ -36,6 +37,13 @@ def test_the_vector_is_saved_after_the_model(families, tmp_path, capsys):
     assert torch.equal(WeightVector.load(vector).read(name), tau.read(name))
     shutil.rmtree(out)
     assert main(command) == 1 and not out.exists() and "tau exists already" in capsys.readouterr().err
+
+
+def test_a_missing_package_is_named(monkeypatch, tmp_path, capsys):
+    monkeypatch.setitem(sys.modules, "gguf", None)
+    (tmp_path / "x.gguf").write_bytes(b"GGUF")
+    assert main(["inspect", str(tmp_path / "x.gguf")]) == 1
+    assert "pip install 'chatvec_lab[gguf]'" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

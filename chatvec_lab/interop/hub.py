@@ -77,8 +77,8 @@ def push(
       families, beside the sources' weights, and on the hub (unless offline), and else named as not stated.
     evaluation: a summary.json, a .csv, a mapping or a table, shown in the card (40 rows at most).
 
-    Raises PermissionError without HF_TOKEN or when the hub refuses it, ValueError for a folder that is none of
-    ours or is not whole.
+    Raises PermissionError without HF_TOKEN or when the hub refuses it, ConnectionError without a network, ValueError
+    for a folder that is none of ours or is not whole.
     """
     from huggingface_hub.utils import validate_repo_id
 
@@ -282,7 +282,7 @@ def _table(head: list, rows: list[list]) -> str:
 
 def _send(saved, found, card, repo_id, token, private, revision, create_pr, message) -> str:
     from huggingface_hub import CommitOperationAdd, HfApi
-    from huggingface_hub.errors import HfHubHTTPError
+    from huggingface_hub.errors import HfHubHTTPError, HTTPError
 
     api = HfApi(token=token)
     operations = [CommitOperationAdd(n, card.encode() if n == CARD else str(saved / n)) for n in found]
@@ -300,5 +300,9 @@ def _send(saved, found, card, repo_id, token, private, revision, create_pr, mess
         raise PermissionError(
             f"the hub refused {repo_id!r} ({status}): the token in HF_TOKEN is not valid, has no right to write, or "
             "the name belongs to someone else. Nothing was committed."
+        ) from error
+    except HTTPError as error:  # the connection's, which is no OSError
+        raise ConnectionError(
+            f"the hub could not be reached for {repo_id!r} ({error}). Push it again."
         ) from error
     return done.pr_url or done.commit_url

@@ -79,12 +79,16 @@ class Remote(Checkpoint):
     def _range(self, file: str, start: int, stop: int) -> bytes:
         """The bytes [start, stop) of one file; OSError when the server sends anything else."""
         from huggingface_hub import hf_hub_url
+        from huggingface_hub.errors import HTTPError
         from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status
 
         headers = {**build_hf_headers(), "range": f"bytes={start}-{stop - 1}"}
         url = hf_hub_url(self.source, file, revision=self.revision)
-        answer = get_session().get(url, headers=headers, follow_redirects=True, timeout=60)
-        hf_raise_for_status(answer)
+        try:
+            answer = get_session().get(url, headers=headers, follow_redirects=True, timeout=60)
+            hf_raise_for_status(answer)
+        except HTTPError as error:  # the connection's is no OSError
+            raise OSError(f"{self.label}: {file} could not be read from the hub ({error}).") from error
         if len(answer.content) != stop - start:
             raise OSError(
                 f"{self.label}: asked for {stop - start} bytes of {file}, got {len(answer.content)}. "

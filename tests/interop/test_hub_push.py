@@ -201,6 +201,13 @@ def test_without_a_token_or_with_a_refused_one_nothing_is_committed(server, save
     assert {authorization for _, _, authorization, _ in state.requests} == {f"Bearer {wrong}"}
 
 
+def test_without_a_network_a_licence_is_not_stated_and_a_push_says_why(saved):
+    code = f"{PUSH} print(hub._on_hub('lab/base', None)); hub.push({str(saved / 'vector')!r}, 'lab/tau')"
+    done = run("http://127.0.0.1:9", code)
+    assert done.stdout == "None\n"
+    assert "\nConnectionError: the hub could not be reached for 'lab/tau'" in done.stderr
+
+
 def test_a_dry_run_shows_files_sizes_and_card(saved, monkeypatch):
     monkeypatch.delenv("HF_TOKEN", raising=False)
     table = pandas.DataFrame({"scale": [0.5, 1.0], "accuracy": [0.25, 0.123456]})
@@ -237,6 +244,8 @@ def test_the_command_line_shows_a_dry_run(saved, capsys, monkeypatch, tmp_path):
     assert main(push) == 1
     assert "HF_TOKEN is not set" in capsys.readouterr().err
     assert main([*push, "--licence", "mit"]) == 1
+    (tmp_path / "summary.json").write_text("[0.5]")
+    assert main([*push, "--dry-run"]) == 1 and "holds no mapping of measures" in capsys.readouterr().err
 
 
 def test_an_expression_is_saved_first_and_knows_the_licences_beside_its_sources(

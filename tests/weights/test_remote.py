@@ -59,6 +59,17 @@ def test_ranges_have_the_bits_of_the_file(served):
     assert lines[1] == "63 False"
 
 
+def test_a_network_that_goes_away_is_an_oserror(served):
+    code = (
+        "from chatvec_lab import Checkpoint; from chatvec_lab.weights import remote; import huggingface_hub\n"
+        "c = remote.sparsely(Checkpoint('lab/base')); n = c.names[0]\n"
+        "huggingface_hub.hf_hub_url = lambda *_, **__: 'http://127.0.0.1:9'\n"
+        "try: c.raw(n, 5, 40)\n"
+        "except OSError as error: print(error)"
+    )
+    assert "lab/base: model" in run(*served[:2], code).stdout
+
+
 def test_a_model_in_the_cache_is_read_from_there(served):
     address, home, asked, _ = served
     assert (
