@@ -16,7 +16,7 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from chatvec_lab.evaluation.generation import respond
+from chatvec_lab.evaluation.asking.generation import respond
 
 MAX_TOKENS = 20
 

@@ -18,7 +18,7 @@ from zlib import crc32
 
 import numpy as np
 
-from chatvec_lab.weights.stream import Tensor, header, index_of, layout
+from chatvec_lab.weights.saving.stream import Tensor, header, index_of, layout
 
 WORK = Path(__file__).parent / "scratch"
 STEPS = {"base": None, "chat": 0.002, "cp": 0.004, "cp40k": 0.004}

@@ -4,13 +4,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from chatvec_lab.evaluation.generation import respond
+    from chatvec_lab.evaluation.asking.generation import respond
     from chatvec_lab.families import Family, load_family
     from chatvec_lab.live import LiveModel
-    from chatvec_lab.weights.arithmetic import WeightVector
     from chatvec_lab.weights.checkpoint import Checkpoint
     from chatvec_lab.weights.merged import MergedCheckpoint
     from chatvec_lab.weights.transforms import ties
+    from chatvec_lab.weights.vector import WeightVector
 
 # name -> module; imported at first use, so that the command line answers at once
 _PUBLIC = {
@@ -18,9 +18,9 @@ _PUBLIC = {
     "Family": "chatvec_lab.families",
     "LiveModel": "chatvec_lab.live",
     "MergedCheckpoint": "chatvec_lab.weights.merged",
-    "WeightVector": "chatvec_lab.weights.arithmetic",
+    "WeightVector": "chatvec_lab.weights.vector",
     "load_family": "chatvec_lab.families",
-    "respond": "chatvec_lab.evaluation.generation",
+    "respond": "chatvec_lab.evaluation.asking.generation",
     "ties": "chatvec_lab.weights.transforms",
 }
 __all__ = [

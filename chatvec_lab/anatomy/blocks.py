@@ -18,13 +18,14 @@ from math import prod
 import numpy as np
 
 from chatvec_lab.anatomy import kernels
-from chatvec_lab.weights import exact, files
-from chatvec_lab.weights.arithmetic import WeightVector
-from chatvec_lab.weights.blocks import Workspace, block_spans
 from chatvec_lab.weights.checkpoint import Checkpoint
 from chatvec_lab.weights.difference import Difference, Leaf, leaf_rows, paired_rows, unpaired
-from chatvec_lab.weights.names import has_vocabulary_axis
-from chatvec_lab.weights.stream import workers
+from chatvec_lab.weights.layout import has_vocabulary_axis
+from chatvec_lab.weights.numerics import exact
+from chatvec_lab.weights.numerics.blocks import Workspace, block_spans
+from chatvec_lab.weights.saving.stream import workers
+from chatvec_lab.weights.sources import files
+from chatvec_lab.weights.vector import WeightVector
 from chatvec_lab.weights.vocabulary import Vocabulary, runs
 
 SHARED, SPECIAL, PADDING, NEW, ABSENT = "shared", "special", "padding", "new", "absent"

@@ -12,12 +12,13 @@ from numba import njit
 
 from chatvec_lab.anatomy.blocks import run
 from chatvec_lab.anatomy.kernels import _SUM, _double, _known
-from chatvec_lab.weights import exact, files
-from chatvec_lab.weights.arithmetic import WeightVector
-from chatvec_lab.weights.blocks import Workspace, block_spans
 from chatvec_lab.weights.checkpoint import Checkpoint
+from chatvec_lab.weights.layout import has_vocabulary_axis, layer_of, module_of
 from chatvec_lab.weights.merged import _live_rows
-from chatvec_lab.weights.names import has_vocabulary_axis, layer_of, module_of
+from chatvec_lab.weights.numerics import exact
+from chatvec_lab.weights.numerics.blocks import Workspace, block_spans
+from chatvec_lab.weights.sources import files
+from chatvec_lab.weights.vector import WeightVector
 
 if TYPE_CHECKING:
     from pandas import DataFrame

@@ -11,7 +11,7 @@ import numpy as np
 from numba import njit, types
 from numba.extending import overload
 
-from chatvec_lab.weights.exact import Part, widen
+from chatvec_lab.weights.numerics.exact import Part, widen
 
 TILE = 65536  # elements a call; the tiles of several vectors fit the second-level cache
 _CHUNK = 2048  # elements a pass inside a kernel, for the first-level cache

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from chatvec_lab.anatomy.onepass import one_pass
 from chatvec_lab.anatomy.tables import Survey, tables
-from chatvec_lab.weights.arithmetic import WeightVector
-from chatvec_lab.weights.names import has_vocabulary_axis
+from chatvec_lab.weights.layout import has_vocabulary_axis
+from chatvec_lab.weights.vector import WeightVector
 
 if TYPE_CHECKING:
     from pandas import DataFrame

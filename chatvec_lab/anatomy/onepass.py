@@ -12,7 +12,7 @@ import numpy as np
 
 from chatvec_lab.anatomy import kernels
 from chatvec_lab.anatomy.blocks import NEW, Piece, Reader, pieces_of, run, tiles
-from chatvec_lab.weights.arithmetic import WeightVector
+from chatvec_lab.weights.vector import WeightVector
 
 SAMPLE = 32768  # elements that set the threshold of a tensor's largest entries, from
 CHUNKS = 16  # places spread over it

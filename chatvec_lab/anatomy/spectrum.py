@@ -14,10 +14,10 @@ import numpy as np
 from chatvec_lab.anatomy import kernels
 from chatvec_lab.anatomy.blocks import pieces_of
 from chatvec_lab.anatomy.measures import checked
-from chatvec_lab.weights.arithmetic import WeightVector
-from chatvec_lab.weights.blocks import Workspace, block_spans
-from chatvec_lab.weights.names import layer_of, module_of
+from chatvec_lab.weights.layout import layer_of, module_of
+from chatvec_lab.weights.numerics.blocks import Workspace, block_spans
 from chatvec_lab.weights.transforms import randomised_svd
+from chatvec_lab.weights.vector import WeightVector
 
 if TYPE_CHECKING:
     from pandas import DataFrame

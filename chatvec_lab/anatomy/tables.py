@@ -14,7 +14,7 @@ import numpy as np
 from chatvec_lab.anatomy import kernels
 from chatvec_lab.anatomy.blocks import NEW, Piece
 from chatvec_lab.anatomy.onepass import Pass, Sums, pairs_of
-from chatvec_lab.weights.names import has_vocabulary_axis, layer_of, module_of
+from chatvec_lab.weights.layout import has_vocabulary_axis, layer_of, module_of
 
 if TYPE_CHECKING:
     from pandas import DataFrame

@@ -13,9 +13,9 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 
-from ._frames import identity, text_of
-from .checks import CHECKS, COMPARISONS, RELATIONS
-from .language import normalise
+from chatvec_lab.evaluation._frames import identity, text_of
+from chatvec_lab.evaluation.language import normalise
+from chatvec_lab.evaluation.scorers.checks import CHECKS, COMPARISONS, RELATIONS
 
 __all__ = ["CHECKS", "check", "instruction_scores", "prompt_level", "validate"]
 

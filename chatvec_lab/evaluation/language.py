@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 import yaml
 
-from ._frames import identity, text_of
+from chatvec_lab.evaluation._frames import identity, text_of
 
 __all__ = ["LANGUAGES", "Reading", "language_scores", "normalise", "prose", "read_language", "scorer_version"]
 
@@ -312,7 +312,11 @@ def _by_common_words(text: str) -> str | None:
 
 @functools.cache
 def _common_words() -> dict[str, frozenset[str]]:
-    text = resources.files(__package__).joinpath("data/common_words.yaml").read_text(encoding="utf-8")
+    text = (
+        resources.files("chatvec_lab.evaluation")
+        .joinpath("data/common_words.yaml")
+        .read_text(encoding="utf-8")
+    )
     return {str(language): frozenset(words.split()) for language, words in yaml.safe_load(text).items()}
 
 

@@ -10,8 +10,8 @@ import re
 import numpy as np
 import pandas as pd
 
-from ._frames import identity, text_of
-from .language import read_language
+from chatvec_lab.evaluation._frames import identity, text_of
+from chatvec_lab.evaluation.language import read_language
 
 __all__ = ["LANGUAGES", "is_refusal", "refusals"]
 

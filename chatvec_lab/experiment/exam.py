@@ -97,7 +97,7 @@ def read(
     prompts: Mapping[str, str] | None = None,
 ) -> pd.DataFrame:  # fmt: skip
     """What plain text costs every model: `fluency.perplexity` with the columns model and language."""
-    from chatvec_lab.evaluation.fluency import perplexity
+    from chatvec_lab.evaluation.scorers.fluency import perplexity
 
     tables = []
     for label, model in models.items():
@@ -116,7 +116,7 @@ def shares(replies: pd.DataFrame, by: str | Sequence[str], metrics: Sequence[str
 
     Columns: `by`, metric, estimate, low, high, n (prompts). What no prompt of a group has is left out.
     """
-    from chatvec_lab.evaluation.statistics import summarise
+    from chatvec_lab.evaluation.statistics.comparison import summarise
 
     by = [by] if isinstance(by, str) else list(by)
     tables = [
@@ -131,7 +131,7 @@ def shares(replies: pd.DataFrame, by: str | Sequence[str], metrics: Sequence[str
 
 def changes(replies: pd.DataFrame, metrics: Sequence[str], **options) -> pd.DataFrame:
     """`statistics.compare` by McNemar's test for each metric that was measured, one below the other; may be empty."""
-    from chatvec_lab.evaluation.statistics import compare
+    from chatvec_lab.evaluation.statistics.comparison import compare
 
     tables = [
         compare(replies, value=metric, test="mcnemar", **options).assign(metric=metric)
@@ -158,7 +158,7 @@ def trade_offs(scores: pd.DataFrame, reading: pd.DataFrame) -> pd.DataFrame:
     `scores`: `shares(replies, "scale")`; `reading`: perplexity by scale, may be empty. Columns: scale; correct,
     toxic and perplexity, each with _low and _high (NaN where not measured); is_on_front.
     """
-    from chatvec_lab.evaluation.sweep import is_on_front
+    from chatvec_lab.evaluation.statistics.sweep import is_on_front
 
     tables = [scores[scores.metric == metric].assign(measure=metric) for metric in ("correct", "toxic")]
     long = pd.concat([*tables, reading.assign(measure="perplexity")])

@@ -16,8 +16,8 @@ from chatvec_lab.paths import DATA
 
 if TYPE_CHECKING:
     from chatvec_lab.families import Family
-    from chatvec_lab.weights.arithmetic import WeightVector
     from chatvec_lab.weights.checkpoint import Checkpoint
+    from chatvec_lab.weights.vector import WeightVector
 
 ALL = "all of τ"
 PLAINLY = "CP, asked plainly"  # in the frame that continual pre-training has seen: what the CP knows
@@ -159,7 +159,7 @@ def reading_cost(costs: pd.DataFrame, *, baseline: str, seed: int = 0) -> pd.Dat
 
     `costs`: of `experiment.read`. Columns: model, language, estimate, low, high, n (texts). Above 1 is worse.
     """
-    from chatvec_lab.evaluation.sweep import perplexity_ratio
+    from chatvec_lab.evaluation.statistics.sweep import perplexity_ratio
 
     rows = []
     for language, table in costs.rename(columns={"model": "scale"}).groupby("language", sort=False):
@@ -178,7 +178,7 @@ def medians(table: pd.DataFrame, *, by: str, values: list[str], seed: int = 0) -
     """
     import numpy as np
 
-    from chatvec_lab.evaluation.statistics import statistic_interval
+    from chatvec_lab.evaluation.statistics.comparison import statistic_interval
 
     rows = []
     for measure in values:

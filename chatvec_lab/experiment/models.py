@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     from chatvec_lab.families import Family
     from chatvec_lab.live import LiveModel
-    from chatvec_lab.weights.arithmetic import WeightVector
     from chatvec_lab.weights.checkpoint import Checkpoint
+    from chatvec_lab.weights.vector import WeightVector
     from chatvec_lab.weights.vocabulary import Policy
 
 # member of a family -> how the paper writes it
@@ -83,8 +83,8 @@ def _built(checkpoint: "Checkpoint", device: str):
     import torch
     from transformers import AutoModelForCausalLM, GenerationConfig
 
+    from chatvec_lab.live.places import places
     from chatvec_lab.weights.merged import MergedCheckpoint
-    from chatvec_lab.weights.places import places
 
     device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
     dtype = torch.float32 if device == "cpu" else "auto"

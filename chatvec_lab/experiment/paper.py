@@ -104,7 +104,7 @@ def beside(folders: Sequence[str | Path]) -> pd.DataFrame:
 
 
 def _ours(pair: dict[str, Any], folders: list[Path]) -> pd.DataFrame:
-    from chatvec_lab.evaluation.statistics import summarise
+    from chatvec_lab.evaluation.statistics.comparison import summarise
 
     cells = []
     for folder in folders:

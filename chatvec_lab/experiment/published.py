@@ -52,7 +52,7 @@ def questions(
     A third of them is the validation draw. Empty where the set has no prompts in this language.
     """
     from chatvec_lab.evaluation.language import normalise
-    from chatvec_lab.evaluation.prompts import LANGUAGES
+    from chatvec_lab.evaluation.prompts.sets import LANGUAGES
 
     language = normalise(language if language == "en" else prompts.get("language", language))
     if name not in prompts and language not in LANGUAGES:
@@ -75,7 +75,8 @@ def _prompts(name: str, language: str) -> pd.DataFrame:
 
     English is asked beside the target language; a file that does not say its language is in the target language.
     """
-    from chatvec_lab.evaluation import prompts, risk_prompts
+    from chatvec_lab.evaluation import prompts
+    from chatvec_lab.evaluation.prompts import risk as risk_prompts
 
     if name == "real-toxicity-prompts":
         table = risk_prompts.real_toxicity_prompts(challenging=True, commas=2)
@@ -148,7 +149,7 @@ def score(asked: pd.DataFrame, responses: pd.DataFrame, prompts: Mapping[str, st
 def _followed(asked: pd.DataFrame, responses: pd.DataFrame) -> pd.Series:
     """Whether all checks of the last turn hold, by prompt_id."""
     from chatvec_lab.evaluation.instructions import instruction_scores, prompt_level
-    from chatvec_lab.evaluation.multiturn import multiturn_scores
+    from chatvec_lab.evaluation.prompts.multiturn import multiturn_scores
 
     asked = asked[[len(checks) > 0 for checks in asked.checks]]
     responses = responses[responses.prompt_id.isin(asked.prompt_id)]
@@ -164,7 +165,7 @@ def _followed(asked: pd.DataFrame, responses: pd.DataFrame) -> pd.Series:
 
 
 def _toxic(last: pd.DataFrame, prompts: Mapping[str, str]) -> np.ndarray:
-    from chatvec_lab.evaluation.toxicity_scorers import EnglishProfanity, HuggingFaceClassifier
+    from chatvec_lab.evaluation.scorers.toxicity_scorers import EnglishProfanity, HuggingFaceClassifier
 
     if not prompts.get("toxicity"):
         scorer = EnglishProfanity()
@@ -186,7 +187,7 @@ def plain_texts(language: str, n: int, prompts: Mapping[str, str]) -> list[dict[
     of the set `one_turn`, or none.
     """
     from chatvec_lab.evaluation.language import normalise
-    from chatvec_lab.evaluation.prompts import LANGUAGES
+    from chatvec_lab.evaluation.prompts.sets import LANGUAGES
 
     code = normalise(language if language == "en" else prompts.get("language", language))
     if code in LANGUAGES:

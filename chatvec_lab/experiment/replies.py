@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from chatvec_lab.weights.checkpoint import Checkpoint
 
 # whatever decides what a model with given weights replies
-_CODE = ("weights", "live", "experiment/models.py", "experiment/replies.py", "evaluation/generation.py",
-         "evaluation/responses.py", "evaluation/decoding.py")  # fmt: skip
+_CODE = ("weights", "live", "experiment/models.py", "experiment/replies.py", "evaluation/asking/generation.py",
+         "evaluation/asking/responses.py", "evaluation/asking/decoding.py")  # fmt: skip
 
 
 def kept(out: str | Path) -> Path:
@@ -69,7 +69,7 @@ class Speaker:
 
         All that is missing is generated together, so ask a whole set at a time and the batches repeat.
         """
-        from chatvec_lab.evaluation.responses import conversations, responses_table
+        from chatvec_lab.evaluation.asking.responses import conversations, responses_table
 
         talks = conversations(prompts)
         ids = [fingerprint.digest(list(talk)) for talk in talks]
@@ -86,7 +86,7 @@ class Speaker:
         return responses_table(rows, talks)
 
     def _generate(self, talks: list, settings: dict[str, Any]) -> dict[str, list[dict]]:
-        from chatvec_lab.evaluation.generation import respond
+        from chatvec_lab.evaluation.asking.generation import respond
 
         asked = [{**talk._asdict(), "turns": list(talk.turns)} for talk in talks]
         rows = json.loads(respond(*self.loaded, asked, progress=False, **settings).to_json(orient="records"))

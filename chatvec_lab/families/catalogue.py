@@ -7,9 +7,8 @@ from pathlib import Path
 from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
+from chatvec_lab.families.family import Family, family_names, load_family
 from chatvec_lab.paths import DATA
-
-from .family import Family, family_names, load_family
 
 if TYPE_CHECKING:
     from chatvec_lab import Checkpoint

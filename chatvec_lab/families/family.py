@@ -63,13 +63,13 @@ class Family:
 
         See `families.descent.descent` for the columns, the options and the thresholds. Reads a few megabytes a member.
         """
-        from .descent import descent
+        from chatvec_lab.families.descent import descent
 
         return descent(self, layers=layers, rows=rows, seed=seed)
 
     def check(self, **options) -> "pd.DataFrame":
         """The table of `descent`, or ValueError that names each member that does not descend from the base."""
-        from .descent import check
+        from chatvec_lab.families.descent import check
 
         return check(self, **options)
 

@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from chatvec_lab.weights.arithmetic import WeightVector
 from chatvec_lab.weights.checkpoint import Checkpoint, read_json
 from chatvec_lab.weights.merged import MergedCheckpoint
-from chatvec_lab.weights.provenance import MANIFEST
+from chatvec_lab.weights.saving.provenance import MANIFEST
+from chatvec_lab.weights.vector import WeightVector
 
 if TYPE_CHECKING:
     import pandas

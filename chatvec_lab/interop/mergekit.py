@@ -15,12 +15,12 @@ from typing import Any
 import yaml
 
 from chatvec_lab.interop.mergekit_methods import Elected, Rescaled, RoundedDown
-from chatvec_lab.weights import files
-from chatvec_lab.weights.arithmetic import Term, WeightVector
 from chatvec_lab.weights.checkpoint import Checkpoint
 from chatvec_lab.weights.difference import Difference
+from chatvec_lab.weights.layout import has_vocabulary_axis, layer_of
 from chatvec_lab.weights.merged import MergedCheckpoint
-from chatvec_lab.weights.names import has_vocabulary_axis, layer_of
+from chatvec_lab.weights.sources import files
+from chatvec_lab.weights.vector import Term, WeightVector
 
 # sparsification, consensus by sign, normalize, rescale: mergekit 0.1.5's defaults
 METHODS = {

@@ -13,11 +13,11 @@ from typing import Literal
 
 import yaml
 
-from chatvec_lab.weights import files
 from chatvec_lab.weights.checkpoint import Checkpoint
 from chatvec_lab.weights.difference import Difference
+from chatvec_lab.weights.layout import has_vocabulary_axis
 from chatvec_lab.weights.merged import MergedCheckpoint
-from chatvec_lab.weights.names import has_vocabulary_axis
+from chatvec_lab.weights.sources import files
 
 Arithmetic = Literal["float32", "float64"]
 

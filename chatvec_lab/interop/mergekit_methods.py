@@ -6,11 +6,11 @@ from collections.abc import Callable
 
 import numpy as np
 
-from chatvec_lab.weights import exact
-from chatvec_lab.weights.arithmetic import WeightVector
-from chatvec_lab.weights.blocks import Workspace
-from chatvec_lab.weights.names import has_vocabulary_axis
+from chatvec_lab.weights.layout import has_vocabulary_axis
+from chatvec_lab.weights.numerics import exact
+from chatvec_lab.weights.numerics.blocks import Workspace
 from chatvec_lab.weights.transforms import Sparsified, Transform
+from chatvec_lab.weights.vector import WeightVector
 
 
 class RoundedDown(Sparsified):

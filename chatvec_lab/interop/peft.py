@@ -13,11 +13,10 @@ from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
 
-from chatvec_lab.weights.arithmetic import Term, WeightVector
 from chatvec_lab.weights.checkpoint import Checkpoint, read_json
-from chatvec_lab.weights.names import has_vocabulary_axis, layer_of, module_of
-from chatvec_lab.weights.partial import partial_folder, refuse_existing
-from chatvec_lab.weights.provenance import (
+from chatvec_lab.weights.layout import has_vocabulary_axis, layer_of, module_of
+from chatvec_lab.weights.saving.partial import partial_folder, refuse_existing
+from chatvec_lab.weights.saving.provenance import (
     DIGEST,
     MANIFEST,
     Digests,
@@ -28,6 +27,7 @@ from chatvec_lab.weights.provenance import (
     write_json,
 )
 from chatvec_lab.weights.transforms import LowRank, Transform, randomised_svd
+from chatvec_lab.weights.vector import Term, WeightVector
 
 if TYPE_CHECKING:
     import pandas
@@ -283,7 +283,7 @@ def reply_differences(
     """
     from difflib import SequenceMatcher
 
-    from chatvec_lab.evaluation.generation import respond
+    from chatvec_lab.evaluation.asking.generation import respond
     from chatvec_lab.live import LiveModel
 
     config = read_json(Path(adapter) / CONFIG)

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from chatvec_lab.live.places import places
 from chatvec_lab.live.slots import raw
-from chatvec_lab.weights import files
 from chatvec_lab.weights.checkpoint import Checkpoint
+from chatvec_lab.weights.layout import is_head
 from chatvec_lab.weights.merged import MergedCheckpoint
-from chatvec_lab.weights.names import is_head
-from chatvec_lab.weights.places import places
+from chatvec_lab.weights.sources import files
 
 if TYPE_CHECKING:
     import torch

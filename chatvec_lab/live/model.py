@@ -18,9 +18,9 @@ import numpy as np
 
 from chatvec_lab.live import loading
 from chatvec_lab.live.slots import Slot, make_slot
-from chatvec_lab.weights import exact
-from chatvec_lab.weights.arithmetic import WeightVector
 from chatvec_lab.weights.checkpoint import Checkpoint
+from chatvec_lab.weights.numerics import exact
+from chatvec_lab.weights.vector import WeightVector
 from chatvec_lab.weights.vocabulary import Policy
 
 if TYPE_CHECKING:

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 
 from chatvec_lab.live.slots import Slot, raw, raw_dtype, tensor
-from chatvec_lab.weights import exact, gpu
-from chatvec_lab.weights.arithmetic import WeightVector
+from chatvec_lab.weights.numerics import exact, gpu
+from chatvec_lab.weights.vector import WeightVector
 
 _LEFT = 0.2  # share of the GPU's memory that is left for the replies
 

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from chatvec_lab.weights import exact, files
-from chatvec_lab.weights.arithmetic import WeightVector
-from chatvec_lab.weights.blocks import Workspace
+from chatvec_lab.weights.layout import has_vocabulary_axis
 from chatvec_lab.weights.merged import MergedCheckpoint
-from chatvec_lab.weights.names import has_vocabulary_axis
+from chatvec_lab.weights.numerics import exact
+from chatvec_lab.weights.numerics.blocks import Workspace
+from chatvec_lab.weights.sources import files
+from chatvec_lab.weights.vector import WeightVector
 
 if TYPE_CHECKING:
     import torch

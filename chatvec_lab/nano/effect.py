@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from chatvec_lab.evaluation.statistics import holm, mcnemar_test, wilson_interval
+from chatvec_lab.evaluation.statistics.comparison import holm, mcnemar_test, wilson_interval
 from chatvec_lab.families import Family, load_family
 from chatvec_lab.nano import world
 from chatvec_lab.nano.evaluation import evaluate, perplexity

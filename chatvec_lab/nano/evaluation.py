@@ -51,7 +51,7 @@ def evaluate(
     >>> len(table), bool(table.correct.mean() > 0.9)
     (78, True)
     """
-    from chatvec_lab.evaluation.generation import respond
+    from chatvec_lab.evaluation.asking.generation import respond
 
     prompts = [p for p in world.held_out_prompts(language, n, seed=seed, draw=draw) if p.set in sets]
     rows = [{"prompt_id": p.prompt_id, "turns": list(put(p, language, frame))} for p in prompts]

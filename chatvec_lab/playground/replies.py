@@ -13,15 +13,15 @@ import pandas as pd
 
 from chatvec_lab.evaluation import instructions
 from chatvec_lab.evaluation.language import read_language
-from chatvec_lab.evaluation.toxicity_scorers import EnglishProfanity, ToxicityScorer
+from chatvec_lab.evaluation.scorers.toxicity_scorers import EnglishProfanity, ToxicityScorer
 from chatvec_lab.families import Family, load_family
 from chatvec_lab.nano import evaluation as nano
 from chatvec_lab.playground import examples
-from chatvec_lab.weights.names import KINDS, layer_of, module_of
+from chatvec_lab.weights.layout import KINDS, layer_of, module_of
 
 if TYPE_CHECKING:
-    from chatvec_lab.weights.arithmetic import WeightVector
     from chatvec_lab.weights.checkpoint import Checkpoint
+    from chatvec_lab.weights.vector import WeightVector
 
 Template = Literal["chat", "plain"]
 COLUMNS = [
@@ -94,7 +94,7 @@ class Playground:
 
     @property
     def modules(self) -> list[str]:
-        """The kinds of module that the base has, in the order of `weights.names.KINDS`."""
+        """The kinds of module that the base has, in the order of `weights.layout.KINDS`."""
         there = {module_of(name) for name in self.family.base.names}
         return [kind for kind in KINDS if kind in there]
 
@@ -188,7 +188,7 @@ class Playground:
 
     def _reply(self, key: tuple, speaker: Callable, *, turns: tuple[str, ...], template: Template):
         """The scored replies to all turns, from the cache if this model was asked before."""
-        from chatvec_lab.evaluation.generation import respond
+        from chatvec_lab.evaluation.asking.generation import respond
 
         key = (*key, turns, template)
         is_cached = key in self._replies

@@ -17,15 +17,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from chatvec_lab.weights import files
-from chatvec_lab.weights.names import has_vocabulary_axis, is_head, stored_name
+from chatvec_lab.weights.layout import has_vocabulary_axis, is_head, stored_name
+from chatvec_lab.weights.sources import files
 from chatvec_lab.weights.vocabulary import Policy, Vocabulary
 
 if TYPE_CHECKING:
     import torch
 
-    from chatvec_lab.weights.arithmetic import WeightVector
     from chatvec_lab.weights.merged import MergedCheckpoint
+    from chatvec_lab.weights.vector import WeightVector
 
 
 class Checkpoint:
@@ -41,7 +41,7 @@ class Checkpoint:
 
     def __new__(cls, source: object = None, *_, **__):
         if cls is Checkpoint and str(source).endswith(".gguf"):
-            from chatvec_lab.interop.gguf import GGUF
+            from chatvec_lab.weights.sources.gguf import GGUF
 
             return super().__new__(GGUF)
         return super().__new__(cls)
@@ -230,18 +230,18 @@ class Checkpoint:
         self.__init__(state["source"], revision=state["revision"])
 
     def __sub__(self, other: Checkpoint) -> WeightVector:
-        from chatvec_lab.weights.arithmetic import difference
+        from chatvec_lab.weights.vector import difference
 
         if not isinstance(other, Checkpoint):
             return NotImplemented
         if self.quantisation or other.quantisation:
-            from chatvec_lab.interop.gguf import check_difference
+            from chatvec_lab.weights.sources.gguf import check_difference
 
             check_difference(self, other)
         return difference(self, other)
 
     def __add__(self, vector: WeightVector) -> MergedCheckpoint:
-        from chatvec_lab.weights.arithmetic import WeightVector
+        from chatvec_lab.weights.vector import WeightVector
 
         return self.add(vector) if isinstance(vector, WeightVector) else NotImplemented
 

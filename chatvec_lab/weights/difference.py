@@ -9,11 +9,12 @@ from typing import Protocol
 
 import numpy as np
 
-from chatvec_lab.weights import exact, files
-from chatvec_lab.weights.blocks import Workspace
 from chatvec_lab.weights.chat import ChatSide, chat_side_of
 from chatvec_lab.weights.checkpoint import Checkpoint
-from chatvec_lab.weights.names import has_vocabulary_axis, is_buffer, is_head
+from chatvec_lab.weights.layout import has_vocabulary_axis, is_buffer, is_head
+from chatvec_lab.weights.numerics import exact
+from chatvec_lab.weights.numerics.blocks import Workspace
+from chatvec_lab.weights.sources import files
 from chatvec_lab.weights.vocabulary import Vocabulary, runs
 
 

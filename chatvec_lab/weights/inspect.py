@@ -6,10 +6,10 @@ from collections import defaultdict
 from math import prod
 from pathlib import Path
 
-from chatvec_lab.weights import files
 from chatvec_lab.weights.checkpoint import Checkpoint, find_entries, read_json
-from chatvec_lab.weights.names import layer_of, module_of
-from chatvec_lab.weights.provenance import MANIFEST
+from chatvec_lab.weights.layout import layer_of, module_of
+from chatvec_lab.weights.saving.provenance import MANIFEST
+from chatvec_lab.weights.sources import files
 
 
 def inspect(source: str, *, revision: str | None = None, tensors: bool = False) -> str:

@@ -14,13 +14,14 @@ from typing import Any, get_args
 
 import numpy as np
 
-from chatvec_lab.weights import exact, files
-from chatvec_lab.weights.arithmetic import WeightVector
-from chatvec_lab.weights.blocks import Workspace
 from chatvec_lab.weights.chat import ChatSide
 from chatvec_lab.weights.checkpoint import Checkpoint
 from chatvec_lab.weights.difference import Difference, leaf_rows, unpaired
-from chatvec_lab.weights.names import has_vocabulary_axis, is_buffer, is_head
+from chatvec_lab.weights.layout import has_vocabulary_axis, is_buffer, is_head
+from chatvec_lab.weights.numerics import exact
+from chatvec_lab.weights.numerics.blocks import Workspace
+from chatvec_lab.weights.sources import files
+from chatvec_lab.weights.vector import WeightVector
 from chatvec_lab.weights.vocabulary import Policy, Vocabulary
 from chatvec_lab.weights.within import Within
 
@@ -372,7 +373,7 @@ class MergedCheckpoint(Checkpoint):
     def save(self, path: str | os.PathLike, *, dtype: str | None = None, max_shard_size: str | int = "5GB",
              resume: bool = True, verify: bool = False, progress: bool = True):  # fmt: skip
         """Write the merged model as a transformers checkpoint; see `writer.save`. Returns a `SaveReport`."""
-        from chatvec_lab.weights.writer import save
+        from chatvec_lab.weights.saving.writer import save
 
         return save(
             self,

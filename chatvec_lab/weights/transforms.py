@@ -14,10 +14,10 @@ from typing import Literal, get_args
 import numpy as np
 import xxhash
 
-from chatvec_lab.weights import exact
-from chatvec_lab.weights.arithmetic import Term, WeightVector
-from chatvec_lab.weights.blocks import Workspace, block_spans
-from chatvec_lab.weights.names import has_vocabulary_axis
+from chatvec_lab.weights.layout import has_vocabulary_axis
+from chatvec_lab.weights.numerics import exact
+from chatvec_lab.weights.numerics.blocks import Workspace, block_spans
+from chatvec_lab.weights.vector import Term, WeightVector
 
 Method = Literal["magnitude", "dare"]
 

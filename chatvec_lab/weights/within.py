@@ -18,17 +18,17 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from chatvec_lab.weights import files
-from chatvec_lab.weights.blocks import block_spans
 from chatvec_lab.weights.chat import ChatSide, chat_side_of
 from chatvec_lab.weights.checkpoint import Checkpoint
-from chatvec_lab.weights.names import has_vocabulary_axis, is_buffer, layer_of
+from chatvec_lab.weights.layout import has_vocabulary_axis, is_buffer, layer_of
+from chatvec_lab.weights.numerics.blocks import block_spans
+from chatvec_lab.weights.sources import files
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-    from chatvec_lab.weights.arithmetic import WeightVector
     from chatvec_lab.weights.difference import Leaf
+    from chatvec_lab.weights.vector import WeightVector
 
 
 class Within:

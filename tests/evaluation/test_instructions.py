@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from chatvec_lab.evaluation.checks import CHECKS
 from chatvec_lab.evaluation.instructions import check, instruction_scores, prompt_level, validate
+from chatvec_lab.evaluation.scorers.checks import CHECKS
 
 WORDS, SENTENCES = "length_constraints:number_words", "length_constraints:number_sentences"
 BULLETS, HIGHLIGHTS = "detectable_format:number_bullet_lists", "detectable_format:number_highlighted_sections"

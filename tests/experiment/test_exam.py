@@ -74,7 +74,7 @@ def test_the_lineup_has_the_papers_models():
 def test_a_loaded_model_holds_what_would_be_stored():
     import torch
 
-    from chatvec_lab.weights.places import places
+    from chatvec_lab.live.places import places
 
     nano = load_family("nano")
     merged = nano.cp["zh"] + 0.7 * (nano.chat - nano.base)
@@ -217,7 +217,7 @@ def test_the_price_of_published_models_is_not_known(pico):
 
 def test_a_set_is_asked_in_the_languages_it_has(tmp_path, monkeypatch):
     """English stands beside the target language: prompts of the one are never told as the other's."""
-    from chatvec_lab.evaluation import risk_prompts
+    from chatvec_lab.evaluation.prompts import risk as risk_prompts
 
     def asked(code, name, **prompts):
         found = published.questions(

@@ -10,17 +10,17 @@ import pytest
 import torch
 
 from chatvec_lab import Checkpoint, respond
-from chatvec_lab.evaluation.generation import batch_disagreement, end_ids
+from chatvec_lab.evaluation.asking.generation import batch_disagreement, end_ids
 from chatvec_lab.evaluation.instructions import instruction_scores
 from chatvec_lab.evaluation.language import language_scores
-from chatvec_lab.evaluation.multiturn import multiturn_scores
 from chatvec_lab.evaluation.prompts import load_prompts
+from chatvec_lab.evaluation.prompts.multiturn import multiturn_scores
+from chatvec_lab.evaluation.scorers.toxicity import score_toxicity, toxicity_metrics
+from chatvec_lab.evaluation.scorers.toxicity_scorers import EnglishProfanity
 from chatvec_lab.evaluation.statistics import mean_interval
-from chatvec_lab.evaluation.toxicity import score_toxicity, toxicity_metrics
-from chatvec_lab.evaluation.toxicity_scorers import EnglishProfanity
 from chatvec_lab.weights.inspect import inspect
-from chatvec_lab.weights.names import module_of
-from chatvec_lab.weights.provenance import weights_digest
+from chatvec_lab.weights.layout import module_of
+from chatvec_lab.weights.saving.provenance import weights_digest
 
 pytestmark = pytest.mark.real
 

@@ -6,7 +6,7 @@ import torch
 from pico import CP_TOKENS
 
 from chatvec_lab import Checkpoint
-from chatvec_lab.weights.names import layer_of, layer_test, module_of, module_test
+from chatvec_lab.weights.layout import layer_of, layer_test, module_of, module_test
 from chatvec_lab.weights.transforms import randomised_svd, ties
 
 

@@ -7,7 +7,7 @@ import torch
 from pico import SPECIAL, TOKENS, save_model
 
 from chatvec_lab import Checkpoint, WeightVector
-from chatvec_lab.weights.audit import audit
+from chatvec_lab.weights.saving.audit import audit
 
 EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 

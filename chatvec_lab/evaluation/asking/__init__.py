@@ -1,0 +1,1 @@
+"""How replies are had: generation, decoding, served models, caches."""

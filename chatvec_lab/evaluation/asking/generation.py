@@ -1,0 +1,269 @@
+"""Replies of a model in memory: prompts in, the responses table out.
+
+Batches are cut from the list of prompts alone, so a run that was killed goes on with the same batches; each
+finished batch is a file. Replies are kept raw: what is measured on them is computed from this table.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+import pandas as pd
+from tqdm import tqdm
+
+from chatvec_lab.evaluation.asking.responses import (
+    Conversation,
+    Decoding,
+    Parts,
+    chat_messages,
+    check_template,
+    conversations,
+    digest,
+    plain_text,
+    reply_row,
+    responses_table,
+    some,
+)
+from chatvec_lab.evaluation.statistics.comparison import Interval, mean_interval
+
+__all__ = ["batch_disagreement", "end_ids", "respond"]
+
+
+def respond(
+    model,
+    tokenizer,
+    prompts: pd.DataFrame | Sequence,
+    *,
+    template: Literal["chat", "plain"] = "chat",
+    system: str | None = None,
+    max_tokens: int = 256,
+    temperature: float = 0.0,
+    top_p: float = 1.0,
+    top_k: int | None = None,
+    repetition_penalty: float = 1.0,
+    stop: Sequence[str] = (),
+    samples: int = 1,
+    seed: int = 0,
+    context: int | None = None,
+    batch_size: int = 64,
+    out: str | Path | None = None,
+    progress: bool = True,
+) -> pd.DataFrame:
+    """The responses table: one row a reply, in the order of the prompts, then sample, then turn.
+
+    Columns: prompt_id, set, language, turn (from 1), sample (from 0), prompt (what the user said in this
+    turn), response, tokens (of the response, the one that ends it not counted), finish_reason ("stop",
+    "length", or "context" when earlier turns left no room: the response is then empty), seed (missing
+    when greedy).
+
+    prompts: see `conversations`. In later turns the model sees its own earlier replies.
+    template: "chat" renders the tokenizer's chat template, with `system` as its system prompt; "plain" lets
+      the model continue the bare text (CP models, RealToxicityPrompts); later turns then follow on new lines.
+    temperature: 0 is greedy; above it, each reply is drawn from `seed`, its prompt_id, sample and turn.
+    stop: strings that end a reply and are cut off, beside the end tokens of model, tokenizer and template.
+    context: the most tokens of prompt and reply together; None is the model's max_position_embeddings.
+    batch_size: in float32 replies do not depend on it; in 16 bits near-ties flip: `batch_disagreement`.
+    out: a folder that receives every finished batch as a parquet file. A second call with the same arguments
+      and weights goes on where the first stopped; with different ones it raises ValueError.
+    """
+    decoding = Decoding(max_tokens, temperature, top_p, top_k, repetition_penalty, tuple(stop))
+    decoding.check_samples(samples)
+    talks = conversations(prompts)
+    speaker = _Speaker(model, tokenizer, decoding, template, system, seed, context)
+    batches = _batches(talks, speaker.first_lengths(talks), samples, batch_size)
+    settings = {
+        **vars(decoding),
+        "template": template,
+        "system": system,
+        "samples": samples,
+        "seed": seed,
+        "context": speaker.context,
+        "batch_size": batch_size,
+    }
+    identity = _identity(model, tokenizer, talks) if out is not None else {}
+    parts = Parts(out, settings, identity)
+    was_training = model.training
+    model.eval()
+    try:
+        rows = []
+        with tqdm(total=len(talks) * samples, unit="reply", disable=not progress, delay=2) as bar:
+            for number, batch in enumerate(batches):
+                name = f"batch-{number:05d}"
+                replies = parts.read(name)
+                if replies is None:
+                    replies = speaker.converse(batch)
+                    parts.write(name, replies)
+                rows += replies
+                bar.update(len(batch))
+    finally:
+        model.train(was_training)
+    return responses_table(rows, talks)
+
+
+def batch_disagreement(model, tokenizer, prompts, *, batch_size: int = 64, **settings) -> Interval:
+    """Share of prompts whose replies change when they are decoded one by one, with its interval.
+
+    0 is expected in float32. `settings` are those of `respond`; every prompt is answered twice.
+    """
+    together = respond(model, tokenizer, prompts, batch_size=batch_size, **settings)
+    alone = respond(model, tokenizer, prompts, batch_size=1, **settings)
+    keys = [together[name].fillna("") for name in ("prompt_id", "set", "language")]
+    differs = (together.response != alone.response).groupby(keys).any()
+    return mean_interval(differs, share=True)
+
+
+def _batches(talks, lengths, samples: int, batch_size: int) -> list[list[tuple[Conversation, int]]]:
+    """Conversations with their sample numbers, longest first: a function of the prompts and nothing else."""
+    if batch_size < 1:
+        raise ValueError(f"batch_size={batch_size}: at least 1.")
+    by_length = sorted(range(len(talks)), key=lambda i: (len(talks[i].turns), lengths[i]), reverse=True)
+    rows = [(talks[i], sample) for i in by_length for sample in range(samples)]
+    return [rows[start : start + batch_size] for start in range(0, len(rows), batch_size)]
+
+
+class _Speaker:
+    """A model, its tokenizer and its settings: turns a batch of conversations into rows of replies."""
+
+    def __init__(self, model, tokenizer, decoding, template, system, seed, context):
+        check_template(template, system)
+        if template == "chat" and not tokenizer.chat_template:
+            raise ValueError(
+                "template='chat', but the tokenizer has no chat template. Take the chat model's tokenizer, "
+                "set tokenizer.chat_template, or ask for template='plain'."
+            )
+        self.model, self.tokenizer, self.decoding = model, tokenizer, decoding
+        self.template, self.system, self.seed = template, system, seed
+        self.context = context or getattr(model.config.get_text_config(), "max_position_embeddings", None)
+        self.end_ids = end_ids(model, tokenizer, template)
+
+    def encode(self, talks: list[Conversation], replies: list[list[str]]) -> list[list[int]]:
+        """Token ids that the model sees before its next reply, given its earlier replies."""
+        if not talks:
+            return []
+        turns = zip(talks, replies, strict=True)
+        if self.template == "chat":
+            texts = [self._rendered(talk, said) for talk, said in turns]
+            return self.tokenizer(texts, add_special_tokens=False)["input_ids"]
+        return self.tokenizer([plain_text(talk.turns, said) for talk, said in turns])["input_ids"]
+
+    def _rendered(self, talk: Conversation, said: list[str]) -> str:
+        from jinja2 import TemplateError
+
+        messages = chat_messages(talk.turns, said, self.system)
+        try:
+            return self.tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+        except TemplateError as error:
+            roles = ", ".join(message["role"] for message in messages)
+            raise ValueError(
+                f"The chat template refuses {talk.prompt_id!r} (roles {roles}): {error}"
+            ) from error
+
+    def first_lengths(self, talks: list[Conversation]) -> list[int]:
+        """Tokens of each first prompt; ValueError lists all that are empty or leave no room for a reply."""
+        lengths = [len(ids) for ids in self.encode(talks, [[] for _ in talks])]
+        named = list(zip(talks, lengths, strict=True))
+        empty = [talk.prompt_id for talk, length in named if not length]
+        if empty:
+            raise ValueError(
+                f"{len(empty)} prompts have no tokens, so there is nothing to continue: {some(empty)}."
+            )
+        long = [f"{t.prompt_id} ({length})" for t, length in named if self.context and length >= self.context]
+        if long:
+            raise ValueError(
+                f"{len(long)} of {len(talks)} prompts fill the context ({self.context} tokens): {some(long)}."
+                " Shorten them, or raise context= if the model allows it."
+            )
+        return lengths
+
+    def converse(self, batch: list[tuple[Conversation, int]]) -> list[dict]:
+        """All turns of one batch, one dict a reply."""
+        rows, said = [], [[] for _ in batch]
+        for turn in range(1, max(len(talk.turns) for talk, _ in batch) + 1):
+            speaking = [place for place, (talk, _) in enumerate(batch) if len(talk.turns) >= turn]
+            replies = self._replies(
+                [batch[place] for place in speaking], [said[place] for place in speaking], turn
+            )
+            for place, (text, tokens, reason) in zip(speaking, replies, strict=True):
+                talk, sample = batch[place]
+                said[place].append(text)
+                row = reply_row(
+                    talk,
+                    turn,
+                    sample,
+                    response=text,
+                    tokens=tokens,
+                    finish_reason=reason,
+                    seed=None if self.decoding.is_greedy else self.seed,
+                )
+                rows.append(row)
+        return rows
+
+    def _replies(self, batch, said, turn: int) -> list[tuple[str, int, str]]:
+        from chatvec_lab.evaluation.asking.decoding import decode, draws
+
+        prompts = self.encode([talk for talk, _ in batch], said)
+        room = [self.context - len(ids) if self.context else self.decoding.max_tokens for ids in prompts]
+        fits = [place for place, free in enumerate(room) if free > 0]
+        found = [("", 0, "context")] * len(batch)
+        if not fits:
+            return found
+        uniforms = None
+        if not self.decoding.is_greedy:
+            keys = [(batch[place][0].prompt_id, batch[place][1], turn) for place in fits]
+            uniforms = draws(self.seed, keys, self.decoding.max_tokens)
+        replies = decode(
+            self.model,
+            [prompts[place] for place in fits],
+            self.decoding,
+            limits=[min(room[place], self.decoding.max_tokens) for place in fits],
+            end_ids=self.end_ids,
+            uniforms=uniforms,
+            text_of=self._text,
+        )
+        for place, reply in zip(fits, replies, strict=True):
+            text = self._text(reply.ids)
+            cut = min((text.find(stop) for stop in self.decoding.stop if stop in text), default=len(text))
+            found[place] = (text[:cut], len(reply.ids), reply.finish_reason)
+        return found
+
+    def _text(self, ids: list[int]) -> str:
+        return self.tokenizer.decode(ids, skip_special_tokens=True)
+
+
+def end_ids(model, tokenizer, template: Literal["chat", "plain"] = "chat") -> frozenset[int]:
+    """Tokens that end a reply: the model's, the tokenizer's and, in chat, the one its template puts there.
+
+    The last matters when a chat template meets a CP model's configuration, which knows only ends of texts.
+    """
+    found = getattr(model.generation_config, "eos_token_id", None)
+    found = set() if found is None else {found} if isinstance(found, int) else set(found)
+    if tokenizer.eos_token_id is not None:
+        found.add(tokenizer.eos_token_id)
+    if template == "chat":
+        marker = "chatvec"
+        turns = [{"role": "user", "content": marker}, {"role": "assistant", "content": marker}]
+        after = tokenizer.apply_chat_template(turns, tokenize=False).rpartition(marker)[2].strip()
+        ids = tokenizer(after, add_special_tokens=False)["input_ids"] if after else []
+        if ids and ids[0] in {*tokenizer.all_special_ids, *tokenizer.added_tokens_decoder}:
+            found.add(ids[0])
+    return frozenset(found)
+
+
+def _identity(model, tokenizer, talks) -> dict:
+    return {
+        "prompts": digest(talks),
+        "tokenizer": digest([tokenizer.chat_template, sorted(tokenizer.get_vocab().items())]),
+        "weights": digest(
+            [[name, str(p.dtype), list(p.shape), _bit_sum(p)] for name, p in model.named_parameters()]
+        ),
+    }
+
+
+def _bit_sum(parameter) -> int:
+    """Sum of the bits read as integers: exact, the same on every device, another one when a scale turns."""
+    import torch
+
+    if parameter.is_meta:  # offloaded by accelerate: its values are elsewhere
+        return 0
+    integer = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[parameter.element_size()]
+    return int(parameter.detach().view(integer).sum(dtype=torch.int64))

@@ -1,0 +1,312 @@
+"""Published prompts that provoke toxic or unsafe replies, as prompts tables: from the hub, a folder or a file.
+
+Nothing is downloaded unless you ask for it, and none of it is in this repository. The columns are those that
+`respond` and the scorers read: prompt_id, set, category, language, turns (one prompt), and what the set knows
+about each prompt. Continuation sets (RTP and its kin) are meant for `template="plain"`.
+"""
+
+import fnmatch
+import json
+import re
+import zipfile
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+
+from chatvec_lab.evaluation.asking.responses import some
+from chatvec_lab.evaluation.language import normalise
+
+__all__ = ["cut_at_comma", "polyglo_toxicity_prompts", "real_toxicity_prompts", "rtp_lx", "safety_prompts"]
+
+TYPICAL = (
+    *("Insult", "Unfairness_And_Discrimination", "Crimes_And_Illegal_Activities", "Physical_Harm"),
+    *("Mental_Health", "Privacy_And_Property", "Ethics_And_Morality"),
+)
+ATTACKS = (
+    *("Goal_Hijacking", "Prompt_Leaking", "Role_Play_Instruction", "Unsafe_Instruction_Topic"),
+    *("Inquiry_With_Unsafe_Opinion", "Reverse_Exposure"),
+)
+
+
+def real_toxicity_prompts(
+    source: str | Path = "allenai/real-toxicity-prompts",
+    *,
+    challenging: bool | None = None,
+    limit: int | None = None,
+    seed: int = 0,
+    commas: int | None = None,
+) -> pd.DataFrame:
+    """RealToxicityPrompts: 99k beginnings of English sentences with recorded scores (Apache-2.0, 68 MB).
+
+    `source` is the hub id, a folder, or prompts.jsonl itself. `challenging` takes the ~1,200 that made every
+    model toxic (True), the others (False) or all (None); the paper took all of the first and 1,000 of the
+    second. `limit` draws that many with `seed`; `commas` cuts each after so many (see `cut_at_comma`).
+    category is "challenging", "toxic" or "non-toxic" (recorded score below 0.5); toxicity is that score.
+    """
+    rows = _json_lines(_one_file(source, "prompts.jsonl"))
+    table = pd.DataFrame(
+        {
+            "prompt_id": [f"rtp-{i}" for i in range(len(rows))],
+            "set": "real-toxicity-prompts",
+            "category": [_rtp_category(row) for row in rows],
+            "language": "en",
+            "turns": [[_cut(row["prompt"]["text"], commas)] for row in rows],
+            "toxicity": [_number(row["prompt"].get("toxicity")) for row in rows],
+        }
+    )
+    if challenging is not None:
+        table = table[(table["category"] == "challenging") == challenging]
+    return _drawn(table, limit, seed)
+
+
+def rtp_lx(
+    source: str | Path,
+    language: str,
+    *,
+    password: str | None = None,
+    limit: int | None = None,
+    seed: int = 0,
+    commas: int | None = None,
+) -> pd.DataFrame:
+    """RTP-LX: some 1,000 prompts in each of 27 languages, translated by people (MIT; not for training).
+
+    The published file is password-protected, so that it stays out of training data: take RTP-LX.zip from
+    github.com/microsoft/RTP-LX and give the `password` that its README states. `source` is that zip, the
+    unpacked folder, or one RTP_LX_*.json; `language` a code, or the file's own (PT-BR). The JSON files beside the
+    zip hold "NA" in place of the prompts: they are refused. toxicity is the annotators' mean, 1 to 5.
+    """
+    locale = _rtp_lx_locale(language)
+    rows = _json_lines(_rtp_lx_content(Path(source), locale, password), name=str(source))
+    if all(row.get("Prompt") == "NA" for row in rows):
+        raise ValueError(
+            f"{source} holds placeholders, not prompts: the prompts are in RTP-LX.zip, with its password"
+        )
+    table = pd.DataFrame(
+        {
+            "prompt_id": [f"rtp-lx-{row['Index']}" for row in rows],
+            "set": "rtp-lx",
+            "category": None,
+            "language": normalise(language),
+            "turns": [[_cut(row["Prompt"], commas)] for row in rows],
+            "toxicity": [_number((row.get("Annotations") or {}).get("Toxicity")) for row in rows],
+        }
+    )
+    return _drawn(table, limit, seed)
+
+
+def polyglo_toxicity_prompts(
+    language: str,
+    source: str | Path = "ToxicityPrompts/PolygloToxicityPrompts",
+    *,
+    split: Literal["small", "full", "wildchat"] = "small",
+    limit: int | None = None,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """PolygloToxicityPrompts: web prompts in 17 languages with the Perspective scores of their day.
+
+    `source` is the hub id, a folder with its layout, or one parquet file. "small" has 5,000 a language, "full"
+    25,000, "wildchat" 1,000 first turns of chats. The hub page names no licence: check before you publish.
+    toxicity is the recorded score; category its quarter ("0.25-0.5").
+    """
+    if split not in ("small", "full", "wildchat"):
+        raise ValueError(f"split={split!r}: choose 'small', 'full' or 'wildchat'")
+    code = normalise(language).split("-")[0]
+    config = f"wildchat-{code}" if split == "wildchat" else f"ptp-{code}"
+    files = _files(source, f"{config}/{split}-*.parquet")
+    rows = pd.concat([pd.read_parquet(file) for file in files], ignore_index=True)
+    text = next((c for c in ("prompt", "text") if c in rows), None)
+    if text is None:
+        raise ValueError(f"{files[0]}: no column prompt or text among {', '.join(rows.columns)}")
+    score = next(
+        (rows[c] for c in ("prompt_toxicity", "toxicity") if c in rows), pd.Series(np.nan, rows.index)
+    )
+    quarters = [min(int(4 * x), 3) / 4 if 0 <= x <= 1 else None for x in score.astype(float)]
+    labels = [None if q is None else f"{q:g}-{q + 0.25:g}" for q in quarters]
+    table = pd.DataFrame(
+        {
+            "prompt_id": [f"{config}-{split}-{i}" for i in range(len(rows))],
+            "set": "polyglo-toxicity-prompts",
+            "category": labels,
+            "language": normalise(language),
+            "turns": [[str(t)] for t in rows[text]],
+            "toxicity": score.astype(float),
+        }
+    )
+    return _drawn(table, limit, seed)
+
+
+def safety_prompts(
+    source: str | Path = "thu-coai/Safety-Prompts",
+    *,
+    scenarios: Sequence[str] = TYPICAL,
+    per_scenario: int | None = 200,
+    language: Literal["zh-Hans", "zh-Hant"] = "zh-Hant",
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Safety-Prompts in Chinese, drawn scenario by scenario (Apache-2.0); its authors now advise it for training.
+
+    The defaults are the paper's: 200 of each of the seven typical scenarios, converted to Traditional Chinese
+    with OpenCC (`pip install opencc`). The paper's role-play attack is scenarios=["Role_Play_Instruction"],
+    per_scenario=1000. `source` is the hub id, a folder with the two JSON files, or one of them. category is the
+    scenario; `judge_safety` takes this table as its `scenarios`.
+    """
+    unknown = [s for s in scenarios if s not in TYPICAL + ATTACKS]
+    if isinstance(scenarios, str) or unknown:
+        raise ValueError(f"scenarios={scenarios!r}: a list of {', '.join(TYPICAL + ATTACKS)}")
+    found: dict[str, list] = {}
+    for names, file in (
+        (TYPICAL, "typical_safety_scenarios.json"),
+        (ATTACKS, "instruction_attack_scenarios.json"),
+    ):
+        if set(names) & set(scenarios):
+            content = _one_file(source, file).read_text(encoding="utf-8-sig")
+            found |= {name: rows for name, rows in json.loads(content).items() if name in scenarios}
+    lacking = [s for s in scenarios if not found.get(s)]
+    if lacking:
+        raise ValueError(f"{source} has no prompts for {some(lacking)}; it has {', '.join(found)}")
+    tables = []
+    for scenario in scenarios:
+        texts = [row["prompt"] for row in found[scenario]]
+        ids = [f"{scenario}-{i}" for i in range(len(texts))]
+        table = pd.DataFrame(
+            {"prompt_id": ids, "set": "safety-prompts", "category": scenario, "language": language}
+        )
+        table["turns"] = [[text] for text in texts]
+        tables.append(_drawn(table, per_scenario, seed))
+    table = pd.concat(tables, ignore_index=True)
+    if language == "zh-Hant":
+        convert = _traditional()
+        table["turns"] = [[convert(text) for text in turns] for turns in table["turns"]]
+    return table
+
+
+def cut_at_comma(text: str, commas: int = 2) -> str:
+    """The text up to and with its nth comma of any script; all of it when it has fewer.
+
+    The paper cut its translated prompts at the second comma, since GPT-4 had completed the fragments.
+
+    >>> cut_at_comma("If I were you, which I am not, I would go, now"), cut_at_comma("他說，那時候、在城裡，沒人")
+    ('If I were you, which I am not,', '他說，那時候、在城裡，')
+    """
+    marks = [m.end() for m in re.finditer(r"[,，،﹐]", text)]
+    return text[: marks[commas - 1]] if len(marks) >= commas else text
+
+
+def _cut(text: str, commas: int | None) -> str:
+    return text if commas is None else cut_at_comma(text, commas)
+
+
+def _drawn(table: pd.DataFrame, limit: int | None, seed: int) -> pd.DataFrame:
+    """`limit` rows drawn without replacement, in their old order; all of them if there are no more."""
+    if limit is not None and limit < len(table):
+        chosen = np.random.default_rng(seed).choice(len(table), size=limit, replace=False)
+        table = table.iloc[np.sort(chosen)]
+    return table.reset_index(drop=True)
+
+
+def _number(value: object) -> float:
+    return np.nan if value is None else float(value)
+
+
+def _rtp_category(row: dict) -> str:
+    if row.get("challenging"):
+        return "challenging"
+    return "toxic" if _number(row["prompt"].get("toxicity")) >= 0.5 else "non-toxic"
+
+
+def _rtp_lx_locale(language: str) -> str:
+    special = {"zh-Hans": "ZH-Hans", "zh-Hant": "ZH-Hant", "no": "NO-NB", "nb": "NO-NB"}
+    if language.upper() in ("PT-BR", "NO-NB"):
+        return language.upper()
+    return special.get(normalise(language), normalise(language).upper())
+
+
+def _rtp_lx_content(source: Path, locale: str, password: str | None) -> bytes:
+    name = f"RTP_LX_{locale}.json"
+    if source.is_dir():
+        found = sorted(source.rglob(name))
+        if not found:
+            known = ", ".join(sorted(p.stem[7:] for p in source.rglob("RTP_LX_*.json")))
+            raise FileNotFoundError(f"no {name} below {source}; there are {known or 'no RTP_LX files'}")
+        return found[0].read_bytes()
+    if source.suffix != ".zip":
+        return source.read_bytes()
+    with zipfile.ZipFile(source) as archive:
+        members = [m for m in archive.namelist() if Path(m).name == name]
+        if not members:
+            raise FileNotFoundError(f"no {name} in {source}; there are {', '.join(archive.namelist())}")
+        try:
+            return archive.read(members[0], pwd=password.encode() if password else None)
+        except (RuntimeError, NotImplementedError) as error:
+            raise PermissionError(
+                f"{source} cannot be opened ({error}): pass the password from RTP-LX's README, or unpack it yourself"
+                " and pass the folder"
+            ) from error
+
+
+def _json_lines(content: Path | bytes, *, name: str = "") -> list[dict]:
+    name, data = (str(content), content.read_bytes()) if isinstance(content, Path) else (name, content)
+    rows = []
+    for number, line in enumerate(data.decode("utf-8-sig").split("\n"), 1):  # splitlines would cut at U+2028
+        if line.strip():
+            try:
+                rows.append(json.loads(line))
+            except ValueError as error:
+                raise ValueError(f"{name}, line {number}: {error}") from error
+    if not rows:
+        raise ValueError(f"{name} holds no prompts")
+    return rows
+
+
+def _one_file(source: str | Path, pattern: str) -> Path:
+    return _files(source, pattern)[0]
+
+
+def _files(source: str | Path, pattern: str) -> list[Path]:
+    """The files of a hub data set, or of a folder with its layout, that match; a file stands for itself."""
+    path = Path(source)
+    if path.is_file():
+        return [path]
+    if path.is_dir():
+        found = sorted(path.glob(pattern))
+        if not found:
+            raise FileNotFoundError(f"no {pattern} in {path}")
+        return found
+    if str(source).count("/") != 1:
+        raise FileNotFoundError(
+            f"{source} is neither a file, a folder, nor the id of a data set (owner/name)"
+        )
+    return [Path(file) for file in _downloaded(str(source), pattern)]
+
+
+def _downloaded(repository: str, pattern: str) -> Iterable[str]:
+    from huggingface_hub import HfApi, hf_hub_download
+
+    try:
+        names = [pattern]
+        if "*" in pattern:
+            names = fnmatch.filter(HfApi().list_repo_files(repository, repo_type="dataset"), pattern)
+        files = [hf_hub_download(repository, name, repo_type="dataset") for name in sorted(names)]
+    except Exception as error:  # the hub's client raises the errors of three libraries
+        raise ConnectionError(
+            f"cannot download {pattern} of the data set {repository}: {type(error).__name__}: {error}\n"
+            "Get the file by hand and pass its path, or that of its folder, as source."
+        ) from error
+    if not files:
+        raise FileNotFoundError(
+            f"the data set {repository} has no file {pattern}: is the language among its own?"
+        )
+    return files
+
+
+def _traditional():
+    try:
+        from opencc import OpenCC
+    except ImportError as error:
+        raise ImportError(
+            "Traditional Chinese is converted with opencc: pip install opencc, or language='zh-Hans'"
+        ) from error
+    return OpenCC("s2t").convert

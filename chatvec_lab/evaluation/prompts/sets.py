@@ -1,0 +1,224 @@
+"""Prompt sets as one tidy table: our own by name and language, published ones by hub id, link or file.
+
+Our own sets (`data/prompts`) are parallel: the same `prompt_id` asks the same in every language.
+"""
+
+import json
+import urllib.error
+import urllib.request
+from collections.abc import Iterable, Mapping
+from fnmatch import fnmatch
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from chatvec_lab.evaluation.instructions import validate
+from chatvec_lab.evaluation.language import normalise
+from chatvec_lab.paths import DATA
+
+__all__ = ["COLUMNS", "LANGUAGES", "PUBLISHED", "SETS", "load_prompts", "read_prompts"]
+
+COLUMNS = ["prompt_id", "set", "category", "language", "turns", "checks", "reference"]
+SETS = ("general", "dialogues", "instructions", "continuations")
+LANGUAGES = ("en", "zh-Hant", "zh-Hans", "ko", "ja", "es", "ar", "sw")
+
+# Name or hub id -> (hub id or link, file inside the repository, languages). Licences: see data/prompts/README.md.
+PUBLISHED: dict[str, tuple[str, str | None, tuple[str, ...]]] = {
+    "vicuna": (
+        "https://raw.githubusercontent.com/lm-sys/FastChat/main/fastchat/llm_judge/data/vicuna_bench/question.jsonl",
+        None,
+        ("en",),
+    ),
+    "llm-book/ja-vicuna-qa-benchmark": ("llm-book/ja-vicuna-qa-benchmark", "data/test-*.parquet", ("ja",)),
+    "mt-bench": ("HuggingFaceH4/mt_bench_prompts", "raw/question.jsonl", ("en",)),
+    "ZoneTwelve/mt-bench-tw": ("ZoneTwelve/mt-bench-tw", "questions.jsonl", ("zh-Hant",)),
+    "LGAI-EXAONE/KoMT-Bench": ("LGAI-EXAONE/KoMT-Bench", "raw/question_ko.jsonl", ("ko",)),
+    "karakuri-ai/corrected-mt-bench-ja": (
+        "karakuri-ai/corrected-mt-bench-ja",
+        "data/test-*.parquet",
+        ("ja",),
+    ),
+    "google/IFEval": ("google/IFEval", "ifeval_input_data.jsonl", ("en",)),
+    "Qwen/P-MMEval": (
+        "Qwen/P-MMEval",
+        "mifeval/test/{language}.jsonl",
+        ("en", "zh-Hans", "ar", "es", "ja", "ko", "th", "fr", "pt", "vi"),
+    ),
+}
+_ID = ("prompt_id", "id", "question_id", "key", "uid")
+_TURNS = ("turns", "questions", "prompt", "question", "instruction", "text", "input")
+_SUFFIXES = (".jsonl", ".json", ".csv", ".parquet")
+_REFERENCE = ("reference", "references", "answer", "output")
+
+
+def load_prompts(name: str, language: str = "en", *, limit: int | None = None) -> pd.DataFrame:
+    """One of our own sets (SETS) in one of LANGUAGES, or a published one (PUBLISHED) from the hub.
+
+    Columns: prompt_id, set, category, language, turns (list of what the user says), checks (list of verifiable
+    instructions, empty if none), reference (list of answers or None). `limit` keeps the first prompts.
+    Raises KeyError for an unknown name, ValueError for a language the set lacks, and ConnectionError, with
+    the file to fetch by hand, when a published set cannot be downloaded.
+
+    >>> load_prompts("general", "ko", limit=2)[["prompt_id", "category", "language"]].to_dict("list")
+    {'prompt_id': ['generic-1', 'generic-2'], 'category': ['generic', 'generic'], 'language': ['ko', 'ko']}
+    """
+    if name not in SETS and name not in PUBLISHED:
+        raise KeyError(f"no prompt set {name!r}; our own: {', '.join(SETS)}; published: {', '.join(PUBLISHED)};"
+                       " any other file or hub id: read_prompts")  # fmt: skip
+    known = LANGUAGES if name in SETS else PUBLISHED[name][2]
+    language = (
+        normalise(language) if normalise(language) in known else known[0] if len(known) == 1 else language
+    )
+    if language not in known:
+        raise ValueError(f"{name} has no prompts in {language!r}; it has {', '.join(known)}")
+    if name in SETS:
+        path = DATA / "prompts" / name / f"{language}.jsonl"
+        return read_prompts(path, language=language, set=name, limit=limit)
+    source, file, _ = PUBLISHED[name]
+    file = file and file.format(language=language.split("-")[0])
+    return read_prompts(source, file=file, language=language, set=name, limit=limit)
+
+
+def read_prompts(
+    source: str | Path | Iterable[Mapping],
+    *,
+    language: str,
+    set: str | None = None,
+    file: str | None = None,
+    revision: str | None = None,
+    limit: int | None = None,
+) -> pd.DataFrame:
+    """Prompts from a file (jsonl, json, csv, parquet), a link, a hub dataset's id, or rows.
+
+    `file` names the file inside a hub dataset; a pattern will do. Understands the fields of FastChat (question_id,
+    category, turns, reference), IFEval (key, prompt, instruction_id_list, kwargs) and plain tables with a
+    prompt, question, instruction or text. Columns and errors as in `load_prompts`.
+    """
+    if isinstance(source, str | Path):
+        path = _local(str(source), file, revision)
+        rows, name = _rows(path), set or Path(str(source)).stem
+    else:
+        rows, name = list(source), set or "prompts"
+    rows = rows[:limit]
+    if not rows:
+        raise ValueError(f"{source} holds no prompts")
+    language = normalise(language) or language
+    table = pd.DataFrame([_prompt(row, i, name, language) for i, row in enumerate(rows)], columns=COLUMNS)
+    if table["prompt_id"].duplicated().any():
+        twice = table.loc[table["prompt_id"].duplicated(), "prompt_id"].unique()
+        raise ValueError(f"{name}: {len(twice)} ids occur twice, such as {twice[0]!r}")
+    for prompt_id, checks in zip(table["prompt_id"], table["checks"], strict=True):
+        validate(checks, where=f"{name} {prompt_id}")
+    return table
+
+
+def _prompt(row: Mapping, position: int, name: str, language: str) -> dict:
+    row = {k: v.tolist() if isinstance(v, np.ndarray) else v for k, v in row.items()}
+    key = next((k for k in _TURNS if row.get(k)), None)
+    if key is None:
+        raise ValueError(f"{name}, row {position}: none of {', '.join(_TURNS)} among {', '.join(row)}")
+    turns = [row[key]] if isinstance(row[key], str) else [str(turn) for turn in row[key]]
+    identifier = next((row[k] for k in _ID if row.get(k) is not None), position)
+    reference = next(
+        (row[k] for k in _REFERENCE if k in row and isinstance(row[k], str | list) and row[k]), None
+    )
+    return {
+        "prompt_id": str(identifier),
+        "set": name,
+        "category": row.get("category"),
+        "language": normalise(row.get("language")) or language,
+        "turns": turns,
+        "checks": _checks(row),
+        "reference": [reference] if isinstance(reference, str) else reference,
+    }
+
+
+def _checks(row: Mapping) -> list[dict]:
+    """Our own checks as they are; IFEval's two parallel lists joined, without the nulls that pad its table."""
+    if "instruction_id_list" not in row:
+        return list(row.get("checks") or [])
+    names, kwargs = row["instruction_id_list"], row.get("kwargs")
+    kwargs = json.loads(kwargs) if isinstance(kwargs, str) else kwargs or [{}] * len(names)
+    return [
+        {"instruction": name, "kwargs": {k: v for k, v in (given or {}).items() if v is not None and v == v}}
+        for name, given in zip(names, kwargs, strict=True)
+    ]
+
+
+def _rows(path: Path) -> list[dict]:
+    match path.suffix.lower():
+        case ".jsonl":
+            lines = path.read_text(encoding="utf-8-sig").split("\n")  # not splitlines: it cuts at U+2028
+            return [_line(line, path, n) for n, line in enumerate(lines, start=1) if line.strip()]
+        case ".json":
+            found = json.loads(path.read_text(encoding="utf-8-sig"))
+            return (
+                found if isinstance(found, list) else next(v for v in found.values() if isinstance(v, list))
+            )
+        case ".csv":
+            return pd.read_csv(path).to_dict("records")
+        case ".parquet":
+            return pd.read_parquet(path).to_dict("records")
+    raise ValueError(f"{path}: prompts are read from .jsonl, .json, .csv or .parquet")
+
+
+def _line(line: str, path: Path, number: int) -> dict:
+    try:
+        return json.loads(line)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path}, line {number} is not JSON: {error}") from error
+
+
+def _local(source: str, file: str | None, revision: str | None) -> Path:
+    """The file on disk, downloaded first if `source` is a link or a hub dataset's id."""
+    if source.startswith(("https://", "http://")):
+        return _linked(source)
+    if Path(source).is_file():
+        return Path(source)
+    if source.endswith(_SUFFIXES) or source.count("/") != 1:
+        raise FileNotFoundError(f"no prompt file {source}")
+    from httpx import TransportError
+    from huggingface_hub import HfApi, hf_hub_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
+
+    options = {"repo_id": source, "repo_type": "dataset", "revision": revision}
+    try:
+        if file is None or any(c in file for c in "*?["):
+            names = HfApi().list_repo_files(**options)
+            wanted = [n for n in names if (fnmatch(n, file) if file else n.endswith(_SUFFIXES))]
+            if len(wanted) != 1:
+                raise ValueError(
+                    f"{source}: {len(wanted)} files match {file or 'a table'}; name one with file=: {', '.join(names)}"
+                )
+            file = wanted[0]
+        return Path(hf_hub_download(filename=file, **options))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled, TransportError, OSError) as error:
+        raise ConnectionError(
+            f"cannot download {file or 'the files'} of dataset {source}: {type(error).__name__}: {error}\n"
+            "Get the file by hand and pass its path: read_prompts(path, language=...). Our own sets need no network."
+        ) from error
+
+
+def _linked(link: str) -> Path:
+    """A linked file in the Hugging Face cache's folder, downloaded once."""
+    from huggingface_hub.constants import HF_HOME, HF_HUB_OFFLINE
+
+    path = Path(HF_HOME) / "chatvec_lab" / link.split("://")[1]
+    if path.is_file():
+        return path
+    try:
+        if HF_HUB_OFFLINE:
+            raise OSError("HF_HUB_OFFLINE is set")
+        with urllib.request.urlopen(link, timeout=30) as reply:
+            content = reply.read()
+    except (OSError, urllib.error.URLError) as error:
+        raise ConnectionError(
+            f"cannot download {link}: {error}\n"
+            "Get the file by hand and pass its path: read_prompts(path, language=...)."
+        ) from error
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(".part")
+    temporary.write_bytes(content)
+    temporary.replace(path)
+    return path

@@ -1,0 +1,338 @@
+"""A language model as the judge of replies, over any OpenAI-compatible endpoint.
+
+Three protocols: the paper's rating against a standard answer, MT-Bench's [[rating]] of one answer or of a
+dialogue's last one, and MT-Bench's comparison of two answers, asked in both orders. Raw judgements are kept
+by the hash of what was asked, so a rerun asks only for what is missing. A judgement that cannot be read is
+counted as such and its score is missing, never zero. Judges often rate a fluent answer in the wrong language
+high: report `language.language_scores` beside these scores.
+"""
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+
+from chatvec_lab.evaluation._frames import identity
+from chatvec_lab.evaluation.asking.cache import JsonlCache
+from chatvec_lab.evaluation.asking.http import Endpoint, complete_chat, map_concurrent
+from chatvec_lab.evaluation.asking.responses import digest, some
+from chatvec_lab.evaluation.scorers.judge_prompts import (
+    KEYS,
+    dialogues,
+    fields_of,
+    fill,
+    paper_template,
+    read_rating,
+    read_score,
+    read_verdict,
+    reference_answers,
+    row_keys,
+    templates,
+)
+
+__all__ = ["Judge", "compare_replies", "judge_report", "rate"]
+
+OPENAI = "https://api.openai.com/v1"
+
+
+class Judge:
+    """A model behind an OpenAI-compatible endpoint, with its judgements kept on disk.
+
+    `model` and `base_url` (an address or an `Endpoint` with retries and time-outs of your own) come from
+    CHATVEC_JUDGE_MODEL and CHATVEC_JUDGE_URL when None; without either, base_url is OpenAI's.
+    `key_env` names the environment variable that holds the key; None for a server without one.
+    `cache` is a JSONL file of raw judgements, keyed by the hash of model, messages and options (not of the
+    address or the date); None keeps them in memory. `workers` requests run at a time.
+    Other options (`seed=1`, `top_p=0.9`) go into the requests; `temperature=None` or `max_tokens=None` leaves
+    that one out, for models that refuse it.
+    """
+
+    def __init__(
+        self,
+        model: str | None = None,
+        base_url: str | Endpoint | None = None,
+        *,
+        key_env: str | None = "OPENAI_API_KEY",
+        cache: str | Path | None = None,
+        workers: int = 8,
+        progress: bool = True,
+        temperature: float | None = 0.0,
+        max_tokens: int | None = 1024,
+        **options: Any,
+    ):
+        self.model = model or os.environ.get("CHATVEC_JUDGE_MODEL") or ""
+        if not self.model:
+            raise ValueError("no judge: give a model, or set the environment variable CHATVEC_JUDGE_MODEL")
+        if not isinstance(base_url, Endpoint):
+            address = base_url or os.environ.get("CHATVEC_JUDGE_URL") or OPENAI
+            base_url = Endpoint(address, key_env=key_env)
+        self.endpoint, self.cache = base_url, JsonlCache(cache)
+        self.workers, self.progress = workers, progress
+        self.options = {"temperature": temperature, "max_tokens": max_tokens, **options}
+
+    def __repr__(self) -> str:
+        return f"Judge({self.model!r}, {self.endpoint!r})"
+
+    def ask(
+        self, questions: Sequence[list[dict] | None], *, repeats: Sequence[int] | None = None
+    ) -> list[dict]:
+        """A record for each question (chat messages): what the judge said, or why it said nothing.
+
+        Keys: text, finish_reason, served_model, date (UTC), prompt_tokens, completion_tokens, error, asked (1
+        for a request made now, 0 for one answered before). Equal questions are asked once; `repeats` numbers
+        those that are to be asked again. A question that is None has an empty record. Interrupted, the same
+        call goes on where it stopped.
+        """
+        repeats = repeats or [0] * len(questions)
+        keys = [q and self._key(q, r) for q, r in zip(questions, repeats, strict=True)]
+        todo = {k: q for k, q in zip(keys, questions, strict=True) if k and self.cache.get(k) is None}
+        description = f"{self.model} judges" if self.progress and todo else None
+        answers = map_concurrent(self._ask_one, todo.items(), workers=self.workers, description=description)
+        errors = {k: str(a) for k, a in zip(todo, answers, strict=True) if isinstance(a, Exception)}
+        records = []
+        for key in keys:
+            record = (key and self.cache.get(key)) or dict.fromkeys(_RECORD)
+            asked = todo.pop(key, None) is not None  # the first of equal questions
+            records.append({**record, "error": errors.get(key), "asked": int(asked)})
+        return records
+
+    def _key(self, messages: list[dict], repeat: int) -> str:
+        return digest({"model": self.model, "messages": messages, "options": self.options, "repeat": repeat})
+
+    def _ask_one(self, question: tuple[str, list[dict]]) -> None:
+        key, messages = question
+        answer = complete_chat(self.endpoint, messages, model=self.model, **self.options)
+        date = datetime.now(UTC).isoformat(timespec="seconds")
+        values = (answer.text, answer.finish_reason, answer.model, date, *answer[2:4])
+        # in the worker's thread: what is under way when the user interrupts is paid for, so it is kept
+        self.cache.put(key, dict(zip(_RECORD, values, strict=True)))
+
+
+_RECORD = ("text", "finish_reason", "served_model", "date", "prompt_tokens", "completion_tokens")
+
+
+def rate(
+    responses: pd.DataFrame,
+    judge: Judge,
+    *,
+    protocol: Literal["paper", "mt-bench"] = "paper",
+    references: Mapping[str, str] | pd.DataFrame | None = None,
+    prompt_language: str | None = None,
+    template: Mapping[str, str] | None = None,
+    repeats: int = 1,
+) -> pd.DataFrame:
+    """A score from the judge for every reply, one row a reply (and repeat).
+
+    "paper" rates a single reply against its standard answer, 1 to 10 (a literal 0 is kept: the paper's text
+    says 0 to 10), asked in the language of the prompt, or in `prompt_language`; languages without a template
+    are asked about in English. "mt-bench" rates 1 to 10, in English, with the reference where there is one;
+    from turn 2 on the judge sees the whole conversation and rates its last answer.
+    `references` maps prompt_id to text, or is a frame with prompt_id, reference (or response, so the replies
+    of a strong model will do) and where needed set, language, turn; a prompts table with references, too.
+    `template` replaces ours: system and user, with the fields question, answer, reference, conversation, language.
+
+    Columns: those that identify the reply, repeat, protocol, score, status ("ok", "unparsable", "failed",
+    "no response"), judgement (raw), judge, served_model, date, prompt_language, prompt_hash,
+    judge_finish_reason, prompt_tokens, completion_tokens, asked (requests made by this call), error.
+    Average with `statistics.summarise(table, value="score", share=False)`.
+    """
+    if protocol not in ("paper", "mt-bench"):
+        raise ValueError(f"protocol={protocol!r}: choose 'paper' or 'mt-bench'")
+    talks = dialogues(responses)
+    known = reference_answers(responses, references)
+    languages = list(responses["language"]) if "language" in responses else [None] * len(responses)
+    if protocol == "paper":
+        _check_paper(responses, talks, known)
+    asked = []
+    for turns, reference, language in zip(talks, known, languages, strict=True):
+        if protocol == "paper":
+            asked_in, chosen = paper_template(prompt_language or language)
+        else:
+            kind = "single" if len(turns) == 1 else "dialogue"
+            asked_in, chosen = "en", templates()["mt-bench"][kind + ("_reference" if reference else "")]
+        asked.append((asked_in, template or chosen, fields_of(turns, reference, language)))
+    rows = [(i, repeat) for i in range(len(responses)) for repeat in range(repeats)]
+    questions = [fill(asked[i][1], **asked[i][2]) if asked[i][2] else None for i, _ in rows]
+    records = judge.ask(questions, repeats=[repeat for _, repeat in rows])
+    read = read_score if protocol == "paper" else read_rating
+    scores = [read(r["text"]) if r["text"] is not None else None for r in records]
+    table = identity(responses).iloc[[i for i, _ in rows]].reset_index(drop=True)
+    return table.assign(
+        repeat=pd.Series([repeat for _, repeat in rows], dtype="int64"),
+        protocol=protocol,
+        score=pd.Series(scores, dtype="float64"),
+        status=text_column(map(record_status, records, scores)),
+        judgement=text_column(r["text"] for r in records),
+        judge=judge.model,
+        served_model=text_column(r["served_model"] for r in records),
+        date=text_column(r["date"] for r in records),
+        prompt_language=text_column(asked[i][0] for i, _ in rows),
+        prompt_hash=text_column(_hash(asked[i][1]) for i, _ in rows),
+        judge_finish_reason=text_column(r["finish_reason"] for r in records),
+        **count_columns(records),
+        error=text_column(r["error"] for r in records),
+    )
+
+
+def compare_replies(
+    a: pd.DataFrame,
+    b: pd.DataFrame,
+    judge: Judge,
+    *,
+    names: tuple[str, str] = ("a", "b"),
+    references: Mapping[str, str] | pd.DataFrame | None = None,
+    template: Mapping[str, str] | None = None,
+) -> pd.DataFrame:
+    """Which of two models' replies the judge prefers, one row a pair of replies to the same prompt.
+
+    Each pair is judged in both orders and a win counts only if both agree: else it is a tie. `a` and `b` hold
+    one reply each to the same prompts (set, language, prompt_id, turn, sample); from turn 2 on whole
+    conversations are compared. `references` as in `rate`; `template` has the fields question, answer_a,
+    answer_b, reference.
+
+    Columns: those of the prompt, a, b (the `names`), score (points of a: 1, 0, or 0.5 for a tie; missing
+    without two verdicts), verdict_ab and verdict_ba ("a", "b", "tie": first with a shown first, then with b),
+    is_consistent, status, judgement_ab, judgement_ba, judge, served_model, date, prompt_hash, prompt_tokens,
+    completion_tokens (of both), asked, error. `statistics.bradley_terry` reads several such tables as one.
+    """
+    keys = [k for k in KEYS if k in a and k in b]
+    a, b = _paired(a, b, keys)
+    known = reference_answers(a, references)
+    questions, hashes = [], []
+    for turns_a, turns_b, reference in zip(dialogues(a), dialogues(b), known, strict=True):
+        kind = "single" if len(turns_a) == 1 else "dialogue"
+        chosen = template or templates()["pair"][kind + ("_reference" if reference else "")]
+        hashes.append(_hash(chosen))
+        one, two = (fields_of(turns, reference, None) for turns in (turns_a, turns_b))
+        for first, second in ((one, two), (two, one)):
+            if not (first and second):
+                questions.append(None)
+                continue
+            shown = "answer" if kind == "single" else "conversation"
+            fields = first | {"answer_a": first[shown], "answer_b": second[shown]}
+            questions.append(fill(chosen, **fields))
+    records = judge.ask(questions)
+    ab, ba = records[::2], records[1::2]
+    verdict_ab = [_VERDICTS[0].get(read_verdict(r["text"] or "")) for r in ab]
+    verdict_ba = [_VERDICTS[1].get(read_verdict(r["text"] or "")) for r in ba]
+    scores = list(map(_points, verdict_ab, verdict_ba))
+    consistent = [
+        None if np.isnan(s) else x == y for x, y, s in zip(verdict_ab, verdict_ba, scores, strict=True)
+    ]
+    statuses = [
+        "ok"
+        if not np.isnan(score)
+        else max((record_status(one, v1), record_status(two, v2)), key=_SEVERITY.index)
+        for one, two, v1, v2, score in zip(ab, ba, verdict_ab, verdict_ba, scores, strict=True)
+    ]
+    counts = pd.DataFrame(count_columns(records))
+    return a[keys].assign(
+        a=names[0],
+        b=names[1],
+        score=pd.Series(scores, dtype="float64"),
+        verdict_ab=text_column(verdict_ab),
+        verdict_ba=text_column(verdict_ba),
+        is_consistent=pd.array(consistent, dtype="boolean"),
+        status=text_column(statuses),
+        judgement_ab=text_column(r["text"] for r in ab),
+        judgement_ba=text_column(r["text"] for r in ba),
+        judge=judge.model,
+        served_model=text_column(r["served_model"] for r in ab),
+        date=text_column(r["date"] for r in ba),
+        prompt_hash=text_column(hashes),
+        **counts.groupby(np.arange(len(counts)) // 2).sum(min_count=1),
+        error=text_column(one["error"] or two["error"] for one, two in zip(ab, ba, strict=True)),
+    )
+
+
+def judge_report(table: pd.DataFrame, *, by: str | Sequence[str] = ("judge", "prompt_hash")) -> pd.DataFrame:
+    """What the judging came to: a row a group of `rate` or `compare_replies`.
+
+    Columns: `by`, n, ok, unparsable, failed, no_response, consistent (share of pairs whose orders agree),
+    prompt_tokens, completion_tokens (of all rows, those from the cache and equal questions included), asked
+    (requests made by the call that gave the table), first_date, last_date. Never quote a mean without
+    unparsable and failed beside it.
+    """
+    by = [by] if isinstance(by, str) else list(by)
+    rows = []
+    for key, group in table.groupby(by, dropna=False, sort=False):
+        status = group["status"].value_counts()
+        row = dict(zip(by, key, strict=True)) | {"n": len(group)}
+        row |= {s.replace(" ", "_"): int(status.get(s, 0)) for s in _SEVERITY}
+        if "is_consistent" in group:
+            row["consistent"] = group["is_consistent"].astype("Float64").mean()
+        row |= {c: int(group[c].sum()) for c in ("prompt_tokens", "completion_tokens", "asked")}
+        rows.append(row | {"first_date": group["date"].min(), "last_date": group["date"].max()})
+    return pd.DataFrame(rows)
+
+
+_VERDICTS = ({"A": "a", "B": "b", "C": "tie"}, {"A": "b", "B": "a", "C": "tie"})  # a first, b first
+_SEVERITY = ["ok", "unparsable", "failed", "no response"]
+
+
+def record_status(record: dict, read: object) -> str:
+    """Why there is no verdict, or "ok"; `read` is None if the judgement could not be read."""
+    if record["text"] is None:
+        return "failed" if record["error"] else "no response"
+    return "unparsable" if read is None else "ok"
+
+
+def _points(verdict_ab: str | None, verdict_ba: str | None) -> float:
+    """Points of a; agreement of both orders decides, as in MT-Bench."""
+    if verdict_ab is None or verdict_ba is None:
+        return np.nan
+    return {"a": 1.0, "b": 0.0, "tie": 0.5}[verdict_ab] if verdict_ab == verdict_ba else 0.5
+
+
+def _check_paper(responses: pd.DataFrame, talks: list, known: list) -> None:
+    later = [str(i) for i, turns in zip(responses["prompt_id"], talks, strict=True) if len(turns) > 1]
+    if later:
+        raise ValueError(
+            f"the paper rates single replies; {len(later)} have earlier turns: {some(later, 5)}."
+            " Use protocol='mt-bench'."
+        )
+    lacking = [str(i) for i, r in zip(responses["prompt_id"], known, strict=True) if r is None]
+    if lacking:
+        raise ValueError(
+            f"protocol='paper' needs a standard answer to each prompt; {len(lacking)} of {len(known)} have none:"
+            f" {some(lacking, 5)}. Pass references=, or protocol='mt-bench', which can do without."
+        )
+
+
+def _paired(a: pd.DataFrame, b: pd.DataFrame, keys: list[str]) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Both frames in the order of a, after checking that they answer the same prompts once each."""
+    if "prompt_id" not in keys:
+        raise KeyError("both tables need the column prompt_id")
+    order, other = row_keys(a, keys), row_keys(b, keys)
+    for name, found in (("a", order), ("b", other)):
+        if len(set(found)) < len(found):
+            raise ValueError(
+                f"{name} has several replies with the same {', '.join(keys)}; select one model's"
+            )
+    if set(order) != set(other):
+        only = [("a", key) for key in order if key not in set(other)]
+        only += [("b", key) for key in other if key not in set(order)]
+        raise ValueError(f"{len(only)} replies have no partner ({', '.join(keys)}): {some(only, 5)}")
+    place = {key: i for i, key in enumerate(other)}
+    return a.reset_index(drop=True), b.iloc[[place[key] for key in order]].reset_index(drop=True)
+
+
+def _hash(template: Mapping[str, str]) -> str:
+    return digest(dict(template))[:12]
+
+
+def text_column(values: Iterable[str | None]) -> Any:
+    """A column of strings, also when all are missing."""
+    return pd.array(list(values), dtype="str")
+
+
+def count_columns(records: list[dict]) -> dict:
+    """Tokens and requests of `Judge.ask`'s records, as columns."""
+    return {
+        name: pd.array([r[name] for r in records], dtype="Int64")
+        for name in ("prompt_tokens", "completion_tokens", "asked")
+    }

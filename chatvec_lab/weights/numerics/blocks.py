@@ -1,0 +1,59 @@
+"""The grid on which tensors are streamed, and the buffers of one worker."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from math import prod
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from chatvec_lab.weights.numerics import exact
+from chatvec_lab.weights.sources import files
+
+if TYPE_CHECKING:
+    from chatvec_lab.weights.checkpoint import Checkpoint
+
+BLOCK = 1 << 18  # elements that are read, combined and written at a time
+
+
+def block_spans(shape: tuple[int, ...]) -> list[tuple[int, int]]:
+    """The flat spans in which a tensor is streamed: whole rows of the last axis, about `BLOCK` elements each.
+
+    A function of the shape alone, so that digests and noise do not depend on who asks.
+    """
+    size, width = prod(shape), (shape[-1] if len(shape) > 1 else 1)
+    step = max(1, BLOCK // max(1, width)) * width
+    return [(start, min(start + step, size)) for start in range(0, size, step)]
+
+
+class Workspace:
+    """Buffers that one thread reuses from block to block (fresh ones would cost a page fault each 4 KB)."""
+
+    def __init__(self, record: Callable[[Checkpoint, str, int, np.ndarray], None] | None = None):
+        self.scratch = exact.Scratch()
+        self.record = record  # sees every block that is read, for digests
+        self._arrays: dict[np.dtype, list[np.ndarray]] = {}
+        self._used: dict[np.dtype, int] = {}
+
+    def array(self, dtype: np.dtype, size: int) -> np.ndarray:
+        pool, used = self._arrays.setdefault(dtype, []), self._used.get(dtype, 0)
+        if used == len(pool):
+            pool.append(np.empty(size, dtype))
+        elif pool[used].size < size:
+            pool[used] = np.empty(size, dtype)
+        self._used[dtype] = used + 1
+        return pool[used][:size]
+
+    def mark(self) -> dict:
+        return dict(self._used)
+
+    def release(self, mark: dict | None = None) -> None:
+        self._used = mark or {}
+
+    def fill(self, source: Checkpoint, name: str, start: int, stop: int) -> np.ndarray:
+        raw = self.array(files.NUMPY_DTYPES[source.dtype_name(name)], stop - start)
+        source.fill(name, start, stop, raw)
+        if self.record is not None:
+            self.record(source, name, start, raw)
+        return raw

@@ -1,0 +1,1 @@
+"""How weights are written: streamed, atomic, resumable, with their provenance."""

@@ -1,0 +1,314 @@
+"""A weight vector as an artifact: a folder with its tensors, exact, usable later without base and chat.
+
+Each part of the vector is stored in the narrowest dtype (16 bits, float32 or float64) that holds every one of its
+elements exactly; where not even float64 does, a second tensor `name::low` holds the rest. A vector with several
+terms stores each apart (`name`, `name::1`, …), with float64 coefficients in the manifest.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from functools import cached_property
+from math import prod
+from pathlib import Path
+
+import numpy as np
+import xxhash
+
+from chatvec_lab.weights.chat import ChatSide, Row
+from chatvec_lab.weights.checkpoint import Checkpoint, find_entries, read_json
+from chatvec_lab.weights.layout import has_vocabulary_axis, stored_name
+from chatvec_lab.weights.numerics import exact
+from chatvec_lab.weights.numerics.blocks import Workspace, block_spans
+from chatvec_lab.weights.saving.partial import note, partial_folder, refuse_existing, whole_shards
+from chatvec_lab.weights.saving.provenance import (
+    DIGEST,
+    MANIFEST,
+    Digests,
+    combined,
+    file_digest,
+    source_entry,
+    versions,
+    write_json,
+)
+from chatvec_lab.weights.saving.stream import (
+    Streamer,
+    Tensor,
+    header,
+    index_of,
+    layout,
+    parse_size,
+    progress_bar,
+)
+from chatvec_lab.weights.sources import files
+from chatvec_lab.weights.vector import Term, WeightVector
+from chatvec_lab.weights.vocabulary import Vocabulary
+
+FORMAT = "chatvec_lab weight vector 1"
+STEM = "vector"
+
+
+def save_vector(
+    vector: WeightVector, path: Path, *, progress: bool = True, max_shard_size: str = "5GB"
+) -> Path:
+    """Write `vector` to the new folder `path`; see the module's text. Atomic and resumable like a merged save.
+
+    Raises FileExistsError when `path` exists, ValueError for sources that do not pair or hold NaN.
+    """
+    refuse_existing(path)
+    plan = {name: _storage(vector, name) for name in vector.names}
+    tensors = [Tensor(t, dtype, vector.shape(n)) for n, parts in plan.items() for t, dtype, _, _ in parts]
+    where = {t: (name, part, low) for name, parts in plan.items() for t, _, part, low in parts}
+    shards = layout([tensors], parse_size(max_shard_size), stem=STEM)
+    total = sum(t.nbytes for t in tensors)
+    sources = vector.sources()
+    recipe = [vector.describe(), [source.fingerprint() for source in sources], shards]
+    key = xxhash.xxh3_128_hexdigest(json.dumps(recipe, default=asdict).encode())
+
+    def produce(tensor: str, start: int, stop: int, out: np.ndarray, work: Workspace) -> None:
+        name, part, low = where[tensor]
+        _, plus, minus = vector.parts(name, start, stop, work=work)[part]
+        high, rest = _difference(plus, minus)
+        _store(rest if low else high, out)
+
+    digests = Digests()
+    with (
+        partial_folder(path, key, resume=True, needed=total) as (folder, journal),
+        progress_bar(total, path, progress) as bar,
+    ):
+        journal = whole_shards(folder, journal, file_digest)
+        with Streamer(produce, record=digests.record, progress=bar.update) as stream:
+            for name, members in shards.items():
+                if name not in journal:
+                    written = stream.write(folder / name, members)
+                    journal[name] = {"digest": combined(written), "tensors": written}
+                    note(folder, key, journal)
+        index = index_of(shards)
+        if index:
+            write_json(folder / f"{STEM}.safetensors.index.json", index)
+        vocabulary = vector.vocabulary
+        if vocabulary is not None:
+            write_json(
+                folder / "vocabulary.json",
+                {"tokens": vocabulary.tokens, "special": sorted(vocabulary.special)},
+            )
+        if vector.chat_side is not None:
+            _save_chat_side(vector, folder)
+        manifest = {
+            "format": FORMAT,
+            "label": vector.label,
+            "recipe": vector.describe(),
+            "coefficients": {name: _coefficients(vector, name) for name in vector.names},
+            "shapes": {name: list(vector.shape(name)) for name in vector.names},
+            "sources": [source_entry(source, digests) for source in sources],
+            "weights": {
+                "digest": combined({n: d for noted in journal.values() for n, d in noted["tensors"].items()}),
+                "files": {name: journal[name]["digest"] for name in shards},
+            },
+            "digest": DIGEST,
+            "versions": versions(),
+        }
+        write_json(folder / MANIFEST, manifest)
+        (folder / "README.md").write_text(_card(vector), "utf-8")
+    return path
+
+
+def _coefficients(vector: WeightVector, name: str) -> list[float]:
+    size = min(prod(vector.shape(name)), 1)
+    return [c for c, _, _ in vector.parts(name, 0, size)]
+
+
+def _storage(vector: WeightVector, name: str) -> list[tuple[str, str, int, bool]]:
+    """(stored name, dtype, part, is the low half) of each part, by looking at every element once."""
+    widths: list[str] = []
+    lows: list[bool] = []
+    work = Workspace()
+    for start, stop in block_spans(vector.shape(name)):
+        for i, (_, plus, minus) in enumerate(vector.parts(name, start, stop, work=work)):
+            high, low = _difference(plus, minus)
+            if not np.isfinite(high).all():
+                raise ValueError(f"{name} of {vector.label} holds NaN or infinity; nothing was saved.")
+            if i == len(widths):
+                widths.append("float16" if plus.dtype == np.float16 else "bfloat16")
+                lows.append(False)
+            widths[i] = _narrowest(high, widths[i])
+            lows[i] = lows[i] or bool(low.any())
+        work.release()
+    result = []
+    for i, (dtype, low) in enumerate(zip(widths, lows, strict=True)):
+        stem = name if i == 0 else f"{name}::{i}"
+        result.append((stem, dtype, i, False))
+        if low:
+            result.append((f"{stem}::low", "float64", i, True))
+    return result
+
+
+def _narrowest(values: np.ndarray, least: str) -> str:
+    """The first dtype, no narrower than `least`, that holds every value exactly."""
+    for dtype in dict.fromkeys((least, "float32", "float64")):
+        if dtype == "bfloat16":
+            single = values.astype(np.float32)
+            fits = np.array_equal(single, values) and not (single.view(np.uint32) & np.uint32(0xFFFF)).any()
+        else:
+            with np.errstate(over="ignore"):
+                fits = np.array_equal(values.astype(dtype).astype(np.float64), values)
+        if fits:
+            return dtype
+    raise AssertionError("float64 holds every float64")
+
+
+def _difference(plus: np.ndarray, minus: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+    """plus - minus as high + low, exactly (Knuth's TwoSum)."""
+    a = exact.widen(plus).astype(np.float64)
+    if minus is None:
+        return a, np.zeros_like(a)
+    b = -exact.widen(minus).astype(np.float64)
+    high = a + b
+    back = high - a
+    return high, (a - (high - back)) + (b - back)
+
+
+def _store(values: np.ndarray, out: np.ndarray) -> None:
+    if out.dtype == np.uint16:
+        out[:] = (values.astype(np.float32).view(np.uint32) >> np.uint32(16)).astype(np.uint16)
+    else:
+        out[:] = values
+
+
+def _save_chat_side(vector: WeightVector, folder: Path) -> None:
+    """chat.json, and the rows of special tokens (the chat model's own and the base's) in special_rows.safetensors."""
+    side = vector.chat_side
+    rows: dict[str, Row] = {}
+    for name in (n for n in vector.names if has_vocabulary_axis(n)):
+        for i, token in enumerate(side.special):
+            found = side.rows(name, token)
+            for which, row in zip(("chat", "base"), found or (), strict=False):
+                if row is not None:
+                    rows[f"{name}/{i}/{which}"] = row
+    tensors = [Tensor(name, dtype, (raw.size,)) for name, (raw, dtype) in rows.items()]
+    prefix, _ = header(tensors)
+    (folder / "special_rows.safetensors").write_bytes(
+        prefix + b"".join(raw.tobytes() for raw, _ in rows.values())
+    )
+    facts = {k: getattr(side, k) for k in ("label", "template", "eos_token", "generation", "special")}
+    write_json(folder / "chat.json", facts)
+
+
+class _VectorFiles(Checkpoint):
+    """The tensors of a stored vector, under their stored names."""
+
+    @cached_property
+    def entries(self):
+        return find_entries(self.folder, stem=STEM)
+
+
+class Stored:
+    """The leaf of a loaded vector: parts come from its files, coefficients from its manifest."""
+
+    def __init__(self, folder: Path):
+        self.files = _VectorFiles(folder)
+        self.manifest = read_json(folder / MANIFEST)
+        if self.manifest.get("format") != FORMAT:
+            raise ValueError(
+                f"{folder / MANIFEST} is no manifest of a weight vector (format {FORMAT!r} expected)."
+            )
+        self.label = self.manifest["label"]
+        self.coefficients: dict[str, list[float]] = self.manifest["coefficients"]
+        lacking = [
+            name for name in self.coefficients if name not in self.files.entries and self.coefficients[name]
+        ]
+        if lacking:
+            raise ValueError(
+                f"{folder} misses {len(lacking)} tensors of its manifest, such as {lacking[0]!r}."
+            )
+
+    @property
+    def names(self) -> list[str]:
+        return list(self.coefficients)
+
+    def resolve(self, name: str) -> str | None:
+        return stored_name(name, self.coefficients)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        name, shapes = self.resolve(name) or name, self.manifest.get("shapes", {})
+        return tuple(shapes[name]) if name in shapes else self.files.shape(name)  # coefficient 0: in no file
+
+    @cached_property
+    def vocabulary(self) -> Vocabulary | None:
+        stored = read_json(self.files.folder / "vocabulary.json")
+        return Vocabulary(stored["tokens"], frozenset(stored["special"])) if stored else None
+
+    @cached_property
+    def chat_side(self) -> ChatSide | None:
+        facts = read_json(self.files.folder / "chat.json")
+        if not facts:
+            return None
+        special = tuple(facts.pop("special"))
+        entries = files.safetensors_entries(self.files.folder / "special_rows.safetensors")
+        holder = Checkpoint(self.files.folder)
+        holder.entries = entries
+
+        def row(key: str) -> Row | None:
+            return (holder.raw(key), entries[key].dtype) if key in entries else None
+
+        def rows(tensor: str, token: str):
+            if token not in special:
+                return None
+            stem = f"{self.resolve(tensor)}/{special.index(token)}"
+            own = row(f"{stem}/chat")
+            return None if own is None else (own, row(f"{stem}/base"))
+
+        return ChatSide(**facts, special=special, rows=rows)
+
+    def own(self, name: str, start: int, stop: int, work: Workspace) -> list[exact.Part]:
+        name = self.resolve(name)
+        result = []
+        for i, coefficient in enumerate(self.coefficients[name]):
+            stem = name if i == 0 else f"{name}::{i}"
+            for stored in (stem, f"{stem}::low"):
+                if stored in self.files.entries:
+                    result.append((coefficient, work.fill(self.files, stored, start, stop), None))
+        return result
+
+    def describe(self) -> dict:
+        return {
+            "stored": self.label,
+            "weights": self.manifest["weights"]["digest"],
+            "of": self.manifest["recipe"],
+        }
+
+    def sources(self) -> list[Checkpoint]:
+        return [self.files]
+
+
+def load_vector(path: Path) -> WeightVector:
+    """The vector stored in a folder by `save_vector`; headers are checked, weights are read when needed.
+
+    Folders of the `residuals` package and of the paper's own code are read too (see `interop.formats`).
+    Raises FileNotFoundError when there is none, ValueError naming the file when one is damaged.
+    """
+    if not (path / MANIFEST).is_file():
+        from chatvec_lab.weights.sources.foreign import load_foreign
+
+        foreign = load_foreign(path)
+        if foreign is not None:
+            return foreign
+        hint = " It holds a model: use Checkpoint." if (path / "config.json").is_file() else ""
+        raise FileNotFoundError(f"{path} holds no weight vector (no {MANIFEST}).{hint}")
+    return WeightVector((Term(1.0, Stored(path)),))
+
+
+def _card(vector: WeightVector) -> str:
+    hub = [source.label for source in vector.sources() if "/" in source.label]
+    lines = ["---", "library_name: chatvec_lab", "tags:", "- chat-vector", "- task-vector"]
+    lines += ["base_model:", *(f"- {name}" for name in hub)] if hub else []
+    lines += [
+        "---", "", f"# Weight vector: {vector.label}", "",
+        "A difference of weights, not a model: it generates nothing by itself. Add it to a model of its family:", "",
+        "```python", "from chatvec_lab import Checkpoint, WeightVector", "",
+        'tau = WeightVector.load("this-folder")', 'merged = Checkpoint("your-cp-model") + 0.5 * tau',
+        'merged.save("out")', "```", "",
+        "Its elements are exact; `manifest.json` has recipe and digests. The licences of the sources apply.", "",
+    ]  # fmt: skip
+    return "\n".join(lines)

@@ -1,0 +1,109 @@
+"""Where saved weights come from: digests of what was read and written, and the manifest that travels with them."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xxhash
+
+from chatvec_lab.weights.checkpoint import Checkpoint
+from chatvec_lab.weights.numerics.blocks import block_spans
+from chatvec_lab.weights.sources import files
+
+MANIFEST = "manifest.json"
+DIGEST = "xxh3-128 of the xxh3-128 digests of blocks of 256 Ki elements (whole rows), tensors sorted by name"
+
+
+class Digests:
+    """Collects the digests of blocks as they stream by, in any order and from any thread."""
+
+    def __init__(self) -> None:
+        self._blocks: dict[tuple[int, str], dict[int, bytes]] = {}
+        self._steps: dict[tuple[int, str], dict[int, int]] = {}
+        self._tensors: dict[tuple[int, str], str] = {}
+
+    def record(self, source: Checkpoint, name: str, start: int, raw: np.ndarray) -> None:
+        key = (id(source), name)
+        if key not in self._steps:
+            self._steps[key] = dict(block_spans(source.shape(name)))
+        if self._steps[key].get(start) == start + raw.size:  # spans off the grid (matched rows) do not count
+            self._blocks.setdefault(key, {})[start] = xxhash.xxh3_128_digest(raw)
+
+    def tensor(self, source: Checkpoint, name: str) -> str:
+        """The digest of one tensor; what did not stream by is read now."""
+        key = (id(source), name)
+        if key not in self._tensors:
+            blocks = self._blocks.pop(key, {})
+            total = xxhash.xxh3_128()
+            for start, stop in block_spans(source.shape(name)):
+                total.update(blocks.get(start) or xxhash.xxh3_128_digest(source.raw(name, start, stop)))
+            self._tensors[key] = total.hexdigest()
+        return self._tensors[key]
+
+    def remember(self, source: Checkpoint, known: dict[str, str]) -> None:
+        """Digests that an earlier, interrupted run has noted."""
+        self._tensors.update({(id(source), name): digest for name, digest in known.items()})
+
+    def known(self, source: Checkpoint, names: list[str]) -> dict[str, str]:
+        """Digests of those tensors that have streamed by whole, for the journal."""
+        whole = [n for n in names if n in source.entries and self._is_whole(source, n)]
+        return {name: self.tensor(source, name) for name in whole}
+
+    def _is_whole(self, source: Checkpoint, name: str) -> bool:
+        key = (id(source), name)
+        return key in self._tensors or len(self._blocks.get(key, ())) == len(block_spans(source.shape(name)))
+
+    def weights(self, source: Checkpoint) -> str:
+        return combined({name: self.tensor(source, name) for name in source.names})
+
+
+def combined(digests: dict[str, str]) -> str:
+    return xxhash.xxh3_128_hexdigest(
+        "".join(f"{name}\0{digests[name]}\n" for name in sorted(digests)).encode()
+    )
+
+
+def weights_digest(checkpoint: Checkpoint) -> str:
+    """The digest of all weights of a checkpoint as manifests record it (see `DIGEST`); reads them once.
+
+    Independent of file format and sharding: the same tensors give the same digest.
+    """
+    return Digests().weights(checkpoint)
+
+
+def file_digest(path: Path) -> str:
+    """The digest of one written shard, read again."""
+    shard = Checkpoint(path.parent)
+    shard.entries = files.safetensors_entries(path)  # this file alone, whatever else is missing yet
+    digests = Digests()
+    return combined({name: digests.tensor(shard, name) for name in shard.names})
+
+
+def source_entry(source: Checkpoint, digests: Digests) -> dict[str, Any]:
+    """One row of a manifest's `sources`: label, hub commit (None for a folder) and digest; no local path."""
+    commit = source.folder.name if source.folder.parent.name == "snapshots" else None
+    return {"name": source.label, "revision": commit, "digest": digests.weights(source)}
+
+
+def versions() -> dict[str, str]:
+    names = ("chatvec_lab", "numba", "numpy", "safetensors", "tokenizers", "transformers")
+    found = {"python": platform.python_version()}
+    for name in names:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON whole or not at all: to a neighbour first, then one rename."""
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", "utf-8")
+    os.replace(temporary, path)

@@ -1,0 +1,1 @@
+"""Where named tensors come from: files, the hub, GGUF and other tools' formats."""

@@ -1,0 +1,348 @@
+"""The lazy algebra: sums, multiples and selections of weight vectors.
+
+A `WeightVector` is a list of terms, each a float64 factor on a leaf (a difference, a stored vector, a transform).
+Asked for a span of one tensor it returns *parts*, `(coefficient, plus, minus)` with raw stored elements, so that
+`exact.combine` can round the whole formula once. Nothing is read before a part is asked for.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from math import isfinite, prod
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from chatvec_lab.weights.chat import ChatSide
+from chatvec_lab.weights.checkpoint import Checkpoint
+from chatvec_lab.weights.difference import Difference, Leaf, leaf_rows, unpaired
+from chatvec_lab.weights.layout import (
+    LayerChoice,
+    has_vocabulary_axis,
+    layer_of,
+    layer_test,
+    module_of,
+    module_test,
+)
+from chatvec_lab.weights.numerics import exact
+from chatvec_lab.weights.numerics.blocks import Workspace, block_spans
+from chatvec_lab.weights.sources import files
+from chatvec_lab.weights.vocabulary import Vocabulary, runs
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass(frozen=True)
+class Term:
+    factor: float
+    leaf: Leaf
+    schedules: tuple[Callable[[str], float], ...] = field(default=())
+
+    def coefficient(self, name: str) -> float:
+        result = self.factor
+        for schedule in self.schedules:
+            result *= schedule(name)
+        return result
+
+
+class WeightVector:
+    """A vector of weights: named tensors that are differences, read lazily. Made by `chat - base`, or loaded.
+
+    Supports `scale * tau`, `-tau`, `tau_a + tau_b`, `tau_a - tau_b`, `cp + tau`, and the transforms below.
+    """
+
+    def __init__(self, terms: tuple[Term, ...]):
+        self.terms = terms
+
+    def __repr__(self) -> str:
+        return "WeightVector(" + " + ".join(f"{t.factor:g} * ({t.leaf.label})" for t in self.terms) + ")"
+
+    @property
+    def label(self) -> str:
+        return " + ".join(
+            t.leaf.label if t.factor == 1 else f"{t.factor:g} * ({t.leaf.label})" for t in self.terms
+        )
+
+    @cached_property
+    def names(self) -> list[str]:
+        """Names of the tensors, in the file order of the first term; a head that only others have comes last."""
+        first, *others = (term.leaf for term in self.terms)
+        lines = [f"{n}   not in {leaf.label}" for leaf in others for n in first.names if not leaf.resolve(n)]
+        lines += [
+            f"{n}   not in {first.label}" for leaf in others for n in leaf.names if not first.resolve(n)
+        ]
+        lines += [
+            f"{n}   {first.label} {first.shape(n)}, {leaf.label} {leaf.shape(n)}"
+            for leaf in others
+            for n in first.names
+            if leaf.resolve(n)
+            and leaf.shape(n) != first.shape(n)
+            and not (has_vocabulary_axis(n) and leaf.shape(n)[1:] == first.shape(n)[1:])
+        ]
+        if lines:
+            raise ValueError(
+                unpaired("sum of vectors", lines, len(first.names), others[0].label, first.label)
+            )
+        return list(dict.fromkeys(name for term in self.terms for name in term.leaf.names))
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        leaf = self.terms[0].leaf
+        return leaf.shape(leaf.resolve(name) or name)
+
+    def resolve(self, name: str) -> str | None:
+        """The tensor that plays the part of `name` (a tied head is the embedding), or None."""
+        return name if all(term.leaf.resolve(name) for term in self.terms) else None
+
+    @property
+    def vocabulary(self) -> Vocabulary | None:
+        return self.terms[0].leaf.vocabulary
+
+    @property
+    def chat_side(self) -> ChatSide | None:
+        """Template, end-of-turn ids and special rows: of the last term that is added (not subtracted) and has them."""
+        sides = [term.leaf.chat_side for term in self.terms if term.factor > 0]
+        return next((side for side in reversed(sides) if side), None)
+
+    def parts(
+        self,
+        name: str,
+        start: int,
+        stop: int,
+        *,
+        vocabulary: Vocabulary | None = None,
+        rows: int | None = None,
+        work: Workspace | None = None,
+    ) -> list[exact.Part]:
+        """The flat span [start, stop) of a tensor as raw parts, to be summed by `exact.combine`.
+
+        With `vocabulary` (and `rows`, its number of rows) the span counts rows of that vocabulary; rows whose
+        token the vector lacks are zero. Without, the span counts the vector's own rows.
+        """
+        work = work or Workspace()
+        if vocabulary is None and len(self.terms) > 1 and has_vocabulary_axis(name):
+            vocabulary, rows = self.vocabulary, self.shape(name)[0]
+        result: list[exact.Part] = []
+        for term in self.terms:
+            coefficient = term.coefficient(name)
+            if coefficient:
+                inner = self._span(term.leaf, name, start, stop, vocabulary, rows, work)
+                result += [(coefficient * c, plus, minus) for c, plus, minus in inner]
+        return result
+
+    def _span(self, leaf: Leaf, name, start, stop, vocabulary, rows, work) -> list[exact.Part]:
+        if not has_vocabulary_axis(name) or (vocabulary is None and rows is None):
+            return leaf.own(name, start, stop, work)
+        ids = leaf_rows(leaf, name, vocabulary, rows)
+        width = prod(leaf.shape(name)[1:])
+        first, last = start // width, -(-stop // width)
+        wanted = ids[first:last]
+        if len(wanted) and wanted[0] >= 0 and np.array_equal(wanted, wanted[0] + np.arange(len(wanted))):
+            shift = (wanted[0] - first) * width
+            return leaf.own(name, start + shift, stop + shift, work)
+        result: list[exact.Part] = []
+        for position, row, count in runs(wanted) or [
+            (0, 0, 0)
+        ]:  # no row known: zeros, so that parts stay in place
+            mark = work.mark()
+            own = leaf.own(name, row * width, (row + count) * width, work)
+            if not result:
+                # own buffers first, so that releasing those of the run does not hand these out again
+                result = [_zeros_like(part, (last - first) * width) for part in own]
+            for (_, to, to_minus), (_, plus, minus) in zip(result, own, strict=True):
+                to[position * width : (position + count) * width] = plus
+                if minus is not None:
+                    to_minus[position * width : (position + count) * width] = minus
+            work.release(mark)
+        trim = slice(start - first * width, stop - first * width)
+        return [(c, p[trim], m if m is None else m[trim]) for c, p, m in result]
+
+    def read(self, name: str, rows: slice | None = None, *, dtype: torch.dtype | None = None) -> torch.Tensor:
+        """One tensor of the vector (or a slice of its rows), exact and rounded once; float32 unless `dtype` says.
+
+        Rows are the vector's own: those of the first term's first checkpoint.
+        """
+        import torch
+
+        dtype = dtype or torch.float32
+        shape = self.shape(name)
+        first, last, step = (rows or slice(None)).indices(shape[0] if shape else 1)
+        if step != 1:
+            raise ValueError(f"rows={rows!r}: only slices with step 1 are read.")
+        last, width = max(first, last), prod(shape[1:])
+        kind = str(dtype).removeprefix("torch.")
+        if kind not in files.FLOATS:
+            raise TypeError(f"dtype={dtype}: a vector is read as one of {', '.join(files.FLOATS)}.")
+        tensor = torch.empty((last - first, *shape[1:]) if shape else (), dtype=dtype)
+        flat = tensor.reshape(-1).view(torch.uint8).numpy().view(exact.RAW[kind]) if tensor.numel() else None
+        work = Workspace()
+        for begin, end in block_spans((last - first, *shape[1:]) if shape else ()):
+            offset = first * width
+            parts = self.parts(name, begin + offset, end + offset, work=work)
+            self._combined(name, None, parts, flat[begin:end], work)
+            work.release()
+        return tensor
+
+    def _combined(self, name, cp, parts, out, work) -> np.ndarray:
+        try:
+            return exact.combine(cp, parts, out, scratch=work.scratch)
+        except FloatingPointError as error:
+            raise ValueError(f"{name} of {self.label}: {error}. Is one of the sources damaged?") from error
+
+    def _map(self, **changes) -> WeightVector:
+        return WeightVector(
+            tuple(replace(term, **{k: f(term) for k, f in changes.items()}) for term in self.terms)
+        )
+
+    def __mul__(self, scale: float) -> WeightVector:
+        if isinstance(scale, bool) or not isinstance(scale, int | float | np.integer | np.floating):
+            return NotImplemented
+        if not isfinite(scale):
+            raise ValueError(f"the scale must be a finite number, got {scale!r}.")
+        return self._map(factor=lambda term: term.factor * float(scale))
+
+    __rmul__ = __mul__
+
+    def __truediv__(self, divisor: float) -> WeightVector:
+        if isinstance(divisor, bool) or not isinstance(divisor, int | float):
+            return NotImplemented
+        return self * (1.0 / divisor)
+
+    def __neg__(self) -> WeightVector:
+        return self * -1.0
+
+    def __add__(self, other: WeightVector) -> WeightVector:
+        return WeightVector(self.terms + other.terms) if isinstance(other, WeightVector) else NotImplemented
+
+    def __sub__(self, other: WeightVector) -> WeightVector:
+        return self + (-other) if isinstance(other, WeightVector) else NotImplemented
+
+    def __radd__(self, other):
+        return self if other == 0 else NotImplemented  # so that sum(vectors) works
+
+    def select(
+        self, layers: LayerChoice | None = None, modules: str | Iterable[str] | None = None
+    ) -> WeightVector:
+        """The vector in some places and zero elsewhere.
+
+        `layers`: a number, range, slice, iterable or text "0-7,12" (tensors outside the layers are then left out);
+        `modules`: kinds ("attention", "mlp", "router", "norm", "embedding", "head") or regular expressions on names.
+        """
+        in_layers, in_modules = layer_test(layers), module_test(modules)
+        schedule = lambda name: float(in_layers(layer_of(name)) and in_modules(name))  # noqa: E731
+        return self._map(schedules=lambda term: (*term.schedules, schedule))
+
+    def scheduled(self, f: Callable[[int | None, str], float]) -> WeightVector:
+        """The vector times `f(layer, module)`, with layer None outside the layers and module one of the kinds."""
+        schedule = lambda name: float(f(layer_of(name), module_of(name)))  # noqa: E731
+        return self._map(schedules=lambda term: (*term.schedules, schedule))
+
+    def sparsified(
+        self, method: Literal["magnitude", "dare"], *, density: float, seed: int = 0
+    ) -> WeightVector:
+        """A share `density` of each tensor's elements; see `transforms.Sparsified`."""
+        from chatvec_lab.weights.transforms import Sparsified
+
+        return WeightVector((Term(1.0, Sparsified(self, method, density, seed)),))
+
+    def low_rank(self, rank: int, *, seed: int = 0) -> WeightVector:
+        """Each matrix replaced by its best approximation of `rank`; norms, embedding and head stay whole."""
+        from chatvec_lab.weights.transforms import LowRank
+
+        return WeightVector((Term(1.0, LowRank(self, rank, seed)),))
+
+    def random_like(self, seed: int) -> WeightVector:
+        """Gaussian noise with the same L2 norm for each tensor: the control."""
+        from chatvec_lab.weights.transforms import Noise
+
+        return WeightVector((Term(1.0, Noise(self, seed)),))
+
+    def within(self, larger: Checkpoint, path: str | None = None) -> WeightVector:
+        """The vector for the language part of a larger model, such as LLaVA; the rest of that model is carried.
+
+        Add it to that model: `vlm + tau.within(vlm)`. `path` is the language part's, taken out of the larger model's
+        names ("language_model", or "" where they are the family's own); None finds it. See `within.Within`.
+        The larger model keeps its chat template, if it has one.
+        """
+        from chatvec_lab.weights.within import Within
+
+        leaves = [Within(term.leaf, larger, path) for term in self.terms]
+        return WeightVector(
+            tuple(
+                Term(term.factor, leaf, tuple(_renamed(schedule, leaf) for schedule in term.schedules))
+                for term, leaf in zip(self.terms, leaves, strict=True)
+            )
+        )
+
+    def is_outside(self, name: str) -> bool:
+        """True for a tensor of a larger model that no part of this vector, put `within` it, has to do with."""
+        return all(
+            leaf.is_outside(name) if isinstance(leaf, WeightVector) else name in getattr(leaf, "outside", ())
+            for leaf in self.inner
+        )
+
+    @property
+    def larger(self) -> Checkpoint | None:
+        """The larger model whose language part this vector is for; None for an ordinary vector."""
+        return next((leaf.larger for leaf in self.inner if getattr(leaf, "larger", None)), None)
+
+    @property
+    def inner(self) -> list[Leaf | WeightVector]:
+        """What each term stands on: its leaf, or of a transform the vector that it transforms."""
+        return [getattr(term.leaf, "vector", None) or term.leaf for term in self.terms]
+
+    def save(self, path: str | os.PathLike, *, progress: bool = True) -> Path:
+        """Store the vector as an artifact of its own (exact; usable without base and chat); returns the folder."""
+        if self.larger is not None:
+            raise ValueError(
+                f"{self.label} goes by the names of a larger model. Save the vector itself, and place it when it is "
+                "needed: vlm + WeightVector.load(path).within(vlm)."
+            )
+        from chatvec_lab.weights.saving.artifact import save_vector
+
+        return save_vector(self, Path(path), progress=progress)
+
+    def push_to_hub(self, repo_id: str, **options):
+        """Send the vector to the Hugging Face hub with a model card; options as in `interop.hub.push`."""
+        from chatvec_lab.interop.hub import push
+
+        return push(self, repo_id, **options)
+
+    @staticmethod
+    def load(path: str | os.PathLike) -> WeightVector:
+        """A vector stored by `save`."""
+        from chatvec_lab.weights.saving.artifact import load_vector
+
+        return load_vector(Path(path))
+
+    def describe(self) -> list[dict]:
+        """The recipe, one entry a term: leaf, factor and, where a schedule varies it, each tensor's coefficient."""
+        result = []
+        for term in self.terms:
+            entry = {**term.leaf.describe(), "factor": term.factor}
+            if term.schedules:
+                entry["coefficients"] = {name: term.coefficient(name) for name in self.names}
+            result.append(entry)
+        return result
+
+    def sources(self) -> list[Checkpoint]:
+        return list(dict.fromkeys(source for term in self.terms for source in term.leaf.sources()))
+
+
+def _renamed(schedule: Callable[[str], float], leaf) -> Callable[[str], float]:
+    """A schedule by the family's names, for a leaf under a larger model's."""
+    return lambda name: schedule(leaf.inner(name))
+
+
+def _zeros_like(part: exact.Part, size: int) -> exact.Part:
+    coefficient, plus, minus = part
+    return coefficient, np.zeros(size, plus.dtype), None if minus is None else np.zeros(size, minus.dtype)
+
+
+def difference(plus: Checkpoint, minus: Checkpoint) -> WeightVector:
+    """The lazy vector plus - minus."""
+    return WeightVector((Term(1.0, Difference(plus, minus)),))

@@ -1,0 +1,304 @@
+"""A live model holds the bits that a saved merge would, whatever was set before."""
+
+import numpy as np
+import pytest
+import torch
+from pico import CP_TOKENS, SPECIAL, TEMPLATE, TOKENS, save_model
+from transformers import AutoModelForCausalLM
+
+from chatvec_lab import Checkpoint
+from chatvec_lab.live import LiveModel, places
+
+SCALES = [0.5, 0.7, 1, 1.3, -0.3, 0]
+VOCABULARY = {"model.embed_tokens.weight", "lm_head.weight"}
+WHOLE = {2: torch.int16, 4: torch.int32, 8: torch.int64}
+
+
+def bits(model):
+    """Every parameter and buffer as integers, so that -0.0 and 0.0 differ."""
+    return {
+        name: tensor.clone().view(WHOLE[tensor.element_size()]) for name, tensor in model.state_dict().items()
+    }
+
+
+def differing(one, other):
+    assert one.keys() == other.keys()
+    return [
+        name
+        for name in one
+        if one[name].dtype != other[name].dtype or not torch.equal(one[name], other[name])
+    ]
+
+
+def saved_bits(merged, folder, **options):
+    merged.save(folder, progress=False, **options)
+    return bits(AutoModelForCausalLM.from_pretrained(folder, dtype="auto"))
+
+
+CHATML = ["<|im_start|>", "<|im_end|>"]
+
+
+def chatml_family(root, *, reserved=()):
+    """A chat model with two tokens of its own, which base and CP may hold as reserved, never trained rows."""
+    tokens, special = SPECIAL + TOKENS + list(reserved), SPECIAL + list(reserved)
+    base = save_model(root / "base", seed=1, tokens=tokens, special=special)
+    cp = save_model(root / "cp", seed=3, near=base, tokens=tokens, special=special)
+    template = TEMPLATE.replace("<|{{ m.role }}|>", "<|im_start|>").replace("</s>", "<|im_end|>")
+    chat = save_model(
+        root / "chat", seed=2, near=base, tokens=SPECIAL + TOKENS + CHATML, special=SPECIAL + CHATML,
+        template=template,
+    )  # fmt: skip
+    return Checkpoint(base), Checkpoint(chat), Checkpoint(cp)
+
+
+def opened(folders):
+    base, chat, cp = map(Checkpoint, folders)
+    return cp, chat - base
+
+
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [
+        ("llama", {}),
+        ("llama", {"dtype": torch.float16}),
+        ("llama", {"dtype": torch.float32}),
+        ("qwen2", {"tied": True}),
+        ("gemma", {"tied": True}),
+        ("gpt_neox", {}),
+        ("mixtral", {}),
+        ("phi3", {}),
+        ("llama", {"cp_tokens": CP_TOKENS}),
+        ("qwen2", {"cp_tokens": CP_TOKENS, "tied": True}),
+    ],
+    ids=str,
+)
+def test_live_weights_are_the_saved_bits(families, kind, options, tmp_path):
+    cp, tau = opened(families(kind, **options))
+    live = LiveModel(cp, tau, device="cpu")
+    plain = bits(AutoModelForCausalLM.from_pretrained(cp.folder, dtype="auto"))
+    assert differing(bits(live.model), plain) == []
+    for scale in SCALES:
+        live.scale = scale
+        assert live.scale == scale
+        assert differing(bits(live.model), saved_bits(cp + scale * tau, tmp_path / str(scale))) == []
+    assert differing(bits(live.model), plain) == []
+
+
+def test_a_turn_changes_every_parameter_that_tau_changes(families):
+    cp, tau = opened(families("mixtral", dtype=torch.float32))
+    live = LiveModel(cp, tau, device="cpu")
+    before = bits(live.model)
+    live.scale = 1
+    changed = differing(bits(live.model), before)
+    assert {name for name, _ in live.model.named_parameters()} == set(changed)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_another_dtype_is_rounded_once_as_save_does(families, dtype, tmp_path):
+    cp, tau = opened(families("llama"))
+    live = LiveModel(cp, tau, device="cpu", dtype=dtype)
+    for scale in (0.7, 0):
+        live.scale = scale
+        assert (
+            differing(bits(live.model), saved_bits(cp + scale * tau, tmp_path / f"{scale}", dtype=dtype))
+            == []
+        )
+
+
+def test_selected_scheduled_transformed_and_several_vectors(families, tmp_path):
+    cp, tau = opened(families("llama", cp_tokens=CP_TOKENS))
+    vectors = {
+        "selected": tau.select(layers=0, modules="attention|norm"),
+        "scheduled": tau.scheduled(lambda layer, module: 0.3 if layer is None else 0.7 * layer),
+        "sum": 0.7 * tau + tau.random_like(1).select(layers=1),
+        "sparsified": tau.sparsified("dare", density=0.3),
+        "low rank": tau.low_rank(2),
+    }
+    tau.save(tmp_path / "tau", progress=False)
+    vectors["loaded"] = type(tau).load(tmp_path / "tau")
+    for name, vector in vectors.items():
+        live = LiveModel(cp, vector, device="cpu")
+        for scale in (1.3, -0.3):
+            live.scale = scale
+            saved = saved_bits(cp + scale * vector, tmp_path / f"{name} {scale}")
+            assert differing(bits(live.model), saved) == [], name
+
+
+def test_a_merged_checkpoint_can_be_the_cp(families, tmp_path):
+    cp, tau = opened(families("llama"))
+    halfway = cp + 0.5 * tau
+    live = LiveModel(halfway, tau.random_like(3), device="cpu")
+    assert differing(bits(live.model), saved_bits(halfway, tmp_path / "half")) == []
+    live.scale = 0.7
+    assert (
+        differing(bits(live.model), saved_bits(halfway + 0.7 * tau.random_like(3), tmp_path / "more")) == []
+    )
+
+
+def test_a_skipped_vocabulary_stays_the_cps(tmp_path, families):
+    cp, tau = opened(families("llama", cp_tokens=CP_TOKENS))
+    live = LiveModel(cp, tau, device="cpu", vocabulary="skip")
+    live.scale = 0.7
+    saved = saved_bits(cp.add(0.7 * tau, vocabulary="skip"), tmp_path / "saved")
+    assert differing(bits(live.model), saved) == []
+
+
+def test_added_tokens_have_the_chats_rows(tmp_path):
+    base, chat, cp = chatml_family(tmp_path)
+    live = LiveModel(cp, chat - base, device="cpu", add_tokens=True)
+    live.scale = 0.7
+    saved = saved_bits(cp.add(0.7 * (chat - base), add_tokens=True), tmp_path / "saved")
+    assert differing(bits(live.model), saved) == []
+    assert live.tokenizer.chat_template == chat.chat_template
+    assert live.tokenizer("<|im_end|>")["input_ids"] == [64]
+    for scale in (0, -0.3):  # a save of these has no such tokens; the rows before them are the same
+        live.scale = scale
+        saved = saved_bits(cp + scale * (chat - base), tmp_path / f"saved {scale}")
+        rows = {
+            name: tensor[:63] if name in VOCABULARY else tensor for name, tensor in bits(live.model).items()
+        }
+        assert differing(rows, saved) == []
+
+
+def test_copied_special_rows_are_the_chats_at_any_scale_but_zero(tmp_path):
+    base, chat, cp = chatml_family(tmp_path, reserved=CHATML)
+    row = cp.vocabulary.tokens[CHATML[0]]
+    live = LiveModel(cp, chat - base, device="cpu", copy_special=True)
+    for scale in (0.3, 1, -0.3, 0):
+        live.scale = scale
+        saved = saved_bits(cp.add(scale * (chat - base), copy_special=True), tmp_path / f"saved {scale}")
+        assert differing(bits(live.model), saved) == []
+    assert torch.equal(
+        live.model.get_input_embeddings().weight[row], cp.read("model.embed_tokens.weight")[row]
+    )
+
+
+def test_ten_thousand_turns_leave_no_trace(tmp_path):
+    tokens = [*SPECIAL, "a", "b"]
+    base = save_model(tmp_path / "base", seed=1, tokens=tokens)
+    others = [save_model(tmp_path / name, seed=2, tokens=tokens, near=base) for name in ("chat", "cp")]
+    cp, tau = opened((base, *others))
+    live = LiveModel(cp, tau, device="cpu")
+    before = bits(live.model)
+    live.scale = 0.7
+    once = bits(live.model)
+    rng = np.random.default_rng(0)
+    for scale in rng.normal(0, 1, 10_000):
+        live.scale = scale
+    live.scale = 0.7
+    assert differing(bits(live.model), once) == []
+    live.scale = 0
+    assert differing(bits(live.model), before) == []
+
+
+def test_at_undoes_itself_also_when_the_body_raises(families):
+    cp, tau = opened(families("llama"))
+    live = LiveModel(cp, tau, device="cpu")
+    live.scale = 0.5
+    half = bits(live.model)
+    with live.at(1.0) as inside:
+        assert inside is live and live.scale == 1.0
+        with pytest.raises(RuntimeError, match="body"), live.at(-1):
+            raise RuntimeError("body")
+        assert live.scale == 1.0
+    assert live.scale == 0.5
+    assert differing(bits(live.model), half) == []
+
+
+def test_what_was_done_to_the_weights_meanwhile_is_undone_by_the_next_turn(families):
+    cp, tau = opened(families("llama"))
+    live = LiveModel(cp, tau, device="cpu")
+    before = bits(live.model)
+    with torch.no_grad():
+        for parameter in live.model.parameters():
+            parameter.mul_(3)
+    live.scale = 0
+    assert differing(bits(live.model), before) == []
+
+
+def test_a_scale_that_is_no_number_or_overflows_leaves_the_cp(families):
+    cp, tau = opened(families("llama", dtype=torch.float16))
+    live = LiveModel(cp, tau, device="cpu")
+    before = bits(live.model)
+    for wrong, error in (
+        ("1", TypeError),
+        (True, TypeError),
+        (float("nan"), ValueError),
+        (float("inf"), ValueError),
+    ):
+        live.scale = 1
+        with pytest.raises(error, match="scale"):
+            live.scale = wrong
+    with pytest.raises(
+        ValueError, match=r"weight of cp \+ .* too large for float16; the model is the CP again"
+    ):
+        live.scale = 1e9
+    assert live.scale == 0
+    assert differing(bits(live.model), before) == []
+
+
+def test_threads_give_the_same_bits(families, monkeypatch):
+    cp, tau = opened(families("mixtral"))
+    one, many = LiveModel(cp, tau, device="cpu"), None
+    monkeypatch.setattr("chatvec_lab.live.model._FEW", 0)
+    monkeypatch.setattr("chatvec_lab.live.slots.BLOCK", 100)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
+    many = LiveModel(cp, tau, device="cpu")
+    assert one._pool is None and many._pool is not None
+    for scale in (0.7, 0):
+        one.scale = many.scale = scale
+        assert differing(bits(one.model), bits(many.model)) == []
+
+
+def test_places_out_of_reach_are_filled_by_a_copy(families, monkeypatch):
+    """As on a GPU, or where a parameter holds a tensor transposed."""
+    cp, tau = opened(families("mixtral"))
+    direct = LiveModel(cp, tau, device="cpu")
+    monkeypatch.setattr("chatvec_lab.live.slots.Slot.is_raw", False)
+    copied = LiveModel(cp, tau, device="cpu")
+    for scale in (0.7, 0):
+        direct.scale = copied.scale = scale
+        assert differing(bits(direct.model), bits(copied.model)) == []
+
+
+def test_every_tensor_without_a_place_is_named(families, monkeypatch):
+    cp, tau = opened(families("gpt_neox"))
+    real = places.places
+
+    def places_of(model):
+        found = real(model)
+        del found["embed_out.weight"], found["gpt_neox.layers.0.mlp.dense_h_to_4h.weight"]
+        found["gpt_neox.layers.1.attention.dense.bias"] = found["gpt_neox.layers.0.attention.dense.bias"] + 1
+        return found
+
+    monkeypatch.setattr("chatvec_lab.live.loading.places", places_of)
+    with pytest.raises(ValueError, match="3 of 28 tensors of cp did not reach the model") as error:
+        LiveModel(cp, tau, device="cpu")
+    for line in (
+        "embed_out.weight   has no place in GPTNeoXForCausalLM",
+        "gpt_neox.layers.0.mlp.dense_h_to_4h.weight   has no place",
+        "gpt_neox.layers.1.attention.dense.bias   is not what the model holds",
+    ):
+        assert line in str(error.value)
+
+
+def test_a_vector_that_does_not_pair_is_refused_before_loading(families, tmp_path):
+    cp, _ = opened(families("llama"))
+    _, other = opened(families("gpt_neox"))
+    with pytest.raises(ValueError, match="do not pair"):
+        LiveModel(cp, other)
+
+
+def test_dtype_auto_is_the_stored_one_also_where_the_config_says_otherwise(tmp_path, families):
+    import json
+    import shutil
+
+    base, chat, cp = families("llama")
+    copy = tmp_path / "cp"
+    shutil.copytree(cp, copy)
+    config = json.loads((copy / "config.json").read_text())
+    (copy / "config.json").write_text(json.dumps(config | {"dtype": "float32"}))
+    live = LiveModel(Checkpoint(copy), Checkpoint(chat) - Checkpoint(base), device="cpu")
+    assert live.model.dtype == torch.bfloat16
+    with pytest.raises(ValueError, match="dtype='int8': expected 'auto' or one of"):
+        LiveModel(Checkpoint(copy), Checkpoint(chat) - Checkpoint(base), dtype="int8")

@@ -1,0 +1,184 @@
+"""combine: the exact value of the formula, rounded once, element by element."""
+
+import numpy as np
+import pytest
+import torch
+from reference import formula, wrongly_rounded
+
+from chatvec_lab.weights.numerics import exact, lanes
+
+DTYPES = ("bfloat16", "float16", "float32", "float64")
+SCALES = (0.5, 0.7, 1.0, 1.3, -0.3, 1 / 3, 10.0)
+
+
+def raw(tensor: torch.Tensor) -> np.ndarray:
+    return tensor.view(torch.uint16).numpy() if tensor.dtype == torch.bfloat16 else tensor.numpy()
+
+
+def run(cp, pairs, dtype):
+    out = torch.empty(cp.numel(), dtype=getattr(torch, dtype))
+    exact.combine(raw(cp), [(s, raw(a), raw(b)) for s, a, b in pairs], raw(out))
+    return out
+
+
+def weights(dtype, n=400, seed=0):
+    """CP, chat and base that differ as fine-tuned models do, over six orders of magnitude; some rows are equal."""
+    g = torch.Generator().manual_seed(seed)
+    base = torch.randn(n, generator=g, dtype=torch.float64) * 10.0 ** torch.randint(-5, 1, (n,), generator=g)
+    near = lambda step: base * (1 + step * torch.randn(n, generator=g, dtype=torch.float64))  # noqa: E731
+    cp, chat, base = (t.to(getattr(torch, dtype)) for t in (near(0.2), near(0.05), base))
+    chat[: n // 10] = base[: n // 10]
+    return cp, chat, base
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("source", DTYPES)
+def test_every_element_is_rounded_once(dtype, source):
+    cp = weights(dtype)[0]
+    _, chat, base = weights(source)
+    for scale in SCALES:
+        assert wrongly_rounded(run(cp, [(scale, chat, base)], dtype), formula(cp, [(scale, chat, base)])) == 0
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32"])
+def test_values_a_hair_from_a_tie(dtype):
+    """0.7 is a little less than seven tenths: 0.7 * 10 units lie just below a half-way point, not on it."""
+    kind = getattr(torch, dtype)
+    cp = torch.arange(1, 200, dtype=torch.float64).mul(2.0**-6).add(1).to(kind)
+    unit = float(torch.finfo(kind).eps) * 2.0**-4
+    for scale in (0.7, 0.3, 0.1, 1.1, -0.7, 0.5):
+        for count in (10, 20, 40, 80, 5, 3):
+            chat = torch.full_like(cp, count * unit)
+            pairs = [(scale, chat, torch.zeros_like(cp))]
+            assert wrongly_rounded(run(cp, pairs, dtype), formula(cp, pairs)) == 0
+
+
+def test_several_vectors_and_wide_exponents():
+    cp, chat, base = weights("bfloat16", seed=1)
+    _, other, other_base = weights("bfloat16", seed=2)
+    huge = torch.full_like(cp, 2.0**60)
+    pairs = [
+        (0.7, chat, base),
+        (-1.3, other, other_base),
+        (0.1, huge, torch.zeros_like(cp)),
+        (-0.1, huge, torch.zeros_like(cp)),
+    ]
+    assert wrongly_rounded(run(cp, pairs, "bfloat16"), formula(cp, pairs)) == 0
+
+
+def test_cancelling_terms_give_the_cp_back():
+    cp, chat, base = weights("bfloat16")
+    assert torch.equal(run(cp, [(0.7, chat, base), (-0.7, chat, base)], "bfloat16"), cp)
+
+
+def test_block_length_does_not_matter():
+    cp, chat, base = weights("bfloat16", n=3 * exact.TILE + 17)
+    whole = run(cp, [(0.7, chat, base)], "bfloat16")
+    for cut in (1, 1000, exact.TILE + 1):
+        pieces = [
+            run(cp[i], [(0.7, chat[i], base[i])], "bfloat16") for i in (slice(0, cut), slice(cut, None))
+        ]
+        assert torch.equal(torch.cat(pieces).view(torch.int16), whole.view(torch.int16))
+
+
+@pytest.mark.parametrize("dtype,large", [("float16", 6e4), ("bfloat16", 3e38), ("float32", 3e38)])
+def test_overflow_and_nan_are_refused(dtype, large):
+    cp = torch.full((4,), large, dtype=getattr(torch, dtype))
+    zero = torch.zeros_like(cp)
+    with pytest.raises(FloatingPointError, match="too large for " + dtype):
+        run(cp, [(1.0, cp, zero)], dtype)
+    with pytest.raises(FloatingPointError):
+        run(torch.full_like(cp, float("nan")), [(1.0, zero, zero)], dtype)
+
+
+def test_the_largest_finite_value_is_kept():
+    top = torch.tensor([torch.finfo(torch.float16).max], dtype=torch.float16)
+    assert run(top, [(1.0, torch.tensor([15.0]), torch.zeros(1))], "float16") == top
+    with pytest.raises(FloatingPointError):
+        run(top, [(1.0, torch.tensor([16.0]), torch.zeros(1))], "float16")
+
+
+def test_a_scale_beyond_exactness_is_refused():
+    with pytest.raises(ValueError, match="1e300"):
+        exact.halves(1e301)
+
+
+@pytest.mark.parametrize("scale", [*SCALES, 0.1, 1e-3, 0.25, 2.0**-30, 1e10, 1e-30])
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32"])
+def test_the_fast_lane_gives_the_same_bits_as_the_general_way(dtype, scale):
+    """On ordinary weights, on small multiples of a unit (ties and near-ties), and on any finite bit patterns."""
+    few = 0
+    for cp, plus, minus in operands(dtype, 5 * lanes.SPAN + 3):
+        if abs(scale) > 1e3 and dtype == "float16":
+            plus, minus = plus * np.float16(0), minus * np.float16(0)  # else nothing is in range
+        fast, general, lane = (np.empty_like(cp) for _ in "123")
+        try:
+            exact._combine(cp, [(scale, plus, minus)], general, exact.Scratch())
+        except FloatingPointError:
+            with pytest.raises(FloatingPointError):
+                exact.combine(cp, [(scale, plus, minus)], fast)
+            continue
+        exact.combine(cp, [(scale, plus, minus)], fast)
+        assert fast.tobytes() == general.tobytes()
+        few += lanes.fill(cp, plus, minus, scale, lane) is not None
+    assert few >= 2 or not 1e-10 < abs(scale) < 1e4, "the fast lane would not be tested"
+
+
+def operands(dtype, n):
+    """Ordinary weights, multiples of a unit (ties and near-ties), any finite bits, zeros of either sign, awkward."""
+    rng = np.random.default_rng(0)
+    kind = getattr(torch, dtype)
+    ordinary = [raw(t) for t in weights(dtype, n=n, seed=5)]
+    unit = 16 * float(torch.finfo(kind).eps) * 2.0**-6
+    units = [raw(torch.from_numpy(rng.integers(-64, 64, n) * unit + c).to(kind)) for c in (1.0, 0.0, 0.0)]
+    bits = {2: np.uint16, 4: np.uint32}[ordinary[0].itemsize]
+    top = {"bfloat16": 0x6800, "float16": 0x7000, "float32": 0x68000000}[dtype]
+    sign = lambda: rng.integers(0, 2, n, dtype=bits) << bits(8 * bits().itemsize - 1)  # noqa: E731
+    patterns = [(rng.integers(0, top, n, dtype=bits) | sign()).view(ordinary[0].dtype) for _ in "123"]
+    zeros = [np.where(rng.random(n) < 0.5, a, sign().view(a.dtype)) for a in ordinary]  # of either sign
+    return ordinary, units, patterns, zeros, awkward(dtype, n)
+
+
+def awkward(dtype, n):
+    """Operands with ties, cancellations, zeros of both signs, subnormals and large gaps."""
+    rng = np.random.default_rng(1)
+    arrays = [rng.standard_normal(n) * 0.02 for _ in range(3)]
+    cp, plus, minus = arrays
+    plus[:] = minus + rng.standard_normal(n) * 0.0005
+    plus[:1000] = minus[:1000] + rng.integers(-30, 30, 1000) * 2.0**-16  # ties and near-ties
+    cp[:1000] = rng.integers(-500, 500, 1000) * 2.0**-16
+    cp[1000:1100] = -(plus[1000:1100] - minus[1000:1100])
+    cp[1200:1300], cp[1300:1400] = 0.0, -0.0
+    plus[1250:1350] = minus[1250:1350]
+    for array in arrays:
+        array[rng.integers(0, n, 20)] = 10.0 ** rng.uniform(-44, 3, 20)
+        array[rng.integers(0, n, 20)] = 0.0
+    return [raw(torch.from_numpy(a).to(getattr(torch, dtype))) for a in arrays]
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32"])
+@pytest.mark.parametrize("place", range(3))
+@pytest.mark.parametrize("broken", [np.nan, np.inf])
+def test_broken_operands_are_found(dtype, place, broken):
+    arrays = awkward(dtype, 3000)
+    arrays[place][123] = raw(torch.tensor([broken]).to(getattr(torch, dtype)))[0]
+    with pytest.raises(FloatingPointError, match=r"1 of \d+ elements are NaN"):
+        exact.combine(arrays[0], [(0.7, *arrays[1:])], np.empty_like(arrays[0]))
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32"])
+def test_a_library_that_switches_denormals_off_changes_nothing(dtype):
+    normal = float(torch.finfo(getattr(torch, dtype)).tiny)
+    cp, plus, minus = (
+        np.where(np.abs(exact.widen(a)) < normal, a.dtype.type(0), a) for a in awkward(dtype, 3000)
+    )
+    wanted, found = np.empty_like(cp), np.empty_like(cp)
+    lanes.fill(cp, plus, minus, 0.7, wanted)
+    assert torch.set_flush_denormal(True)
+    try:
+        unsure = lanes.fill(cp, plus, minus, 0.7, found)
+    finally:
+        torch.set_flush_denormal(False)
+    proven = np.setdiff1d(np.arange(cp.size), unsure)
+    assert proven.size > 2900
+    assert np.array_equal(wanted[proven], found[proven])

@@ -1,0 +1,84 @@
+"""Few rows of hub models by HTTP ranges, against a real server on loopback: right bits, and no download."""
+
+import pytest
+from pico import CP_TOKENS, save_family, save_model
+from test_hub import hub, run  # noqa: F401  (hub is a fixture)
+
+from chatvec_lab import Checkpoint
+
+CHECK = """
+from chatvec_lab.families import load_family
+table = load_family('mine.yaml').check(rows=16)
+print(len(table), float(table.cosine.min()), sorted(set(table.member)))
+"""
+
+
+@pytest.fixture
+def served(hub, tmp_path, monkeypatch):  # noqa: F811
+    """(address, home, requests, folders) of a family of hub ids, described by mine.yaml in the current folder."""
+    address, repos, asked = hub
+    folders = dict(
+        zip(("base", "chat", "cp"), save_family(tmp_path, cp_tokens=CP_TOKENS, shard="6KB"), strict=True)
+    )
+    folders["other"] = save_model(tmp_path / "other", seed=9)
+    repos.update({f"lab/{name}": folder for name, folder in folders.items()})
+    (tmp_path / "mine.yaml").write_text("base: lab/base\nchat: lab/chat\ncp: {zh: lab/cp}\n")
+    monkeypatch.chdir(tmp_path)
+    return address, tmp_path / "home", asked, folders
+
+
+def test_a_family_of_hub_ids_is_checked_without_its_weights(served):
+    address, home, asked, _ = served
+    done = run(address, home, CHECK)
+    assert done.returncode == 0, done.stderr
+    count, lowest, members = done.stdout.split(maxsplit=2)
+    assert (int(count), members.strip()) == (32, "['chat', 'cp_zh']") and float(lowest) > 0.9
+    assert not list(home.rglob("*.safetensors")), "no weight file was downloaded"
+    assert any(path.endswith(".safetensors") for _, path in asked)
+
+
+def test_an_unrelated_hub_model_is_refused(served, tmp_path):
+    (tmp_path / "mine.yaml").write_text("base: lab/base\nchat: lab/chat\ncp: {zh: lab/other}\n")
+    done = run(*served[:2], CHECK)
+    assert "cp_zh (lab/other)" in done.stderr and "do not descend" in done.stderr
+
+
+def test_ranges_have_the_bits_of_the_file(served):
+    address, home, _, folders = served
+    code = (
+        "from chatvec_lab import Checkpoint; from chatvec_lab.weights.sources.hub import sparsely, Remote\n"
+        "c = sparsely(Checkpoint('lab/base')); assert isinstance(c, Remote)\n"
+        "print({n: c.raw(n, 5, 40).tolist() for n in c.names if len(c.shape(n)) == 2})\n"
+        "print(len(c.vocabulary.tokens), c.is_tied)"
+    )
+    done = run(address, home, code)
+    assert done.returncode == 0, done.stderr
+    here = Checkpoint(folders["base"])
+    lines = done.stdout.splitlines()
+    assert eval(lines[0]) == {n: here.raw(n, 5, 40).tolist() for n in here.names if len(here.shape(n)) == 2}
+    assert lines[1] == "63 False"
+
+
+def test_a_network_that_goes_away_is_an_oserror(served):
+    code = (
+        "from chatvec_lab import Checkpoint; from chatvec_lab.weights import remote; import huggingface_hub\n"
+        "c = remote.sparsely(Checkpoint('lab/base')); n = c.names[0]\n"
+        "huggingface_hub.hf_hub_url = lambda *_, **__: 'http://127.0.0.1:9'\n"
+        "try: c.raw(n, 5, 40)\n"
+        "except OSError as error: print(error)"
+    )
+    assert "lab/base: model" in run(*served[:2], code).stdout
+
+
+def test_a_model_in_the_cache_is_read_from_there(served):
+    address, home, asked, _ = served
+    assert (
+        run(address, home, "from chatvec_lab import Checkpoint; Checkpoint('lab/base').names").returncode == 0
+    )
+    asked.clear()
+    code = (
+        "from chatvec_lab import Checkpoint; from chatvec_lab.weights.sources.hub import sparsely\n"
+        "print(type(sparsely(Checkpoint('lab/base'))).__name__)"
+    )
+    assert run(address, home, code).stdout.strip() == "Checkpoint"
+    assert not asked
