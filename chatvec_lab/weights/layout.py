@@ -7,9 +7,12 @@ BLOOM, Mixtral and other mixtures of experts); a name that fits none of the patt
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
 
-KINDS = ("embedding", "attention", "mlp", "router", "norm", "head", "other")
+KINDS = ("embedding", "attention", "mlp", "router", "norm", "head", "buffer", "other")
 LayerChoice = int | range | slice | str | Iterable[int]
 
 _LAYER = re.compile(r"(?:^|\.)(?:layers|layer|h|blocks|block)\.(\d+)\.")
@@ -31,6 +34,90 @@ _COMPONENTS = (
     ("mlp", re.compile(r"mlp|feed_forward|ffn|experts?$|block_sparse_moe|^fc\d$")),
     ("attention", re.compile(r"attn|attention")),
 )
+
+
+@dataclass(frozen=True)
+class Part:
+    """What a tensor is.
+
+    `component`: "text", "vision", "audio", "projector", "draft" or "other"; `layer`: its number within the component,
+    None outside the layers; `module`: one of `KINDS`; `projection`: "q", "k", "v", "o", "gate", "up", "down" …, or
+    None; `axis`: "vocabulary" where the first axis has a row a token of the model's own tokenizer, "candidate" where it only
+    has as many rows and nothing else is known of it, else None.
+    """
+
+    component: str
+    layer: int | None
+    module: str
+    projection: str | None = None
+    axis: str | None = None
+
+
+class Layout:
+    """What each stored tensor of a checkpoint is, and the one name that it has whoever saved it.
+
+    Made by `Layout.of`. `layout[name]` takes a stored or a published name.
+    """
+
+    def __init__(
+        self, parts: Mapping[str, Part], published: Mapping[str, str] | None = None, *, is_tied: bool = False
+    ):
+        self.parts = dict(parts)
+        self._published = dict(published or {})
+        self._stored = {canonical: name for name, canonical in self._published.items()}
+        self.is_tied = is_tied  # the model class shares its head with its embedding
+
+    @staticmethod
+    def of(config: Mapping[str, Any], names: Iterable[str], shapes: Mapping[str, tuple[int, ...]]) -> Layout:
+        """The layout of tensors with these names and shapes, in a model with this config.json."""
+        parts = {
+            name: Part(
+                "text",
+                layer_of(name),
+                "buffer" if is_buffer(name) else module_of(name),
+                None,
+                "vocabulary" if has_vocabulary_axis(name) else None,
+            )
+            for name in names
+        }
+        return Layout(parts, is_tied=bool(config.get("tie_word_embeddings")))
+
+    def __getitem__(self, name: str) -> Part:
+        return self.parts[name if name in self.parts else self._stored[name]]
+
+    def published(self, name: str) -> str:
+        """The name under which hubs know a stored tensor (of a published name: itself)."""
+        return self._published.get(name, name)
+
+    def stored(self, published: str) -> str | None:
+        """The stored tensor with this published name, or None."""
+        name = self._stored.get(published, published)
+        return name if name in self.parts else None
+
+    def is_table(self, name: str) -> bool:
+        """True when the tensor has one row a token: input and output embedding, and other tables indexed by token."""
+        return self[name].axis == "vocabulary"
+
+    @cached_property
+    def tables(self) -> list[str]:
+        """Stored names of the tensors with one row a token, in file order."""
+        return [name for name, part in self.parts.items() if part.axis == "vocabulary"]
+
+    @cached_property
+    def embedding(self) -> str | None:
+        """Stored name of the text's input embedding."""
+        return next((n for n in self.tables if self.parts[n].module == "embedding"), None)
+
+    @cached_property
+    def head(self) -> str | None:
+        """Stored name of the text's own head (its weight); None where it is not stored, tied or lacking."""
+        heads = (n for n in self.tables if self.parts[n].module == "head" and n.endswith("weight"))
+        return next(heads, None)
+
+    @cached_property
+    def ignored(self) -> dict[str, str]:
+        """Stored tensors that transformers leaves out when it loads the model, and what they are."""
+        return {}
 
 
 def layer_of(name: str) -> int | None:
