@@ -19,12 +19,13 @@ import numpy as np
 
 from chatvec_lab.anatomy import kernels
 from chatvec_lab.weights.checkpoint import Checkpoint
-from chatvec_lab.weights.difference import Difference, Leaf, leaf_rows, paired_rows, unpaired
-from chatvec_lab.weights.layout import has_vocabulary_axis
+from chatvec_lab.weights.difference import Difference, Leaf, unpaired
 from chatvec_lab.weights.numerics import exact
 from chatvec_lab.weights.numerics.blocks import Workspace, block_spans
+from chatvec_lab.weights.rows import Table, leaf_rows, paired
 from chatvec_lab.weights.saving.stream import workers
 from chatvec_lab.weights.sources import files
+from chatvec_lab.weights.transforms import Transform
 from chatvec_lab.weights.vector import WeightVector
 from chatvec_lab.weights.vocabulary import Vocabulary, runs
 
@@ -70,7 +71,7 @@ def pieces_of(vectors: Sequence[WeightVector], names: Sequence[str], *, together
         members = tuple(i for i, v in enumerate(vectors) if v.resolve(name))
         lines += [f"{name}   not in {names[i]}" for i in range(len(vectors)) if i not in members]
         shapes = {i: vectors[i].shape(name) for i in members}
-        fixed = {s[1:] if has_vocabulary_axis(name) else s for s in shapes.values()}
+        fixed = {s[1:] if vectors[members[0]].is_table(name) else s for s in shapes.values()}
         if len(fixed) > 1:
             lines.append(f"{name}   " + ", ".join(f"{names[i]} {shape}" for i, shape in shapes.items()))
         if together and not lines:
@@ -87,7 +88,7 @@ def pieces_of(vectors: Sequence[WeightVector], names: Sequence[str], *, together
 
 def _layout(name: str, vector: WeightVector) -> tuple:
     """Equal for vectors whose rows agree one by one."""
-    has_tokens = has_vocabulary_axis(name) and vector.vocabulary is not None
+    has_tokens = vector.is_table(name) and vector.vocabulary is not None
     return vector.shape(name), _fingerprint(vector.vocabulary) if has_tokens else 0
 
 
@@ -101,7 +102,7 @@ def _fingerprint(vocabulary: Vocabulary) -> int:
 
 def _pieces(name: str, members: tuple[int, ...], vectors: Sequence[WeightVector]) -> list[Piece]:
     shape = vectors[members[0]].shape(name)
-    if not has_vocabulary_axis(name):
+    if not vectors[members[0]].is_table(name):
         return [Piece(name, members, (SHARED,) * len(members), None, shape)]
     chosen = [vectors[i] for i in members]
     frame = _frame(name, chosen)  # (members, rows): own row, or -1
@@ -123,7 +124,8 @@ def _frame(name: str, vectors: list[WeightVector]) -> np.ndarray:
         return np.tile(np.arange(counts[0]), (len(vectors), 1))
     for vector, count in zip(vectors[1:], counts[1:], strict=True):  # raises where a tokenizer is lacking
         first = vectors[0]
-        paired_rows(name, first.vocabulary, counts[0], first.label, vector.vocabulary, count, vector.label)
+        ours = Table(first.label, first.vocabulary, counts[0])
+        paired(name, ours, Table(vector.label, vector.vocabulary, count))
     if any(vector.vocabulary is None for vector in vectors):
         return np.tile(np.arange(counts[0]), (len(vectors), 1))  # as many rows each: paired one by one
     place: dict = {}
@@ -146,7 +148,8 @@ _KINDS = (SHARED, SPECIAL, PADDING, NEW, ABSENT)
 
 def _kind_codes(name: str, vector: WeightVector, rows: np.ndarray) -> np.ndarray:
     """What each row of the frame is to a vector, as an index into `_KINDS`."""
-    live, vocabulary = _live(name, vector), vector.vocabulary
+    live, vocabulary = vector.live_rows(name), vector.vocabulary
+    live = np.ones(vector.shape(name)[0], bool) if live is None else live
     codes = np.zeros(len(live), np.int64)
     if vocabulary is not None:
         known = np.zeros(len(live), bool)
@@ -157,24 +160,6 @@ def _kind_codes(name: str, vector: WeightVector, rows: np.ndarray) -> np.ndarray
         codes[known & ~live] = _KINDS.index(NEW)
         codes[~known & ~live] = _KINDS.index(ABSENT)
     return np.where(rows >= 0, codes[rows], _KINDS.index(ABSENT))
-
-
-def _live(name: str, vector: WeightVector) -> np.ndarray:
-    """True for the vector's own rows that have a difference: both sides of at least one term know the token."""
-    result = np.zeros(vector.shape(name)[0], bool)
-    for term in vector.terms:
-        own = _live_rows(name, term.leaf)
-        ids = _rows_of(term.leaf, name, vector, np.arange(len(result)))
-        result |= (ids >= 0) & own[ids]
-    return result
-
-
-def _live_rows(name: str, leaf: Leaf) -> np.ndarray:
-    if isinstance(leaf, Difference):
-        minus = leaf._minus_rows(name)
-        return np.ones(leaf.shape(name)[0], bool) if minus is None else minus >= 0
-    inner = getattr(leaf, "vector", None)  # a transform; a stored vector no longer knows which rows were new
-    return np.ones(leaf.shape(name)[0], bool) if inner is None else _live(name, inner)
 
 
 def _rows_of(leaf: Leaf, name: str, vector: WeightVector, rows: np.ndarray) -> np.ndarray:
@@ -188,12 +173,9 @@ def _rows_of(leaf: Leaf, name: str, vector: WeightVector, rows: np.ndarray) -> n
 def base_of(vector: WeightVector) -> Difference | None:
     """The difference whose minus side is the vector's base; None for a stored vector, which has none."""
     leaf = vector.terms[0].leaf
-    while not isinstance(leaf, Difference):
-        inner = getattr(leaf, "vector", None)
-        if inner is None:
-            return None
-        leaf = inner.terms[0].leaf
-    return leaf
+    while isinstance(leaf, Transform):
+        leaf = leaf.vector.terms[0].leaf
+    return leaf if isinstance(leaf, Difference) else None
 
 
 @dataclass(frozen=True)
@@ -235,7 +217,7 @@ def _plan(piece: Piece, vector: WeightVector, rows: np.ndarray | None) -> Plan:
     name, width, terms, base = piece.name, prod(piece.shape[1:]), [], base_of(vector)
 
     def sides(leaf: Difference, own: np.ndarray | None) -> list[Side]:
-        paired = leaf._minus_rows(name) if own is not None else None
+        paired = leaf.minus_rows(name) if own is not None else None
         minus = own if paired is None else np.where(own >= 0, paired[own], -1)
         if own is not None and len(vector.terms) > 1:
             own = np.where(minus >= 0, own, -1)  # a token that one side lacks carries no difference

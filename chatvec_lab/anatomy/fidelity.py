@@ -13,8 +13,6 @@ from numba import njit
 from chatvec_lab.anatomy.blocks import run
 from chatvec_lab.anatomy.kernels import _SUM, _double, _known
 from chatvec_lab.weights.checkpoint import Checkpoint
-from chatvec_lab.weights.layout import has_vocabulary_axis, layer_of, module_of
-from chatvec_lab.weights.merged import _live_rows
 from chatvec_lab.weights.numerics import exact
 from chatvec_lab.weights.numerics.blocks import Workspace, block_spans
 from chatvec_lab.weights.sources import files
@@ -156,13 +154,13 @@ def _table(merged, tau, grid, totals) -> DataFrame:
 
     rows = []
     for name, sums in totals.items():
-        size = prod(merged.cp.shape(name))
+        size, part = prod(merged.cp.shape(name)), merged.layout[name]
         outside = size - _live_elements(merged.cp, tau, name)  # they neither move nor should
         n = size - outside
         for (scale, dtype), s in zip(grid, sums, strict=True):
             l2, left = sqrt(s[_WANTED]), sqrt(s[_LEFT])
             rows.append({
-                "scale": scale, "dtype": dtype, "tensor": name, "layer": layer_of(name), "module": module_of(name),
+                "scale": scale, "dtype": dtype, "tensor": name, "layer": part.layer, "module": part.module,
                 "unchanged": (s[_UNCHANGED] - outside) / n if n else nan,
                 "relative_error": sqrt(s[_ERROR]) / l2 if l2 else nan,
                 "cosine": min(1.0, max(-1.0, s[_DOT] / (l2 * left))) if l2 and left else nan,
@@ -177,7 +175,7 @@ def _table(merged, tau, grid, totals) -> DataFrame:
 
 def _live_elements(cp: Checkpoint, tau: WeightVector, name: str) -> int:
     shape = cp.shape(name)
-    if not has_vocabulary_axis(name):
+    if not cp.layout.is_table(name):
         return prod(shape)
-    live = [_live_rows(term.leaf, name, cp.vocabulary, shape[0]) for term in tau.terms]
-    return int(np.any(live, axis=0).sum()) * prod(shape[1:])
+    live = tau.live_rows(cp.layout.published(name), cp.vocabulary, shape[0])
+    return int(live.sum()) * prod(shape[1:])

@@ -37,12 +37,12 @@ def at_scale(
     cp: "Checkpoint", tau: "WeightVector", scale: float, *, vocabulary: "Policy" = "match"
 ) -> "Checkpoint":
     """cp + scale * tau, with the chat model's template also at scale 0, where a plain sum has the CP's."""
-    return cp.add(scale * tau if scale else tau.select(layers=[]), vocabulary=vocabulary)
+    return cp.add(scale * tau if scale else tau.chat_side_only(), vocabulary=vocabulary)
 
 
 def control(tau: "WeightVector") -> "WeightVector":
     """A random vector of τ's size in every tensor, which brings τ's chat template and not a weight of τ."""
-    return tau.random_like(1) + tau.select(layers=[])
+    return tau.random_like(1) + tau.chat_side_only()
 
 
 def lineup(family: "Family", language: str, scale: float) -> "dict[str, Checkpoint]":

@@ -20,6 +20,7 @@ from chatvec_lab.weights.difference import Difference
 from chatvec_lab.weights.layout import has_vocabulary_axis, layer_of
 from chatvec_lab.weights.merged import MergedCheckpoint
 from chatvec_lab.weights.sources import files
+from chatvec_lab.weights.transforms import Dare, transformed
 from chatvec_lab.weights.vector import Term, WeightVector
 
 # sparsification, consensus by sign, normalize, rescale: mergekit 0.1.5's defaults
@@ -89,7 +90,7 @@ def load(config: str | os.PathLike | Mapping[str, Any], *, seed: int = 0) -> Rec
         for i, (model, density) in enumerate(zip(models, densities, strict=True))
     ]
     if consensus:
-        vector = WeightVector((Term(1.0, Elected(deltas, weights, normalize), (factor,)),))
+        vector = _scheduled(transformed(Elected(tuple(weights), normalize), *deltas), factor)
     else:
         vector = _weighted(models, deltas, weights, factor, normalize, kept)
     return Recipe(start + vector, _dtype(config), _notes(config, sparsify, densities))
@@ -101,9 +102,9 @@ def _delta(
     """A model's difference from base_model as the method thins it out."""
     if not sparsify or density == 1:
         return delta
-    sparse = WeightVector((Term(1.0, RoundedDown(delta, sparsify, density, seed)),))
+    sparse = transformed(RoundedDown(density) if sparsify == "magnitude" else Dare(density, seed), delta)
     if rescale:
-        return WeightVector((Term(1.0, Rescaled(sparse, delta)),))
+        return transformed(Rescaled(), sparse, delta)
     return (
         density * sparse if sparsify == "dare" else sparse
     )  # ours divides by the density, mergekit does not
@@ -325,7 +326,8 @@ def _weighted(models, deltas, weights, factor, normalize, kept) -> WeightVector:
     return sum(terms) if terms else 0.0 * deltas[0]
 
 
-def _scheduled(vector: WeightVector, schedule: Callable[[str], float]) -> WeightVector:
+def _scheduled(vector: WeightVector, factor: Callable[[str], float]) -> WeightVector:
+    schedule = lambda name, part: factor(name)  # noqa: E731
     return WeightVector(tuple(Term(t.factor, t.leaf, (*t.schedules, schedule)) for t in vector.terms))
 
 

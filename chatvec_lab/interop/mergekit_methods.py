@@ -1,63 +1,69 @@
-"""What mergekit does to differences otherwise than we do, as leaves of a vector; computed in float64."""
+"""What mergekit does to differences otherwise than we do, as methods of a transform; computed in float64."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
-from chatvec_lab.weights.layout import has_vocabulary_axis
 from chatvec_lab.weights.numerics import exact
 from chatvec_lab.weights.numerics.blocks import Workspace
-from chatvec_lab.weights.transforms import Sparsified, Transform
+from chatvec_lab.weights.transforms import Magnitude, Tensor
 from chatvec_lab.weights.vector import WeightVector
 
 
-class RoundedDown(Sparsified):
+@dataclass(frozen=True)
+class RoundedDown(Magnitude):
     """As ours, but mergekit rounds the number of kept elements down."""
 
     def kept(self, size: int) -> int:
         return max(1, int(self.density * size))
 
 
-class Rescaled(Transform):
-    """A sparsified vector whose tensors have the L1 norms of the whole one: mergekit's `rescale`."""
+@dataclass(frozen=True)
+class Rescaled:
+    """Of (sparse, whole): the sparse vector with the whole one's L1 norm in each tensor: mergekit's `rescale`."""
 
-    def __init__(self, sparse: WeightVector, whole: WeightVector):
-        super().__init__(sparse, f"{sparse.label}, rescaled")
-        self.whole = Transform(whole, whole.label)
+    keeps_chat_side: ClassVar[bool] = True
 
-    def describe(self) -> dict:
-        return {"rescaled": "l1", "of": self.vector.describe()}
+    def label(self, of: Sequence[str]) -> str:
+        return f"{of[0]}, rescaled"
 
-    def measure(self, name: str) -> float:
-        before, after = (sum(np.abs(b).sum() for _, b in v.blocks(name)) for v in (self.whole, self))
+    def describe(self, of: Sequence[WeightVector]) -> dict:
+        return {"rescaled": "l1", "of": of[0].describe()}
+
+    def measure(self, tensor: Tensor) -> float:
+        before, after = (sum(np.abs(b).sum() for _, b in tensor.blocks(which=i)) for i in (1, 0))
         return float(before / after) if min(before, after) >= 1e-7 else 1.0
 
-    def own(self, name: str, start: int, stop: int, work: Workspace) -> list[exact.Part]:
-        return [(c * self.fact(name), p, m) for c, p, m in self.vector.parts(name, start, stop, work=work)]
+    def span(self, tensor: Tensor, known: float, start: int, stop: int, work: Workspace) -> list[exact.Part]:
+        return [(c * known, p, m) for c, p, m in tensor.parts(start, stop, work)]
 
 
-class Elected(Transform):
+@dataclass(frozen=True)
+class Elected:
     """Weighted deltas whose sign agrees with that of their sum, added up; divided by their weights to normalize."""
 
-    def __init__(self, deltas: list[WeightVector], weights: list[Callable[[str], float]], normalize: bool):
-        super().__init__(sum(deltas), "sign consensus of " + ", ".join(d.label for d in deltas))
-        self.deltas, self.weights, self.normalize = deltas, weights, normalize
+    weights: tuple[Callable[[str], float], ...]
+    normalize: bool
+    keeps_chat_side: ClassVar[bool] = True
 
-    def describe(self) -> dict:
-        weights = [{n: w(n) for n in self.names} if not w.is_constant else w("") for w in self.weights]
-        of = [delta.describe() for delta in self.deltas]
-        return {"consensus": "sign of the sum", "normalize": self.normalize, "weights": weights, "of": of}
+    def label(self, of: Sequence[str]) -> str:
+        return "sign consensus of " + ", ".join(of)
 
-    def own(self, name: str, start: int, stop: int, work: Workspace) -> list[exact.Part]:
-        space = (
-            {"vocabulary": self.vocabulary, "rows": self.shape(name)[0]} if has_vocabulary_axis(name) else {}
-        )
-        weights = np.array([weight(name) for weight in self.weights])[:, None]
-        deltas = np.empty((len(self.deltas), stop - start))
-        for row, delta in zip(deltas, self.deltas, strict=True):
-            exact.combine(None, delta.parts(name, start, stop, work=work, **space), row, scratch=work.scratch)
+    def describe(self, of: Sequence[WeightVector]) -> dict:
+        weights = [{n: w(n) for n in of[0].names} if not w.is_constant else w("") for w in self.weights]
+        told = [delta.describe() for delta in of]
+        return {"consensus": "sign of the sum", "normalize": self.normalize, "weights": weights, "of": told}
+
+    def measure(self, tensor: Tensor) -> None:
+        return None
+
+    def span(self, tensor: Tensor, known: None, start: int, stop: int, work: Workspace) -> list[exact.Part]:
+        weights = np.array([weight(tensor.name) for weight in self.weights])[:, None]
+        deltas = np.stack([tensor.values(start, stop, work, which=i) for i in range(len(tensor.vectors))])
         deltas *= weights
         agreeing = np.sign(deltas) == np.where(deltas.sum(0) >= 0, 1.0, -1.0)
         total = (deltas * agreeing).sum(0)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 import numpy as np
 
 from chatvec_lab.weights.checkpoint import Checkpoint, read_json
-from chatvec_lab.weights.layout import has_vocabulary_axis, layer_of, module_of
+from chatvec_lab.weights.layout import layer_of, module_of
 from chatvec_lab.weights.saving.partial import partial_folder, refuse_existing
 from chatvec_lab.weights.saving.provenance import (
     DIGEST,
@@ -26,7 +26,7 @@ from chatvec_lab.weights.saving.provenance import (
     versions,
     write_json,
 )
-from chatvec_lab.weights.transforms import LowRank, Transform, randomised_svd
+from chatvec_lab.weights.transforms import LowRank, Tensor, Transform, randomised_svd
 from chatvec_lab.weights.vector import Term, WeightVector
 
 if TYPE_CHECKING:
@@ -115,15 +115,15 @@ def export_adapter(
     table = pandas.DataFrame(rows).astype({"layer": "Int64"})
     energy = _share(table.energy.fillna(0) * table.l2**2, table.l2**2)
     path = Path(path)
-    report = AdapterReport(path, leaf.rank, float(scale), energy, table, _notes(merged))
+    report = AdapterReport(path, leaf.method.rank, float(scale), energy, table, _notes(merged))
     with partial_folder(path, key="", resume=False, needed=0) as (folder, _):
-        _write(folder, tensors, linear, leaf.rank, float(scale), base)
+        _write(folder, tensors, linear, leaf.method.rank, float(scale), base)
         if merged.chat_side is not None and base.vocabulary is not None and not merged.missing_tokens:
             merged.tokenizer.save_pretrained(folder)
         digests = Digests()
         manifest = {
             "format": "chatvec_lab LoRA adapter 1",
-            "recipe": {"base": base.label, "vector": vector.describe(), "rank": leaf.rank, "scale": float(scale),
+            "recipe": {"base": base.label, "vector": vector.describe(), "rank": leaf.method.rank, "scale": float(scale),
                        "dtype": dtype, "energy": energy},
             "sources": [source_entry(source, digests) for source in dict.fromkeys([base, *vector.sources()])],
             "weights": {"digest": combined({WEIGHTS: file_digest(folder / WEIGHTS)}),
@@ -136,14 +136,15 @@ def export_adapter(
     return report
 
 
-def _low_rank(vector: WeightVector, rank: int | None, seed: int) -> tuple[LowRank, Term]:
+def _low_rank(vector: WeightVector, rank: int | None, seed: int) -> tuple[Transform, Term]:
     """The low-rank leaf, and the term that holds its factor and schedules."""
     first = vector.terms[0]
     if rank is None:
-        if len(vector.terms) != 1 or not isinstance(first.leaf, LowRank):
+        is_low_rank = isinstance(first.leaf, Transform) and isinstance(first.leaf.method, LowRank)
+        if len(vector.terms) != 1 or not is_low_rank:
             raise TypeError(f"{vector.label} has no rank: give rank=, or tau.low_rank(r).")
         return first.leaf, first
-    leaf = LowRank(vector, rank, seed)
+    leaf = Transform(LowRank(rank, seed), vector)
     return leaf, Term(1.0, leaf)
 
 
@@ -157,12 +158,12 @@ def _linear_modules(base: Checkpoint) -> set[str]:
     return {name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)}
 
 
-def _reason(name: str, leaf: LowRank, term: Term, linear: set[str]) -> str:
+def _reason(name: str, leaf: Transform, term: Term, linear: set[str]) -> str:
     """Why LoRA does not carry a tensor; empty when it does."""
-    kind = module_of(name)
+    kind = leaf.part(name).module
     if not term.coefficient(name) or not any(inner.coefficient(name) for inner in leaf.vector.terms):
         return "not in the selection"
-    if has_vocabulary_axis(name):
+    if leaf.vector.is_table(name):
         return "rows of tokens; they stay the CP's"
     if len(leaf.shape(name)) != 2:
         return f"LoRA adapts matrices; a {kind if kind == 'norm' else 'bias'} stays the CP's"
@@ -171,18 +172,21 @@ def _reason(name: str, leaf: LowRank, term: Term, linear: set[str]) -> str:
     return ""
 
 
-def _factors(leaf: LowRank, coefficient: float, name: str, dtype: Dtype) -> tuple[torch.Tensor, torch.Tensor]:
+def _factors(
+    leaf: Transform, coefficient: float, name: str, dtype: Dtype
+) -> tuple[torch.Tensor, torch.Tensor]:
     """B (m, rank), times the coefficient, and A (rank, n), rounded to `dtype`.
 
     A matrix no larger than the rank comes whole, in factors that are padded with zeros.
     """
     import torch
 
-    found = leaf.factors(name)
+    found, method = leaf.known(name), leaf.method
     if found is None:
-        matrix = np.concatenate([block for _, block in leaf.blocks(name)]).reshape(leaf.shape(name))
-        left, values, right = randomised_svd(matrix, min(matrix.shape), leaf.seed)
-        padding = leaf.rank - values.size
+        tensor = Tensor(name, leaf.vectors)
+        matrix = np.concatenate([block for _, block in tensor.blocks()]).reshape(tensor.shape)
+        left, values, right = randomised_svd(matrix, min(matrix.shape), method.seed)
+        padding = method.rank - values.size
         found = np.pad(left * values, ((0, 0), (0, padding))), np.pad(right, ((0, padding), (0, 0)))
     left, right = (torch.from_numpy(np.ascontiguousarray(factor)) for factor in found)
     return (coefficient * left).to(getattr(torch, dtype)), right.to(getattr(torch, dtype))
@@ -195,7 +199,7 @@ def _row(leaf: LowRank, coefficient: float, name: str, pair, reason: str) -> dic
     if pair is not None:
         left, right = (factor.double().numpy() for factor in pair)
         left /= coefficient
-    for start, block in Transform(leaf.vector, leaf.label).blocks(name):
+    for start, block in Tensor(name, leaf.vectors).blocks():
         whole += float(block @ block)
         if pair is not None:
             first = start // width

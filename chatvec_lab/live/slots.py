@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from chatvec_lab.weights.layout import has_vocabulary_axis
 from chatvec_lab.weights.merged import MergedCheckpoint
 from chatvec_lab.weights.numerics import exact
 from chatvec_lab.weights.numerics.blocks import Workspace
@@ -26,6 +25,7 @@ class Slot:
     """A tensor of the CP and the place in the model that holds it."""
 
     name: str
+    published: str  # the vector's name for it
     of: str  # the merged model, for messages
     place: torch.Tensor  # a view into a parameter
     cp: np.ndarray  # flat, raw, as stored
@@ -49,7 +49,7 @@ class Slot:
     def scaled_parts(self, scaled: WeightVector) -> list[exact.Part]:
         """The parts with the coefficients of a scaled vector; those of coefficient zero are left out."""
         parts = [
-            (scaled.terms[i].coefficient(self.name) * c, plus, minus) for i, c, plus, minus in self.parts
+            (scaled.terms[i].coefficient(self.published) * c, plus, minus) for i, c, plus, minus in self.parts
         ]
         return [part for part in parts if part[0]]
 
@@ -88,16 +88,15 @@ def make_slot(merged: MergedCheckpoint, name: str, place: torch.Tensor) -> Slot:
     elements = np.zeros(size, files.NUMPY_DTYPES[cp.dtype_name(name)])  # rows of added tokens stay zero
     cp.fill(name, 0, stored, elements)
     parts = []
+    published, is_table = merged.named(name), merged.layout.is_table(name)
     for i, term in enumerate(merged.vector.terms):
-        if merged.is_carried(name) or not term.coefficient(name):
+        if merged.is_carried(name) or not term.coefficient(published):
             continue
         one = WeightVector((replace(term, factor=1.0, schedules=()),))
-        spaces = (
-            {"vocabulary": cp.vocabulary, "rows": merged.shape(name)[0]} if has_vocabulary_axis(name) else {}
-        )
-        parts += [(i, *part) for part in one.parts(name, 0, size, work=Workspace(), **spaces)]
-    rows = _rows(merged, name) if has_vocabulary_axis(name) else {}
-    return Slot(name, merged.label, place, elements, parts, rows)
+        spaces = {"vocabulary": cp.vocabulary, "rows": merged.shape(name)[0]} if is_table else {}
+        parts += [(i, *part) for part in one.parts(published, 0, size, work=Workspace(), **spaces)]
+    rows = _rows(merged, name) if is_table else {}
+    return Slot(name, published, merged.label, place, elements, parts, rows)
 
 
 def _rows(merged: MergedCheckpoint, name: str) -> dict[int, dict[int, np.ndarray]]:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from chatvec_lab.weights.layout import Layout, has_vocabulary_axis, is_head, stored_name
+from chatvec_lab.weights.layout import Layout, has_vocabulary_axis, is_head
 from chatvec_lab.weights.sources import files
 from chatvec_lab.weights.vocabulary import Policy, Vocabulary
 
@@ -89,7 +89,7 @@ class Checkpoint:
 
     def resolve(self, name: str) -> str | None:
         """The stored tensor that plays the part of `name`: a head that is not stored is the (tied) embedding."""
-        return stored_name(name, self.entries)
+        return self.layout.stored(name)
 
     @cached_property
     def layout(self) -> Layout:

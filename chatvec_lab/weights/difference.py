@@ -2,34 +2,47 @@
 
 from __future__ import annotations
 
-import threading
+from collections.abc import Mapping
 from functools import cached_property
 from math import prod
+from types import MappingProxyType
 from typing import Protocol
 
 import numpy as np
 
 from chatvec_lab.weights.chat import ChatSide, chat_side_of
 from chatvec_lab.weights.checkpoint import Checkpoint
-from chatvec_lab.weights.layout import has_vocabulary_axis, is_buffer, is_head
+from chatvec_lab.weights.layout import Part
 from chatvec_lab.weights.numerics import exact
 from chatvec_lab.weights.numerics.blocks import Workspace
+from chatvec_lab.weights.rows import Table, check_candidate, is_same, paired, pairs_in_shape
 from chatvec_lab.weights.sources import files
 from chatvec_lab.weights.vocabulary import Vocabulary, runs
 
 
 class Leaf(Protocol):
-    """What a term stands on. `own` gives parts in the leaf's own rows; the vector maps rows by token."""
+    """What a term of a vector stands on. Tensors go by their published names, rows are the leaf's own."""
 
     label: str
     vocabulary: Vocabulary | None
     chat_side: ChatSide | None
+    base: Checkpoint | None  # the checkpoint that it was taken from; None where it is not known
+    larger: Checkpoint | None  # the larger model within which it was placed
+    placed: Mapping[str, str]  # each name within that model and its own name for it; else empty
+    is_tied: bool  # its embedding's difference is the head's as well, where no head is stored
+    left_out: Mapping[str, str]  # tensors of one side alone that have no say in the model, and what they are
 
     @property
     def names(self) -> list[str]: ...
     def resolve(self, name: str) -> str | None: ...
     def shape(self, name: str) -> tuple[int, ...]: ...
-    def own(self, name: str, start: int, stop: int, work: Workspace) -> list[exact.Part]: ...
+    def part(self, name: str) -> Part: ...
+    def own(self, name: str, start: int, stop: int, work: Workspace) -> list[exact.Part]:
+        """The flat elements [start, stop) as raw parts, which are the caller's to overwrite."""
+
+    def live_rows(self, name: str) -> np.ndarray | None:
+        """Which rows of a table carry a difference, shape (rows,), bool; None: all."""
+
     def describe(self) -> dict: ...
     def sources(self) -> list[Checkpoint]: ...
 
@@ -37,44 +50,88 @@ class Leaf(Protocol):
 class Difference:
     """plus - minus, two checkpoints paired by tensor name, and by token where the first axis is the vocabulary."""
 
+    larger, placed = None, MappingProxyType({})
+
     def __init__(self, plus: Checkpoint, minus: Checkpoint):
         self.plus, self.minus = plus, minus
         self.label = f"{plus.label} - {minus.label}"
         self._rows: dict[str, np.ndarray | None] = {}
 
-    @cached_property
+    @property
+    def base(self) -> Checkpoint:
+        return self.minus
+
+    @property
+    def is_tied(self) -> bool:
+        return self.plus.layout.is_tied and self.minus.layout.is_tied
+
+    @property
     def names(self) -> list[str]:
-        self._check()
-        return [n for n in self.plus.names if self._is_paired(n)] + [
-            n for n in self.minus.names if n not in self.plus.entries and self._is_paired(n)
-        ]
+        """Published names of the paired tensors, in the file order of plus."""
+        return list(self._pairs[0])
 
-    def _is_paired(self, name: str) -> bool:
-        source = self.plus if name in self.plus.entries else self.minus
-        if is_head(name) and self.plus.is_tied and self.minus.is_tied:
-            return False  # the embedding under a second name
-        return source.dtype_name(name) in files.FLOATS and not is_buffer(name)
+    @property
+    def left_out(self) -> dict[str, str]:
+        return self._pairs[1]
 
-    def _check(self) -> None:
-        """Raise one ValueError that lists every tensor that does not pair (design, rule 4)."""
-        lines = []
-        for name in dict.fromkeys(self.plus.names + self.minus.names):
-            if not self._is_paired(name):
+    @cached_property
+    def _pairs(self) -> tuple[dict[str, None], dict[str, str]]:
+        """The paired names, and those left out; one ValueError that lists every tensor that does not pair."""
+        paired_names, left_out, lines = {}, {}, []
+        published = dict.fromkeys(
+            side.layout.published(n) for side in (self.plus, self.minus) for n in side.names
+        )
+        for name in published:
+            stored = [side.resolve(name) for side in (self.plus, self.minus)]
+            kinds = [
+                s and side.dtype_name(s) for side, s in zip((self.plus, self.minus), stored, strict=True)
+            ]
+            if self.part(name).module == "buffer" or not set(kinds) & set(files.FLOATS):
                 continue
-            sides = [s.shape(s.resolve(name)) if s.resolve(name) else None for s in (self.plus, self.minus)]
-            if None in sides:
-                lines.append(f"{name}   only in {(self.plus if sides[1] is None else self.minus).label}")
-            elif sides[0] != sides[1] and not (has_vocabulary_axis(name) and sides[0][1:] == sides[1][1:]):
-                lines.append(f"{name}   {self.plus.label} {sides[0]}, {self.minus.label} {sides[1]}")
+            line = self._unpaired(name, stored, kinds)
+            reason = line and self._ignored(name)
+            if reason:
+                left_out[name] = reason
+            elif line:
+                lines.append(f"{name}   {line}")
+            else:
+                paired_names[name] = None
         if lines:
-            total = len(dict.fromkeys(self.plus.names + self.minus.names))
-            raise ValueError(unpaired(self.label, lines, total, self.minus.label, self.plus.label))
+            raise ValueError(unpaired(self.label, lines, len(published), self.minus.label, self.plus.label))
+        return paired_names, left_out
+
+    def _unpaired(self, name: str, stored: list[str | None], kinds: list[str | None]) -> str:
+        """Why a tensor of both or one of the sides does not pair; "" when it does."""
+        sides = (self.plus, self.minus)
+        if None in stored:
+            return f"only in {sides[stored.index(None) - 1].label}"
+        if not set(kinds) <= set(files.FLOATS):
+            return ", ".join(f"{side.label} {kind}" for side, kind in zip(sides, kinds, strict=True))
+        shapes = [side.shape(s) for side, s in zip(sides, stored, strict=True)]
+        if not pairs_in_shape(self.part(name), *shapes):
+            return ", ".join(f"{side.label} {shape}" for side, shape in zip(sides, shapes, strict=True))
+        return ""
+
+    def _ignored(self, name: str) -> str | None:
+        """What a tensor is that transformers would not load anyway, on the side that has it."""
+        return next(
+            (
+                s.layout.ignored[n]
+                for s in (self.plus, self.minus)
+                if (n := s.layout.stored(name)) in s.layout.ignored
+            ),
+            None,
+        )
 
     def resolve(self, name: str) -> str | None:
-        return self.plus.resolve(name) if self.minus.resolve(name) else None
+        return name if self.plus.resolve(name) and self.minus.resolve(name) else None
 
     def shape(self, name: str) -> tuple[int, ...]:
         return self.plus.shape(self.plus.resolve(name) or name)
+
+    def part(self, name: str) -> Part:
+        side = self.plus if self.plus.layout.knows(name) or not self.minus.layout.knows(name) else self.minus
+        return side.layout[name]
 
     @property
     def vocabulary(self) -> Vocabulary | None:
@@ -84,21 +141,29 @@ class Difference:
     def chat_side(self) -> ChatSide | None:
         return chat_side_of(self.plus, self.minus)
 
-    def _minus_rows(self, name: str) -> np.ndarray | None:
-        """For each row of plus the row of minus with the same token; None when the two agree row by row."""
+    def minus_rows(self, name: str) -> np.ndarray | None:
+        """For each row of plus the row of minus with the same token, or -1; None when the two agree row by row."""
         if name not in self._rows:
-            n, m = self.shape(name)[0], self.minus.shape(self.minus.resolve(name))[0]
-            ours, theirs = self.plus.vocabulary, self.minus.vocabulary
-            if n == m and (ours is None or theirs is None or ours.tokens == theirs.tokens):
-                self._rows[name] = None
-            else:
-                self._rows[name] = paired_rows(name, ours, n, self.plus.label, theirs, m, self.minus.label)
+            shapes = [side.shape(side.resolve(name)) for side in (self.plus, self.minus)]
+            ours, theirs = (
+                Table(side.label, side.vocabulary, shape[0] if shape else 1)
+                for side, shape in zip((self.plus, self.minus), shapes, strict=True)
+            )
+            axis = self.part(name).axis
+            if axis == "candidate":
+                check_candidate(name, ours, theirs)
+            same = axis != "vocabulary" or is_same(ours, theirs)
+            self._rows[name] = None if same else paired(name, ours, theirs)
         return self._rows[name]
+
+    def live_rows(self, name: str) -> np.ndarray | None:
+        rows = self.minus_rows(name)
+        return None if rows is None else rows >= 0
 
     def own(self, name: str, start: int, stop: int, work: Workspace) -> list[exact.Part]:
         plus = work.fill(self.plus, self.plus.resolve(name), start, stop)
         stored = self.minus.resolve(name)
-        rows = self._minus_rows(name) if has_vocabulary_axis(name) else None
+        rows = self.minus_rows(name)
         if rows is None:
             return [(1.0, plus, work.fill(self.minus, stored, start, stop))]
         width = prod(self.shape(name)[1:])
@@ -126,44 +191,3 @@ def unpaired(what: str, lines: list[str], total: int, suspect: str, other: str) 
         f"{what}: {len(lines)} of {total} tensors do not pair.\n{shown}\n"
         f"The two look like different architectures; is {suspect!r} really of the family of {other!r}?"
     )
-
-
-def paired_rows(
-    name: str,
-    ours: Vocabulary | None,
-    n: int,
-    our_label: str,
-    theirs: Vocabulary | None,
-    m: int,
-    their_label: str,
-) -> np.ndarray:
-    """For each of our n rows the row of the same token among their m rows, or -1."""
-    lacking = [
-        label for label, vocabulary in ((our_label, ours), (their_label, theirs)) if vocabulary is None
-    ]
-    if lacking:
-        if n == m:
-            return np.arange(n)
-        raise ValueError(
-            f"{name}: {our_label} has {n} rows, {their_label} has {m}, and {' and '.join(lacking)} has no tokenizer "
-            "to pair them by token. Put its tokenizer.json beside the weights, or use vocabulary='skip'."
-        )
-    rows = ours.rows_in(theirs, n)
-    rows[rows >= m] = -1
-    return rows
-
-
-_rows_lock = threading.Lock()
-
-
-def leaf_rows(leaf: Leaf, name: str, vocabulary: Vocabulary | None, rows: int) -> np.ndarray:
-    """For each of `rows` rows of `vocabulary` the leaf's own row, or -1; computed once for each pair."""
-    cache = leaf.__dict__.setdefault("_row_maps", {})
-    key = (id(vocabulary), rows, leaf.shape(name)[0])
-    with _rows_lock:
-        if key not in cache:
-            ids = paired_rows(
-                name, vocabulary, rows, "the CP", leaf.vocabulary, leaf.shape(name)[0], leaf.label
-            )
-            cache[key] = (ids, vocabulary)  # keeps the vocabulary alive, so that its id stays its own
-    return cache[key][0]

@@ -7,13 +7,12 @@ BLOOM, Mixtral and other mixtures of experts); a name that fits none of the patt
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
 KINDS = ("embedding", "attention", "mlp", "router", "norm", "head", "buffer", "other")
-LayerChoice = int | range | slice | str | Iterable[int]
 
 _LAYER = re.compile(r"(?:^|\.)(?:layers|layer|h|blocks|block)\.(\d+)\.")
 _VOCABULARY = re.compile(
@@ -42,8 +41,8 @@ class Part:
 
     `component`: "text", "vision", "audio", "projector", "draft" or "other"; `layer`: its number within the component,
     None outside the layers; `module`: one of `KINDS`; `projection`: "q", "k", "v", "o", "gate", "up", "down" …, or
-    None; `axis`: "vocabulary" where the first axis has a row a token of the model's own tokenizer, "candidate" where it only
-    has as many rows and nothing else is known of it, else None.
+    None; `axis`: "vocabulary" where the first axis has a row a token of the model's own tokenizer, "candidate" where
+    it only has as many rows and nothing else is known of it, else None.
     """
 
     component: str
@@ -80,18 +79,31 @@ class Layout:
             )
             for name in names
         }
-        return Layout(parts, is_tied=bool(config.get("tie_word_embeddings")))
+        has_head = any(is_head(name) and name.endswith("weight") for name in parts)
+        return Layout(parts, is_tied=bool(config.get("tie_word_embeddings", not has_head)))
 
     def __getitem__(self, name: str) -> Part:
-        return self.parts[name if name in self.parts else self._stored[name]]
+        """What a tensor is, by its stored or published name; a tied head that is not stored is still a head."""
+        stored = self.stored(name)
+        if stored is None:
+            raise KeyError(f"no tensor {name!r} in this layout")
+        part = self.parts[stored]
+        is_tied_head = part.module == "embedding" and name != stored and is_head(name)
+        return replace(part, module="head") if is_tied_head else part
+
+    def knows(self, name: str) -> bool:
+        """Whether a tensor is stored under this stored or published name (a tied head by its own name only)."""
+        return self._stored.get(name, name) in self.parts
 
     def published(self, name: str) -> str:
         """The name under which hubs know a stored tensor (of a published name: itself)."""
         return self._published.get(name, name)
 
     def stored(self, published: str) -> str | None:
-        """The stored tensor with this published name, or None."""
+        """The stored tensor with this published name, or None; a tied head that is not stored is the embedding."""
         name = self._stored.get(published, published)
+        if name not in self.parts and self.is_tied and is_head(published) and published.endswith("weight"):
+            return self.embedding
         return name if name in self.parts else None
 
     def is_table(self, name: str) -> bool:
@@ -155,53 +167,6 @@ def is_head(name: str) -> bool:
 def is_buffer(name: str) -> bool:
     """True for stored constants (rotary frequencies, attention masks) that no training moves."""
     return bool(_BUFFER.search(name))
-
-
-def layer_test(layers: LayerChoice | None) -> Callable[[int | None], bool]:
-    """A test for layer numbers from a number, range, slice, iterable or text such as "0-7,12"; None takes all.
-
-    Tensors outside the layers (embedding, head, final norm) pass only when `layers` is None.
-    """
-    if layers is None:
-        return lambda layer: True
-    if isinstance(layers, slice):
-        low, high, step = layers.start or 0, layers.stop, layers.step or 1
-        if low < 0 or (high is not None and high < 0) or step < 1:
-            raise ValueError(f"layers={layers!r}: count layers from 0; negative numbers are not understood.")
-        return lambda layer: (
-            layer is not None
-            and layer >= low
-            and (high is None or layer < high)
-            and (layer - low) % step == 0
-        )
-    if isinstance(layers, str):
-        wanted: set[int] = set()
-        for piece in layers.split(","):
-            match = re.fullmatch(r"\s*(\d+)\s*(?:-\s*(\d+)\s*)?", piece)
-            if not match:
-                raise ValueError(
-                    f"layers={layers!r}: expected numbers and ranges such as '0-7,12', got {piece!r}."
-                )
-            wanted.update(range(int(match[1]), int(match[2] or match[1]) + 1))
-    else:
-        wanted = {layers} if isinstance(layers, int) else set(layers)
-    if not all(isinstance(layer, int) and layer >= 0 for layer in wanted):
-        raise ValueError(f"layers={layers!r}: expected layer numbers, counted from 0.")
-    return lambda layer: layer in wanted
-
-
-def module_test(modules: str | Iterable[str] | None) -> Callable[[str], bool]:
-    """A test for tensor names from kinds ("attention", "norm|head") or regular expressions over the name.
-
-    A pattern that fits a whole kind selects by kind, so that "attention" leaves post_attention_layernorm alone;
-    any other pattern is searched in the full name.
-    """
-    if modules is None:
-        return lambda name: True
-    patterns = [re.compile(p) for p in ([modules] if isinstance(modules, str) else modules)]
-    kinds = {kind for p in patterns for kind in KINDS if p.fullmatch(kind)}
-    free = [p for p in patterns if not any(p.fullmatch(kind) for kind in KINDS)]
-    return lambda name: module_of(name) in kinds or any(p.search(name) for p in free)
 
 
 def stored_name(name: str, names: Iterable[str]) -> str | None:

@@ -6,7 +6,8 @@ To every consumer it is a `Checkpoint`; each read computes the exact value, roun
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, replace
+from collections.abc import Iterable
+from dataclasses import replace
 from functools import cached_property
 from math import prod
 from pathlib import Path
@@ -16,33 +17,15 @@ import numpy as np
 
 from chatvec_lab.weights.chat import ChatSide
 from chatvec_lab.weights.checkpoint import Checkpoint
-from chatvec_lab.weights.difference import Difference, leaf_rows, unpaired
-from chatvec_lab.weights.layout import has_vocabulary_axis, is_buffer, is_head
+from chatvec_lab.weights.difference import unpaired
+from chatvec_lab.weights.layout import Layout
 from chatvec_lab.weights.numerics import exact
 from chatvec_lab.weights.numerics.blocks import Workspace
+from chatvec_lab.weights.rows import Table, check_candidate, pairs_in_shape
 from chatvec_lab.weights.sources import files
-from chatvec_lab.weights.vector import WeightVector
+from chatvec_lab.weights.tokens import VocabularyReport, special_rows, vocabulary_report
+from chatvec_lab.weights.vector import Term, WeightVector
 from chatvec_lab.weights.vocabulary import Policy, Vocabulary
-from chatvec_lab.weights.within import Within
-
-
-@dataclass(frozen=True)
-class VocabularyReport:
-    """What happened to the rows of the embedding (the head goes alike).
-
-    `matched` rows got the vector, `kept` rows belong to tokens of the CP alone, `copied` are the chat model's own
-    rows of special tokens, `padded` rows have no token, `added` were appended. `chat_only` lists the tokens that
-    chat has and the merged model lacks.
-    """
-
-    policy: str
-    rows: int
-    matched: int
-    kept: int
-    copied: tuple[str, ...]
-    padded: int
-    added: tuple[str, ...]
-    chat_only: tuple[str, ...]
 
 
 class MergedCheckpoint(Checkpoint):
@@ -67,6 +50,7 @@ class MergedCheckpoint(Checkpoint):
         self.copy_special, self.add_tokens = copy_special, add_tokens
         self.source, self.revision = cp.source, cp.revision
         self._files = {}
+        self._special_rows: dict[str, dict[int, tuple[str, np.ndarray]]] = {}
 
     def __repr__(self) -> str:
         return f"{self.cp!r} + {self.vector!r}"
@@ -87,12 +71,15 @@ class MergedCheckpoint(Checkpoint):
     def fingerprint(self) -> list:
         recipe = [self.policy, self.copy_special, self.add_tokens, self.vector.describe()]
         # of a tied vector, names of its own do not tell what a head of the CP's own gets
-        recipe.append([[term.coefficient(name) for term in self.vector.terms] for name in self.cp.names])
+        recipe.append(
+            [[t.coefficient(self.named(n), self.layout[n]) for t in self.vector.terms] for n in self.cp.names]
+        )
         return [recipe, self.cp.fingerprint(), *(source.fingerprint() for source in self.vector.sources())]
 
     def check(self) -> None:
         """Raise the errors that headers and tokenizers can show, before anything is read or written."""
-        _ = self._is_paired
+        _ = self._pairs
+        self._check_moves()
         if isinstance(self.cp, MergedCheckpoint) and self.cp.added_tokens and self.chat_side:
             raise ValueError(
                 f"{self.cp.label} is itself a sum, whose added tokens would be lost beside another chat template. "
@@ -108,37 +95,81 @@ class MergedCheckpoint(Checkpoint):
                 "or vocabulary='skip' to leave embedding, head and tokenizer alone."
             )
 
+    @property
+    def layout(self) -> Layout:
+        return self.cp.layout
+
+    def named(self, name: str) -> str:
+        """The published name of one of the CP's tensors: the vector's name for it."""
+        return self.cp.layout.published(name)
+
+    @property
+    def left_out(self) -> dict[str, str]:
+        """Tensors that one side alone has and that have no say in the model, with what they are."""
+        return self._pairs
+
     @cached_property
-    def _is_paired(self) -> bool:
-        """True, or one ValueError that lists every tensor without its partner (design, rule 4)."""
-        known = set(self.vector.names)
-        floats = [n for n in self.cp.names if self.cp.dtype_name(n) in files.FLOATS and not is_buffer(n)]
-        lines = []
-        for name in floats:
-            if not self.vector.resolve(name):
-                if not self.vector.is_outside(name):
+    def _pairs(self) -> dict[str, str]:
+        """What is left out; one ValueError that lists every tensor without its partner (design, rule 5)."""
+        vector, layout = self.vector, self.cp.layout
+        floats = {self.named(n): n for n in self.cp.names if self._is_weight(n)}
+        left_out, lines = dict(vector.left_out), []
+        for pub, name in floats.items():
+            if vector.is_outside(pub):
+                continue
+            if not vector.resolve(pub):
+                if reason := self._no_say(pub, name):
+                    left_out[pub] = reason
+                else:
                     lines.append(f"{name}   only in {self.cp.label}")
-            elif not self._shapes_pair(name):
-                lines.append(
-                    f"{name}   {self.cp.label} {self.cp.shape(name)}, vector {self.vector.shape(name)}"
-                )
-        lines += [f"{n}   only in the vector {self.vector.label}" for n in sorted(known - set(floats))]
+            elif not pairs_in_shape(layout[name], self.cp.shape(name), vector.shape(pub)):
+                lines.append(f"{name}   {self.cp.label} {self.cp.shape(name)}, vector {vector.shape(pub)}")
+            elif layout[name].axis == "candidate":
+                ours = Table(self.cp.label, self.cp.vocabulary, self.cp.shape(name)[0])
+                check_candidate(name, ours, Table(vector.label, vector.vocabulary, vector.shape(pub)[0]))
+        for pub in vector.names:
+            if pub in floats:
+                continue
+            stored = self.cp.resolve(pub)
+            if not any(term.coefficient(pub) for term in vector.terms):
+                left_out[pub] = "not selected"
+            elif stored and vector.is_tied and vector.part(pub).module == "head":  # a copy of the embedding
+                left_out[pub] = f"{self.cp.label} has no head of its own: it is tied to {stored}"
+            else:
+                lines.append(f"{pub}   only in the vector {vector.label}")
         if lines:
             note = ""
-            if any(is_head(line.split()[0]) for line in lines) and self.cp.config.get("tie_word_embeddings"):
-                note = " The CP ties its head to its embedding, so a head of its own has no place in it."
-            total = len(known | set(floats))
+            if layout.head is None and any(vector.part(n).module == "head" for n in vector.names):
+                note = (
+                    " The CP ties its head to its embedding, so a head of its own has no place in it."
+                    if layout.is_tied
+                    else " The CP has no head of its own and does not tie it: is its file whole?"
+                )
             what = f"{self.cp.label} + vector"
-            raise ValueError(unpaired(what, lines, total, self.cp.label, self.vector.label) + note)
-        return True
+            raise ValueError(unpaired(what, lines, len(floats), self.cp.label, vector.label) + note)
+        return left_out
 
-    def _shapes_pair(self, name: str) -> bool:
-        ours, theirs = self.cp.shape(name), self.vector.shape(name)
-        return ours == theirs or (has_vocabulary_axis(name) and ours[1:] == theirs[1:])
+    def _is_weight(self, name: str) -> bool:
+        return self.cp.dtype_name(name) in files.FLOATS and self.cp.layout[name].module != "buffer"
+
+    def _no_say(self, pub: str, name: str) -> str | None:
+        """Why a tensor of the CP that the vector lacks may be carried as it is; None: it may not."""
+        part = self.cp.layout[name]
+        if not any(term.coefficient(pub, part) for term in self.vector.terms):
+            return "not selected"
+        return self.cp.layout.ignored.get(name)
+
+    def _check_moves(self) -> None:
+        """Refuse a vector that touches nothing of this CP, unless its scale is 0."""
+        if all(map(self.is_carried, self.cp.names)) and any(term.is_meant for term in self.vector.terms):
+            raise ValueError(
+                f"{self.vector.label} touches no tensor of {self.cp.label}: the selection or schedule leaves nothing."
+                " Choose other layers or modules, or scale 0 for the CP itself."
+            )
 
     def _check_strict(self, name: str) -> None:
         ours, theirs = self.cp.vocabulary, self.vector.vocabulary
-        rows, vector_rows = self.cp.shape(name)[0], self.vector.shape(name)[0]
+        rows, vector_rows = self.cp.shape(name)[0], self.vector.shape(self.named(name))[0]
         same = ours is not None and theirs is not None and ours.tokens == theirs.tokens
         if not same or rows != vector_rows:
             count = len(ours.tokens.items() ^ theirs.tokens.items()) if ours and theirs else "unknown"
@@ -148,7 +179,7 @@ class MergedCheckpoint(Checkpoint):
             )
 
     def _vocabulary_names(self) -> list[str]:
-        return [name for name in self.cp.names if has_vocabulary_axis(name)]
+        return self.cp.layout.tables
 
     @property
     def chat_side(self) -> ChatSide | None:
@@ -176,16 +207,17 @@ class MergedCheckpoint(Checkpoint):
             return self.cp.entries
         least = max(self.added_tokens.values()) + 1  # padding rows are used first
         return {
-            name: replace(e, shape=(max(e.shape[0], least), *e.shape[1:])) if has_vocabulary_axis(name) else e
+            name: replace(e, shape=(max(e.shape[0], least), *e.shape[1:]))
+            if self.layout.is_table(name)
+            else e
             for name, e in self.cp.entries.items()
         }
 
     @cached_property
     def config(self) -> dict[str, Any]:
         config = dict(self.cp.config)
-        embeddings = [n for n in self._vocabulary_names() if not is_head(n)]
-        if self.added_tokens and embeddings:
-            rows = {"vocab_size": self.shape(embeddings[0])[0]}
+        if self.added_tokens and self.layout.embedding:
+            rows = {"vocab_size": self.shape(self.layout.embedding)[0]}
             if "text_config" in config:
                 config["text_config"] = config["text_config"] | rows
             else:
@@ -239,25 +271,29 @@ class MergedCheckpoint(Checkpoint):
 
     def is_carried(self, name: str) -> bool:
         """True when the vector adds nothing: buffers, zero coefficients, skipped vocabulary."""
-        if self.cp.dtype_name(name) not in files.FLOATS or is_buffer(name):
+        pub = self.named(name)
+        if not self._is_weight(name) or self.vector.is_outside(pub) or not self.vector.resolve(pub):
             return True
-        if self.policy == "skip" and has_vocabulary_axis(name):
+        if self.policy == "skip" and self.layout.is_table(name):
             return True
-        if self.vector.is_outside(name):
-            return True
-        return not any(term.coefficient(name) for term in self.vector.terms)
+        return not self.is_moved_by(self.vector.terms, name)
+
+    def is_moved_by(self, terms: Iterable[Term], name: str) -> bool:
+        """Whether any of these terms has a coefficient for one of the CP's tensors."""
+        return any(term.coefficient(self.named(name)) for term in terms)
 
     def parts(self, name: str, start: int, stop: int, work: Workspace) -> list[exact.Part]:
         """What is added to the CP's flat elements [start, stop) of a tensor, as raw parts for `exact.combine`.
 
         Special rows (`special_rows`) are replaced after the sum and are not among the parts.
         """
-        if self._is_paired and self.is_carried(name):
+        if self._pairs is not None and self.is_carried(name):
             return []
-        if not has_vocabulary_axis(name):
-            return self.vector.parts(name, start, stop, work=work)
+        pub = self.named(name)
+        if not self.layout.is_table(name):
+            return self.vector.parts(pub, start, stop, work=work)
         rows = self.shape(name)[0]
-        return self.vector.parts(name, start, stop, vocabulary=self.cp.vocabulary, rows=rows, work=work)
+        return self.vector.parts(pub, start, stop, vocabulary=self.cp.vocabulary, rows=rows, work=work)
 
     def fill(
         self, name: str, start: int, stop: int, out: np.ndarray, work: Workspace | None = None
@@ -274,7 +310,7 @@ class MergedCheckpoint(Checkpoint):
                 raise ValueError(self._blame(name, cp, parts, error)) from error
         else:
             view[:] = cp
-        if has_vocabulary_axis(name):
+        if self.layout.is_table(name):
             width = prod(self.shape(name)[1:])
             for row, values in self.special_rows(name).items():
                 low, high = max(start, row * width), min(stop, (row + 1) * width)
@@ -312,63 +348,13 @@ class MergedCheckpoint(Checkpoint):
         return {row: values for row, (_, values) in self._special(name).items()}
 
     def _special(self, name: str) -> dict[int, tuple[str, np.ndarray]]:
-        cache = self.__dict__.setdefault("_special_cache", {})
-        if name not in cache:
-            cache[name] = self._find_special(name)
-        return cache[name]
-
-    def _find_special(self, name: str) -> dict[int, tuple[str, np.ndarray]]:
-        side = self.chat_side
-        active = any(term.coefficient(name) for term in self.vector.terms)  # at scale 0 the CP is untouched
-        if side is None or self.policy == "skip":
-            return {}
-        result, width = {}, prod(self.shape(name)[1:])
-        for token in self.added_tokens:
-            found = side.rows(name, token)
-            if found is None:
-                raise ValueError(
-                    f"{name}: {side.label} has no row for {token!r}, which its chat template needs."
-                )
-            result[self.added_tokens[token]] = (token, found[0][0])
-        if self.copy_special and active:
-            for token in side.special:
-                row = self.cp.vocabulary.tokens.get(token) if self.cp.vocabulary else None
-                found = side.rows(name, token) if row is not None and row < self.cp.shape(name)[0] else None
-                if found is None or found[1] is None:
-                    continue
-                own = exact.widen(self.cp.raw(name, row * width, (row + 1) * width))
-                if np.array_equal(own, exact.widen(found[1][0])):  # never trained in the CP
-                    result[row] = (token, found[0][0])
-        return result
+        if name not in self._special_rows:
+            self._special_rows[name] = special_rows(self, name)
+        return self._special_rows[name]
 
     def vocabulary_report(self) -> VocabularyReport | None:
         """What happens to the rows of the input embedding; None for a checkpoint without one."""
-        names = [n for n in self._vocabulary_names() if not is_head(n)] or self._vocabulary_names()
-        if not names:
-            return None
-        name, vocabulary = names[0], self.cp.vocabulary
-        rows, special = self.shape(name)[0], self._special(name)
-        added = {row for row, (token, _) in special.items() if token in self.added_tokens}
-        copied = [token for row, (token, _) in special.items() if row not in added]
-        if self.is_carried(name):
-            matched = np.zeros(rows, bool)
-        else:
-            leaves = [term.leaf for term in self.vector.terms if term.coefficient(name)]
-            matched = np.any([_live_rows(leaf, name, vocabulary, rows) for leaf in leaves], axis=0)
-        matched[list(special)] = False
-        with_token = rows if vocabulary is None else sum(row < rows for row in vocabulary.tokens.values())
-        theirs = set(self.vector.vocabulary.tokens if self.vector.vocabulary else ())
-        known = set(self.vocabulary.tokens if self.vocabulary else ())
-        return VocabularyReport(
-            policy=self.policy,
-            rows=rows,
-            matched=int(matched.sum()),
-            kept=with_token - int(matched.sum()) - len(copied),
-            copied=tuple(copied),
-            padded=rows - with_token - len(added),
-            added=tuple(self.added_tokens),
-            chat_only=tuple(sorted(theirs - known)),
-        )
+        return vocabulary_report(self)
 
     def save(self, path: str | os.PathLike, *, dtype: str | None = None, max_shard_size: str | int = "5GB",
              resume: bool = True, verify: bool = False, progress: bool = True):  # fmt: skip
@@ -390,15 +376,3 @@ class MergedCheckpoint(Checkpoint):
         from chatvec_lab.interop.hub import push
 
         return push(self, repo_id, **options)
-
-
-def _live_rows(leaf, name: str, vocabulary: Vocabulary | None, rows: int) -> np.ndarray:
-    """True for the rows to which a leaf brings a difference (both its sides know the token)."""
-    ids = leaf_rows(leaf, name, vocabulary, rows)
-    live = ids >= 0
-    if isinstance(leaf, Within):
-        leaf, name = leaf.leaf, leaf.inner(name)
-    minus = leaf._minus_rows(name) if isinstance(leaf, Difference) else None
-    if minus is not None:
-        live[live] = minus[ids[live]] >= 0
-    return live

@@ -1,195 +1,311 @@
-"""Transforms of a vector, each a leaf of a new one: sparsify, low rank, random control, TIES. All stay lazy.
+"""Transforms of a vector: sparsify, low rank, noise like it, TIES. Pure functions on arrays, and one adapter.
 
-What a transform must know of a whole tensor (a threshold, two factors, a norm) is computed when the tensor is
-first asked for and kept; elements are made span by span like those of any other leaf.
+A method says what it must know of a whole tensor (`measure`: a threshold, two factors, norms), which is computed when
+the tensor is first asked for and kept, and how a span is made from that (`span`). `Transform` makes any method a leaf.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
-from math import ceil, prod, sqrt
-from typing import Literal, get_args
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from math import ceil, prod
+from types import MappingProxyType
+from typing import Any, ClassVar, Literal, Protocol, get_args
 
 import numpy as np
 import xxhash
 
-from chatvec_lab.weights.layout import has_vocabulary_axis
 from chatvec_lab.weights.numerics import exact
 from chatvec_lab.weights.numerics.blocks import Workspace, block_spans
 from chatvec_lab.weights.vector import Term, WeightVector
 
-Method = Literal["magnitude", "dare"]
+Sparsity = Literal["magnitude", "dare"]
 
 
-class Transform:
-    """What all transforms share: names, rows and chat side of the vector within, and facts kept for each tensor."""
+@dataclass(frozen=True)
+class Tensor:
+    """One tensor of the vectors that are transformed, all in the rows of the first."""
 
-    def __init__(self, vector: WeightVector, label: str):
-        self.vector, self.label = vector, label
-        self._facts: dict = {}
-        self._lock = threading.Lock()
-
-    @property
-    def names(self) -> list[str]:
-        return self.vector.names
-
-    def resolve(self, name: str) -> str | None:
-        return self.vector.resolve(name)
-
-    def shape(self, name: str) -> tuple[int, ...]:
-        return self.vector.shape(name)
+    name: str
+    vectors: tuple[WeightVector, ...]
 
     @property
-    def vocabulary(self):
-        return self.vector.vocabulary
+    def shape(self) -> tuple[int, ...]:
+        return self.vectors[0].shape(self.name)
 
     @property
-    def chat_side(self):
-        return self.vector.chat_side
+    def size(self) -> int:
+        return prod(self.shape)
 
-    def sources(self):
-        return self.vector.sources()
+    @property
+    def is_table(self) -> bool:
+        return self.vectors[0].is_table(self.name)
 
-    def fact(self, name: str):
-        """`self.measure(name)`, computed once."""
-        with self._lock:
-            if name not in self._facts:
-                self._facts[name] = self.measure(name)
-            return self._facts[name]
+    def parts(self, start: int, stop: int, work: Workspace, which: int = 0) -> list[exact.Part]:
+        rows = {}
+        if len(self.vectors) > 1 and self.is_table:
+            rows = {"vocabulary": self.vectors[0].vocabulary, "rows": self.shape[0]}
+        return self.vectors[which].parts(self.name, start, stop, work=work, **rows)
 
-    def values(self, name: str, start: int, stop: int, work: Workspace, dtype=np.float64) -> np.ndarray:
-        """The vector's elements in a span of its own rows, rounded once."""
-        parts = self.vector.parts(name, start, stop, work=work)
-        return self.vector._combined(name, None, parts, np.empty(stop - start, dtype), work)
+    def values(self, start: int, stop: int, work: Workspace, dtype=np.float64, which: int = 0) -> np.ndarray:
+        """The elements in a span, rounded once."""
+        parts = self.parts(start, stop, work, which)
+        return self.vectors[which]._combined(self.name, None, parts, np.empty(stop - start, dtype), work)
 
-    def blocks(self, name: str, dtype=np.float64):
+    def blocks(self, dtype=np.float64, which: int = 0) -> Iterator[tuple[int, np.ndarray]]:
         """(start, elements) block by block."""
         work = Workspace()
-        for start, stop in block_spans(self.shape(name)):
-            yield start, self.values(name, start, stop, work, dtype)
+        for start, stop in block_spans(self.shape):
+            yield start, self.values(start, stop, work, dtype, which)
             work.release()
 
 
-def _generator(kind: str, seed: int, name: str, unit: int = 0) -> np.random.Philox:
+class Method(Protocol):
+    """A transform: what it is called, what it must know of a whole tensor, and how a span of the result is made."""
+
+    keeps_chat_side: bool  # whether the result still carries the chat model's template and end of turn
+
+    def label(self, of: Sequence[str]) -> str: ...
+    def describe(self, of: Sequence[WeightVector]) -> dict: ...
+    def measure(self, tensor: Tensor) -> Any: ...
+    def span(
+        self, tensor: Tensor, known: Any, start: int, stop: int, work: Workspace
+    ) -> list[exact.Part]: ...
+
+
+class Transform:
+    """The one adapter: any method as the leaf of a new vector, in the rows and names of the first vector."""
+
+    def __init__(self, method: Method, *vectors: WeightVector):
+        self.method, self.vectors = method, vectors
+        self.label = method.label([v.label for v in vectors])
+        self._whole = vectors[0] if len(vectors) == 1 else sum(vectors)
+        self._known: dict[str, Any] = {}
+        self._lock = threading.Lock()
+
+    @property
+    def vector(self) -> WeightVector:
+        """The vector that is transformed, or the sum of several."""
+        return self._whole
+
+    @property
+    def names(self) -> list[str]:
+        return self._whole.names
+
+    def resolve(self, name: str) -> str | None:
+        return self._whole.resolve(name)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        return self._whole.shape(name)
+
+    def part(self, name: str):
+        return self._whole.part(name)
+
+    def live_rows(self, name: str) -> np.ndarray | None:
+        return self._whole.live_rows(name)
+
+    @property
+    def vocabulary(self):
+        return self._whole.vocabulary
+
+    @property
+    def chat_side(self):
+        return self._whole.chat_side if self.method.keeps_chat_side else None
+
+    @property
+    def base(self):
+        return self._whole.base
+
+    @property
+    def larger(self):
+        return self._whole.larger
+
+    @property
+    def placed(self):
+        return self._whole.placed if self.larger is not None else MappingProxyType({})
+
+    @property
+    def is_tied(self):
+        return self._whole.is_tied
+
+    @property
+    def left_out(self):
+        return self._whole.left_out
+
+    def sources(self):
+        return self._whole.sources()
+
+    def describe(self) -> dict:
+        return self.method.describe(self.vectors)
+
+    def known(self, name: str) -> Any:
+        """What the method knows of a whole tensor, measured once."""
+        with self._lock:
+            if name not in self._known:
+                self._known[name] = self.method.measure(Tensor(name, self.vectors))
+            return self._known[name]
+
+    def own(self, name: str, start: int, stop: int, work: Workspace) -> list[exact.Part]:
+        known = self.known(name)
+        return self.method.span(Tensor(name, self.vectors), known, int(start), int(stop), work)
+
+
+def transformed(method: Method, *vectors: WeightVector) -> WeightVector:
+    """The vector that a method makes of one or several vectors."""
+    return WeightVector((Term(1.0, Transform(method, *vectors)),))
+
+
+def sparsified(vector: WeightVector, method: Sparsity, density: float, seed: int) -> WeightVector:
+    if method not in get_args(Sparsity):
+        raise ValueError(f"method={method!r}: expected one of {', '.join(get_args(Sparsity))}.")
+    if not 0 < density <= 1:
+        raise ValueError(f"density={density!r}: expected a share of elements to keep, in (0, 1].")
+    return transformed(
+        Magnitude(float(density)) if method == "magnitude" else Dare(float(density), seed), vector
+    )
+
+
+def random_bits(kind: str, seed: int, name: str, unit: int = 0) -> np.random.Philox:
     """A counter-based generator of its own for each tensor (and unit), the same on every machine."""
     return np.random.Philox(key=xxhash.xxh3_128_intdigest(f"{kind}/{seed}/{name}/{unit}".encode()))
 
 
-class Sparsified(Transform):
-    """A share `density` of each tensor's elements, the rest exactly zero.
+def drop(parts: list[exact.Part], dropped: np.ndarray) -> list[exact.Part]:
+    """The parts with zeros where `dropped` is true; their arrays are overwritten."""
+    for _, plus, minus in parts:
+        plus[dropped] = 0
+        if minus is not None:
+            minus[dropped] = 0
+    return parts
 
-    "magnitude" keeps the largest (ties at the threshold in file order, so that the share is exact);
-    "dare" keeps each with probability `density` and divides it by `density` (arXiv 2311.03099).
+
+def magnitude_threshold(blocks, keep: int) -> tuple[float, int]:
+    """The magnitude of the `keep`-th largest element, and the index behind the last one kept among those equal to it.
+
+    `blocks()` iterates over (start, float32 elements). Exact selection by radix (the bits of positive floats are in
+    their order), in three passes with the memory of a block.
     """
+    above, prefix = 0, 0
+    for shift, known in ((16, 0), (0, 16)):  # upper half of the bits, then the lower
+        counts = np.zeros(1 << 16, np.int64)
+        for _, block in blocks():
+            bits = np.abs(block).view(np.uint32)
+            if known:
+                bits = bits[bits >> 16 == prefix]
+            counts += np.bincount((bits >> shift) & 0xFFFF, minlength=1 << 16)
+        from_top = counts[::-1].cumsum()
+        digit = (1 << 16) - 1 - int(np.searchsorted(from_top, keep - above))
+        above += int(counts[digit + 1 :].sum())
+        prefix = prefix << 16 | digit
+    threshold, wanted = np.uint32(prefix).view(np.float32), keep - above
+    for start, block in blocks():
+        ties = np.flatnonzero(np.abs(block) == threshold)
+        if wanted <= ties.size:
+            return float(threshold), start + int(ties[wanted - 1]) + 1
+        wanted -= ties.size
+    raise AssertionError(f"{keep} elements were not found again")
 
-    def __init__(self, vector: WeightVector, method: Method, density: float, seed: int):
-        if method not in get_args(Method):
-            raise ValueError(f"method={method!r}: expected one of {', '.join(get_args(Method))}.")
-        if not 0 < density <= 1:
-            raise ValueError(f"density={density!r}: expected a share of elements to keep, in (0, 1].")
-        super().__init__(vector, f"{method} {density:g} of {vector.label}")
-        self.method, self.density, self.seed = method, float(density), seed
 
-    def describe(self) -> dict:
-        recipe = {"sparsified": self.method, "density": self.density, "of": self.vector.describe()}
-        return recipe | ({"seed": self.seed} if self.method == "dare" else {})
+@dataclass(frozen=True)
+class Magnitude:
+    """The largest elements of each tensor, a share `density`; ties at the threshold in file order."""
+
+    density: float
+    keeps_chat_side: ClassVar[bool] = True
+
+    def label(self, of: Sequence[str]) -> str:
+        return f"magnitude {self.density:g} of {of[0]}"
+
+    def describe(self, of: Sequence[WeightVector]) -> dict:
+        return {"sparsified": "magnitude", "density": self.density, "of": of[0].describe()}
 
     def kept(self, size: int) -> int:
-        """How many of a tensor's elements "magnitude" keeps."""
+        """How many of a tensor's elements stay."""
         return max(1, round(self.density * size))
 
-    def measure(self, name: str) -> tuple[float, int]:
-        """The magnitude threshold, and the flat index behind the last element kept among those equal to it.
+    def measure(self, tensor: Tensor) -> tuple[float, int] | None:
+        if self.density == 1.0 or not tensor.size:
+            return None
+        return magnitude_threshold(lambda: tensor.blocks(np.float32), self.kept(tensor.size))
 
-        Exact selection by radix (the bits of positive floats are in their order), in three passes over the tensor
-        with the memory of a block.
-        """
-        size = prod(self.shape(name))
-        keep = self.kept(size)
-        above, prefix = 0, 0
-        for shift, known in ((16, 0), (0, 16)):  # upper half of the bits, then the lower
-            counts = np.zeros(1 << 16, np.int64)
-            for _, block in self.blocks(name, np.float32):
-                bits = np.abs(block).view(np.uint32)
-                if known:
-                    bits = bits[bits >> 16 == prefix]
-                counts += np.bincount((bits >> shift) & 0xFFFF, minlength=1 << 16)
-            from_top = counts[::-1].cumsum()
-            digit = (1 << 16) - 1 - int(np.searchsorted(from_top, keep - above))
-            above += int(counts[digit + 1 :].sum())
-            prefix = prefix << 16 | digit
-        threshold, wanted = np.uint32(prefix).view(np.float32), keep - above
-        for start, block in self.blocks(name, np.float32):
-            ties = np.flatnonzero(np.abs(block) == threshold)
-            if wanted <= ties.size:
-                return float(threshold), start + int(ties[wanted - 1]) + 1
-            wanted -= ties.size
-        raise AssertionError(f"{name}: {keep} of {size} elements were not found again")
+    def span(self, tensor: Tensor, known, start: int, stop: int, work: Workspace) -> list[exact.Part]:
+        parts = tensor.parts(start, stop, work)
+        if known is None:
+            return parts
+        threshold, behind = known
+        vector = tensor.vectors[0]
+        size = np.abs(vector._combined(tensor.name, None, parts, np.empty(stop - start, np.float32), work))
+        return drop(parts, (size < threshold) | ((size == threshold) & (np.arange(start, stop) >= behind)))
 
-    def own(self, name: str, start: int, stop: int, work: Workspace) -> list[exact.Part]:
-        parts = self.vector.parts(name, start, stop, work=work)
+
+@dataclass(frozen=True)
+class Dare:
+    """Each element with probability `density`, divided by it; the rest exactly zero (arXiv 2311.03099)."""
+
+    density: float
+    seed: int
+    keeps_chat_side: ClassVar[bool] = True
+
+    def label(self, of: Sequence[str]) -> str:
+        return f"dare {self.density:g} of {of[0]}"
+
+    def describe(self, of: Sequence[WeightVector]) -> dict:
+        return {"sparsified": "dare", "density": self.density, "of": of[0].describe(), "seed": self.seed}
+
+    def measure(self, tensor: Tensor) -> None:
+        return None
+
+    def span(self, tensor: Tensor, known: None, start: int, stop: int, work: Workspace) -> list[exact.Part]:
+        parts = tensor.parts(start, stop, work)
         if self.density == 1.0:
             return parts
-        if self.method == "dare":
-            start, stop = int(start), int(stop)  # numpy's own integers are too narrow for advance
-            first = start // 4  # a Philox step gives four numbers
-            bits = (
-                _generator("dare", self.seed, name)
-                .advance(first)
-                .random_raw(stop - 4 * first)[start - 4 * first :]
-            )
-            dropped = bits >= np.uint64(self.density * 2.0**64)
-            parts = [(c / self.density, plus, minus) for c, plus, minus in parts]
-        else:
-            threshold, behind = self.fact(name)
-            size = np.abs(self.vector._combined(name, None, parts, np.empty(stop - start, np.float32), work))
-            dropped = size < threshold
-            dropped |= (size == threshold) & (np.arange(start, stop) >= behind)
-        for _, plus, minus in parts:
-            plus[dropped] = 0
-            if minus is not None:
-                minus[dropped] = 0
-        return parts
+        first = start // 4  # a Philox step gives four numbers
+        bits = random_bits("dare", self.seed, tensor.name).advance(first).random_raw(stop - 4 * first)
+        dropped = bits[start - 4 * first :] >= np.uint64(self.density * 2.0**64)
+        return drop([(c / self.density, plus, minus) for c, plus, minus in parts], dropped)
 
 
-class LowRank(Transform):
+@dataclass(frozen=True)
+class LowRank:
     """Each matrix as the product of two factors of `rank`: its best approximation, by randomised SVD.
 
-    Norms, biases, embedding and head, matrices no larger than the rank and stacked experts are kept whole
-    (`describe` lists them). Follows Halko et al. (arXiv 0909.4061) with four power iterations.
+    Norms, biases, tables, matrices no larger than the rank and stacked experts are kept whole (`describe` lists
+    them). Follows Halko et al. (arXiv 0909.4061) with four power iterations.
     """
 
-    def __init__(self, vector: WeightVector, rank: int, seed: int):
-        if isinstance(rank, bool) or not isinstance(rank, int) or rank < 1:
-            raise ValueError(f"rank={rank!r}: expected a whole number from 1.")
-        super().__init__(vector, f"rank {rank} of {vector.label}")
-        self.rank, self.seed = rank, seed
+    rank: int
+    seed: int
+    keeps_chat_side: ClassVar[bool] = True
 
-    def is_whole(self, name: str) -> bool:
-        shape = self.shape(name)
-        return len(shape) != 2 or has_vocabulary_axis(name) or min(shape) <= self.rank
+    def __post_init__(self):
+        if isinstance(self.rank, bool) or not isinstance(self.rank, int) or self.rank < 1:
+            raise ValueError(f"rank={self.rank!r}: expected a whole number from 1.")
 
-    def describe(self) -> dict:
-        whole = [name for name in self.names if self.is_whole(name)]
-        return {"low_rank": self.rank, "seed": self.seed, "whole": whole, "of": self.vector.describe()}
+    def label(self, of: Sequence[str]) -> str:
+        return f"rank {self.rank} of {of[0]}"
 
-    def measure(self, name: str) -> tuple[np.ndarray, np.ndarray]:
-        """Left factor with the singular values, (m, rank), and right factor, (rank, n), float64."""
-        matrix = np.empty(prod(self.shape(name)), np.float32)
-        for start, block in self.blocks(name, np.float32):
+    def describe(self, of: Sequence[WeightVector]) -> dict:
+        whole = [name for name in of[0].names if self.is_whole(Tensor(name, tuple(of)))]
+        return {"low_rank": self.rank, "seed": self.seed, "whole": whole, "of": of[0].describe()}
+
+    def is_whole(self, tensor: Tensor) -> bool:
+        return len(tensor.shape) != 2 or tensor.is_table or min(tensor.shape) <= self.rank
+
+    def measure(self, tensor: Tensor) -> tuple[np.ndarray, np.ndarray] | None:
+        """Left factor with the singular values, (m, rank), and right factor, (rank, n), float64; None: kept whole."""
+        if self.is_whole(tensor):
+            return None
+        matrix = np.empty(tensor.size, np.float32)
+        for start, block in tensor.blocks(np.float32):
             matrix[start : start + block.size] = block
-        left, values, right = randomised_svd(matrix.reshape(self.shape(name)), self.rank, self.seed)
+        left, values, right = randomised_svd(matrix.reshape(tensor.shape), self.rank, self.seed)
         return left * values, right
 
-    def factors(self, name: str) -> tuple[np.ndarray, np.ndarray] | None:
-        """The two factors of a tensor, or None where it is kept whole."""
-        return None if self.is_whole(name) else self.fact(name)
-
-    def own(self, name: str, start: int, stop: int, work: Workspace) -> list[exact.Part]:
-        if self.is_whole(name):
-            return self.vector.parts(name, start, stop, work=work)
-        left, right = self.fact(name)
+    def span(self, tensor: Tensor, known, start: int, stop: int, work: Workspace) -> list[exact.Part]:
+        if known is None:
+            return tensor.parts(start, stop, work)
+        left, right = known
         width = right.shape[1]
         first, last = start // width, -(-stop // width)
         # float64 products, rounded once to float32: the same elements whatever rows are asked for together
@@ -218,82 +334,95 @@ def randomised_svd(
     return (basis @ u)[:, :rank], s[:rank], v[:rank]
 
 
-class Noise(Transform):
-    """Gaussian noise with the vector's L2 norm in each tensor: the control that task arithmetic uses.
+@dataclass(frozen=True)
+class Noise:
+    """Gaussian noise with the vector's L2 norm in each tensor, and in each row of a table: the control.
 
-    Every unit (a block, or a row of embedding and head) has its own generator, so any span can be made alone.
+    Row by row, so that rows without a difference get none, and any CP's choice of rows has the vector's norm.
+    Every unit (a block, or a row of a table) has its own generator, so any span can be made alone.
     """
 
-    chat_side = None  # noise knows no template
+    seed: int
+    keeps_chat_side: ClassVar[bool] = False  # noise knows no template
 
-    def __init__(self, vector: WeightVector, seed: int):
-        super().__init__(vector, f"noise like {vector.label}")
-        self.seed = seed
+    def label(self, of: Sequence[str]) -> str:
+        return f"noise like {of[0]}"
 
-    def describe(self) -> dict:
-        return {"random_like": self.vector.describe(), "seed": self.seed}
+    def describe(self, of: Sequence[WeightVector]) -> dict:
+        return {"random_like": of[0].describe(), "seed": self.seed}
 
-    def _unit(self, name: str) -> int:
-        shape = self.shape(name)
-        if has_vocabulary_axis(name):
-            return prod(shape[1:])
-        spans = block_spans(shape)
-        return spans[0][1] - spans[0][0] if spans else 1
+    def measure(self, tensor: Tensor) -> np.ndarray:
+        """The factor of each unit that gives the noise the vector's norm, shape (units,), float64."""
+        unit, units = self._units(tensor)
+        squares, drawn = np.zeros(units), np.zeros(units)
+        for start, block in tensor.blocks():
+            units_of = np.arange(start, start + block.size) // unit
+            found = np.bincount(units_of - units_of[0], weights=block * block)
+            squares[units_of[0] : units_of[0] + found.size] += found
+        for i in range(units):
+            noise = self._drawn(tensor, i).astype(np.float64)
+            drawn[i] = float(np.dot(noise, noise))
+        if not tensor.is_table:  # one norm for the whole tensor
+            squares[:], drawn[:] = squares.sum(), drawn.sum()
+        return np.sqrt(np.divide(squares, drawn, out=np.zeros(units), where=drawn > 0))
 
-    def _raw(self, name: str, unit: int, size: int) -> np.ndarray:
-        bits = _generator("noise", self.seed, name, unit)
-        return np.random.Generator(bits).standard_normal(size, dtype=np.float32)
-
-    def measure(self, name: str) -> float:
-        """The factor that gives the noise the vector's norm."""
-        squares = sum(float(np.dot(block, block)) for _, block in self.blocks(name))
-        size, unit = prod(self.shape(name)), self._unit(name)
-        drawn = 0.0
-        for i in range(ceil(size / unit)):
-            noise = self._raw(name, i, min(unit, size - i * unit)).astype(np.float64)
-            drawn += float(np.dot(noise, noise))
-        return sqrt(squares / drawn) if drawn else 0.0
-
-    def own(self, name: str, start: int, stop: int, work: Workspace) -> list[exact.Part]:
-        size, unit = prod(self.shape(name)), self._unit(name)
+    def span(self, tensor: Tensor, known, start: int, stop: int, work: Workspace) -> list[exact.Part]:
+        unit, _ = self._units(tensor)
         first, last = start // unit, max(ceil(stop / unit), start // unit + 1)
-        pieces = [self._raw(name, i, min(unit, size - i * unit)) for i in range(first, last)]
-        noise = np.concatenate(pieces)[start - first * unit : stop - first * unit]
-        return [(self.fact(name), noise, None)]
+        cut = slice(start - first * unit, stop - first * unit)
+        pieces = [self._drawn(tensor, i) for i in range(first, last)]
+        if not tensor.is_table:
+            return [(float(known[0]), np.concatenate(pieces)[cut], None)]
+        scaled = [(known[first + i] * piece).astype(np.float32) for i, piece in enumerate(pieces)]
+        return [(1.0, np.concatenate(scaled)[cut], None)]
+
+    def _units(self, tensor: Tensor) -> tuple[int, int]:
+        """Elements of a unit (a row of a table, else a block), and how many units there are."""
+        spans = block_spans(tensor.shape)
+        unit = prod(tensor.shape[1:]) if tensor.is_table else (spans[0][1] - spans[0][0] if spans else 1)
+        return unit, max(1, ceil(tensor.size / unit))
+
+    def _drawn(self, tensor: Tensor, i: int) -> np.ndarray:
+        unit, _ = self._units(tensor)
+        size = max(0, min(unit, tensor.size - i * unit))
+        generator = np.random.Generator(random_bits("noise", self.seed, tensor.name, i))
+        return generator.standard_normal(size, dtype=np.float32)
 
 
-class Ties(Transform):
-    """TIES of several vectors: trim each to `density`, elect a sign, average those that agree (arXiv 2306.01708)."""
+@dataclass(frozen=True)
+class Ties:
+    """Of trimmed vectors: elect a sign, average those that agree (arXiv 2306.01708). Rounded to float64 once."""
 
-    def __init__(self, vectors: Sequence[WeightVector], density: float):
-        self.trimmed = [v.sparsified("magnitude", density=density) for v in vectors]
-        self.density = density
-        super().__init__(sum(vectors), "TIES of " + ", ".join(v.label for v in vectors))
+    density: float
+    keeps_chat_side: ClassVar[bool] = True
 
-    def describe(self) -> dict:
-        return {"ties": [v.describe() for v in self.trimmed], "density": self.density}
+    def label(self, of: Sequence[str]) -> str:
+        return "TIES of " + ", ".join(of)
 
-    def own(self, name: str, start: int, stop: int, work: Workspace) -> list[exact.Part]:
-        spaces = (
-            {"vocabulary": self.vocabulary, "rows": self.shape(name)[0]} if has_vocabulary_axis(name) else {}
-        )
-        stack = []
-        for vector in self.trimmed:
-            parts = vector.parts(name, start, stop, work=work, **spaces)
-            stack.append(vector._combined(name, None, parts, np.empty(stop - start), work))
-        deltas = np.stack(stack)
-        agreeing = np.sign(deltas) == np.where(deltas.sum(0) >= 0, 1.0, -1.0)
-        total, count = (deltas * agreeing).sum(0), agreeing.sum(0)
-        return [(1.0, np.divide(total, count, out=np.zeros_like(total), where=count > 0), None)]
+    def describe(self, of: Sequence[WeightVector]) -> dict:
+        return {"ties": [v.describe() for v in of], "density": self.density}
+
+    def measure(self, tensor: Tensor) -> None:
+        return None
+
+    def span(self, tensor: Tensor, known: None, start: int, stop: int, work: Workspace) -> list[exact.Part]:
+        deltas = np.stack([tensor.values(start, stop, work, which=i) for i in range(len(tensor.vectors))])
+        return [(1.0, agreed_mean(deltas), None)]
+
+
+def agreed_mean(deltas: np.ndarray) -> np.ndarray:
+    """Mean of the deltas (vectors, elements) whose sign is that of their sum; zero where none is. Shape (elements,)."""
+    agreeing = np.sign(deltas) == np.where(deltas.sum(0) >= 0, 1.0, -1.0)
+    total, count = (deltas * agreeing).sum(0), agreeing.sum(0)
+    return np.divide(total, count, out=np.zeros_like(total), where=count > 0)
 
 
 def ties(vectors: Sequence[WeightVector], *, density: float = 0.2) -> WeightVector:
     """One vector from several by trimming, electing signs and averaging what agrees; see `Ties`.
 
-    `density` is the share of each tensor that is kept before the vote (the paper keeps 20 %). The result is
-    rounded to float64 once for each element (a mean has no exact sum form).
+    `density` is the share of each tensor that is kept before the vote (the paper keeps 20 %).
     """
     vectors = list(vectors)
     if not vectors or not all(isinstance(v, WeightVector) for v in vectors):
         raise TypeError(f"ties takes a list of weight vectors, got {vectors!r}.")
-    return WeightVector((Term(1.0, Ties(vectors, density)),))
+    return transformed(Ties(density), *(v.sparsified("magnitude", density=density) for v in vectors))

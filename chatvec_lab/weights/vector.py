@@ -8,7 +8,7 @@ Asked for a span of one tensor it returns *parts*, `(coefficient, plus, minus)` 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from math import isfinite, prod
@@ -19,17 +19,12 @@ import numpy as np
 
 from chatvec_lab.weights.chat import ChatSide
 from chatvec_lab.weights.checkpoint import Checkpoint
-from chatvec_lab.weights.difference import Difference, Leaf, leaf_rows, unpaired
-from chatvec_lab.weights.layout import (
-    LayerChoice,
-    has_vocabulary_axis,
-    layer_of,
-    layer_test,
-    module_of,
-    module_test,
-)
+from chatvec_lab.weights.difference import Difference, Leaf, unpaired
+from chatvec_lab.weights.layout import Part
 from chatvec_lab.weights.numerics import exact
 from chatvec_lab.weights.numerics.blocks import Workspace, block_spans
+from chatvec_lab.weights.rows import leaf_rows, pairs_in_shape
+from chatvec_lab.weights.selection import LayerChoice, NameChoice, Selection
 from chatvec_lab.weights.sources import files
 from chatvec_lab.weights.vocabulary import Vocabulary, runs
 
@@ -37,16 +32,31 @@ if TYPE_CHECKING:
     import torch
 
 
+Schedule = Callable[[str, Part], float]
+
+
+def silent(name: str, part: Part) -> float:
+    return 0.0
+
+
 @dataclass(frozen=True)
 class Term:
     factor: float
     leaf: Leaf
-    schedules: tuple[Callable[[str], float], ...] = field(default=())
+    schedules: tuple[Schedule, ...] = field(default=())
 
-    def coefficient(self, name: str) -> float:
+    @property
+    def is_meant(self) -> bool:
+        """Whether the term is meant to move something."""
+        return self.factor != 0 and silent not in self.schedules
+
+    def coefficient(self, name: str, part: Part | None = None) -> float:
+        """The factor of one tensor. `part` says what it is, where the leaf does not know such a tensor."""
         result = self.factor
-        for schedule in self.schedules:
-            result *= schedule(name)
+        if self.schedules:
+            part = part or self.leaf.part(name)
+            for schedule in self.schedules:
+                result *= schedule(name, part)
         return result
 
 
@@ -54,6 +64,7 @@ class WeightVector:
     """A vector of weights: named tensors that are differences, read lazily. Made by `chat - base`, or loaded.
 
     Supports `scale * tau`, `-tau`, `tau_a + tau_b`, `tau_a - tau_b`, `cp + tau`, and the transforms below.
+    Tensors go by their published names, whoever saved them.
     """
 
     def __init__(self, terms: tuple[Term, ...]):
@@ -80,9 +91,7 @@ class WeightVector:
             f"{n}   {first.label} {first.shape(n)}, {leaf.label} {leaf.shape(n)}"
             for leaf in others
             for n in first.names
-            if leaf.resolve(n)
-            and leaf.shape(n) != first.shape(n)
-            and not (has_vocabulary_axis(n) and leaf.shape(n)[1:] == first.shape(n)[1:])
+            if leaf.resolve(n) and not pairs_in_shape(first.part(n), first.shape(n), leaf.shape(n))
         ]
         if lines:
             raise ValueError(
@@ -91,8 +100,24 @@ class WeightVector:
         return list(dict.fromkeys(name for term in self.terms for name in term.leaf.names))
 
     def shape(self, name: str) -> tuple[int, ...]:
-        leaf = self.terms[0].leaf
-        return leaf.shape(leaf.resolve(name) or name)
+        return self.terms[0].leaf.shape(name)
+
+    def part(self, name: str) -> Part:
+        """What a tensor is: component, layer, module, projection and axis."""
+        return self.terms[0].leaf.part(name)
+
+    @property
+    def parts_by_name(self) -> dict[str, Part]:
+        return {name: self.part(name) for name in self.names}
+
+    @property
+    def is_tied(self) -> bool:
+        """Whether the embedding's difference is the head's as well."""
+        return self.terms[0].leaf.is_tied
+
+    def is_table(self, name: str) -> bool:
+        """True when the tensor has one row a token."""
+        return self.part(name).axis == "vocabulary"
 
     def resolve(self, name: str) -> str | None:
         """The tensor that plays the part of `name` (a tied head is the embedding), or None."""
@@ -103,10 +128,20 @@ class WeightVector:
         return self.terms[0].leaf.vocabulary
 
     @property
+    def base(self) -> Checkpoint | None:
+        """The checkpoint that the vector was taken from; None where it is not known (a stored vector)."""
+        return self.terms[0].leaf.base
+
+    @property
     def chat_side(self) -> ChatSide | None:
         """Template, end-of-turn ids and special rows: of the last term that is added (not subtracted) and has them."""
         sides = [term.leaf.chat_side for term in self.terms if term.factor > 0]
         return next((side for side in reversed(sides) if side), None)
+
+    @property
+    def left_out(self) -> dict[str, str]:
+        """Tensors of one side alone that transformers would not load, with what they are; they are not in `names`."""
+        return {name: why for term in self.terms for name, why in term.leaf.left_out.items()}
 
     def parts(
         self,
@@ -121,10 +156,10 @@ class WeightVector:
         """The flat span [start, stop) of a tensor as raw parts, to be summed by `exact.combine`.
 
         With `vocabulary` (and `rows`, its number of rows) the span counts rows of that vocabulary; rows whose
-        token the vector lacks are zero. Without, the span counts the vector's own rows.
+        token the vector lacks are zero. Without, the span counts the vector's own rows. The parts are the caller's.
         """
         work = work or Workspace()
-        if vocabulary is None and len(self.terms) > 1 and has_vocabulary_axis(name):
+        if vocabulary is None and len(self.terms) > 1 and self.is_table(name):
             vocabulary, rows = self.vocabulary, self.shape(name)[0]
         result: list[exact.Part] = []
         for term in self.terms:
@@ -135,7 +170,7 @@ class WeightVector:
         return result
 
     def _span(self, leaf: Leaf, name, start, stop, vocabulary, rows, work) -> list[exact.Part]:
-        if not has_vocabulary_axis(name) or (vocabulary is None and rows is None):
+        if (vocabulary is None and rows is None) or leaf.part(name).axis != "vocabulary":
             return leaf.own(name, start, stop, work)
         ids = leaf_rows(leaf, name, vocabulary, rows)
         width = prod(leaf.shape(name)[1:])
@@ -160,6 +195,25 @@ class WeightVector:
             work.release(mark)
         trim = slice(start - first * width, stop - first * width)
         return [(c, p[trim], m if m is None else m[trim]) for c, p, m in result]
+
+    def live_rows(
+        self, name: str, vocabulary: Vocabulary | None = None, rows: int | None = None
+    ) -> np.ndarray | None:
+        """Which rows of a table carry a difference, shape (rows,), bool; None: all, or the tensor is no table.
+
+        Rows are the vector's own; with `vocabulary` and `rows` they are that vocabulary's.
+        """
+        if not self.is_table(name):
+            return None
+        if rows is None and len(self.terms) == 1:
+            return self.terms[0].leaf.live_rows(name)
+        if rows is None:
+            vocabulary, rows = self.vocabulary, self.shape(name)[0]
+        live = np.zeros(rows, bool)
+        for term in self.terms:
+            ids, own = leaf_rows(term.leaf, name, vocabulary, rows), term.leaf.live_rows(name)
+            live |= (ids >= 0) if own is None else (ids >= 0) & own[ids]
+        return live
 
     def read(self, name: str, rows: slice | None = None, *, dtype: torch.dtype | None = None) -> torch.Tensor:
         """One tensor of the vector (or a slice of its rows), exact and rounded once; float32 unless `dtype` says.
@@ -225,41 +279,49 @@ class WeightVector:
         return self if other == 0 else NotImplemented  # so that sum(vectors) works
 
     def select(
-        self, layers: LayerChoice | None = None, modules: str | Iterable[str] | None = None
+        self,
+        layers: LayerChoice | None = None,
+        modules: NameChoice | None = None,
+        components: NameChoice | None = None,
     ) -> WeightVector:
         """The vector in some places and zero elsewhere.
 
-        `layers`: a number, range, slice, iterable or text "0-7,12" (tensors outside the layers are then left out);
-        `modules`: kinds ("attention", "mlp", "router", "norm", "embedding", "head") or regular expressions on names.
+        `layers`: a number, range, slice, iterable or text "0-7,12", counted in the text unless `components` says
+        otherwise (tensors outside the layers are then left out); `modules`: kinds ("attention", "mlp", "router",
+        "norm", "embedding", "head", …) or regular expressions on names; `components`: "text", "vision", "audio",
+        "projector", "draft", "other". Raises ValueError, when the vector is first used, for a choice that fits nothing.
         """
-        in_layers, in_modules = layer_test(layers), module_test(modules)
-        schedule = lambda name: float(in_layers(layer_of(name)) and in_modules(name))  # noqa: E731
-        return self._map(schedules=lambda term: (*term.schedules, schedule))
+        selection = Selection(lambda: self.parts_by_name, layers, modules, components)
+        return self._map(schedules=lambda term: (*term.schedules, selection))
 
     def scheduled(self, f: Callable[[int | None, str], float]) -> WeightVector:
         """The vector times `f(layer, module)`, with layer None outside the layers and module one of the kinds."""
-        schedule = lambda name: float(f(layer_of(name), module_of(name)))  # noqa: E731
+        schedule = lambda name, part: float(f(part.layer, part.module))  # noqa: E731
         return self._map(schedules=lambda term: (*term.schedules, schedule))
+
+    def chat_side_only(self) -> WeightVector:
+        """The chat model's template and end of turn, and none of its weights: added, it leaves every bit of the CP."""
+        return self._map(schedules=lambda term: (*term.schedules, silent))
 
     def sparsified(
         self, method: Literal["magnitude", "dare"], *, density: float, seed: int = 0
     ) -> WeightVector:
-        """A share `density` of each tensor's elements; see `transforms.Sparsified`."""
-        from chatvec_lab.weights.transforms import Sparsified
+        """A share `density` of each tensor's elements; see `transforms.Magnitude` and `transforms.Dare`."""
+        from chatvec_lab.weights.transforms import sparsified
 
-        return WeightVector((Term(1.0, Sparsified(self, method, density, seed)),))
+        return sparsified(self, method, density, seed)
 
     def low_rank(self, rank: int, *, seed: int = 0) -> WeightVector:
         """Each matrix replaced by its best approximation of `rank`; norms, embedding and head stay whole."""
-        from chatvec_lab.weights.transforms import LowRank
+        from chatvec_lab.weights.transforms import LowRank, transformed
 
-        return WeightVector((Term(1.0, LowRank(self, rank, seed)),))
+        return transformed(LowRank(rank, seed), self)
 
     def random_like(self, seed: int) -> WeightVector:
-        """Gaussian noise with the same L2 norm for each tensor: the control."""
-        from chatvec_lab.weights.transforms import Noise
+        """Gaussian noise with the same L2 norm for each tensor, and in tables for each row: the control."""
+        from chatvec_lab.weights.transforms import Noise, transformed
 
-        return WeightVector((Term(1.0, Noise(self, seed)),))
+        return transformed(Noise(seed), self)
 
     def within(self, larger: Checkpoint, path: str | None = None) -> WeightVector:
         """The vector for the language part of a larger model, such as LLaVA; the rest of that model is carried.
@@ -278,22 +340,19 @@ class WeightVector:
             )
         )
 
+    @property
+    def placed(self) -> dict[str, str]:
+        """Of a vector put `within` a larger model: each name there, and the vector's own name for it."""
+        return {name: inner for term in self.terms for name, inner in term.leaf.placed.items()}
+
     def is_outside(self, name: str) -> bool:
         """True for a tensor of a larger model that no part of this vector, put `within` it, has to do with."""
-        return all(
-            leaf.is_outside(name) if isinstance(leaf, WeightVector) else name in getattr(leaf, "outside", ())
-            for leaf in self.inner
-        )
+        return self.larger is not None and not any(name in term.leaf.placed for term in self.terms)
 
     @property
     def larger(self) -> Checkpoint | None:
         """The larger model whose language part this vector is for; None for an ordinary vector."""
-        return next((leaf.larger for leaf in self.inner if getattr(leaf, "larger", None)), None)
-
-    @property
-    def inner(self) -> list[Leaf | WeightVector]:
-        """What each term stands on: its leaf, or of a transform the vector that it transforms."""
-        return [getattr(term.leaf, "vector", None) or term.leaf for term in self.terms]
+        return next((term.leaf.larger for term in self.terms if term.leaf.larger is not None), None)
 
     def save(self, path: str | os.PathLike, *, progress: bool = True) -> Path:
         """Store the vector as an artifact of its own (exact; usable without base and chat); returns the folder."""
@@ -333,9 +392,14 @@ class WeightVector:
         return list(dict.fromkeys(source for term in self.terms for source in term.leaf.sources()))
 
 
-def _renamed(schedule: Callable[[str], float], leaf) -> Callable[[str], float]:
+def _renamed(schedule: Schedule, leaf) -> Schedule:
     """A schedule by the family's names, for a leaf under a larger model's."""
-    return lambda name: schedule(leaf.inner(name))
+
+    def renamed(name: str, part: Part) -> float:
+        inner = leaf.inner(name)
+        return schedule(inner, leaf.leaf.part(inner)) if leaf.resolve(name) else 0.0
+
+    return renamed
 
 
 def _zeros_like(part: exact.Part, size: int) -> exact.Part:

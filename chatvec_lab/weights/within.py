@@ -11,6 +11,7 @@ language part is taken out of the larger model's name, and what is left is the f
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import cached_property
 from math import prod
@@ -20,8 +21,9 @@ import numpy as np
 
 from chatvec_lab.weights.chat import ChatSide, chat_side_of
 from chatvec_lab.weights.checkpoint import Checkpoint
-from chatvec_lab.weights.layout import has_vocabulary_axis, is_buffer, layer_of
+from chatvec_lab.weights.layout import Part
 from chatvec_lab.weights.numerics.blocks import block_spans
+from chatvec_lab.weights.rows import pairs_in_shape
 from chatvec_lab.weights.sources import files
 
 if TYPE_CHECKING:
@@ -64,8 +66,24 @@ class Within:
 
     @cached_property
     def outside(self) -> frozenset[str]:
-        """The larger model's tensors that the vector has nothing to do with."""
-        return frozenset(self.larger.names) - frozenset(self.mapping)
+        """The larger model's tensors that the vector has nothing to do with, by their published names."""
+        return frozenset(map(self.larger.layout.published, self.larger.names)) - frozenset(self.mapping)
+
+    @property
+    def base(self) -> Checkpoint | None:
+        return self.leaf.base
+
+    @property
+    def is_tied(self) -> bool:
+        return self.leaf.is_tied
+
+    @property
+    def left_out(self) -> Mapping[str, str]:
+        return self.leaf.left_out
+
+    @property
+    def placed(self) -> Mapping[str, str]:
+        return self.mapping
 
     def inner(self, name: str) -> str:
         """The vector's own name of a tensor."""
@@ -81,6 +99,12 @@ class Within:
 
     def shape(self, name: str) -> tuple[int, ...]:
         return self.leaf.shape(self.inner(name))
+
+    def part(self, name: str) -> Part:
+        return self.larger.layout[name]
+
+    def live_rows(self, name: str) -> np.ndarray | None:
+        return self.leaf.live_rows(self.inner(name))
 
     @property
     def vocabulary(self):
@@ -109,21 +133,21 @@ class Within:
 
 
 def mapping(leaf: Leaf, larger: Checkpoint, path: str) -> dict[str, str]:
-    """Each name of the larger model that the vector has, once `path` is taken out of it, and that name."""
+    """Each published name of the larger model that the vector has, once `path` is taken out of it, and that name."""
     found, names = {}, set(leaf.names)
     for name in _floats(larger):
         inner = _without(name, path)
         # a head that is tied in the family is known there under the embedding's name
-        is_tied_head = inner.count(".") == 1 and leaf.resolve(inner)
-        if (inner in names or is_tied_head) and _fits(leaf.shape(inner), larger.shape(name), name):
-            found[name] = inner
+        is_known = inner in names or (larger.layout[name].module == "head" and leaf.resolve(inner))
+        if is_known and pairs_in_shape(larger.layout[name], leaf.shape(inner), larger.shape(name)):
+            found[larger.layout.published(name)] = inner
     return found
 
 
 def find_path(leaf: Leaf, larger: Checkpoint) -> str:
     """The one path under which every tensor of the vector has its place; ValueError if there is none, or several."""
     names = leaf.names
-    probe = next((name for name in names if layer_of(name) is not None), names[0]).split(".")
+    probe = next((name for name in names if leaf.part(name).layer is not None), names[0]).split(".")
     paths = set()
     for name in _floats(larger):
         parts = name.split(".")
@@ -156,7 +180,7 @@ def _unplaced(leaf: Leaf, larger: Checkpoint, path: str, found: dict[str, str]) 
     for name in _floats(larger):
         inner = _without(name, path)
         is_inside = inner != name or re.sub(r"\d+", "#", inner) in patterns
-        if is_inside and name not in found and not is_buffer(name):
+        if is_inside and larger.layout.published(name) not in found:
             sizes = f"{larger.shape(name)}, in the vector {leaf.shape(inner)}" if inner in leaf.names else ""
             lines.append(f"{name}   {sizes or 'only in ' + larger.label}")
     return lines
@@ -171,12 +195,10 @@ def _without(name: str, path: str) -> str:
     return name
 
 
-def _fits(ours: tuple[int, ...], theirs: tuple[int, ...], name: str) -> bool:
-    return ours == theirs or (has_vocabulary_axis(name) and ours[1:] == theirs[1:])
-
-
 def _floats(model: Checkpoint) -> list[str]:
-    return [n for n in model.names if model.dtype_name(n) in files.FLOATS and not is_buffer(n)]
+    return [
+        n for n in model.names if model.dtype_name(n) in files.FLOATS and model.layout[n].module != "buffer"
+    ]
 
 
 def placement(vector: WeightVector, merged: Checkpoint) -> DataFrame:
@@ -189,8 +211,7 @@ def placement(vector: WeightVector, merged: Checkpoint) -> DataFrame:
 
     if vector.larger is None:
         raise ValueError(f"{vector.label} is not placed within a larger model; see WeightVector.within.")
-    larger, names = vector.larger, _leaf(vector).mapping
-    rows = []
+    larger, inner_of, rows = vector.larger, vector.placed, []
     for name in larger.names:
         changed = 0
         for start, stop in block_spans(larger.shape(name)):
@@ -201,10 +222,5 @@ def placement(vector: WeightVector, merged: Checkpoint) -> DataFrame:
                 )
             bits = f"u{before.itemsize}"
             changed += int(np.count_nonzero(before.view(bits) != after.view(bits)))
-        rows.append((name, names.get(name), prod(larger.shape(name)), changed))
+        rows.append((name, inner_of.get(larger.layout.published(name)), prod(larger.shape(name)), changed))
     return pd.DataFrame(rows, columns=["tensor", "inner", "parameters", "changed"])
-
-
-def _leaf(vector: WeightVector) -> Within:
-    inner = vector.inner[0]
-    return inner if isinstance(inner, Within) else _leaf(inner)

@@ -6,7 +6,7 @@ import torch
 from pico import CP_TOKENS
 
 from chatvec_lab import Checkpoint
-from chatvec_lab.weights.layout import layer_of, layer_test, module_of, module_test
+from chatvec_lab.weights.layout import layer_of, module_of
 from chatvec_lab.weights.transforms import randomised_svd, ties
 
 
@@ -55,26 +55,6 @@ NAMES = {
 @pytest.mark.parametrize("name", NAMES)
 def test_names_tell_layer_and_module(name):
     assert (layer_of(name), module_of(name)) == NAMES[name]
-
-
-def test_layers_are_numbers_not_prefixes(tau):
-    assert layer_test("1")(1) and not layer_test("1")(10)
-    for choice in ([1], range(1, 2), slice(1, 2), "1", "1-1", 1):
-        chosen = tau.select(layers=choice)
-        for name in tau.names:
-            assert torch.equal(
-                chosen.read(name), tau.read(name) if layer_of(name) == 1 else 0 * tau.read(name)
-            )
-    for wrong in ("a", "1-", [-1], slice(-2, None), [0.5]):
-        with pytest.raises(ValueError, match="layers="):
-            layer_test(wrong)
-
-
-def test_modules_by_kind_or_by_pattern():
-    norm = "model.layers.0.post_attention_layernorm.weight"
-    assert not module_test("attention")(norm) and module_test("norm")(norm)
-    assert module_test("attention|norm")(norm) and module_test(["mlp", r"post_attention"])(norm)
-    assert module_test(r"q_proj|k_proj")("model.layers.0.self_attn.k_proj.weight")
 
 
 def test_schedules_multiply(tau):

@@ -12,13 +12,14 @@ from dataclasses import asdict
 from functools import cached_property
 from math import prod
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 import xxhash
 
 from chatvec_lab.weights.chat import ChatSide, Row
 from chatvec_lab.weights.checkpoint import Checkpoint, find_entries, read_json
-from chatvec_lab.weights.layout import has_vocabulary_axis, stored_name
+from chatvec_lab.weights.layout import Layout, Part
 from chatvec_lab.weights.numerics import exact
 from chatvec_lab.weights.numerics.blocks import Workspace, block_spans
 from chatvec_lab.weights.saving.partial import note, partial_folder, refuse_existing, whole_shards
@@ -101,6 +102,9 @@ def save_vector(
             "recipe": vector.describe(),
             "coefficients": {name: _coefficients(vector, name) for name in vector.names},
             "shapes": {name: list(vector.shape(name)) for name in vector.names},
+            "parts": {name: asdict(vector.part(name)) for name in vector.names},
+            "is_tied": vector.is_tied,
+            "absent_rows": _absent_rows(vector),
             "sources": [source_entry(source, digests) for source in sources],
             "weights": {
                 "digest": combined({n: d for noted in journal.values() for n, d in noted["tensors"].items()}),
@@ -112,6 +116,19 @@ def save_vector(
         write_json(folder / MANIFEST, manifest)
         (folder / "README.md").write_text(_card(vector), "utf-8")
     return path
+
+
+def _absent_rows(vector: WeightVector) -> dict[str, list[list[int]]]:
+    """Of each table with rows that carry no difference: those rows, as (first, count) runs."""
+    found = {}
+    for name in vector.names:
+        live = vector.live_rows(name)
+        if live is not None and not live.all():
+            rows = np.flatnonzero(~live)
+            starts = np.concatenate([[0], np.flatnonzero(np.diff(rows) != 1) + 1])
+            counts = np.diff(np.concatenate([starts, [rows.size]]))
+            found[name] = [[int(rows[i]), int(n)] for i, n in zip(starts, counts, strict=True)]
+    return found
 
 
 def _coefficients(vector: WeightVector, name: str) -> list[float]:
@@ -180,7 +197,7 @@ def _save_chat_side(vector: WeightVector, folder: Path) -> None:
     """chat.json, and the rows of special tokens (the chat model's own and the base's) in special_rows.safetensors."""
     side = vector.chat_side
     rows: dict[str, Row] = {}
-    for name in (n for n in vector.names if has_vocabulary_axis(n)):
+    for name in filter(vector.is_table, vector.names):
         for i, token in enumerate(side.special):
             found = side.rows(name, token)
             for which, row in zip(("chat", "base"), found or (), strict=False):
@@ -206,6 +223,9 @@ class _VectorFiles(Checkpoint):
 class Stored:
     """The leaf of a loaded vector: parts come from its files, coefficients from its manifest."""
 
+    base = larger = None
+    placed = left_out = MappingProxyType({})
+
     def __init__(self, folder: Path):
         self.files = _VectorFiles(folder)
         self.manifest = read_json(folder / MANIFEST)
@@ -227,11 +247,39 @@ class Stored:
     def names(self) -> list[str]:
         return list(self.coefficients)
 
+    @cached_property
+    def layout(self) -> Layout:
+        """What each tensor is, as the manifest says; vectors of earlier versions are read by their names."""
+        noted = self.manifest.get("parts")
+        if noted is None:
+            shapes = {name: self._shape(name) for name in self.coefficients}
+            return Layout.of({}, list(shapes), shapes)
+        return Layout({name: Part(**part) for name, part in noted.items()}, is_tied=self.manifest["is_tied"])
+
+    @property
+    def is_tied(self) -> bool:
+        return self.layout.is_tied
+
+    def part(self, name: str) -> Part:
+        return self.layout[name]
+
     def resolve(self, name: str) -> str | None:
-        return stored_name(name, self.coefficients)
+        return self.layout.stored(name)
+
+    def live_rows(self, name: str) -> np.ndarray | None:
+        absent = self.manifest.get("absent_rows", {}).get(self.resolve(name))
+        if absent is None:
+            return None
+        live = np.ones(self.shape(name)[0], bool)
+        for row, count in absent:
+            live[row : row + count] = False
+        return live
 
     def shape(self, name: str) -> tuple[int, ...]:
-        name, shapes = self.resolve(name) or name, self.manifest.get("shapes", {})
+        return self._shape(self.resolve(name) or name)
+
+    def _shape(self, name: str) -> tuple[int, ...]:
+        shapes = self.manifest.get("shapes", {})
         return tuple(shapes[name]) if name in shapes else self.files.shape(name)  # coefficient 0: in no file
 
     @cached_property

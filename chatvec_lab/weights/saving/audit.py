@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from chatvec_lab.weights.checkpoint import Checkpoint
-from chatvec_lab.weights.layout import has_vocabulary_axis, layer_of, module_of
 from chatvec_lab.weights.saving.provenance import weights_digest
 
 if TYPE_CHECKING:
@@ -78,7 +77,7 @@ def audit(
         result, own = (c.read(name).reshape(-1)[picked] for c in (saved, cp))
         wanted = _formula(own, name, picked, cp, chat, base, scale)
         rows.append(
-            {"tensor": name, "layer": layer_of(name), "module": module_of(name), "parameters": size,
+            {"tensor": name, "layer": cp.layout[name].layer, "module": cp.layout[name].module, "parameters": size,
              "checked": len(picked), "moved": int((result != own).sum()),
              "wrong": sum(not is_nearest for is_nearest in _nearest(result, wanted))}
         )  # fmt: skip
@@ -89,7 +88,8 @@ def _formula(own: torch.Tensor, name: str, picked: np.ndarray, cp, chat, base, s
     """cp + scale * (chat - base) at the flat positions `picked` of the CP's tensor, without any rounding."""
     result = [Fraction(x) for x in own.double().tolist()]
     both = [
-        (c.read(c.resolve(name) or name).reshape(-1), _positions(picked, name, cp, c)) for c in (chat, base)
+        (c.read(c.resolve(cp.layout.published(name)) or name).reshape(-1), _positions(picked, name, cp, c))
+        for c in (chat, base)
     ]
     has = (both[0][1] >= 0) & (both[1][1] >= 0)
     plus, minus = (values[np.where(has, places, 0)].double().tolist() for values, places in both)
@@ -101,7 +101,7 @@ def _formula(own: torch.Tensor, name: str, picked: np.ndarray, cp, chat, base, s
 
 def _positions(picked: np.ndarray, name: str, cp: Checkpoint, other: Checkpoint) -> np.ndarray:
     """The same elements in `other`, where rows with a token may stand elsewhere; -1 where it lacks the token."""
-    if not has_vocabulary_axis(name) or cp.vocabulary is None or other.vocabulary is None:
+    if not cp.layout.is_table(name) or cp.vocabulary is None or other.vocabulary is None:
         return picked
     width = prod(cp.shape(name)[1:])
     rows, columns = np.divmod(picked, width)

@@ -11,12 +11,13 @@ import warnings
 from functools import cached_property
 from math import prod
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 
 from chatvec_lab.weights.chat import ChatSide
 from chatvec_lab.weights.checkpoint import Checkpoint, find_entries, read_json
-from chatvec_lab.weights.layout import has_vocabulary_axis, is_buffer, is_head
+from chatvec_lab.weights.layout import Layout, Part, has_vocabulary_axis, is_buffer, is_head
 from chatvec_lab.weights.numerics import exact
 from chatvec_lab.weights.numerics.blocks import Workspace, block_spans
 from chatvec_lab.weights.sources import files
@@ -46,6 +47,9 @@ class _Files(Checkpoint):
 class Foreign:
     """The leaf of a foreign vector: each tensor as it is stored, coefficient 1."""
 
+    base = larger = None
+    placed = left_out = MappingProxyType({})
+
     def __init__(
         self, stored: _Files, label: str, format: str, names: list[str], vocabulary: Vocabulary | None
     ):
@@ -53,14 +57,23 @@ class Foreign:
         self.names, self.vocabulary = names, vocabulary
         self.chat_side: ChatSide | None = None
 
+    @cached_property
+    def layout(self) -> Layout:
+        own = {name: self.files.shape(name) for name in self.names}
+        return Layout.of(self.files.config, list(own), own)
+
+    @property
+    def is_tied(self) -> bool:
+        return self.layout.is_tied
+
+    def part(self, name: str) -> Part:
+        return self.layout[name]
+
+    def live_rows(self, name: str) -> None:
+        return None  # these formats do not say
+
     def resolve(self, name: str) -> str | None:
-        if name in self.names:
-            return name
-        return (
-            next((n for n in self.names if has_vocabulary_axis(n) and not is_head(n)), None)
-            if is_head(name)
-            else None
-        )
+        return self.layout.stored(name)
 
     def shape(self, name: str) -> tuple[int, ...]:
         return self.files.shape(self.resolve(name) or name)

@@ -61,8 +61,8 @@ def test_ranges_have_the_bits_of_the_file(served):
 
 def test_a_network_that_goes_away_is_an_oserror(served):
     code = (
-        "from chatvec_lab import Checkpoint; from chatvec_lab.weights.sources import hub as remote; import huggingface_hub\n"
-        "c = remote.sparsely(Checkpoint('lab/base')); n = c.names[0]\n"
+        "import huggingface_hub; from chatvec_lab import Checkpoint; from chatvec_lab.weights.sources import hub\n"
+        "c = hub.sparsely(Checkpoint('lab/base')); n = c.names[0]\n"
         "huggingface_hub.hf_hub_url = lambda *_, **__: 'http://127.0.0.1:9'\n"
         "try: c.raw(n, 5, 40)\n"
         "except OSError as error: print(error)"

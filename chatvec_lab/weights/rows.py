@@ -1,0 +1,82 @@
+"""Which row of a table stands for the same token in another table: written once for differences, sums and merges."""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING, NamedTuple
+from weakref import WeakKeyDictionary
+
+import numpy as np
+
+from chatvec_lab.weights.vocabulary import Vocabulary
+
+if TYPE_CHECKING:
+    from chatvec_lab.weights.difference import Leaf
+    from chatvec_lab.weights.layout import Part
+
+
+class Table(NamedTuple):
+    """One side of a pairing: who it is, its tokens (None without a tokenizer) and its number of rows."""
+
+    label: str
+    vocabulary: Vocabulary | None
+    rows: int
+
+
+def is_same(ours: Table, theirs: Table) -> bool:
+    """Whether row i of both is the same token (or padding) for every i; without any tokenizer, as many rows will do."""
+    if ours.rows != theirs.rows:
+        return False
+    if ours.vocabulary is None or theirs.vocabulary is None:
+        return ours.vocabulary is theirs.vocabulary
+    return ours.vocabulary is theirs.vocabulary or ours.vocabulary.tokens == theirs.vocabulary.tokens
+
+
+def paired(name: str, ours: Table, theirs: Table) -> np.ndarray:
+    """For each of our rows the row of the same token among theirs, or -1. Shape (ours.rows,), int64.
+
+    Raises ValueError where a tokenizer is lacking on one side, or on both while the rows are not as many.
+    """
+    lacking = [side.label for side in (ours, theirs) if side.vocabulary is None]
+    if len(lacking) == 2 and ours.rows == theirs.rows:
+        return np.arange(ours.rows)
+    if lacking:
+        raise ValueError(
+            f"{name}: {ours.label} has {ours.rows} rows, {theirs.label} has {theirs.rows}, and "
+            f"{' and '.join(lacking)} has no tokenizer to pair them by token. Put its tokenizer.json beside the "
+            "weights, or use vocabulary='skip'."
+        )
+    rows = ours.vocabulary.rows_in(theirs.vocabulary, ours.rows)
+    rows[rows >= theirs.rows] = -1
+    return rows
+
+
+def check_candidate(name: str, ours: Table, theirs: Table) -> None:
+    """Refuse a tensor of which only the number of rows speaks for one row a token, where tokens differ."""
+    if not is_same(ours, theirs):
+        raise ValueError(
+            f"{name} has as many rows as the vocabulary of {ours.label} ({ours.rows}), whose tokens are not those of "
+            f"{theirs.label}. Nothing tells whether its rows belong to tokens, so it is not paired. Leave it out "
+            "(tau.select(...), --select), or report the model type."
+        )
+
+
+def pairs_in_shape(part: Part, ours: tuple[int, ...], theirs: tuple[int, ...]) -> bool:
+    """Whether two shapes pair: the same, or the same but for the number of rows where there is one a token."""
+    return ours == theirs or (part.axis == "vocabulary" and ours[1:] == theirs[1:])
+
+
+_maps: WeakKeyDictionary[Leaf, dict] = WeakKeyDictionary()
+_lock = threading.Lock()
+
+
+def leaf_rows(leaf: Leaf, name: str, vocabulary: Vocabulary | None, rows: int, label="the CP") -> np.ndarray:
+    """For each of `rows` rows of `vocabulary` the leaf's own row, or -1; computed once for each pair."""
+    own = leaf.shape(name)[0]
+    key = (id(vocabulary), rows, own)
+    with _lock:
+        known = _maps.setdefault(leaf, {})
+        if key not in known:
+            ids = paired(name, Table(label, vocabulary, rows), Table(leaf.label, leaf.vocabulary, own))
+            known[key] = (ids, vocabulary)  # keeps the vocabulary alive, so that its id stays its own
+    return known[key][0]
