@@ -20,7 +20,7 @@ from chatvec_lab.paths import DATA
 __all__ = ["COLUMNS", "LANGUAGES", "PUBLISHED", "SETS", "load_prompts", "read_prompts"]
 
 COLUMNS = ["prompt_id", "set", "category", "language", "turns", "checks", "reference"]
-SETS = ("general", "dialogues", "instructions", "continuations")
+SETS = ("general", "dialogues", "instructions", "hostile", "harmless", "continuations")
 LANGUAGES = ("en", "zh-Hant", "zh-Hans", "ko", "ja", "es", "ar", "sw")
 
 # Name or hub id -> (hub id or link, file inside the repository, languages). Licences: see data/prompts/README.md.

@@ -24,8 +24,20 @@ def score(replies, measure, prompts=None):
 @pytest.mark.parametrize(
     ("prompt_id", "language", "measure", "kept", "lost"),
     [
-        ("carry-over-1", "en", "carried_over", ["A star.", "A rock."], ["A star.", "A rock. It shines."]),
-        ("carry-over-2", "ja", "carried_over", ["粉です。", "30分です。"], ["粉です。", "はい、30分です。"]),
+        (
+            "carry-over-1",
+            "en",
+            "carried_over",
+            ["A star. It is hot.", "A rock. It is cold."],
+            ["A star. It is hot.", "A rock."],
+        ),
+        (
+            "carry-over-3",
+            "ja",
+            "carried_over",
+            ["光です。ほかに質問はありますか。", "塩です。ほかに質問はありますか。"],
+            ["光です。ほかに質問はありますか。", "塩です。"],
+        ),
         ("carry-over-3", "sw", "carried_over", ["Anga. Una maswali mengine?"] * 2, ["Anga.", "Chumvi."]),
         (
             "carry-over-4",
