@@ -233,7 +233,7 @@ class WeightVector:
         `modules`: kinds ("attention", "mlp", "router", "norm", "embedding", "head") or regular expressions on names.
         """
         in_layers, in_modules = layer_test(layers), module_test(modules)
-        schedule = lambda name: float(in_layers(layer_of(name)) and in_modules(name))  # noqa: E731
+        schedule = lambda name: float(in_layers(layer_of(name)) and in_modules(name, module_of(name)))  # noqa: E731
         return self._map(schedules=lambda term: (*term.schedules, schedule))
 
     def scheduled(self, f: Callable[[int | None, str], float]) -> WeightVector:
