@@ -27,14 +27,14 @@ class Findings:
 
 @dataclass(frozen=True)
 class _Family:
-    """Its class, the prefix of its body, its embedding, its head, whether that is tied unless the config says, its names."""
+    """Its class, its body's prefix and names, its embedding, whether the head is tied unless the config says."""
 
     kind: str
     prefix: str
     embedding: str
-    head: str
     tied: bool
     body: str
+    older_head: str = "lm_head"  # as the hub's files call it
 
 
 _LLAMA = (
@@ -59,7 +59,7 @@ _OPT = (
 
 
 def _llama(kind: str, tied: bool = False) -> _Family:
-    return _Family(kind, "model", "embed_tokens.weight", "lm_head", tied, _LLAMA)
+    return _Family(kind, "model", "embed_tokens.weight", tied, _LLAMA)
 
 
 FAMILIES = {
@@ -71,17 +71,18 @@ FAMILIES = {
     "gemma": _llama("GemmaForCausalLM", True),
     "gemma2": _llama("Gemma2ForCausalLM", True),
     "gemma3_text": _llama("Gemma3ForCausalLM", True),
-    "gpt2": _Family("GPT2LMHeadModel", "transformer", "wte.weight", "lm_head", True, _GPT2),
-    "gpt_neox": _Family("GPTNeoXForCausalLM", "gpt_neox", "embed_in.weight", "embed_out", False, _NEOX),
-    "bloom": _Family("BloomForCausalLM", "transformer", "word_embeddings.weight", "lm_head", True, _BLOOM),
-    "falcon": _Family("FalconForCausalLM", "transformer", "word_embeddings.weight", "lm_head", True, _BLOOM),
-    "opt": _Family("OPTForCausalLM", "model", "decoder.embed_tokens.weight", "lm_head", True, _OPT),
+    "gpt2": _Family("GPT2LMHeadModel", "transformer", "wte.weight", True, _GPT2),
+    "gpt_neox": _Family("GPTNeoXForCausalLM", "gpt_neox", "embed_in.weight", False, _NEOX, "embed_out"),
+    "bloom": _Family("BloomForCausalLM", "transformer", "word_embeddings.weight", True, _BLOOM),
+    "falcon": _Family("FalconForCausalLM", "transformer", "word_embeddings.weight", True, _BLOOM),
+    "opt": _Family("OPTForCausalLM", "model", "decoder.embed_tokens.weight", True, _OPT),
 }
+_COMPUTED = r"inv_freq$|\.(?:attn|attention)\.(?:bias|masked_bias)$|rope\.freqs$|position_ids$"
 _LEFT_OUT = (
-    (re.compile(r"inv_freq$|\.attn\.(?:bias|masked_bias)$|\.attention\.(?:bias|masked_bias)$|rope\.freqs$|position_ids$"), "a constant that the model computes"),
+    (re.compile(_COMPUTED), "a constant that the model computes"),
     (re.compile(r"(?:^|\.)mtp\."), "a draft layer (mtp)"),
     (re.compile(r"^v_head\."), "a value head"),
-)  # fmt: skip
+)
 
 
 def left_out(name: str) -> str | None:
@@ -96,14 +97,14 @@ def findings(config: Mapping[str, Any], names: Iterable[str]) -> Findings | None
     if family is None or (kind != family.kind and kind != family.kind.removesuffix("ForCausalLM") + "Model"):
         return None
     own = re.compile(rf"(?:{re.escape(family.embedding)}|{family.body})")
-    head = re.compile(rf"{family.head}\.{_EITHER}")
+    head = re.compile(rf"(?:lm_head|{family.older_head})\.{_EITHER}")
     published, ignored = {}, {}
     for name in names:
         inner = name.removeprefix(family.prefix + ".")
         if own.fullmatch(inner):
             published[name] = f"{family.prefix}.{inner}"
         elif head.fullmatch(name):
-            published[name] = name
+            published[name] = f"lm_head.{name.rsplit('.', 1)[1]}"
         elif reason := left_out(name):
             published[name], ignored[name] = name, reason
         else:
@@ -112,8 +113,8 @@ def findings(config: Mapping[str, Any], names: Iterable[str]) -> Findings | None
     depth = next((config[k] for k in ("num_hidden_layers", "n_layer", "n_layers") if k in config), None)
     if depth and any(p.layer is not None and p.layer >= depth for n, p in parts.items() if n not in ignored):
         return None
-    embedding, weight = f"{family.prefix}.{family.embedding}", f"{family.head}.weight"
-    tables = {embedding, weight, f"{family.head}.bias"}
+    embedding, weight = f"{family.prefix}.{family.embedding}", "lm_head.weight"
+    tables = {embedding, weight, "lm_head.bias"}
     has_head = kind == family.kind
     tied = bool(config.get("tie_word_embeddings", family.tied)) and has_head
     found = {

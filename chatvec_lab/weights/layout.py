@@ -1,8 +1,8 @@
 """What each stored tensor of a checkpoint is, and the one name that it has whoever saved it.
 
-The families that we know by heart (`familiar`) are told without torch; for others transformers builds the model's own class
-without weights (`structure`); where it does not know the model, names and shapes tell (`naming`), and what they cannot tell
-stands in `Layout.unknown`.
+The families that we know by heart (`familiar`) are told without torch; for others transformers builds the model's own
+class without weights (`structure`); where it does not know the model, names and shapes tell (`naming`), and what they
+cannot tell stands in `Layout.unknown`.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 KINDS = (
     "embedding", "attention", "mlp", "router", "norm", "ssm", "convolution", "projector", "head", "buffer", "other",
@@ -48,8 +48,8 @@ _COMPONENT = (
 )  # fmt: skip
 # the last piece that fits decides: self_attn.q_norm is a norm, post_attention_layernorm is not attention
 _KINDS = (
-    ("norm", re.compile(r"layer_?norm|(?:^|_)norm(?:$|_|\d)|^norm|^ln(?:$|_|\d)|_ln$|rmsnorm|batch_?norm|group_?norm|^bn\d?$")),
-    ("head", re.compile(r"^(?:lm_head|embed_out|output_layer|pred_layer|lm_loss|ff_out|unembed)$")),
+    ("norm", re.compile(r"layer_?norm|(?:^|_)norm(?:$|_|\d)|^norm|^ln(?:$|_|\d)|_ln$|rmsnorm|(?:batch|group)_?norm|^bn\d?$")),
+    ("head", re.compile(r"^(?:lm_head|embed_out|output_layer|pred_layer|lm_loss|ff_out|unembed|cls|predictions)$")),
     ("projector", re.compile(
         r"^embedding_projection$|^(?:multi_modal|mm|multimodal)_?projector$|^connector$|^merger$|^projector$|^aligner$"
     )),
@@ -58,7 +58,7 @@ _KINDS = (
         r"|\w*_embeddings?|\w*_embed|w|embed|word_embedding)$"
     )),
     ("router", re.compile(r"^(?:router|gate|shared_expert_gate|wg|gating)$|router$")),
-    ("ssm", re.compile(r"mamba|ssm|^rg_lru$|recurrent|mlstm|slstm|time_mix|gated_delta|^kda$|lightning")),
+    ("ssm", re.compile(r"mamba|ssm|^rg_lru$|recurrent|mlstm|slstm|^time_mix$|gated_delta|^kda$|lightning")),
     ("mlp", re.compile(
         r"mlp|feed_?forward|ffn|^ff$|ff_layer|experts?$|^moe|_moe$|^fc(?:\d|_)?\w*$|^wi(?:_\d)?$|densereludense"
         r"|dense_h_to_4h|dense_4h_to_h|^intermediate$|^lin[12]$|channel_mix|^ffns$"
@@ -166,11 +166,16 @@ def kind(parts: Sequence[str], classes: Sequence[str] = (), within: str = "text"
             continue
         if reading in ("convolution", "embedding") and last in _INSIDE and within != "projector":
             continue  # the convolution of a mixer, the relative positions of an attention
-        if reading in ("router", "mlp") and last in ("attention", "ssm") and parts[i].lower() != "router":
-            if reading == "router" or re.match(r"^(?:fc|gate)", parts[i].lower()):
-                continue  # the gate of an attention
+        is_gate = reading == "router" or re.match(r"^(?:fc|gate)", parts[i].lower())
+        if (
+            is_gate
+            and reading in ("router", "mlp")
+            and last in ("attention", "ssm")
+            and parts[i].lower() != "router"
+        ):
+            continue  # the gate of an attention
         last = reading
-    if last in (None, "mlp") and within == "projector":
+    if within == "projector" and (last is None or (last == "mlp" and list_place(parts) is None)):
         return "projector"
     return last or "other"
 
@@ -224,7 +229,7 @@ def parts_of(
     """What each of a model's tensors is.
 
     `classes`: the class of the module at each piece; `hints`: the pieces with what sub-configs say of them; `places`:
-    where the layer's number stands among the pieces; `depth`: the number of the text's layers, beyond which layers draft.
+    where the layer's number stands among the pieces; `depth`: how many layers the text has, beyond which they draft.
     """
     found, stacks = {}, {}
     for name in names:
@@ -241,18 +246,17 @@ def parts_of(
         found[name] = Part(where, layer, module, projection(split, module))
         if place and where == "text":
             stacks.setdefault(".".join(split[: place - 1]), []).append(name)
-    for stack, component_ in _others(stacks, found).items():
-        for name in stacks[stack]:
-            found[name] = _moved(found[name], component_)
+    others = _others(stacks, found)
+    for name, part in found.items() if others else ():
+        stack = max((s for s in stacks if name.startswith(f"{s}.") or not s), key=len, default=None)
+        # with the stack goes what stands beside it, but for tables
+        if part.component == "text" and stack in others and part.module not in ("embedding", "head"):
+            found[name] = replace(part, component=others[stack])
     if depth:
         for name, part in found.items():
             if part.component == "text" and part.layer is not None and part.layer >= depth:
-                found[name] = _moved(part, "draft")
+                found[name] = replace(part, component="draft")
     return found
-
-
-def _moved(part: Part, component_: str) -> Part:
-    return Part(component_, part.layer, part.module, part.projection, part.axis)
 
 
 def _others(stacks: Mapping[str, list[str]], parts: Mapping[str, Part]) -> dict[str, str]:

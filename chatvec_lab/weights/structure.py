@@ -81,7 +81,8 @@ class Structure:
             guessed = parts_of([n for n in names if n in found.ignored], depth=self._depth)
             for name, part in guessed.items():
                 found.parts[name] = replace(part, axis="vocabulary" if is_table(name) else None)
-        found.parts = {name: found.parts[name] for name in names}
+        found.parts = {name: found.parts[name] for name in names}  # in file order
+        found.ignored = {name: found.ignored[name] for name in names if name in found.ignored}
         return found
 
     @property
@@ -159,7 +160,7 @@ def _structure(text: str) -> Structure:
     for name, part in parts.items():
         if name in rows and part.module != "buffer":
             axis = "vocabulary" if rows[name] == 0 else "candidate"
-            is_head = name.rsplit(".", 1)[0] == (head or "").rsplit(".", 1)[0] and head is not None
+            is_head = name.rsplit(".", 1)[0] == (head or ".").rsplit(".", 1)[0] or name.endswith("bias")
             parts[name] = replace(part, axis=axis, module="head" if is_head else part.module)
     if embedding is not None and parts[embedding].axis:
         parts[embedding] = replace(parts[embedding], module="embedding")

@@ -73,7 +73,9 @@ def test_layers_are_numbers_not_prefixes(tau):
 def test_modules_by_kind_or_by_pattern():
     norm = "model.layers.0.post_attention_layernorm.weight"
     assert not module_test("attention")(norm, "norm") and module_test("norm")(norm, "norm")
-    assert module_test("attention|norm")(norm, "norm") and module_test(["mlp", r"post_attention"])(norm, "norm")
+    assert module_test("attention|norm")(norm, "norm") and module_test(["mlp", r"post_attention"])(
+        norm, "norm"
+    )
     assert module_test(r"q_proj|k_proj")("model.layers.0.self_attn.k_proj.weight", "attention")
 
 
