@@ -89,7 +89,7 @@ class Checkpoint:
 
     def resolve(self, name: str) -> str | None:
         """The stored tensor that plays the part of `name`: a head that is not stored is the (tied) embedding."""
-        return self.layout.stored(name)
+        return self.layout.holder(name)
 
     @cached_property
     def layout(self) -> Layout:

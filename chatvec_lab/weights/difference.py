@@ -29,7 +29,9 @@ class Leaf(Protocol):
     base: Checkpoint | None  # the checkpoint that it was taken from; None where it is not known
     larger: Checkpoint | None  # the larger model within which it was placed
     placed: Mapping[str, str]  # each name within that model and its own name for it; else empty
-    is_tied: bool  # its embedding's difference is the head's as well, where no head is stored
+    tied: Mapping[
+        str, str
+    ]  # a tensor that has another's difference where it is not stored (a head), and that other
     left_out: Mapping[str, str]  # tensors of one side alone that have no say in the model, and what they are
 
     @property
@@ -61,9 +63,10 @@ class Difference:
     def base(self) -> Checkpoint:
         return self.minus
 
-    @property
-    def is_tied(self) -> bool:
-        return self.plus.layout.is_tied and self.minus.layout.is_tied
+    @cached_property
+    def tied(self) -> dict[str, str]:
+        ours, theirs = self.plus.layout.tied, self.minus.layout.tied
+        return {name: to for name, to in ours.items() if theirs.get(name) == to}
 
     @property
     def names(self) -> list[str]:
@@ -130,7 +133,7 @@ class Difference:
         return self.plus.shape(self.plus.resolve(name) or name)
 
     def part(self, name: str) -> Part:
-        side = self.plus if self.plus.layout.knows(name) or not self.minus.layout.knows(name) else self.minus
+        side = self.minus if name in self.minus.layout and name not in self.plus.layout else self.plus
         return side.layout[name]
 
     @property

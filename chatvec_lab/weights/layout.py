@@ -1,114 +1,98 @@
-"""What a tensor's name says: its layer, its kind of module, and whether its first axis is the vocabulary.
+"""What each stored tensor of a checkpoint is, and the one name that it has whoever saved it.
 
-The names are those of transformers checkpoints (Llama, Qwen, Mistral, Gemma, Phi, GPT-NeoX, GPT-2, Falcon, OPT,
-BLOOM, Mixtral and other mixtures of experts); a name that fits none of the patterns is of kind "other".
+The families that we know by heart (`familiar`) are told without torch; for others transformers builds the model's own
+class without weights (`structure`); where it does not know the model, names and shapes tell (`naming`), and what they
+cannot tell stands in `Layout.unknown`.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
-KINDS = ("embedding", "attention", "mlp", "router", "norm", "head", "buffer", "other")
+from chatvec_lab.weights import familiar, naming
+from chatvec_lab.weights.familiar import Findings
+from chatvec_lab.weights.naming import COMPONENTS, KINDS, Part
 
-_LAYER = re.compile(r"(?:^|\.)(?:layers|layer|h|blocks|block)\.(\d+)\.")
-_VOCABULARY = re.compile(
-    r"(?:^|\.)(?:embed_tokens|word_embeddings|wte|embed_in|tok_embeddings|lm_head|embed_out)\.(?:weight|bias)$"
-    r"|^output\.weight$"
-)
-_HEAD = re.compile(r"(?:^|\.)(?:lm_head|embed_out)\.(?:weight|bias)$|^output\.weight$")
-_BUFFER = re.compile(r"rotary_emb\.inv_freq$|\.masked_bias$|position_ids$|\.attn\.bias$")
-# the last component that fits decides: self_attn.q_norm is a norm, post_attention_layernorm is not attention
-_COMPONENTS = (
-    ("norm", re.compile(r"layer_?norm|(?:^|_)norm(?:$|_|\d)|^ln_|_ln$|rmsnorm")),
-    (
-        "embedding",
-        re.compile(r"^(?:embed_tokens|word_embeddings|wte|wpe|embed_in|tok_embeddings|embed_positions)$"),
-    ),
-    ("head", re.compile(r"^(?:lm_head|embed_out)$")),
-    ("router", re.compile(r"^(?:router|gate|shared_expert_gate)$")),
-    ("mlp", re.compile(r"mlp|feed_forward|ffn|experts?$|block_sparse_moe|^fc\d$")),
-    ("attention", re.compile(r"attn|attention")),
-)
-
-
-@dataclass(frozen=True)
-class Part:
-    """What a tensor is.
-
-    `component`: "text", "vision", "audio", "projector", "draft" or "other"; `layer`: its number within the component,
-    None outside the layers; `module`: one of `KINDS`; `projection`: "q", "k", "v", "o", "gate", "up", "down" …, or
-    None; `axis`: "vocabulary" where the first axis has a row a token of the model's own tokenizer, "candidate" where
-    it only has as many rows and nothing else is known of it, else None.
-    """
-
-    component: str
-    layer: int | None
-    module: str
-    projection: str | None = None
-    axis: str | None = None
+__all__ = ["COMPONENTS", "KINDS", "Layout", "Part"]
 
 
 class Layout:
     """What each stored tensor of a checkpoint is, and the one name that it has whoever saved it.
 
-    Made by `Layout.of`. `layout[name]` takes a stored or a published name.
+    Made by `Layout.of`. `layout[name]` takes a stored or a published name and gives a `Part`. `source` says who
+    told: "by heart", a class of transformers, or "names"; `note` says why it was only the names.
     """
 
-    def __init__(
-        self, parts: Mapping[str, Part], published: Mapping[str, str] | None = None, *, is_tied: bool = False
-    ):
-        self.parts = dict(parts)
-        self._published = dict(published or {})
-        self._stored = {canonical: name for name, canonical in self._published.items()}
-        self.is_tied = is_tied  # the model class shares its head with its embedding
+    def __init__(self, found: Findings):
+        self.parts = found.parts
+        self.source, self.note = found.source, found.note
+        self._found = found
+        self._published = found.published
+        self._stored = {canonical: name for name, canonical in found.published.items()}
 
     @staticmethod
     def of(config: Mapping[str, Any], names: Iterable[str], shapes: Mapping[str, tuple[int, ...]]) -> Layout:
         """The layout of tensors with these names and shapes, in a model with this config.json."""
-        parts = {
-            name: Part(
-                "text",
-                layer_of(name),
-                "buffer" if is_buffer(name) else module_of(name),
-                None,
-                "vocabulary" if has_vocabulary_axis(name) else None,
-            )
-            for name in names
-        }
-        has_head = any(is_head(name) and name.endswith("weight") for name in parts)
-        return Layout(parts, is_tied=bool(config.get("tie_word_embeddings", not has_head)))
+        names = list(names)
+        found = familiar.findings(config, names)
+        if found is None:
+            from chatvec_lab.weights import structure
+
+            try:
+                found = structure.structure_of(config).findings(names)
+                if names and len(found.ignored) > len(names) / 2:
+                    raise structure.Unknown(f"{found.source} has few of the stored names")
+            except structure.Unknown as error:
+                found = _from_names(config, names, shapes, str(error))
+        return Layout(found)
 
     def __getitem__(self, name: str) -> Part:
-        """What a tensor is, by its stored or published name; a tied head that is not stored is still a head."""
-        stored = self.stored(name)
+        """What a tensor is; one that is not stored but tied to another (a head to its embedding) has that one's rows."""
+        stored = self.stored(name) or self.holder(name)
         if stored is None:
             raise KeyError(f"no tensor {name!r} in this layout")
         part = self.parts[stored]
-        is_tied_head = part.module == "embedding" and name != stored and is_head(name)
+        is_tied_head = self.published(name) == self._found.head and stored != self.stored(name)
         return replace(part, module="head") if is_tied_head else part
 
-    def knows(self, name: str) -> bool:
-        """Whether a tensor is stored under this stored or published name (a tied head by its own name only)."""
-        return self._stored.get(name, name) in self.parts
+    def __contains__(self, name: str) -> bool:
+        return name in self.parts or name in self._stored
 
     def published(self, name: str) -> str:
-        """The name under which hubs know a stored tensor (of a published name: itself)."""
+        """The one name of a stored tensor, whoever saved it (of a published name: itself)."""
         return self._published.get(name, name)
 
     def stored(self, published: str) -> str | None:
-        """The stored tensor with this published name, or None; a tied head that is not stored is the embedding."""
+        """The stored tensor with this published name, or None."""
         name = self._stored.get(published, published)
-        if name not in self.parts and self.is_tied and is_head(published) and published.endswith("weight"):
-            return self.embedding
         return name if name in self.parts else None
+
+    def holder(self, published: str) -> str | None:
+        """The stored tensor that plays this part: itself, or for one that is not stored what it is tied to, or None.
+
+        >>> layout = Layout.of({"model_type": "gpt2"}, ["wte.weight"], {"wte.weight": (9, 4)})
+        >>> layout.published("wte.weight"), layout.holder("lm_head.weight")
+        ('transformer.wte.weight', 'wte.weight')
+        """
+        published = self.published(published)
+        source = self.tied.get(published, published)
+        group = [published, source, *(t for t, s in self.tied.items() if s == source)]
+        return next((name for name in map(self.stored, group) if name is not None), None)
+
+    def lands(self, name: str) -> str:
+        """The tensor of the model that a stored one ends in: another where transformers fuses or splits it.
+
+        A fused stack of experts and experts stored one by one land in the same tensor under different published names.
+        """
+        return self._found.lands.get(name, self.published(name))
 
     def is_table(self, name: str) -> bool:
         """True when the tensor has one row a token: input and output embedding, and other tables indexed by token."""
-        return self[name].axis == "vocabulary"
+        return name in self and self[name].axis == "vocabulary"
 
     @cached_property
     def tables(self) -> list[str]:
@@ -118,18 +102,107 @@ class Layout:
     @cached_property
     def embedding(self) -> str | None:
         """Stored name of the text's input embedding."""
+        if self._found.embedding is not None:
+            return self.holder(self._found.embedding)
         return next((n for n in self.tables if self.parts[n].module == "embedding"), None)
 
     @cached_property
     def head(self) -> str | None:
         """Stored name of the text's own head (its weight); None where it is not stored, tied or lacking."""
+        if self._found.head is not None:
+            return self.stored(self._found.head)
         heads = (n for n in self.tables if self.parts[n].module == "head" and n.endswith("weight"))
         return next(heads, None)
 
     @cached_property
+    def lacks_head(self) -> str | None:
+        """Published name of a head that the model needs, and that is neither stored nor tied to what is stored."""
+        head = self._found.head
+        return head if head is not None and self.holder(head) is None else None
+
+    @property
+    def tied(self) -> dict[str, str]:
+        """Published names of tensors that the class shares with another, and that other."""
+        return self._found.tied
+
+    @property
+    def is_tied(self) -> bool:
+        """True when the model's class, by its config, shares its head with its embedding."""
+        return self._found.head in self.tied if self._found.head is not None else bool(self.tied)
+
+    @property
     def ignored(self) -> dict[str, str]:
-        """Stored tensors that transformers leaves out when it loads the model, and what they are."""
-        return {}
+        """Stored tensors that transformers leaves out when it loads the model, and why."""
+        return self._found.ignored
+
+    @cached_property
+    def unknown(self) -> dict[str, str]:
+        """Stored tensors of which something that matters is not known, and what."""
+        found = {}
+        for name, part in self.parts.items():
+            if part.axis == "candidate":
+                found[name] = (
+                    "has as many rows as the vocabulary, and nothing says whether they are its tokens"
+                )
+            elif part.module == "other" and self.source == "names":
+                found[name] = "is of no kind of module that its name tells"
+        return found
+
+
+def _from_names(
+    config: Mapping[str, Any], names: list[str], shapes: Mapping[str, tuple], why: str
+) -> Findings:
+    """What names and shapes tell of a model that transformers does not know."""
+    text = config.get("text_config") if isinstance(config.get("text_config"), dict) else {}
+    depth = next(
+        (c[k] for c in (text, config) for k in ("num_hidden_layers", "n_layer") if isinstance(c.get(k), int)),
+        None,
+    )
+    parts = naming.parts_of(names, depth=depth)
+    inside = lambda n: parts[n].component in ("text", "encoder", "draft", "other") and "qformer" not in n  # noqa: E731
+    tables = [n for n in names if naming.is_table(n) and inside(n)]
+    rows = {shapes[n][0] for n in tables if shapes.get(n)} | {
+        text.get("vocab_size"),
+        config.get("vocab_size"),
+    }
+    for name, part in parts.items():
+        if part.module == "buffer":
+            continue
+        if name in tables:
+            parts[name] = replace(part, axis="vocabulary")
+        elif inside(name) and shapes.get(name) and shapes[name][0] in rows and part.layer is None:
+            parts[name] = replace(part, axis="candidate")
+    embedding = next((n for n in tables if parts[n].module == "embedding"), None)
+    heads = [
+        n for n in tables if parts[n].module == "head" and n.endswith("weight") and parts[n].layer is None
+    ]
+    tie = text.get("tie_word_embeddings", config.get("tie_word_embeddings", not heads))
+    tied, head = {}, heads[0] if heads else None
+    if tie and embedding:
+        head = head or "lm_head.weight"
+        tied = {head: embedding}
+    elif head is None and "ForCausalLM" in str(config.get("architectures")) and embedding:
+        head = "lm_head.weight"
+    ignored = {n: r for n in names if (r := familiar.left_out(n)) and parts[n].module != "buffer"}
+    return Findings(
+        parts,
+        {n: n for n in names},
+        "names",
+        ignored=ignored,
+        tied=tied,
+        embedding=embedding,
+        head=head,
+        note=why,
+    )
+
+
+# --- what follows asks the name alone, and goes as soon as its callers ask a layout ---
+_LAYER = re.compile(r"(?:^|\.)(?:layers|layer|h|blocks|block)\.(\d+)\.")
+_VOCABULARY = re.compile(
+    r"(?:^|\.)(?:embed_tokens|word_embeddings|wte|embed_in|tok_embeddings|lm_head|embed_out)\.(?:weight|bias)$"
+    r"|^output\.weight$"
+)
+_HEAD = re.compile(r"(?:^|\.)(?:lm_head|embed_out)\.(?:weight|bias)$|^output\.weight$")
 
 
 def layer_of(name: str) -> int | None:
@@ -148,11 +221,7 @@ def module_of(name: str) -> str:
     >>> [module_of(n) for n in ("model.layers.0.post_attention_layernorm.weight", "gpt_neox.embed_in.weight")]
     ['norm', 'embedding']
     """
-    for component in reversed(name.split(".")[:-1] or [name]):
-        for kind, pattern in _COMPONENTS:
-            if pattern.search(component):
-                return kind
-    return "head" if name == "output.weight" else "other"
+    return "head" if name == "output.weight" else naming.kind(naming.pieces(name))
 
 
 def has_vocabulary_axis(name: str) -> bool:
@@ -166,7 +235,7 @@ def is_head(name: str) -> bool:
 
 def is_buffer(name: str) -> bool:
     """True for stored constants (rotary frequencies, attention masks) that no training moves."""
-    return bool(_BUFFER.search(name))
+    return naming.is_buffer(name)
 
 
 def stored_name(name: str, names: Iterable[str]) -> str | None:

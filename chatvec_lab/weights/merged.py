@@ -133,7 +133,7 @@ class MergedCheckpoint(Checkpoint):
             stored = self.cp.resolve(pub)
             if not any(term.coefficient(pub) for term in vector.terms):
                 left_out[pub] = "not selected"
-            elif stored and vector.is_tied and vector.part(pub).module == "head":  # a copy of the embedding
+            elif stored and pub in vector.tied:  # a copy of the embedding, stored beside it
                 left_out[pub] = f"{self.cp.label} has no head of its own: it is tied to {stored}"
             else:
                 lines.append(f"{pub}   only in the vector {vector.label}")

@@ -126,8 +126,8 @@ class Transform:
         return self._whole.placed if self.larger is not None else MappingProxyType({})
 
     @property
-    def is_tied(self):
-        return self._whole.is_tied
+    def tied(self):
+        return self._whole.tied
 
     @property
     def left_out(self):

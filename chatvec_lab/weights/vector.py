@@ -8,7 +8,7 @@ Asked for a span of one tensor it returns *parts*, `(coefficient, plus, minus)` 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from math import isfinite, prod
@@ -111,9 +111,9 @@ class WeightVector:
         return {name: self.part(name) for name in self.names}
 
     @property
-    def is_tied(self) -> bool:
-        """Whether the embedding's difference is the head's as well."""
-        return self.terms[0].leaf.is_tied
+    def tied(self) -> Mapping[str, str]:
+        """A tensor that has another's difference where it is not stored (a head), and that other (the embedding)."""
+        return self.terms[0].leaf.tied
 
     def is_table(self, name: str) -> bool:
         """True when the tensor has one row a token."""

@@ -74,8 +74,8 @@ class Within:
         return self.leaf.base
 
     @property
-    def is_tied(self) -> bool:
-        return self.leaf.is_tied
+    def tied(self) -> Mapping[str, str]:
+        return self.larger.layout.tied
 
     @property
     def left_out(self) -> Mapping[str, str]:

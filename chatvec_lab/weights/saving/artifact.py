@@ -19,6 +19,7 @@ import xxhash
 
 from chatvec_lab.weights.chat import ChatSide, Row
 from chatvec_lab.weights.checkpoint import Checkpoint, find_entries, read_json
+from chatvec_lab.weights.familiar import Findings
 from chatvec_lab.weights.layout import Layout, Part
 from chatvec_lab.weights.numerics import exact
 from chatvec_lab.weights.numerics.blocks import Workspace, block_spans
@@ -103,7 +104,7 @@ def save_vector(
             "coefficients": {name: _coefficients(vector, name) for name in vector.names},
             "shapes": {name: list(vector.shape(name)) for name in vector.names},
             "parts": {name: asdict(vector.part(name)) for name in vector.names},
-            "is_tied": vector.is_tied,
+            **_roles(vector),
             "absent_rows": _absent_rows(vector),
             "sources": [source_entry(source, digests) for source in sources],
             "weights": {
@@ -116,6 +117,15 @@ def save_vector(
         write_json(folder / MANIFEST, manifest)
         (folder / "README.md").write_text(_card(vector), "utf-8")
     return path
+
+
+def _roles(vector: WeightVector) -> dict:
+    """Which tensors are the embedding and the head, and what is tied to what."""
+    tables = {name: vector.part(name).module for name in filter(vector.is_table, vector.names)}
+    embedding = next((name for name, kind in tables.items() if kind == "embedding"), None)
+    heads = [name for name, kind in tables.items() if kind == "head" and name.endswith("weight")]
+    heads += [name for name, to in vector.tied.items() if to == embedding]
+    return {"tied": dict(vector.tied), "embedding": embedding, "head": next(iter(heads), None)}
 
 
 def _absent_rows(vector: WeightVector) -> dict[str, list[list[int]]]:
@@ -254,17 +264,19 @@ class Stored:
         if noted is None:
             shapes = {name: self._shape(name) for name in self.coefficients}
             return Layout.of({}, list(shapes), shapes)
-        return Layout({name: Part(**part) for name, part in noted.items()}, is_tied=self.manifest["is_tied"])
+        parts = {name: Part(**part) for name, part in noted.items()}
+        known = {key: self.manifest[key] for key in ("tied", "embedding", "head")}
+        return Layout(Findings(parts, {name: name for name in parts}, "manifest", **known))
 
     @property
-    def is_tied(self) -> bool:
-        return self.layout.is_tied
+    def tied(self) -> dict[str, str]:
+        return self.layout.tied
 
     def part(self, name: str) -> Part:
         return self.layout[name]
 
     def resolve(self, name: str) -> str | None:
-        return self.layout.stored(name)
+        return self.layout.holder(name)
 
     def live_rows(self, name: str) -> np.ndarray | None:
         absent = self.manifest.get("absent_rows", {}).get(self.resolve(name))

@@ -63,8 +63,8 @@ class Foreign:
         return Layout.of(self.files.config, list(own), own)
 
     @property
-    def is_tied(self) -> bool:
-        return self.layout.is_tied
+    def tied(self) -> dict[str, str]:
+        return self.layout.tied
 
     def part(self, name: str) -> Part:
         return self.layout[name]
@@ -73,7 +73,7 @@ class Foreign:
         return None  # these formats do not say
 
     def resolve(self, name: str) -> str | None:
-        return self.layout.stored(name)
+        return self.layout.holder(name)
 
     def shape(self, name: str) -> tuple[int, ...]:
         return self.files.shape(self.resolve(name) or name)
@@ -203,7 +203,7 @@ def load_official(folder: str | Path, *, base: Checkpoint | None = None) -> Weig
 
 def _check_base(stored: _Files, base: Checkpoint) -> None:
     own = [n for n in base.names if base.dtype_name(n) in files.FLOATS and not is_buffer(n)]
-    own = [n for n in own if not (is_head(n) and base.is_tied)]
+    own = [n for n in own if n not in base.layout.tied]
     lines = [f"{n}   in {base.label}, not in the vector" for n in own if n not in stored.entries]
     lines += [f"{n}   in the vector, not in {base.label}" for n in stored.names if n not in own]
     lines += [

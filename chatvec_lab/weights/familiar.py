@@ -1,0 +1,128 @@
+"""The families that we know by heart, so that a merge of Llama need not ask torch and transformers."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from chatvec_lab.weights.naming import Part, parts_of
+
+
+@dataclass
+class Findings:
+    """What was found out about stored tensors: all dicts go by stored name, `tied` by published names."""
+
+    parts: dict[str, Part]
+    published: dict[str, str]
+    source: str  # whose word it is: "by heart", a class of transformers, or "names"
+    lands: dict[str, str] = field(default_factory=dict)  # where a stored tensor that is converted ends
+    ignored: dict[str, str] = field(default_factory=dict)
+    tied: dict[str, str] = field(default_factory=dict)
+    embedding: str | None = None  # published
+    head: str | None = None  # published; None where the class has none
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class _Family:
+    """Its class, its body's prefix and names, its embedding, whether the head is tied unless the config says."""
+
+    kind: str
+    prefix: str
+    embedding: str
+    tied: bool
+    body: str
+    older_head: str = "lm_head"  # as the hub's files call it
+
+
+_LLAMA = (
+    r"layers\.\d+\.(?:self_attn\.(?:(?:q|k|v|o|qkv)_proj\.(?:weight|bias)|[qk]_norm\.weight)"
+    r"|mlp\.(?:gate|up|down|gate_up)_proj\.(?:weight|bias)"
+    r"|(?:input|post_attention|pre_feedforward|post_feedforward)_layernorm\.weight)|norm\.weight"
+)
+_EITHER = r"(?:weight|bias)"
+_GPT2 = rf"wpe\.weight|h\.\d+\.(?:ln_[12]|attn\.c_attn|attn\.c_proj|mlp\.c_fc|mlp\.c_proj)\.{_EITHER}|ln_f\.{_EITHER}"
+_NEOX = (
+    rf"layers\.\d+\.(?:input_layernorm|post_attention_layernorm|attention\.(?:query_key_value|dense)"
+    rf"|mlp\.dense_(?:h_to_4h|4h_to_h))\.{_EITHER}|final_layer_norm\.{_EITHER}"
+)
+_BLOOM = (
+    rf"(?:word_embeddings_layernorm|ln_f)\.{_EITHER}|h\.\d+\.(?:input_layernorm|post_attention_layernorm|ln_attn|ln_mlp"
+    rf"|self_attention\.(?:query_key_value|dense)|mlp\.dense_(?:h_to_4h|4h_to_h))\.{_EITHER}"
+)
+_OPT = (
+    rf"decoder\.(?:embed_positions\.weight|project_(?:in|out)\.weight|final_layer_norm\.{_EITHER}|layers\.\d+\."
+    rf"(?:self_attn\.(?:[qkv]|out)_proj|self_attn_layer_norm|fc[12]|final_layer_norm)\.{_EITHER})"
+)
+
+
+def _llama(kind: str, tied: bool = False) -> _Family:
+    return _Family(kind, "model", "embed_tokens.weight", tied, _LLAMA)
+
+
+FAMILIES = {
+    "llama": _llama("LlamaForCausalLM"),
+    "mistral": _llama("MistralForCausalLM"),
+    "qwen2": _llama("Qwen2ForCausalLM"),
+    "qwen3": _llama("Qwen3ForCausalLM"),
+    "phi3": _llama("Phi3ForCausalLM"),
+    "gemma": _llama("GemmaForCausalLM", True),
+    "gemma2": _llama("Gemma2ForCausalLM", True),
+    "gemma3_text": _llama("Gemma3ForCausalLM", True),
+    "gpt2": _Family("GPT2LMHeadModel", "transformer", "wte.weight", True, _GPT2),
+    "gpt_neox": _Family("GPTNeoXForCausalLM", "gpt_neox", "embed_in.weight", False, _NEOX, "embed_out"),
+    "bloom": _Family("BloomForCausalLM", "transformer", "word_embeddings.weight", True, _BLOOM),
+    "falcon": _Family("FalconForCausalLM", "transformer", "word_embeddings.weight", True, _BLOOM),
+    "opt": _Family("OPTForCausalLM", "model", "decoder.embed_tokens.weight", True, _OPT),
+}
+_COMPUTED = r"inv_freq$|\.(?:attn|attention)\.(?:bias|masked_bias)$|rope\.freqs$|position_ids$"
+_LEFT_OUT = (
+    (re.compile(_COMPUTED), "a constant that the model computes"),
+    (re.compile(r"(?:^|\.)mtp\."), "a draft layer (mtp)"),
+    (re.compile(r"^v_head\."), "a value head"),
+)
+
+
+def left_out(name: str) -> str | None:
+    """What a stored tensor is that no causal language model loads, or None."""
+    return next((what for pattern, what in _LEFT_OUT if pattern.search(name)), None)
+
+
+def findings(config: Mapping[str, Any], names: Iterable[str]) -> Findings | None:
+    """What is known by heart, or None where the family is not, or one of the names is not of it."""
+    family = FAMILIES.get(config.get("model_type"))
+    kind = (config.get("architectures") or [family.kind if family else ""])[0]
+    if family is None or (kind != family.kind and kind != family.kind.removesuffix("ForCausalLM") + "Model"):
+        return None
+    own = re.compile(rf"(?:{re.escape(family.embedding)}|{family.body})")
+    head = re.compile(rf"(?:lm_head|{family.older_head})\.{_EITHER}")
+    published, ignored = {}, {}
+    for name in names:
+        inner = name.removeprefix(family.prefix + ".")
+        if own.fullmatch(inner):
+            published[name] = f"{family.prefix}.{inner}"
+        elif head.fullmatch(name):
+            published[name] = f"lm_head.{name.rsplit('.', 1)[1]}"
+        elif reason := left_out(name):
+            published[name], ignored[name] = name, reason
+        else:
+            return None
+    parts = parts_of(published.values())
+    depth = next((config[k] for k in ("num_hidden_layers", "n_layer", "n_layers") if k in config), None)
+    if depth and any(p.layer is not None and p.layer >= depth for n, p in parts.items() if n not in ignored):
+        return None
+    embedding, weight = f"{family.prefix}.{family.embedding}", "lm_head.weight"
+    tables = {embedding, weight, "lm_head.bias"}
+    has_head = kind == family.kind
+    tied = bool(config.get("tie_word_embeddings", family.tied)) and has_head
+    found = {
+        stored: Part(p.component, p.layer, p.module, p.projection, "vocabulary" if name in tables else None)
+        for stored, name in published.items()
+        for p in (parts[name],)
+    }
+    return Findings(
+        found, published, "by heart", ignored=ignored, tied={weight: embedding} if tied else {},
+        embedding=embedding, head=weight if has_head else None,
+    )  # fmt: skip
