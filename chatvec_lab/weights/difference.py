@@ -46,11 +46,11 @@ class Difference:
     def names(self) -> list[str]:
         self._check()
         return [n for n in self.plus.names if self._is_paired(n)] + [
-            n for n in self.minus.names if n not in self.plus.entries and self._is_paired(n)
+            n for n in self.minus.names if n not in self.plus and self._is_paired(n)
         ]
 
     def _is_paired(self, name: str) -> bool:
-        source = self.plus if name in self.plus.entries else self.minus
+        source = self.plus if name in self.plus else self.minus
         if is_head(name) and self.plus.is_tied and self.minus.is_tied:
             return False  # the embedding under a second name
         return source.dtype_name(name) in files.FLOATS and not is_buffer(name)
@@ -89,7 +89,7 @@ class Difference:
         if name not in self._rows:
             n, m = self.shape(name)[0], self.minus.shape(self.minus.resolve(name))[0]
             ours, theirs = self.plus.vocabulary, self.minus.vocabulary
-            if n == m and (ours is None or theirs is None or ours.tokens == theirs.tokens):
+            if n == m and (ours is None or theirs is None or ours.has_the_rows_of(theirs)):
                 self._rows[name] = None
             else:
                 self._rows[name] = paired_rows(name, ours, n, self.plus.label, theirs, m, self.minus.label)
