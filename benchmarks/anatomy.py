@@ -31,10 +31,14 @@ def call(folders):
 """
 VECTORS = """
 from chatvec_lab import Checkpoint, anatomy
+from chatvec_lab.weights.sources.files import Stored
+from chatvec_lab.weights.sources.folder import Folder
+def opened(folder, wanted):
+    entries = Checkpoint(folder).tensors.entries
+    kept = Stored({n: e for n, e in entries.items() if any(w in n for w in wanted)})
+    return Checkpoint(folder, origin=Folder(Checkpoint(folder).folder, kept))
 def vectors(folders, *wanted):
-    base, *models = map(Checkpoint, folders)
-    for checkpoint in (base, *models):
-        checkpoint.entries = {n: e for n, e in checkpoint.entries.items() if any(w in n for w in wanted)}
+    base, *models = (opened(folder, wanted) for folder in folders)
     return {f"vector {i}": model - base for i, model in enumerate(models)}
 anatomy.survey(vectors(folders, "model.norm"), progress=False)
 """

@@ -190,9 +190,8 @@ class Side:
     @cached_property
     def identity(self) -> tuple:
         """Equal for two plain checkpoints that are opened on the same file."""
-        entry = self.source.entries[self.stored]
         plain = type(self.source) is Checkpoint
-        return (entry.file, entry.offset) if plain else (id(self.source), self.stored)
+        return self.source.tensors.place(self.stored) if plain else (id(self.source), self.stored)
 
     @cached_property
     def shift(self) -> int | None:

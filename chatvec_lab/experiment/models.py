@@ -81,15 +81,16 @@ def loaded(model: "Checkpoint | At", *, device: str = "auto") -> Iterator[tuple]
 
 def _built(checkpoint: "Checkpoint", device: str):
     import torch
-    from transformers import AutoModelForCausalLM, GenerationConfig
+    from transformers import GenerationConfig
 
     from chatvec_lab.live.places import places
+    from chatvec_lab.opening import open_model
     from chatvec_lab.weights.merged import MergedCheckpoint
 
     device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
     dtype = torch.float32 if device == "cpu" else "auto"
     with _without_bars():
-        model = AutoModelForCausalLM.from_pretrained(checkpoint.folder, dtype=dtype).to(device)
+        model = open_model(checkpoint.folder, dtype=dtype).to(device)
     if isinstance(checkpoint, MergedCheckpoint):
         checkpoint.check()
         rows = max((row + 1 for row in checkpoint.added_tokens.values()), default=0)

@@ -85,12 +85,14 @@ def _member(family: Family, name: str, checkpoint: Checkpoint) -> dict[str, Any]
 
 def _read(checkpoint: Checkpoint) -> dict[str, Any]:
     """Sizes of a local checkpoint, from its headers."""
-    entries = list(checkpoint.entries.values())
+    names = checkpoint.names
     return {
-        "parameters": sum(prod(entry.shape) for entry in entries),
-        "bytes": sum(entry.nbytes for entry in entries),
+        "parameters": sum(
+            prod(checkpoint.shape(n)) for n in names if checkpoint.layout[n].module != "buffer"
+        ),
+        "bytes": sum(checkpoint.nbytes(name) for name in names),
         "vocabulary": checkpoint.config.get("vocab_size"),
-        "dtype": ", ".join(sorted({entry.dtype for entry in entries})),
+        "dtype": ", ".join(sorted({checkpoint.dtype_name(name) for name in names})),
         "licence": "MIT (ships with chatvec_lab)" if checkpoint.folder.is_relative_to(DATA) else None,
     }
 

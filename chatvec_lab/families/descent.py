@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from chatvec_lab.weights.checkpoint import sparsely
 from chatvec_lab.weights.layout import has_vocabulary_axis, is_buffer, layer_of, module_of
 from chatvec_lab.weights.numerics import exact
 from chatvec_lab.weights.sources import files
-from chatvec_lab.weights.sources.hub import sparsely
 from chatvec_lab.weights.vocabulary import runs
 
 if TYPE_CHECKING:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
 
+from chatvec_lab.opening import open_config, open_model
 from chatvec_lab.weights.checkpoint import Checkpoint, read_json
 from chatvec_lab.weights.layout import layer_of, module_of
 from chatvec_lab.weights.saving.partial import partial_folder, refuse_existing
@@ -151,10 +152,10 @@ def _low_rank(vector: WeightVector, rank: int | None, seed: int) -> tuple[Transf
 def _linear_modules(base: Checkpoint) -> set[str]:
     """Names of the linear layers of the model as transformers builds it, without its weights."""
     import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM
 
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(base.folder))
+        model = AutoModelForCausalLM.from_config(open_config(base.folder))
     return {name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)}
 
 
@@ -258,14 +259,13 @@ def _card(report: AdapterReport, base: Checkpoint, vector: WeightVector) -> str:
 def load_adapted(base: Checkpoint, adapter: str | Path, *, dtype: str = "auto", device: str = "cpu"):
     """`base` with the adapter as a PEFT model in evaluation mode. Needs the package peft."""
     import torch
-    from transformers import AutoModelForCausalLM
 
     try:
         from peft import PeftModel
     except ImportError as error:
         raise ImportError("adapters are loaded with peft: pip install 'chatvec_lab[peft]'") from error
     kind = dtype if dtype == "auto" else getattr(torch, dtype)
-    model = AutoModelForCausalLM.from_pretrained(base.folder, dtype=kind).to(device)
+    model = open_model(base.folder, dtype=kind).to(device)
     return PeftModel.from_pretrained(model, str(adapter)).eval()
 
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from chatvec_lab.live.places import places
 from chatvec_lab.live.slots import raw
+from chatvec_lab.opening import open_config, open_model
 from chatvec_lab.weights.checkpoint import Checkpoint
 from chatvec_lab.weights.layout import is_head
 from chatvec_lab.weights.merged import MergedCheckpoint
@@ -21,16 +22,16 @@ if TYPE_CHECKING:
 def load(merged: MergedCheckpoint, device, dtype):
     """The CP through transformers, on its device, with rows for added tokens and the chat's generation config."""
     import torch
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText, GenerationConfig
+    from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, GenerationConfig
 
     if isinstance(device, str) and device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     is_map = isinstance(device, dict) or device in ("balanced", "balanced_low_0", "sequential")
     options = {"device_map": device} if is_map else {}
     # transformers does not count vision-language models among causal language models
-    is_text = type(AutoConfig.from_pretrained(merged.folder)) in AutoModelForCausalLM._model_mapping
+    is_text = type(open_config(merged.folder)) in AutoModelForCausalLM._model_mapping
     kind = AutoModelForCausalLM if is_text else AutoModelForImageTextToText
-    model = kind.from_pretrained(merged.folder, dtype=_dtype(merged, dtype), **options)
+    model = open_model(merged.folder, kind, dtype=_dtype(merged, dtype), **options)
     model = model if is_map else model.to(device)
     away = [name for name, parameter in model.named_parameters() if parameter.is_meta]
     if away:

@@ -22,13 +22,14 @@ def llava_around(text: Checkpoint, folder: str | Path, *, seed: int = 0) -> Chec
     Raises FileExistsError when the folder exists.
     """
     import torch
-    from transformers import AutoConfig, CLIPVisionConfig, LlavaConfig, LlavaForConditionalGeneration
+    from transformers import CLIPVisionConfig, LlavaConfig, LlavaForConditionalGeneration
 
     from chatvec_lab import Checkpoint
+    from chatvec_lab.opening import open_config
 
     folder = Path(folder)
     folder.mkdir(parents=True)
-    inner = AutoConfig.from_pretrained(text.folder)
+    inner = open_config(text.folder)
     image = inner.vocab_size
     inner.vocab_size += 1
     vision = CLIPVisionConfig(
@@ -48,7 +49,7 @@ def llava_around(text: Checkpoint, folder: str | Path, *, seed: int = 0) -> Chec
             stored = text.read(name)
             held[name][: len(stored)] = stored
     model.save_pretrained(folder)
-    tokenizer = type(text.tokenizer).from_pretrained(text.folder)
+    tokenizer = text.origin.open_tokenizer()
     tokenizer.add_special_tokens({"additional_special_tokens": [IMAGE]})
     if tokenizer.convert_tokens_to_ids(IMAGE) != image:
         raise ValueError(f"{text.label} has {image} rows but its tokenizer gave {IMAGE} another id.")
@@ -61,7 +62,9 @@ def seeing_model(checkpoint: Checkpoint):
     import torch
     from transformers import AutoModelForImageTextToText, GenerationConfig
 
-    model = AutoModelForImageTextToText.from_pretrained(checkpoint.folder, dtype=torch.float32)
+    from chatvec_lab.opening import open_model
+
+    model = open_model(checkpoint.folder, AutoModelForImageTextToText, dtype=torch.float32)
     model.generation_config = GenerationConfig.from_dict(checkpoint.generation_config)
     return model.eval(), checkpoint.tokenizer
 

@@ -212,17 +212,17 @@ def _grow(family_name: str, seed: int, member: str, home: Path, recipe_hash: str
 
 def _inherit(model, tok, home: Path, stage: Stage) -> None:
     """Copy the parent's weights; rows of a new vocabulary come by token, new tokens from their parts."""
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from chatvec_lab.opening import open_model, open_tokenizer
 
     def read(member):
-        return AutoModelForCausalLM.from_pretrained(home / member, dtype=torch.float32).state_dict()
+        return open_model(home / member, dtype=torch.float32).state_dict()
 
     state = read(stage.parent)
     if stage.plus_tau:
         base, chat = read("base"), read("chat")
         state = {k: (v.double() + (chat[k].double() - base[k].double())).float() for k, v in state.items()}
     if stage.extended:
-        old = AutoTokenizer.from_pretrained(home / stage.parent)
+        old = open_tokenizer(home / stage.parent)
         rows = []
         for token in tok.convert_ids_to_tokens(range(len(tok))):
             known = old.convert_tokens_to_ids(token)

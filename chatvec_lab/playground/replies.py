@@ -238,7 +238,7 @@ class Playground:
         return speaker
 
     def _load(self, checkpoint: Checkpoint) -> tuple:
-        from transformers import AutoModelForCausalLM
+        from chatvec_lab.opening import open_model
 
         device, dtype = self.settings["device"], self.settings["dtype"]
         if device == "auto":
@@ -246,7 +246,7 @@ class Playground:
 
             device = "cuda" if torch.cuda.is_available() else "cpu"
         with _silent():
-            model = AutoModelForCausalLM.from_pretrained(checkpoint.folder, dtype=dtype)
+            model = open_model(checkpoint.folder, dtype=dtype)
         return model.to(device).eval(), self._with_template(checkpoint.tokenizer)
 
     def _with_template(self, tokenizer):

@@ -1,15 +1,13 @@
-"""A checkpoint as named tensors that are read lazily, from a local folder or a hub id.
+"""A checkpoint as named tensors that are read lazily, from a local folder, a GGUF file or a hub id.
 
-Nothing is mapped and nothing is kept: each read is a `pread` of the asked elements into the caller's buffer.
+It *has* a source (`sources/`), which knows where the tensors lie and what is beside them. Nothing is mapped and nothing
+is kept: each read goes from the file into the caller's buffer.
 """
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
-import json
 import os
-import threading
+import warnings
 from functools import cached_property
 from math import prod
 from pathlib import Path
@@ -17,8 +15,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from chatvec_lab.weights.layout import Layout, has_vocabulary_axis, is_head
+from chatvec_lab.weights.layout import Layout
 from chatvec_lab.weights.sources import files
+from chatvec_lab.weights.sources.files import Tensors, read_json
+from chatvec_lab.weights.sources.hub import remote
+from chatvec_lab.weights.sources.quantised import refusal
+from chatvec_lab.weights.sources.source import Source, looks_like_hub_id, open_source
 from chatvec_lab.weights.vocabulary import Policy, Vocabulary
 
 if TYPE_CHECKING:
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
 
     from chatvec_lab.weights.merged import MergedCheckpoint
     from chatvec_lab.weights.vector import WeightVector
+
+__all__ = ["Checkpoint", "read_json"]
 
 
 class Checkpoint:
@@ -37,25 +41,12 @@ class Checkpoint:
     Raises FileNotFoundError for a path that does not exist; damaged files are named when headers are read.
     """
 
-    quantisation = ""  # the block formats of a GGUF source, which is dequantised
-
-    def __new__(cls, source: object = None, *_, **__):
-        if cls is Checkpoint and str(source).endswith(".gguf"):
-            from chatvec_lab.weights.sources.gguf import GGUF
-
-            return super().__new__(GGUF)
-        return super().__new__(cls)
-
-    def __init__(self, source: str | os.PathLike, *, revision: str | None = None):
+    def __init__(
+        self, source: str | os.PathLike, *, revision: str | None = None, origin: Source | None = None
+    ):
         self.source = os.fspath(source)
         self.revision = revision
-        self._files: dict[Path, int] = {}
-        self._lock = threading.Lock()
-        if not Path(self.source).is_dir() and not _looks_like_hub_id(self.source):
-            raise FileNotFoundError(
-                f"no folder {self.source!r}, and it is no hub id of the form 'owner/name' either. "
-                "Give a folder that holds config.json and weights, or a hub id."
-            )
+        self.origin = origin or open_source(self.source, revision)
 
     def __repr__(self) -> str:
         return f"Checkpoint({self.source!r}{f', revision={self.revision!r}' if self.revision else ''})"
@@ -63,29 +54,36 @@ class Checkpoint:
     @property
     def label(self) -> str:
         """How reports and model cards call it: the hub id, or the folder's own name (never a machine's path)."""
-        return Path(self.source).resolve().name if Path(self.source).is_dir() else self.source
+        return self.origin.label
 
-    @cached_property
+    @property
     def folder(self) -> Path:
-        """The local folder; a hub id is downloaded, or found in the cache."""
-        if Path(self.source).is_dir():
-            return Path(self.source).resolve()
-        return _download(self.source, self.revision)
+        """The local folder of config and tokenizer; a hub id is downloaded, or found in the cache."""
+        return self.origin.folder
 
     @cached_property
-    def entries(self) -> dict[str, files.Entry]:
-        """Name to stored place, in file order. Reads headers only."""
-        entries = find_entries(self.folder)
-        if "chat_embed" in entries or "residuals_version" in read_json(self.folder / "config.json"):
-            raise ValueError(
-                f"{self.folder} holds a weight vector of another tool, not a model: open it with WeightVector.load."
-            )
-        return entries
+    def tensors(self) -> Tensors:
+        """Where the tensors come from. Reads headers only; ValueError for what is no model, or is quantised."""
+        if self.origin.quantisation:
+            raise ValueError(refusal(self.label, self.origin.quantisation))
+        return self.origin.tensors
+
+    @property
+    def note(self) -> str:
+        """What a reader must know of the tensors: "" or, of a GGUF file, "dequantised from Q8_0"."""
+        return self.tensors.note
 
     @property
     def names(self) -> list[str]:
         """Stored tensor names in file order. A tied head that is not stored is not listed (see `resolve`)."""
-        return list(self.entries)
+        return self.tensors.names
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._known
+
+    @cached_property
+    def _known(self) -> frozenset[str]:
+        return frozenset(self.names)
 
     def resolve(self, name: str) -> str | None:
         """The stored tensor that plays the part of `name`: a head that is not stored is the (tied) embedding."""
@@ -98,95 +96,88 @@ class Checkpoint:
 
     @cached_property
     def is_tied(self) -> bool:
-        """True when head and embedding are one: by config, by shared storage, or because no head is stored."""
-        heads = [e for n, e in self.entries.items() if is_head(n) and n.endswith("weight")]
-        embeddings = [e for n, e in self.entries.items() if has_vocabulary_axis(n) and not is_head(n)]
-        shared = any((h.file, h.offset) == (e.file, e.offset) for h in heads for e in embeddings)
-        return not heads or shared or bool(self.config.get("tie_word_embeddings"))
+        """True when head and embedding are one: by the model's class and config, or by shared storage.
 
-    def _entry(self, name: str) -> files.Entry:
-        if name not in self.entries:
-            import difflib
+        A head that is merely absent is not tied: see `lacking`.
+        """
+        head, embedding = self.layout.head, self.layout.embedding
+        is_shared = head and embedding and self.tensors.place(head) == self.tensors.place(embedding)
+        return self.layout.is_tied or bool(is_shared)
 
-            near = difflib.get_close_matches(name, self.entries, n=1)
-            hint = f" Did you mean {near[0]!r}?" if near else ""
-            raise KeyError(f"{self.label} has no tensor {name!r}.{hint}")
-        return self.entries[name]
+    @cached_property
+    def lacking(self) -> str:
+        """What the model needs and its files lack, in words; "" when they are whole."""
+        head = self.layout.lacks_head
+        if head is None:
+            return ""
+        kind = (self.config.get("architectures") or ["the model"])[0]
+        return (
+            f"{head} is not stored, and config.json does not tie it to the embedding (tie_word_embeddings): "
+            f"{kind} would make up its head at random"
+        )
 
     def shape(self, name: str) -> tuple[int, ...]:
-        return self._entry(name).shape
+        return self._asked(self.tensors.shape, name)
+
+    def file(self, name: str) -> str:
+        """The name of the file that holds a tensor: a save keeps the sharding."""
+        return self._asked(self.tensors.file, name)
+
+    def _asked(self, method, name: str):
+        try:
+            return method(name)
+        except KeyError as error:
+            raise KeyError(f"{self.label} has {error.args[0]}") from None
 
     def dtype_name(self, name: str) -> str:
         """The stored dtype in torch's words ("bfloat16"), without importing torch."""
-        return self._entry(name).dtype
+        return self._asked(self.tensors.dtype, name)
+
+    def nbytes(self, name: str) -> int:
+        """The bytes that a tensor takes as stored here (dequantised, of a GGUF file)."""
+        return prod(self.shape(name)) * files.NUMPY_DTYPES[self.dtype_name(name)].itemsize
 
     def dtype(self, name: str) -> torch.dtype:
         import torch
 
         return getattr(torch, self.dtype_name(name))
 
-    @cached_property
+    @property
     def config(self) -> dict[str, Any]:
         """config.json as a dict; empty when the folder has none."""
-        return read_json(self.folder / "config.json")
+        return self.origin.config
 
     @cached_property
     def tokenizer(self):
         """The transformers tokenizer. Raises FileNotFoundError when the folder has none."""
-        if self.vocabulary is None:
-            raise FileNotFoundError(f"{self.label} has no tokenizer (no tokenizer.json or tokenizer.model).")
-        from transformers import AutoTokenizer, PreTrainedTokenizerFast
+        return self.origin.open_tokenizer()
 
-        # a class of the model type's own (Qwen2's, say) would silently replace what tokenizer.json says
-        named = self.tokenizer_config.get("tokenizer_class")
-        is_plain = named in ("TokenizersBackend", "PreTrainedTokenizerFast")
-        return (PreTrainedTokenizerFast if is_plain else AutoTokenizer).from_pretrained(self.folder)
-
-    @cached_property
+    @property
     def vocabulary(self) -> Vocabulary | None:
-        return Vocabulary.from_folder(self.folder)
+        """The tokens and their rows; None when the folder has no tokenizer of any kind."""
+        return self.origin.vocabulary
 
-    @cached_property
+    @property
     def tokenizer_config(self) -> dict[str, Any]:
-        return read_json(self.folder / "tokenizer_config.json")
+        return self.origin.tokenizer_config
 
-    @cached_property
+    @property
     def generation_config(self) -> dict[str, Any]:
-        return read_json(self.folder / "generation_config.json")
+        return self.origin.generation_config
 
-    @cached_property
+    @property
     def chat_template(self) -> str | None:
         """The Jinja text that turns a conversation into a prompt; None for models without one."""
-        path = self.folder / "chat_template.jinja"
-        if path.is_file():
-            return path.read_text("utf-8")
-        stored = self.tokenizer_config.get("chat_template")
-        if stored is None:  # older vision-language models keep it beside the processor
-            stored = read_json(self.folder / "chat_template.json").get("chat_template")
-        if isinstance(stored, list):  # several named templates
-            return {item["name"]: item["template"] for item in stored}.get("default")
-        return stored
+        return self.origin.chat_template
 
     def fingerprint(self) -> list:
-        """What identifies the weights without reading them: files with their sizes and times, and the tokens."""
-        stored = sorted({entry.file for entry in self.entries.values()})
-        tokens = sorted(self.vocabulary.tokens.items()) if self.vocabulary else []
-        digest = hashlib.sha256(json.dumps(tokens).encode()).hexdigest()
-        return [str(self.folder), digest, [[f.name, f.stat().st_size, f.stat().st_mtime_ns] for f in stored]]
+        """What identifies the weights without reading them: headers, sizes and times of files, and the tokens."""
+        tokens = self.vocabulary.digest if self.vocabulary else ""
+        return [self.label, tokens, self.tensors.fingerprint()]
 
     def fill(self, name: str, start: int, stop: int, out: np.ndarray) -> np.ndarray:
         """Read the flat elements [start, stop) into `out`, a raw array of at least that length; returns the view."""
-        entry = self._entry(name)
-        view = out[: stop - start]
-        item = view.itemsize
-        data = memoryview(view).cast("B")
-        offset, done = entry.offset + start * item, 0
-        while done < len(data):
-            count = os.preadv(self._open(entry.file), [data[done:]], offset + done)
-            if count == 0:
-                raise OSError(f"{entry.file} ended while {name!r} was being read; was it changed meanwhile?")
-            done += count
-        return view
+        return self._asked(lambda name: self.tensors.fill(name, start, stop, out), name)
 
     def raw(self, name: str, start: int = 0, stop: int | None = None) -> np.ndarray:
         """The flat elements [start, stop) as a new raw array (bfloat16 as uint16, bool as uint8)."""
@@ -215,34 +206,19 @@ class Checkpoint:
             self.fill(name, start * width, stop * width, flat)
         return tensor
 
-    def _open(self, path: Path) -> int:
-        handle = self._files.get(path)
-        if handle is None:
-            with self._lock:
-                if path not in self._files:
-                    self._files[path] = os.open(path, os.O_RDONLY)
-                handle = self._files[path]
-        return handle
-
-    def __del__(self):
-        for handle in getattr(self, "_files", {}).values():
-            os.close(handle)
-
     def __getstate__(self):
-        return {"source": self.source, "revision": self.revision}
+        return {"source": self.source, "revision": self.revision, "origin": self.origin}
 
     def __setstate__(self, state):
-        self.__init__(state["source"], revision=state["revision"])
+        self.__init__(**state)
 
     def __sub__(self, other: Checkpoint) -> WeightVector:
         from chatvec_lab.weights.vector import difference
 
         if not isinstance(other, Checkpoint):
             return NotImplemented
-        if self.quantisation or other.quantisation:
-            from chatvec_lab.weights.sources.gguf import check_difference
-
-            check_difference(self, other)
+        if any(member.source.endswith(".gguf") for member in (self, other)):  # others are not opened yet
+            _check_dequantised(self, other)
         return difference(self, other)
 
     def __add__(self, vector: WeightVector) -> MergedCheckpoint:
@@ -272,92 +248,33 @@ class Checkpoint:
         )
 
 
-def _looks_like_hub_id(source: str) -> bool:
-    parts = source.split("/")
+def sparsely(checkpoint: Checkpoint) -> Checkpoint:
+    """The same model, for reading few of its rows: a hub id that is not in the cache is read by ranges.
+
+    Folders, models in the cache, and models without safetensors (which must be downloaded) come back as they are.
+    """
+    if type(checkpoint) is not Checkpoint or not looks_like_hub_id(checkpoint.source):
+        return checkpoint
+    origin = remote(checkpoint.source, checkpoint.revision)
     return (
-        len(parts) == 2
-        and all(parts)
-        and not source.startswith((".", "~", "/"))
-        and not Path(source).exists()
+        checkpoint
+        if origin is None
+        else Checkpoint(checkpoint.source, revision=checkpoint.revision, origin=origin)
     )
 
 
-def _download(repo: str, revision: str | None) -> Path:
-    from huggingface_hub import HfApi, constants, snapshot_download
-
-    patterns = ["*.safetensors", "*.bin", "*.json", "*.model", "*.txt", "*.jinja"]
-    if not constants.is_offline_mode():
-        with contextlib.suppress(Exception):  # no network: it may be in the cache, else the download says why
-            stored = HfApi().list_repo_files(repo, revision=revision)
-            keep = (
-                "*.safetensors" if any(n.endswith(".safetensors") for n in stored) else "pytorch_model*.bin"
-            )
-            patterns = [keep, "*.json", "*.model", "*.txt", "*.jinja"]
-    try:
-        return Path(
-            snapshot_download(repo, revision=revision, allow_patterns=patterns, ignore_patterns=["*/*"])
-        )
-    except Exception as error:  # the hub's many errors all mean the same to the caller
-        raise FileNotFoundError(
-            f"{repo!r} is neither a folder here nor a model that could be had from the hub ({error}). "
-            "Check the name, log in for gated models (HF_TOKEN), or give a local folder."
-        ) from error
-
-
-def read_json(path: Path) -> dict:
-    if not path.is_file():
-        return {}
-    try:
-        return json.loads(path.read_text("utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is not valid JSON ({error}). Download or copy it again.") from error
-
-
-def find_entries(folder: Path, stem: str = "model") -> dict[str, files.Entry]:
-    """Every stored tensor of a folder, in file order; an index and its shards must agree."""
-    for file, reader in (
-        (f"{stem}.safetensors", files.safetensors_entries),
-        (f"pytorch_{stem}.bin", files.bin_entries),
-    ):
-        index, single = folder / f"{file}.index.json", folder / file
-        if index.is_file():
-            return _sharded_entries(index, reader)
-        if single.is_file():
-            return reader(single)
-    found = sorted(p.name for p in folder.iterdir())[:8]
-    hint = ""
-    if any(name.startswith("vector") and name.endswith(".safetensors") for name in found):
-        hint = " It holds a weight vector, not a model: open it with WeightVector.load."
-    elif "adapter_config.json" in found:
-        hint = " It holds a PEFT adapter: merge it into its base first (merge_and_unload), then save."
-    raise FileNotFoundError(
-        f"{folder} holds no model: expected model.safetensors, model.safetensors.index.json, pytorch_model.bin or "
-        f"pytorch_model.bin.index.json, found {', '.join(found) or 'nothing'}.{hint}"
-    )
-
-
-def _sharded_entries(index: Path, reader) -> dict[str, files.Entry]:
-    weight_map = read_json(index).get("weight_map")
-    if not isinstance(weight_map, dict) or not weight_map:
-        raise ValueError(f"{index} has no weight_map. Download it again.")
-    shards = sorted(set(weight_map.values()))
-    missing = [shard for shard in shards if not (index.parent / shard).is_file()]
-    if missing:
-        raise FileNotFoundError(
-            f"{index.parent} misses {len(missing)} of {len(shards)} shards that its index names: "
-            f"{', '.join(missing[:5])}. Download them again."
-        )
-    entries: dict[str, files.Entry] = {}
-    for shard in shards:
-        entries |= reader(index.parent / shard)
-    absent = [
-        f"{name} (in {shard})"
-        for name, shard in weight_map.items()
-        if name not in entries or entries[name].file.name != shard
-    ]
-    if absent:
+def _check_dequantised(plus: Checkpoint, minus: Checkpoint) -> None:
+    """Refuse or warn before the noise of quantisation passes for a vector."""
+    if plus.note != minus.note:
+        what = [f"{m.label} is {m.note or 'not quantised'}" for m in (plus, minus)]
         raise ValueError(
-            f"{index} names {len(absent)} tensors that its shards do not hold: {', '.join(absent[:5])}. "
-            "Index and shards are not of one download."
+            f"{plus.label} - {minus.label}: {' and '.join(what)}. The rounding would pass for a part of the vector: "
+            "it is as large as what a fine-tune changes. Use unquantised weights of both."
         )
-    return entries
+    if plus.note:
+        warnings.warn(
+            f"{plus.label} - {minus.label}: both are dequantised, so the vector holds the rounding noise of both. "
+            "Use the unquantised models where they can be had.",
+            UserWarning,
+            stacklevel=3,
+        )

@@ -6,10 +6,12 @@ from collections import defaultdict
 from math import prod
 from pathlib import Path
 
-from chatvec_lab.weights.checkpoint import Checkpoint, find_entries, read_json
-from chatvec_lab.weights.layout import layer_of, module_of
+from chatvec_lab.weights.checkpoint import Checkpoint, read_json
+from chatvec_lab.weights.layout import Layout
 from chatvec_lab.weights.saving.provenance import MANIFEST
-from chatvec_lab.weights.sources import files
+from chatvec_lab.weights.sources.files import NUMPY_DTYPES, Tensors
+from chatvec_lab.weights.sources.folder import Folder, open_folder
+from chatvec_lab.weights.sources.hub import remote
 
 
 def inspect(source: str, *, revision: str | None = None, tensors: bool = False) -> str:
@@ -18,22 +20,28 @@ def inspect(source: str, *, revision: str | None = None, tensors: bool = False) 
     Raises FileNotFoundError when there is neither a model nor a vector, ValueError naming a damaged file.
     """
     checkpoint = Checkpoint(source, revision=revision)
-    if not Path(source).exists():
-        _without_weights(checkpoint)
+    if not Path(source).exists():  # of a hub id that is not in the cache, headers are enough
+        checkpoint = Checkpoint(source, revision=revision, origin=remote(source, revision))
     folder = checkpoint.folder
     manifest = read_json(folder / MANIFEST)
     is_vector = str(manifest.get("format", "")).startswith("chatvec_lab weight vector")
-    entries = find_entries(folder, stem="vector") if is_vector else checkpoint.entries
+    if is_vector:
+        checkpoint = Checkpoint(folder, origin=Folder(folder, open_folder(folder, stem="vector")))
+    tensors_of = checkpoint.origin.tensors  # also of a quantised model, which is described and not read
     lines = [
         f"{checkpoint.label}: "
         + ("weight vector " + manifest["label"] if is_vector else _architecture(checkpoint))
     ]
-    lines += _sizes(entries)
-    if checkpoint.quantisation:
-        lines.append(f"GGUF: stored as {checkpoint.quantisation}; read dequantised, as the dtypes above")
+    lines += _sizes(checkpoint, tensors_of)
+    if tensors_of.note:
+        lines.append(f"{tensors_of.note}: the dtypes above are those that are read")
+    if checkpoint.origin.quantisation:
+        lines.append(
+            f"quantised: {checkpoint.origin.quantisation}; no vector can be made of it or added to it"
+        )
     if not is_vector:
         lines.append(_vocabulary(checkpoint))
-        lines.append(f"head: {'tied to the embedding' if checkpoint.is_tied else 'its own'}")
+        lines.append("head: " + _head(checkpoint))
         lines.append("chat template: " + ("yes" if checkpoint.chat_template else "none"))
     if manifest:
         lines.append(f"provenance ({MANIFEST}): {manifest.get('format', 'unknown format')}")
@@ -41,35 +49,22 @@ def inspect(source: str, *, revision: str | None = None, tensors: bool = False) 
             lines.append(f"  {entry['name']} @ {entry['revision'] or 'local folder'}  {entry['digest']}")
         lines.append(f"  weights {manifest.get('weights', {}).get('digest', 'not recorded')}")
     if tensors:
-        width = max(map(len, entries))
-        lines += [f"{name:{width}}  {e.dtype:9} {e.shape!s:18} {e.file.name}" for name, e in entries.items()]
+        width = max(map(len, tensors_of.names), default=0)
+        lines += [
+            f"{name:{width}}  {tensors_of.dtype(name):9} {tensors_of.shape(name)!s:18} {tensors_of.file(name)}"
+            for name in tensors_of.names
+        ]
     return "\n".join(lines)
 
 
-def _without_weights(checkpoint: Checkpoint) -> None:
-    """Give a hub model its config and tokenizer from the hub, and its tensors from the headers alone.
-
-    A model that is in the cache whole, or has no safetensors, is left to be opened in the usual way.
-    """
-    from huggingface_hub import get_safetensors_metadata, snapshot_download
-
-    try:
-        found = get_safetensors_metadata(checkpoint.source, revision=checkpoint.revision)
-    except Exception:  # no safetensors, no network, no such model: the usual way opens it or says why
-        return
-    patterns = ["*.json", "*.model", "*.txt", "*.jinja"]
-    checkpoint.folder = Path(
-        snapshot_download(
-            checkpoint.source, revision=checkpoint.revision, allow_patterns=patterns, ignore_patterns=["*/*"]
-        )
-    )
-    checkpoint.entries = {
-        name: files.Entry(
-            Path(file), tensor.data_offsets[0], files.SAFETENSORS_DTYPES[tensor.dtype], tuple(tensor.shape)
-        )
-        for file, metadata in sorted(found.files_metadata.items())
-        for name, tensor in metadata.tensors.items()
-    }
+def _head(checkpoint: Checkpoint) -> str:
+    if checkpoint.origin.quantisation:
+        return "not read"
+    if checkpoint.lacking:
+        return checkpoint.lacking
+    if checkpoint.is_tied:
+        return "tied to the embedding"
+    return "its own" if checkpoint.layout.head else "none"
 
 
 def _architecture(checkpoint: Checkpoint) -> str:
@@ -86,18 +81,23 @@ def _architecture(checkpoint: Checkpoint) -> str:
     return ", ".join([*names, *facts])
 
 
-def _sizes(entries) -> list[str]:
-    count, size, kinds = defaultdict(int), defaultdict(int), defaultdict(set)
-    for name, entry in entries.items():
-        kind = module_of(name)
-        count[kind] += prod(entry.shape)
-        size[kind] += entry.nbytes
-        kinds[kind].add(entry.dtype)
-    layers = {layer_of(name) for name in entries} - {None}
-    shards = {entry.file for entry in entries.values()}
+def _sizes(checkpoint: Checkpoint, tensors: Tensors) -> list[str]:
+    """Sizes by module. Buffers are stored, but no parameters."""
+    shapes = {name: tensors.shape(name) for name in tensors.names}
+    layout = Layout.of(checkpoint.config, tensors.names, shapes)
+    count, size, kinds, layers = defaultdict(int), defaultdict(int), defaultdict(set), set()
+    for name, shape in shapes.items():
+        part, dtype = layout[name], tensors.dtype(name)
+        count[part.module] += prod(shape)
+        size[part.module] += prod(shape) * NUMPY_DTYPES[dtype].itemsize
+        kinds[part.module].add(dtype)
+        if part.layer is not None and part.component == "text":
+            layers.add(part.layer)
+    files = len({tensors.file(name) for name in shapes})
+    parameters = sum(number for module, number in count.items() if module != "buffer")
     lines = [
-        f"{sum(count.values()):,} parameters in {len(entries)} tensors, {len(layers)} layers, "
-        f"{len(shards)} file{'s' * (len(shards) != 1)}, {sum(size.values()) / 1e6:,.1f} MB"
+        f"{parameters:,} parameters in {len(shapes)} tensors, {len(layers)} layers, "
+        f"{files} file{'s' * (files != 1)}, {sum(size.values()) / 1e6:,.1f} MB"
     ]
     for kind in sorted(count, key=count.get, reverse=True):
         lines.append(
@@ -110,4 +110,6 @@ def _vocabulary(checkpoint: Checkpoint) -> str:
     vocabulary = checkpoint.vocabulary
     if vocabulary is None:
         return "tokenizer: none"
+    if vocabulary.opaque:
+        return f"tokenizer: {len(vocabulary.tokens):,} tokens read from its files, but {vocabulary.why}"
     return f"tokenizer: {len(vocabulary.tokens):,} tokens, {len(vocabulary.special)} of them special or added"

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
-from dataclasses import replace
 from functools import cached_property
 from math import prod
 from pathlib import Path
@@ -48,8 +47,7 @@ class MergedCheckpoint(Checkpoint):
             raise ValueError(f"vocabulary={vocabulary!r}: expected one of {', '.join(get_args(Policy))}.")
         self.cp, self.vector, self.policy = cp, vector, vocabulary
         self.copy_special, self.add_tokens = copy_special, add_tokens
-        self.source, self.revision = cp.source, cp.revision
-        self._files = {}
+        self.source, self.revision, self.origin = cp.source, cp.revision, cp.origin
         self._special_rows: dict[str, dict[int, tuple[str, np.ndarray]]] = {}
 
     def __repr__(self) -> str:
@@ -170,7 +168,7 @@ class MergedCheckpoint(Checkpoint):
     def _check_strict(self, name: str) -> None:
         ours, theirs = self.cp.vocabulary, self.vector.vocabulary
         rows, vector_rows = self.cp.shape(name)[0], self.vector.shape(self.named(name))[0]
-        same = ours is not None and theirs is not None and ours.tokens == theirs.tokens
+        same = ours is not None and theirs is not None and ours.has_the_rows_of(theirs)
         if not same or rows != vector_rows:
             count = len(ours.tokens.items() ^ theirs.tokens.items()) if ours and theirs else "unknown"
             raise ValueError(
@@ -201,17 +199,11 @@ class MergedCheckpoint(Checkpoint):
         first = max(self.cp.vocabulary.tokens.values()) + 1
         return {token: first + i for i, token in enumerate(self.missing_tokens)}
 
-    @cached_property
-    def entries(self) -> dict[str, files.Entry]:
-        if not self.added_tokens:
-            return self.cp.entries
-        least = max(self.added_tokens.values()) + 1  # padding rows are used first
-        return {
-            name: replace(e, shape=(max(e.shape[0], least), *e.shape[1:]))
-            if self.layout.is_table(name)
-            else e
-            for name, e in self.cp.entries.items()
-        }
+    def shape(self, name: str) -> tuple[int, ...]:
+        shape = self.cp.shape(name)
+        if not self.added_tokens or not self.layout.is_table(name):
+            return shape
+        return (max(shape[0], max(self.added_tokens.values()) + 1), *shape[1:])  # padding rows are used first
 
     @cached_property
     def config(self) -> dict[str, Any]:
@@ -255,7 +247,7 @@ class MergedCheckpoint(Checkpoint):
     def tokenizer(self):
         if self.chat_side is None and isinstance(self.cp, MergedCheckpoint):
             return self.cp.tokenizer
-        tokenizer = type(self.cp.tokenizer).from_pretrained(self.cp.folder)  # ours to change
+        tokenizer = self.cp.origin.open_tokenizer()  # ours to change
         if self.chat_side is not None:
             tokenizer.chat_template = self.chat_template
             if "eos_token" in self.tokenizer_config:

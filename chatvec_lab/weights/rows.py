@@ -29,7 +29,7 @@ def is_same(ours: Table, theirs: Table) -> bool:
         return False
     if ours.vocabulary is None or theirs.vocabulary is None:
         return ours.vocabulary is theirs.vocabulary
-    return ours.vocabulary is theirs.vocabulary or ours.vocabulary.tokens == theirs.vocabulary.tokens
+    return ours.vocabulary.has_the_rows_of(theirs.vocabulary)
 
 
 def paired(name: str, ours: Table, theirs: Table) -> np.ndarray:

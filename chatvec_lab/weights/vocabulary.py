@@ -5,6 +5,7 @@ A CP model may have more tokens than the chat model, in another order, and paddi
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -20,56 +21,69 @@ Policy = Literal["match", "skip", "strict"]
 class Vocabulary:
     """Token strings and their rows. `special` holds the tokens marked special or added after training.
 
+    `opaque` is set where only code that is not run here knows every token's row: a digest of the tokenizer's files, with
+    `why` in words. Such a vocabulary pairs, row by row, with one of the very same files. `where` names the file.
+
     >>> Vocabulary({"a": 0, "b": 1}).rows_in(Vocabulary({"b": 0, "c": 1}), rows=3)
     array([-1,  0, -1])
     """
 
     tokens: dict[str, int]
     special: frozenset[str] = field(default=frozenset())
+    where: str = field(default="", compare=False)
+    opaque: str = ""
+    why: str = field(default="", compare=False)
 
     @cached_property
     def by_row(self) -> dict[int, str]:
         return {row: token for token, row in self.tokens.items()}
 
+    @cached_property
+    def digest(self) -> str:
+        """One text that differs for tokenizers of other tokens, rows or files."""
+        facts = [sorted(self.tokens.items()), self.opaque]
+        return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
+
+    def has_the_rows_of(self, other: Vocabulary) -> bool:
+        """True when every token has the same row in both."""
+        return self.opaque == other.opaque and self.tokens == other.tokens
+
     def rows_in(self, other: Vocabulary, rows: int) -> np.ndarray:
         """For each of this vocabulary's `rows` rows the row of the same token in `other`, -1 where there is none.
 
         Padding rows (no token) are -1. Shape (rows,), int64.
+        Raises ValueError for vocabularies that cannot be read by token, unless both are of the very same files.
         """
+        if self.opaque or other.opaque:
+            if self.opaque != other.opaque:
+                raise ValueError(_unread(self, other))
+            return np.arange(rows)
         found = np.full(rows, -1, np.int64)
         for token, row in self.tokens.items():
             if row < rows:
                 found[row] = other.tokens.get(token, -1)
+            elif token not in self.special:
+                raise ValueError(
+                    f"{self.where or 'the vocabulary'}: {token!r} has the id {row}, but the model has {rows} rows. "
+                    "Tokenizer and weights are not of one model."
+                )
         return found
 
     @classmethod
     def from_folder(cls, folder: Path) -> Vocabulary | None:
-        """The vocabulary of a checkpoint folder, or None when it has no tokenizer.
+        """The vocabulary of a checkpoint folder, or None when it has no tokenizer of any kind."""
+        from chatvec_lab.weights.sources.tokenizer_files import read_vocabulary
 
-        Reads `tokenizer.json` itself (any model type); older tokenizers go through transformers.
-        """
-        path = folder / "tokenizer.json"
-        if path.is_file():
-            try:
-                data = json.loads(path.read_text("utf-8"))
-                vocab = data["model"]["vocab"]
-            except (ValueError, KeyError, TypeError) as error:
-                raise ValueError(
-                    f"{path} is damaged or no tokenizer ({error!r}). Download it again."
-                ) from error
-            if isinstance(vocab, list):  # Unigram: a list of (token, score)
-                vocab = {token: row for row, (token, _) in enumerate(vocab)}
-            added = data.get("added_tokens") or []
-            tokens = dict(vocab) | {token["content"]: token["id"] for token in added}
-            return cls(tokens, frozenset(token["content"] for token in added))
-        names = ("tokenizer.model", "vocab.json", "vocab.txt", "spiece.model")
-        if not any((folder / name).is_file() for name in names):
-            return None
-        from transformers import AutoTokenizer
+        return read_vocabulary(folder)
 
-        tokenizer = AutoTokenizer.from_pretrained(folder)
-        special = set(tokenizer.all_special_tokens) | set(tokenizer.get_added_vocab())
-        return cls(dict(tokenizer.get_vocab()), frozenset(special))
+
+def _unread(ours: Vocabulary, theirs: Vocabulary) -> str:
+    unread = ours if ours.opaque else theirs
+    return (
+        f"the vocabularies of {ours.where or 'one member'} and {theirs.where or 'the other'} differ, and that of "
+        f"{unread.where} cannot be read by token: {unread.why}. Rows of embedding and head cannot be paired. Give both a "
+        "tokenizer.json (load the tokenizer where you trust its code, and save it), or use vocabulary='skip'."
+    )
 
 
 def runs(rows: np.ndarray) -> list[tuple[int, int, int]]:

@@ -120,7 +120,7 @@ def test_the_description_has_one_row_a_member():
     held = load_family("nano").base
     assert (
         nano["base"]["bytes"]
-        == sum(e.nbytes for e in held.entries.values())
+        == sum(held.nbytes(name) for name in held.names)
         == 2 * nano["base"]["parameters"]
     )
     assert nano["cp_zh"]["language"] == "zh" and nano["chat"]["language"] is None

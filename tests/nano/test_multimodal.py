@@ -12,6 +12,8 @@ from chatvec_lab import Checkpoint, WeightVector, anatomy
 from chatvec_lab.__main__ import main
 from chatvec_lab.live import LiveModel
 from chatvec_lab.weights.saving.provenance import weights_digest
+from chatvec_lab.weights.sources.files import Stored
+from chatvec_lab.weights.sources.folder import Folder
 from chatvec_lab.weights.within import placement
 
 IMAGE = "<image>"
@@ -237,7 +239,8 @@ def test_what_does_not_fit_is_listed(vlm, families, tmp_path):
     with pytest.raises(ValueError, match="at no path"):
         _ = (Checkpoint(foreign[1]) - Checkpoint(foreign[0])).within(larger).names
     short = Checkpoint(save_model(tmp_path / "deep", KINDS[kind][1], seed=1))
-    short.entries = {n: e for n, e in short.entries.items() if ".layers.1." not in n}
+    kept = {n: e for n, e in short.tensors.entries.items() if ".layers.1." not in n}
+    short = Checkpoint(short.source, origin=Folder(short.folder, Stored(kept)))
     with pytest.raises(ValueError, match=r"layers\.1\."):
         _ = (short - short).within(larger, path).names
 

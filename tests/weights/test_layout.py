@@ -9,13 +9,8 @@ import torch
 import transformers
 
 from chatvec_lab.weights.layout import (
-    COMPONENTS,
-    KINDS,
     Layout,
     Part,
-    component_test,
-    layer_test,
-    module_test,
 )
 
 
@@ -196,30 +191,3 @@ def test_what_transformers_does_not_know_is_told_by_names_and_said():
     ]
     assert layout["transformer.strange.weight"].axis == "candidate"
     assert list(layout.unknown) == ["transformer.strange.weight"]
-
-
-def test_choices_that_fit_nothing_are_errors_with_the_nearest_name():
-    parts = llama().parts
-    with pytest.raises(ValueError, match=r"'atention' fits no tensor\. Did you mean 'attention'"):
-        module_test("atention", parts)
-    with pytest.raises(ValueError, match="'routr' fits no tensor"):
-        module_test("attention|routr", parts)
-    with pytest.raises(ValueError, match="'router' fits no tensor"):
-        module_test("router", parts)
-    with pytest.raises(ValueError, match="no regular expression"):
-        module_test("(", parts)
-    assert module_test("attention|q_proj", parts)("model.layers.0.self_attn.q_proj.weight", "attention")
-    with pytest.raises(ValueError, match="no layer 7-9; there are layers 0-3"):
-        layer_test("7-9", range(4))
-    with pytest.raises(ValueError, match="no layer 4"):
-        layer_test([3, 4], range(4))
-    with pytest.raises(ValueError, match="chooses no layer"):
-        layer_test(slice(4, None), range(4))
-    with pytest.raises(ValueError, match="Did you mean 'vision'"):
-        component_test("vison")
-    with pytest.raises(ValueError, match="There are text"):
-        component_test("vision", ["text"])
-    assert component_test("text|vision")("vision") and not component_test(["text"])("vision")
-    assert {p.module for p in parts.values()} <= set(KINDS) and {p.component for p in parts.values()} <= set(
-        COMPONENTS
-    )

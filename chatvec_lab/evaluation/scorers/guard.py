@@ -102,12 +102,13 @@ class LocalGuard:
     def _load(self) -> tuple:
         if self._loaded is None:
             import torch
-            from transformers import AutoModelForCausalLM, AutoTokenizer
+
+            from chatvec_lab.opening import open_model, open_tokenizer
 
             device = self._device or ("cuda" if torch.cuda.is_available() else "cpu")
-            tokenizer = AutoTokenizer.from_pretrained(self.model, revision=self._revision)
+            tokenizer = open_tokenizer(self.model, revision=self._revision)
             if tokenizer.pad_token_id is None:
                 tokenizer.pad_token = tokenizer.eos_token
-            model = AutoModelForCausalLM.from_pretrained(self.model, revision=self._revision, dtype="auto")
+            model = open_model(self.model, revision=self._revision, dtype="auto")
             self._loaded = model.eval().to(device), tokenizer
         return self._loaded

@@ -200,10 +200,12 @@ class HuggingFaceClassifier:
     @functools.cached_property
     def _loaded(self):
         import torch
-        from transformers import AutoModelForSequenceClassification, AutoTokenizer
+        from transformers import AutoModelForSequenceClassification
 
-        model = AutoModelForSequenceClassification.from_pretrained(self.name, revision=self._revision)
-        tokenizer = AutoTokenizer.from_pretrained(self.name, revision=self._revision)
+        from chatvec_lab.opening import open_model, open_tokenizer
+
+        model = open_model(self.name, AutoModelForSequenceClassification, revision=self._revision)
+        tokenizer = open_tokenizer(self.name, revision=self._revision)
         device = self._device or ("cuda" if torch.cuda.is_available() else "cpu")
         version = getattr(model.config, "_commit_hash", None) or self._revision or "local folder"
         return model.eval().to(device), tokenizer, version, _label_columns(model.config, self._labels)

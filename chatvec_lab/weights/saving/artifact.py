@@ -18,7 +18,7 @@ import numpy as np
 import xxhash
 
 from chatvec_lab.weights.chat import ChatSide, Row
-from chatvec_lab.weights.checkpoint import Checkpoint, find_entries, read_json
+from chatvec_lab.weights.checkpoint import Checkpoint, read_json
 from chatvec_lab.weights.familiar import Findings
 from chatvec_lab.weights.layout import Layout, Part
 from chatvec_lab.weights.numerics import exact
@@ -43,7 +43,10 @@ from chatvec_lab.weights.saving.stream import (
     parse_size,
     progress_bar,
 )
-from chatvec_lab.weights.sources import files
+from chatvec_lab.weights.sources.files import Stored as StoredTensors
+from chatvec_lab.weights.sources.folder import Folder, open_folder
+from chatvec_lab.weights.sources.safetensors import safetensors_entries
+from chatvec_lab.weights.sources.tokenizer_files import read_saved, to_save
 from chatvec_lab.weights.vector import Term, WeightVector
 from chatvec_lab.weights.vocabulary import Vocabulary
 
@@ -91,10 +94,7 @@ def save_vector(
             write_json(folder / f"{STEM}.safetensors.index.json", index)
         vocabulary = vector.vocabulary
         if vocabulary is not None:
-            write_json(
-                folder / "vocabulary.json",
-                {"tokens": vocabulary.tokens, "special": sorted(vocabulary.special)},
-            )
+            write_json(folder / "vocabulary.json", to_save(vocabulary))
         if vector.chat_side is not None:
             _save_chat_side(vector, folder)
         manifest = {
@@ -222,14 +222,6 @@ def _save_chat_side(vector: WeightVector, folder: Path) -> None:
     write_json(folder / "chat.json", facts)
 
 
-class _VectorFiles(Checkpoint):
-    """The tensors of a stored vector, under their stored names."""
-
-    @cached_property
-    def entries(self):
-        return find_entries(self.folder, stem=STEM)
-
-
 class Stored:
     """The leaf of a loaded vector: parts come from its files, coefficients from its manifest."""
 
@@ -237,7 +229,7 @@ class Stored:
     placed = left_out = MappingProxyType({})
 
     def __init__(self, folder: Path):
-        self.files = _VectorFiles(folder)
+        self.files = Checkpoint(folder, origin=Folder(folder, open_folder(folder, stem=STEM)))
         self.manifest = read_json(folder / MANIFEST)
         if self.manifest.get("format") != FORMAT:
             raise ValueError(
@@ -245,9 +237,7 @@ class Stored:
             )
         self.label = self.manifest["label"]
         self.coefficients: dict[str, list[float]] = self.manifest["coefficients"]
-        lacking = [
-            name for name in self.coefficients if name not in self.files.entries and self.coefficients[name]
-        ]
+        lacking = [name for name in self.coefficients if name not in self.files and self.coefficients[name]]
         if lacking:
             raise ValueError(
                 f"{folder} misses {len(lacking)} tensors of its manifest, such as {lacking[0]!r}."
@@ -296,8 +286,7 @@ class Stored:
 
     @cached_property
     def vocabulary(self) -> Vocabulary | None:
-        stored = read_json(self.files.folder / "vocabulary.json")
-        return Vocabulary(stored["tokens"], frozenset(stored["special"])) if stored else None
+        return read_saved(self.files.folder / "vocabulary.json")
 
     @cached_property
     def chat_side(self) -> ChatSide | None:
@@ -305,12 +294,11 @@ class Stored:
         if not facts:
             return None
         special = tuple(facts.pop("special"))
-        entries = files.safetensors_entries(self.files.folder / "special_rows.safetensors")
-        holder = Checkpoint(self.files.folder)
-        holder.entries = entries
+        tensors = StoredTensors(safetensors_entries(self.files.folder / "special_rows.safetensors"))
+        holder = Checkpoint(self.files.folder, origin=Folder(self.files.folder, tensors))
 
         def row(key: str) -> Row | None:
-            return (holder.raw(key), entries[key].dtype) if key in entries else None
+            return (holder.raw(key), holder.dtype_name(key)) if key in tensors.entries else None
 
         def rows(tensor: str, token: str):
             if token not in special:
@@ -327,7 +315,7 @@ class Stored:
         for i, coefficient in enumerate(self.coefficients[name]):
             stem = name if i == 0 else f"{name}::{i}"
             for stored in (stem, f"{stem}::low"):
-                if stored in self.files.entries:
+                if stored in self.files:
                     result.append((coefficient, work.fill(self.files, stored, start, stop), None))
         return result
 

@@ -32,7 +32,7 @@ def facts(checkpoints: Mapping[str, Checkpoint]) -> DataFrame:
             "parameters": sum(prod(c.shape(t)) for t in c.names),
             "tensors": len(c.names),
             "dtype": ", ".join(sorted({c.dtype_name(t) for t in c.names})),
-            "megabytes": sum(entry.nbytes for entry in c.entries.values()) / 1e6,
+            "megabytes": sum(c.nbytes(t) for t in c.names) / 1e6,
             "tokens": len(c.vocabulary.tokens) if c.vocabulary else 0,
             "has_template": c.chat_template is not None,
             "digest": weights_digest(c),

@@ -14,7 +14,9 @@ import xxhash
 
 from chatvec_lab.weights.checkpoint import Checkpoint
 from chatvec_lab.weights.numerics.blocks import block_spans
-from chatvec_lab.weights.sources import files
+from chatvec_lab.weights.sources.files import Stored
+from chatvec_lab.weights.sources.folder import Folder
+from chatvec_lab.weights.sources.safetensors import safetensors_entries
 
 MANIFEST = "manifest.json"
 DIGEST = "xxh3-128 of the xxh3-128 digests of blocks of 256 Ki elements (whole rows), tensors sorted by name"
@@ -52,7 +54,7 @@ class Digests:
 
     def known(self, source: Checkpoint, names: list[str]) -> dict[str, str]:
         """Digests of those tensors that have streamed by whole, for the journal."""
-        whole = [n for n in names if n in source.entries and self._is_whole(source, n)]
+        whole = [n for n in names if n in source and self._is_whole(source, n)]
         return {name: self.tensor(source, name) for name in whole}
 
     def _is_whole(self, source: Checkpoint, name: str) -> bool:
@@ -79,8 +81,8 @@ def weights_digest(checkpoint: Checkpoint) -> str:
 
 def file_digest(path: Path) -> str:
     """The digest of one written shard, read again."""
-    shard = Checkpoint(path.parent)
-    shard.entries = files.safetensors_entries(path)  # this file alone, whatever else is missing yet
+    # this file alone, whatever else is missing yet
+    shard = Checkpoint(path.parent, origin=Folder(path.parent, Stored(safetensors_entries(path))))
     digests = Digests()
     return combined({name: digests.tensor(shard, name) for name in shard.names})
 

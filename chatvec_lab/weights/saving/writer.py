@@ -31,6 +31,9 @@ from chatvec_lab.weights.saving.provenance import (
 )
 from chatvec_lab.weights.saving.stream import Streamer, Tensor, index_of, layout, parse_size, progress_bar
 from chatvec_lab.weights.sources import files
+from chatvec_lab.weights.sources.files import Stored
+from chatvec_lab.weights.sources.folder import Folder
+from chatvec_lab.weights.sources.safetensors import safetensors_entries
 
 if TYPE_CHECKING:
     from chatvec_lab.weights.merged import MergedCheckpoint, VocabularyReport
@@ -167,17 +170,17 @@ def _produce(merged: MergedCheckpoint, name, start, stop, out, work) -> None:
 
 def _groups(merged: MergedCheckpoint, dtype: str | None) -> list[list[Tensor]]:
     """The tensors of each of the CP's files, in file order."""
-    groups: dict[Path, list[Tensor]] = {}
-    for name, entry in merged.entries.items():
-        kind = dtype if dtype and entry.dtype in files.FLOATS else entry.dtype
-        groups.setdefault(entry.file, []).append(Tensor(name, kind, entry.shape))
+    groups: dict[str, list[Tensor]] = {}
+    for name in merged.names:
+        stored = merged.dtype_name(name)
+        kind = dtype if dtype and stored in files.FLOATS else stored
+        groups.setdefault(merged.file(name), []).append(Tensor(name, kind, merged.shape(name)))
     return list(groups.values())
 
 
 def _verify(folder: Path, shards: dict[str, list[Tensor]], stream: Streamer) -> None:
     for name, tensors in shards.items():
-        stored = Checkpoint(folder)
-        stored.entries = files.safetensors_entries(folder / name)
+        stored = Checkpoint(folder, origin=Folder(folder, Stored(safetensors_entries(folder / name))))
         differing = stream.compare(tensors, stored)
         if differing:
             raise OSError(

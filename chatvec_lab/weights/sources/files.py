@@ -1,38 +1,63 @@
-"""Where each tensor lies in a weight file: safetensors headers, and torch `.bin` files without running pickles.
+"""Tensors that lie in files: where each begins, and how a span of one is read into the caller's buffer.
 
-Both formats end as the same thing, a list of `Entry` (file, offset, dtype, shape), so that every later reader
-is one `pread` into its own buffer and no file is ever mapped or loaded whole.
+Every file format ends as the same thing, a list of `Entry` (file, offset, dtype, shape), so that each read is one
+`pread`: no file is ever mapped or loaded whole. Open files come from one small pool.
 """
 
 from __future__ import annotations
 
-import collections
-import io
+import difflib
+import hashlib
 import json
-import pickle
-import struct
-import zipfile
+import os
+import threading
+from collections import OrderedDict
+from collections.abc import Hashable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 
-# dtype names are torch's; bfloat16 travels as uint16 and bool as uint8
+# dtype names are torch's; bfloat16 travels as uint16, bool and the 8-bit floats as uint8
 SAFETENSORS_DTYPES = {
     "F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16",
-    "I64": "int64", "I32": "int32", "I16": "int16", "I8": "int8", "U8": "uint8", "BOOL": "bool",
+    "I64": "int64", "I32": "int32", "I16": "int16", "I8": "int8", "BOOL": "bool",
+    "U64": "uint64", "U32": "uint32", "U16": "uint16", "U8": "uint8",
+    "F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2", "F8_E8M0": "float8_e8m0fnu",
+    "F8_E4M3FNUZ": "float8_e4m3fnuz", "F8_E5M2FNUZ": "float8_e5m2fnuz",
 }  # fmt: skip
 CODES = {name: code for code, name in SAFETENSORS_DTYPES.items()}
-NUMPY_DTYPES = {name: np.dtype(name) for name in CODES if name not in ("bfloat16", "bool")}
-NUMPY_DTYPES |= {"bfloat16": np.dtype(np.uint16), "bool": np.dtype(np.uint8)}
 FLOATS = ("float16", "bfloat16", "float32", "float64")
+NUMPY_DTYPES = {name: np.dtype(name) for name in CODES if name.startswith(("int", "uint"))}
+NUMPY_DTYPES |= {name: np.dtype(name) for name in FLOATS if name != "bfloat16"}
+NUMPY_DTYPES |= {"bfloat16": np.dtype(np.uint16), "bool": np.dtype(np.uint8)}
+NUMPY_DTYPES |= {name: np.dtype(np.uint8) for name in CODES if name.startswith("float8")}
 
-_TORCH_STORAGES = {
-    "DoubleStorage": "float64", "FloatStorage": "float32", "HalfStorage": "float16", "BFloat16Storage": "bfloat16",
-    "LongStorage": "int64", "IntStorage": "int32", "ShortStorage": "int16", "CharStorage": "int8",
-    "ByteStorage": "uint8", "BoolStorage": "bool",
-}  # fmt: skip
+
+class Tensors(Protocol):
+    """A source: where named tensors come from. Opening one reads headers only.
+
+    `note` is "" or what a reader must know ("dequantised from Q8_0").
+    """
+
+    note: str
+
+    @property
+    def names(self) -> list[str]: ...
+    def dtype(self, name: str) -> str: ...  # in torch's words: "bfloat16"
+    def shape(self, name: str) -> tuple[int, ...]: ...
+    def file(self, name: str) -> str: ...  # the name of the file that holds it: the sharding to keep
+    def place(self, name: str) -> Hashable: ...  # equal for two tensors of one memory, also of two openings
+    def fill(
+        self, name: str, start: int, stop: int, out: np.ndarray
+    ) -> np.ndarray: ...  # raw stored elements
+    def fingerprint(
+        self,
+    ) -> str: ...  # headers, sizes, identity and times of the files: stable between openings
+    def check(self) -> None: ...  # OSError when what was opened is no longer what lies there
 
 
 @dataclass(frozen=True)
@@ -53,162 +78,149 @@ class Entry:
         return self.size * NUMPY_DTYPES[self.dtype].itemsize
 
 
-def safetensors_entries(path: Path) -> dict[str, Entry]:
-    """The tensors of one safetensors file in file order; every offset is checked against the file's length.
+class Stored:
+    """The tensors of some files on this machine, by their entries (see `Tensors`).
 
-    Raises ValueError naming the file when the header or a tensor does not fit (a truncated or damaged file).
+    `also` are further files that say what the tensors are (an index): they count for `fingerprint` and `check`.
     """
-    header, start = _safetensors_header(path)
-    header.pop("__metadata__", None)
-    length = path.stat().st_size
-    entries = {}
-    for name, info in sorted(header.items(), key=lambda item: item[1]["data_offsets"][0]):
-        if info["dtype"] not in SAFETENSORS_DTYPES:
-            raise ValueError(
-                f"{path}: tensor {name!r} is stored as {info['dtype']}; this reads {', '.join(SAFETENSORS_DTYPES)}. "
-                "Quantised weights have no exact difference: use the unquantised checkpoint."
-            )
-        begin, end = info["data_offsets"]
-        entry = Entry(path, start + begin, SAFETENSORS_DTYPES[info["dtype"]], tuple(info["shape"]))
-        if end - begin != entry.nbytes or begin < 0:
-            raise ValueError(
-                f"{path}: damaged header: {name!r} needs {entry.nbytes} bytes but spans {end - begin}."
-            )
-        if start + end > length:
-            raise ValueError(
-                f"{path} is truncated: {name!r} ends at byte {start + end} but the file has {length}. "
-                "Download or copy it again."
-            )
-        entries[name] = entry
-    return entries
+
+    def __init__(self, entries: Mapping[str, Entry], *, also: tuple[Path, ...] = (), note: str = ""):
+        self.entries, self.note = dict(entries), note
+        files = dict.fromkeys([*(entry.file for entry in self.entries.values()), *also])
+        self._states = {path: state_of(path) for path in files}
+
+    @property
+    def names(self) -> list[str]:
+        return list(self.entries)
+
+    def entry(self, name: str) -> Entry:
+        if name not in self.entries:
+            raise KeyError(no_such(name, self.entries))
+        return self.entries[name]
+
+    def dtype(self, name: str) -> str:
+        return self.entry(name).dtype
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        return self.entry(name).shape
+
+    def file(self, name: str) -> str:
+        return self.entry(name).file.name
+
+    def place(self, name: str) -> Hashable:
+        entry = self.entry(name)
+        return entry.file, self._states[entry.file], entry.offset
+
+    def fill(self, name: str, start: int, stop: int, out: np.ndarray) -> np.ndarray:
+        """Read the flat elements [start, stop) into `out`, a raw array of at least that length; returns the view."""
+        entry = self.entry(name)
+        view = out[: stop - start]
+        data = memoryview(view).cast("B")
+        offset, done = entry.offset + start * view.itemsize, 0
+        with HANDLES.open(entry.file, self._states[entry.file]) as handle:
+            while done < len(data):
+                count = os.preadv(handle, [data[done:]], offset + done)
+                if count == 0:
+                    raise OSError(
+                        f"{entry.file} ended while {name!r} was being read; was it changed meanwhile?"
+                    )
+                done += count
+        return view
+
+    def fingerprint(self) -> str:
+        files = [[str(path), *state[1:]] for path, state in sorted(self._states.items())]
+        tensors = [[name, e.file.name, e.offset, e.dtype, e.shape] for name, e in self.entries.items()]
+        return hashlib.sha256(json.dumps([files, tensors]).encode()).hexdigest()
+
+    def check(self) -> None:
+        for path, state in self._states.items():
+            if not path.exists() or state_of(path) != state:
+                raise OSError(changed(path))
 
 
-def safetensors_metadata(path: Path) -> dict[str, str]:
-    """The free-text metadata of a safetensors header."""
-    return _safetensors_header(path)[0].get("__metadata__", {})
+def state_of(path: Path) -> tuple[int, int, int, int]:
+    """What tells one state of a file from another without reading it: device, inode, size and time of change."""
+    found = os.stat(path)
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
 
 
-def _safetensors_header(path: Path) -> tuple[dict, int]:
-    with open(path, "rb") as file:
-        prefix = file.read(8)
-        size = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else -1
-        if not 2 <= size <= min(100_000_000, path.stat().st_size - 8):
-            raise ValueError(
-                f"{path} is not a whole safetensors file (its header cannot be read). Download it again."
-            )
+def changed(path: Path) -> str:
+    return (
+        f"{path} was changed after it had been opened: is something writing it (a training run, a download)? "
+        "Nothing was kept of it. Wait until it is whole, or give a copy, and start again."
+    )
+
+
+def no_such(name: str, names) -> str:
+    near = difflib.get_close_matches(name, names, n=1)
+    return f"no tensor {name!r}." + (f" Did you mean {near[0]!r}?" if near else "")
+
+
+class Handles:
+    """At most `limit` idle open files, the longest unused closed first; one that is being read is never closed."""
+
+    def __init__(self, limit: int = 48):
+        self.limit = limit
+        self._lock = threading.Lock()
+        self._idle: OrderedDict[tuple[Path, tuple], list[int]] = OrderedDict()
+
+    @contextmanager
+    def open(self, path: Path, state: tuple[int, int, int, int]) -> Iterator[int]:
+        """A descriptor of the file in this state; OSError when another one lies there now."""
+        key = (path, state)
+        with self._lock:
+            free = self._idle.get(key)
+            handle = free.pop() if free else None
+            if free == []:
+                del self._idle[key]
+        if handle is None:
+            handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         try:
-            header = json.loads(file.read(size))
-            for name, info in header.items():
-                if name != "__metadata__":
-                    info["dtype"], info["shape"], info["data_offsets"][1]  # the three fields that are used
-        except (ValueError, KeyError, TypeError, IndexError) as error:
-            raise ValueError(
-                f"{path}: damaged safetensors header ({error}). Download or copy it again."
-            ) from error
-    return header, 8 + size
+            found = os.fstat(handle)
+            if (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns) != state:
+                raise OSError(changed(path))
+            yield handle
+        except BaseException:
+            os.close(handle)
+            raise
+        with self._lock:
+            self._idle.setdefault(key, []).append(handle)
+            self._idle.move_to_end(key)
+            spare = []
+            while sum(map(len, self._idle.values())) > self.limit:
+                oldest = next(iter(self._idle))
+                spare.append(self._idle[oldest].pop(0))
+                if not self._idle[oldest]:
+                    del self._idle[oldest]
+        for old in spare:
+            os.close(old)
+
+    def close(self) -> None:
+        """Close what is idle."""
+        with self._lock:
+            idle, self._idle = self._idle, OrderedDict()
+        for handle in (handle for free in idle.values() for handle in free):
+            os.close(handle)
+
+    def forget_lock(self) -> None:
+        """In a forked child: a thread of the parent may have held the lock."""
+        self._lock = threading.Lock()
 
 
-def bin_entries(path: Path, inner: str | None = None) -> dict[str, Entry]:
-    """The tensors of one `pytorch_model*.bin`, found without executing any code of its pickle.
+HANDLES = Handles()
+os.register_at_fork(after_in_child=HANDLES.forget_lock)
 
-    The pickle is walked by an unpickler that knows tensors and nothing else; anything else in it is an error.
-    Two names of one storage (tied weights) become two entries with the same offset. `inner` names a dict within
-    the file's dict, whose tensors are then the ones.
 
-    Raises ValueError for pickles with foreign code, old (pre-1.6) files and tensors that are not contiguous.
-    """
-    if not zipfile.is_zipfile(path):
+def read_json(path: Path) -> dict:
+    """A JSON object from a file; {} where there is no file. ValueError names a file that holds anything else."""
+    if not path.is_file():
+        return {}
+    try:
+        found = json.loads(path.read_text("utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is not valid JSON ({error}). Download or copy it again.") from error
+    if not isinstance(found, dict):
         raise ValueError(
-            f"{path} is not a zip-based torch file (it is damaged, or written by torch < 1.6). "
-            "Re-save it with a current torch, or use the safetensors version of the model."
+            f"{path} holds {type(found).__name__}, expected an object. Download or copy it again."
         )
-    with zipfile.ZipFile(path) as archive:
-        infos = {info.filename: info for info in archive.infolist()}
-        pickles = [name for name in infos if name.endswith("/data.pkl") or name == "data.pkl"]
-        if len(pickles) != 1:
-            raise ValueError(f"{path}: expected one data.pkl in the archive, found {len(pickles)}.")
-        root = pickles[0].removesuffix("data.pkl")
-        order = archive.read(root + "byteorder").strip() if root + "byteorder" in infos else b"little"
-        if order != b"little":
-            raise ValueError(f"{path} was written on a big-endian machine; convert it to safetensors first.")
-        state = _TensorUnpickler(io.BytesIO(archive.read(pickles[0])), path).load()
-    if isinstance(state, dict) and inner is not None:
-        state = state.get(inner)
-    if not isinstance(state, dict):
-        raise ValueError(f"{path} holds a {type(state).__name__}, expected a dict of tensors (a state dict).")
-    starts = _data_starts(path, infos)
-    length = path.stat().st_size
-    entries = {}
-    for name, tensor in state.items():
-        if not isinstance(tensor, _StoredTensor):
-            continue  # metadata such as _metadata or version numbers
-        item = NUMPY_DTYPES[tensor.dtype].itemsize
-        offset = starts[f"{root}data/{tensor.key}"] + tensor.offset * item
-        entry = Entry(path, offset, tensor.dtype, tensor.shape)
-        if offset + entry.nbytes > length:
-            raise ValueError(
-                f"{path} is truncated: {name!r} ends beyond the file. Download or copy it again."
-            )
-        entries[name] = entry
-    return dict(sorted(entries.items(), key=lambda item: item[1].offset))
-
-
-def _data_starts(path: Path, infos: dict[str, zipfile.ZipInfo]) -> dict[str, int]:
-    """Byte at which each member's data begin: its local header has a length of its own."""
-    starts = {}
-    with open(path, "rb") as file:
-        for name, info in infos.items():
-            if info.compress_type != zipfile.ZIP_STORED:
-                raise ValueError(f"{path}: {name} is compressed; re-save the file with torch.save.")
-            file.seek(info.header_offset + 26)
-            name_length, extra_length = struct.unpack("<HH", file.read(4))
-            starts[name] = info.header_offset + 30 + name_length + extra_length
-    return starts
-
-
-@dataclass(frozen=True)
-class _StoredTensor:
-    key: str
-    dtype: str
-    offset: int  # in elements
-    shape: tuple[int, ...]
-
-
-class _TensorUnpickler(pickle.Unpickler):
-    """Builds `_StoredTensor` records; every name outside a short list is refused before it is looked up."""
-
-    def __init__(self, file, path: Path):
-        super().__init__(file, encoding="utf-8")
-        self.path = path
-
-    def persistent_load(self, pid):
-        kind, storage, key, *_ = pid
-        if kind != "storage" or storage not in CODES:
-            raise ValueError(f"{self.path}: storage of unknown type {storage!r}.")
-        return storage, str(key)
-
-    def find_class(self, module: str, name: str):
-        if module in ("torch", "torch.storage") and name in _TORCH_STORAGES:
-            return _TORCH_STORAGES[name]
-        allowed = {
-            ("collections", "OrderedDict"): collections.OrderedDict,
-            ("torch._utils", "_rebuild_tensor_v2"): self._tensor,
-            ("torch._utils", "_rebuild_parameter"): lambda data, *_: data,
-            ("torch._utils", "_rebuild_parameter_with_state"): lambda data, *_: data,
-        }
-        if (module, name) in allowed:
-            return allowed[module, name]
-        raise ValueError(
-            f"{self.path} asks to import {module}.{name}, which a file of tensors has no need for; "
-            "it was not run. Use a safetensors version of the model from a source you trust."
-        )
-
-    def _tensor(self, storage, offset, shape, stride, *_):
-        dtype, key = storage
-        expected = [prod(shape[axis + 1 :]) for axis in range(len(shape))]
-        contiguous = all(
-            size == 1 or have == want for size, have, want in zip(shape, stride, expected, strict=True)
-        )
-        if not contiguous and prod(shape):
-            raise ValueError(f"{self.path} holds a transposed tensor; re-save it with contiguous tensors.")
-        return _StoredTensor(key, dtype, offset, tuple(shape))
+    return found

@@ -16,32 +16,22 @@ from types import MappingProxyType
 import numpy as np
 
 from chatvec_lab.weights.chat import ChatSide
-from chatvec_lab.weights.checkpoint import Checkpoint, find_entries, read_json
+from chatvec_lab.weights.checkpoint import Checkpoint, read_json
 from chatvec_lab.weights.layout import Layout, Part, has_vocabulary_axis, is_buffer, is_head
 from chatvec_lab.weights.numerics import exact
 from chatvec_lab.weights.numerics.blocks import Workspace, block_spans
-from chatvec_lab.weights.sources import files
+from chatvec_lab.weights.sources.bin import bin_entries
+from chatvec_lab.weights.sources.files import FLOATS, Stored, Tensors
+from chatvec_lab.weights.sources.folder import Folder, open_folder
 from chatvec_lab.weights.vector import Term, WeightVector
 from chatvec_lab.weights.vocabulary import Vocabulary
 
 OFFICIAL = "pytorch_model.bin"
 
 
-class _Files(Checkpoint):
-    """The files of a foreign vector; `inner` names the dict of a .bin that holds its tensors."""
-
-    def __init__(self, folder: Path, inner: str | None = None):
-        super().__init__(folder)
-        self.inner = inner
-
-    @cached_property
-    def entries(self) -> dict[str, files.Entry]:
-        if self.inner is not None:
-            return files.bin_entries(self.folder / OFFICIAL, self.inner)
-        return find_entries(self.folder)
-
-    def __getstate__(self):
-        raise TypeError("a loaded vector stays in its process; load it again there.")
+def _opened(folder: Path, tensors: Tensors) -> Checkpoint:
+    """The files of a foreign vector, to be read like a checkpoint's."""
+    return Checkpoint(folder, origin=Folder(folder, tensors))
 
 
 class Foreign:
@@ -51,7 +41,7 @@ class Foreign:
     placed = left_out = MappingProxyType({})
 
     def __init__(
-        self, stored: _Files, label: str, format: str, names: list[str], vocabulary: Vocabulary | None
+        self, stored: Checkpoint, label: str, format: str, names: list[str], vocabulary: Vocabulary | None
     ):
         self.files, self.label, self.format = stored, label, format
         self.names, self.vocabulary = names, vocabulary
@@ -108,9 +98,9 @@ def load_residuals(folder: str | Path) -> WeightVector:
         raise FileNotFoundError(
             f"{folder} holds no vector of the residuals package (no residuals_version in config.json)."
         )
-    stored = _Files(folder)
+    stored = _opened(folder, open_folder(folder))
     _check_hashes(stored, config)
-    names = [n for n in stored.names if stored.dtype_name(n) in files.FLOATS and not is_buffer(n)]
+    names = [n for n in stored.names if stored.dtype_name(n) in FLOATS and not is_buffer(n)]
     heads = [n for n in names if is_head(n)]
     embedding = next((n for n in names if has_vocabulary_axis(n) and not is_head(n)), None)
     tied = {head for head in heads if embedding is not None and _equal(stored, head, embedding)}
@@ -128,7 +118,7 @@ def load_residuals(folder: str | Path) -> WeightVector:
     return WeightVector((Term(1.0, leaf),))
 
 
-def _check_hashes(stored: _Files, config: dict) -> None:
+def _check_hashes(stored: Checkpoint, config: dict) -> None:
     names = sorted(stored.names)
     shapes = "|".join(f"{name}:{list(stored.shape(name))}" for name in names)
     for key, text in (("parameter_names_hash", "|".join(names)), ("shapes_hash", shapes)):
@@ -139,7 +129,7 @@ def _check_hashes(stored: _Files, config: dict) -> None:
             )
 
 
-def _equal(stored: _Files, a: str, b: str) -> bool:
+def _equal(stored: Checkpoint, a: str, b: str) -> bool:
     if stored.shape(a) != stored.shape(b) or stored.dtype_name(a) != stored.dtype_name(b):
         return False
     return all(
@@ -147,7 +137,7 @@ def _equal(stored: _Files, a: str, b: str) -> bool:
     )
 
 
-def _chat_side(stored: _Files, label: str, vocabulary: Vocabulary | None) -> ChatSide | None:
+def _chat_side(stored: Checkpoint, label: str, vocabulary: Vocabulary | None) -> ChatSide | None:
     if not stored.chat_template or vocabulary is None:
         return None
     eos = stored.tokenizer_config.get("eos_token")
@@ -160,7 +150,7 @@ def _chat_side(stored: _Files, label: str, vocabulary: Vocabulary | None) -> Cha
 def is_official(folder: Path) -> bool:
     """Whether a folder holds a vector of the paper's own code: a .bin with chat_vector in it."""
     try:
-        return bool(files.bin_entries(folder / OFFICIAL, "chat_vector"))
+        return bool(bin_entries(folder / OFFICIAL, "chat_vector"))
     except (ValueError, OSError):
         return False
 
@@ -180,17 +170,17 @@ def load_official(folder: str | Path, *, base: Checkpoint | None = None) -> Weig
     folder = Path(folder)
     if not (folder / OFFICIAL).is_file():
         raise FileNotFoundError(f"{folder} holds no vector of the paper's code (no {OFFICIAL}).")
-    stored = _Files(folder, "chat_vector")
-    rows = files.bin_entries(folder / OFFICIAL)
+    stored = _opened(folder, Stored(bin_entries(folder / OFFICIAL, "chat_vector")))
+    rows = Stored(bin_entries(folder / OFFICIAL))
     vocabulary = Vocabulary.from_folder(folder)
     found = ""
     if base is not None:
         _check_base(stored, base)
-        found = _rows_of(folder, rows, base)
+        found = _rows_of(_opened(folder, rows), base)
         vocabulary = vocabulary or base.vocabulary
-    if rows:
+    if rows.names:
         warnings.warn(
-            f"{folder.name}: {', '.join(sorted(rows))} of {OFFICIAL} hold the BASE model's rows, not the chat model's "
+            f"{folder.name}: {', '.join(sorted(rows.names))} of {OFFICIAL} hold the BASE model's rows, not the chat model's "
             f"(a defect of extract_chat_vector.py){found}. They are not used; for the chat model's rows of special "
             "tokens make the vector from the models: Checkpoint(chat) - Checkpoint(base).",
             UserWarning,
@@ -201,15 +191,15 @@ def load_official(folder: str | Path, *, base: Checkpoint | None = None) -> Weig
     )
 
 
-def _check_base(stored: _Files, base: Checkpoint) -> None:
-    own = [n for n in base.names if base.dtype_name(n) in files.FLOATS and not is_buffer(n)]
+def _check_base(stored: Checkpoint, base: Checkpoint) -> None:
+    own = [n for n in base.names if base.dtype_name(n) in FLOATS and not is_buffer(n)]
     own = [n for n in own if n not in base.layout.tied]
-    lines = [f"{n}   in {base.label}, not in the vector" for n in own if n not in stored.entries]
+    lines = [f"{n}   in {base.label}, not in the vector" for n in own if n not in stored]
     lines += [f"{n}   in the vector, not in {base.label}" for n in stored.names if n not in own]
     lines += [
         f"{n}   {base.label} {base.shape(n)}, vector {stored.shape(n)}"
         for n in own
-        if n in stored.entries and base.shape(n) != stored.shape(n)
+        if n in stored and base.shape(n) != stored.shape(n)
     ]
     if lines:
         raise ValueError(
@@ -220,11 +210,9 @@ def _check_base(stored: _Files, base: Checkpoint) -> None:
         )
 
 
-def _rows_of(folder: Path, rows: dict[str, files.Entry], base: Checkpoint) -> str:
-    holder = _Files(folder)
-    holder.entries = rows
+def _rows_of(holder: Checkpoint, base: Checkpoint) -> str:
     found = []
-    for name in rows:
+    for name in holder.names:
         wanted = is_head if name == "chat_lmhead" else (lambda n: has_vocabulary_axis(n) and not is_head(n))
         tensor = next((n for n in base.names if wanted(n)), None) or base.resolve("lm_head.weight")
         if tensor is not None and base.shape(tensor) == holder.shape(name):

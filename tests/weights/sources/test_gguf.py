@@ -111,7 +111,7 @@ def llamas(tmp_path_factory):
 def test_an_unquantised_file_is_the_model(llamas, kind, dtype):
     root, base, *_ = llamas
     ours, original = Checkpoint(write_gguf(base, root / f"base-{kind}.gguf", kind)), Checkpoint(base)
-    assert set(ours.names) == set(original.names) and ours.quantisation == ""
+    assert set(ours.names) == set(original.names) and ours.note == ""
     for name in original.names:
         expected = original.read(name)
         expected = expected if expected.dim() == 1 else expected.to(dtype)
@@ -144,7 +144,7 @@ def test_a_quantised_file_reads_as_transformers_dequantises_it(llamas, kind):
     assert torch.equal(ours.read(MATRIX, slice(3, 19)), ours.read(MATRIX)[3:19])
     assert ours.label == f"base-{kind}.gguf ({kind}, dequantised)"
     page = inspect(str(root / f"base-{kind}.gguf"))
-    assert f"GGUF: stored as {kind}; read dequantised" in page and "63 tokens" in page
+    assert f"dequantised from {kind}" in page and "63 tokens" in page
     assert pickle.loads(pickle.dumps(ours)).names == ours.names
 
 

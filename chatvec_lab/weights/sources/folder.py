@@ -1,0 +1,192 @@
+"""A checkpoint's folder: which of its files hold the tensors, and what lies beside them."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from chatvec_lab.weights.sources.adapter import what_it_adapts
+from chatvec_lab.weights.sources.bin import bin_entries
+from chatvec_lab.weights.sources.files import Entry, Stored, Tensors, changed, read_json, state_of
+from chatvec_lab.weights.sources.quantised import quantisation
+from chatvec_lab.weights.sources.safetensors import safetensors_entries
+from chatvec_lab.weights.vocabulary import Vocabulary
+
+Reader = Callable[[Path], dict[str, Entry]]
+
+
+class Folder:
+    """A local folder as a source: its tensors, and config, tokenizer and template beside them.
+
+    `tensors` are given where they are not those of a model: of a stored vector, of one shard alone.
+    """
+
+    def __init__(self, path: Path, tensors: Tensors | None = None):
+        self.folder, self._given = path.resolve(), tensors
+
+    def __reduce__(self):
+        return type(self), (self.folder, self._given)
+
+    @property
+    def label(self) -> str:
+        return self.folder.name
+
+    @cached_property
+    def tensors(self) -> Tensors:
+        if self._given is not None:
+            return self._given
+        found = open_folder(self.folder)
+        if "chat_embed" in found.names or "residuals_version" in self.config:
+            raise ValueError(
+                f"{self.folder} holds a weight vector of another tool, not a model: open it with WeightVector.load."
+            )
+        return found
+
+    @cached_property
+    def quantisation(self) -> str:
+        return "" if self._given is not None else quantisation(self.config, self.tensors, self.folder)
+
+    @cached_property
+    def config(self) -> dict[str, Any]:
+        return read_json(self.folder / "config.json")
+
+    @cached_property
+    def tokenizer_config(self) -> dict[str, Any]:
+        return read_json(self.folder / "tokenizer_config.json")
+
+    @cached_property
+    def generation_config(self) -> dict[str, Any]:
+        return read_json(self.folder / "generation_config.json")
+
+    @cached_property
+    def vocabulary(self) -> Vocabulary | None:
+        return Vocabulary.from_folder(self.folder)
+
+    @cached_property
+    def chat_template(self) -> str | None:
+        path = self.folder / "chat_template.jinja"
+        if path.is_file():
+            return path.read_text("utf-8")
+        stored = self.tokenizer_config.get("chat_template")
+        if stored is None:  # older vision-language models keep it beside the processor
+            stored = read_json(self.folder / "chat_template.json").get("chat_template")
+        if isinstance(stored, list):  # several named templates
+            return {item["name"]: item["template"] for item in stored}.get("default")
+        return stored
+
+    def open_tokenizer(self):
+        """The transformers tokenizer, each time a new one. FileNotFoundError when the folder has none."""
+        if self.vocabulary is None:
+            raise FileNotFoundError(f"{self.label} has no tokenizer (no tokenizer.json or tokenizer.model).")
+        from chatvec_lab.opening import open_tokenizer
+
+        return open_tokenizer(self.folder)
+
+
+def open_folder(folder: Path, stem: str = "model") -> Stored:
+    """The tensors of a folder's weight files; of several sets the one that transformers loads, with a warning.
+
+    Raises FileNotFoundError when there are none, ValueError naming the file that is damaged or does not fit its index.
+    """
+    names = [f"{stem}.safetensors", f"{stem}.safetensors.index.json"]
+    if stem == "model":
+        explicit = read_json(folder / "config.json").get("transformers_weights")
+        if explicit is not None:
+            raise ValueError(
+                f"{folder / 'config.json'} names its weights {explicit!r} (transformers_weights), which is not read: "
+                "save the model again under the usual names."
+            )
+        names += ["pytorch_model.bin", "pytorch_model.bin.index.json"]
+    sets = [folder / name for name in names if (folder / name).is_file()]
+    if not sets:
+        raise FileNotFoundError(_holds_no_model(folder))
+    chosen, others = sets[0], sets[1:]
+    reader: Reader = bin_entries if ".bin" in chosen.name else safetensors_entries
+    if chosen.suffix == ".json":
+        return Stored(_sharded(chosen, reader), also=(chosen,))
+    index = [
+        o for o in others if o.name == f"{chosen.name}.index.json" and _names_other_files(o, chosen.name)
+    ]
+    if index:
+        warnings.warn(
+            f"{folder} holds two sets of weights: {chosen.name} is read, as transformers does, and not {index[0].name} "
+            "with its shards. Take away the set that is not meant.",
+            UserWarning,
+            stacklevel=4,
+        )
+    return Stored(read_whole(reader, chosen))
+
+
+def read_whole(reader: Reader, path: Path) -> dict[str, Entry]:
+    """The entries of one file; OSError when it changed while its header was being read."""
+    state = state_of(path)
+    entries = reader(path)
+    if state_of(path) != state:
+        raise OSError(changed(path))
+    return entries
+
+
+def _names_other_files(index: Path, file: str) -> bool:
+    """Whether an index beside a single file stands for weights of its own."""
+    shards = set(_weight_map(index).values()) - {file}
+    return any((index.parent / shard).is_file() for shard in shards)
+
+
+def _weight_map(index: Path) -> dict[str, str]:
+    found = read_json(index).get("weight_map")
+    if not isinstance(found, dict) or not found:
+        raise ValueError(f"{index} has no weight_map. Download it again.")
+    for name, shard in found.items():
+        if not isinstance(shard, str) or Path(shard).name != shard:
+            raise ValueError(
+                f"{index} puts {name!r} into {shard!r}, which is no file beside it. Download it again."
+            )
+    return found
+
+
+def _sharded(index: Path, reader: Reader) -> dict[str, Entry]:
+    weight_map = _weight_map(index)
+    shards = sorted(set(weight_map.values()))
+    missing = [shard for shard in shards if not (index.parent / shard).is_file()]
+    if missing:
+        raise FileNotFoundError(
+            f"{index.parent} misses {len(missing)} of {len(shards)} shards that its index names: "
+            f"{', '.join(missing[:5])}. Download them again."
+        )
+    entries: dict[str, Entry] = {}
+    for shard in shards:
+        found = read_whole(reader, index.parent / shard)
+        twice = [name for name in found if name in entries]
+        if twice:
+            raise ValueError(
+                f"{index.parent / shard} holds {twice[0]!r}, and so does {entries[twice[0]].file.name}: index and "
+                "shards are not of one download."
+            )
+        entries |= found
+    absent = [
+        f"{name} (in {shard})"
+        for name, shard in weight_map.items()
+        if name not in entries or entries[name].file.name != shard
+    ]
+    if absent:
+        raise ValueError(
+            f"{index} names {len(absent)} tensors that its shards do not hold: {', '.join(absent[:5])}. "
+            "Index and shards are not of one download."
+        )
+    return entries
+
+
+def _holds_no_model(folder: Path) -> str:
+    found = sorted(path.name for path in folder.iterdir())[:8]
+    hint = ""
+    if any(name.startswith("vector") and name.endswith(".safetensors") for name in found):
+        hint = " It holds a weight vector, not a model: open it with WeightVector.load."
+    elif (folder / "adapter_config.json").is_file():
+        hint = what_it_adapts(folder)
+    return (
+        f"{folder} holds no model: expected model.safetensors, model.safetensors.index.json, pytorch_model.bin or "
+        f"pytorch_model.bin.index.json, found {', '.join(found) or 'nothing'}.{hint}"
+    )

@@ -1,0 +1,67 @@
+"""What a checkpoint is opened from: a folder, a GGUF file, or a hub id."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Protocol
+
+from chatvec_lab.weights.sources.files import Tensors
+from chatvec_lab.weights.sources.folder import Folder
+from chatvec_lab.weights.sources.gguf import GGUF
+from chatvec_lab.weights.sources.hub import Hub
+from chatvec_lab.weights.vocabulary import Vocabulary
+
+
+class Source(Protocol):
+    """Tensors, and what lies beside them. Opening one reads nothing; each attribute is read when it is asked for."""
+
+    @property
+    def label(self) -> str: ...  # the hub id, or the file's or folder's own name, never a machine's path
+    @property
+    def folder(self) -> Path: ...  # where config and tokenizer lie as files
+    @property
+    def tensors(self) -> Tensors: ...
+    @property
+    def quantisation(self) -> str: ...  # how the weights are packed, in words; "" for whole ones
+    @property
+    def config(self) -> dict[str, Any]: ...
+    @property
+    def vocabulary(self) -> Vocabulary | None: ...
+    @property
+    def tokenizer_config(self) -> dict[str, Any]: ...
+    @property
+    def generation_config(self) -> dict[str, Any]: ...
+    @property
+    def chat_template(self) -> str | None: ...
+    def open_tokenizer(self): ...
+
+
+def open_source(source: str, revision: str | None = None) -> Source:
+    """The source behind a path or hub id; FileNotFoundError for what is neither."""
+    path = Path(source)
+    if source.endswith(".gguf"):
+        if not path.is_file():
+            raise FileNotFoundError(
+                f"no file {source!r}. A GGUF of the hub is downloaded first: hf download."
+            )
+        if revision is not None:
+            raise ValueError(f"{source} is a file; it has no revision {revision!r}.")
+        return GGUF(path)
+    if path.is_dir():
+        return Folder(path)
+    if looks_like_hub_id(source):
+        return Hub(source, revision)
+    raise FileNotFoundError(
+        f"no folder {source!r}, and it is no hub id of the form 'owner/name' either. "
+        "Give a folder that holds config.json and weights, or a hub id."
+    )
+
+
+def looks_like_hub_id(source: str) -> bool:
+    parts = source.split("/")
+    return (
+        len(parts) == 2
+        and all(parts)
+        and not source.startswith((".", "~", "/"))
+        and not Path(source).exists()
+    )
