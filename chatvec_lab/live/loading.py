@@ -12,6 +12,7 @@ from chatvec_lab.live.slots import raw
 from chatvec_lab.weights.checkpoint import Checkpoint
 from chatvec_lab.weights.layout import is_head
 from chatvec_lab.weights.merged import MergedCheckpoint
+from chatvec_lab.weights.saving.companions import without_adapter
 from chatvec_lab.weights.sources import files
 
 if TYPE_CHECKING:
@@ -28,9 +29,10 @@ def load(merged: MergedCheckpoint, device, dtype):
     is_map = isinstance(device, dict) or device in ("balanced", "balanced_low_0", "sequential")
     options = {"device_map": device} if is_map else {}
     # transformers does not count vision-language models among causal language models
-    is_text = type(AutoConfig.from_pretrained(merged.folder)) in AutoModelForCausalLM._model_mapping
-    kind = AutoModelForCausalLM if is_text else AutoModelForImageTextToText
-    model = kind.from_pretrained(merged.folder, dtype=_dtype(merged, dtype), **options)
+    with without_adapter(merged.folder) as folder:
+        is_text = type(AutoConfig.from_pretrained(folder)) in AutoModelForCausalLM._model_mapping
+        kind = AutoModelForCausalLM if is_text else AutoModelForImageTextToText
+        model = kind.from_pretrained(folder, dtype=_dtype(merged, dtype), **options)
     model = model if is_map else model.to(device)
     away = [name for name, parameter in model.named_parameters() if parameter.is_meta]
     if away:
