@@ -63,7 +63,7 @@ def undisturbed(larger, tmp_path_factory):
     """The files of a save that nothing disturbs, and the seconds from the first shard to the end."""
     out = tmp_path_factory.mktemp("undisturbed") / "out"
     process = start(larger, out)
-    while not any(out.parent.glob(".out.partial/*")):
+    while not any(out.parent.glob(".out.partial/*")) and process.poll() is None:
         time.sleep(0.001)
     began = time.perf_counter()
     assert process.wait() == 0, process.stderr.read()
