@@ -97,7 +97,7 @@ def _add_merge(verbs) -> None:
 
 def _merge(options) -> int:
     _start_lean()
-    from chatvec_lab.weights.saving.partial import refuse_existing
+    from chatvec_lab.weights.saving.commit import refuse_existing
 
     names = ("base", "chat", "vector", "cp", "scale", "layers", "select", "within")
     given = [f"--{name}" for name in names if getattr(options, name) not in (None, [])]

@@ -16,17 +16,8 @@ import numpy as np
 from chatvec_lab.opening import open_config, open_model
 from chatvec_lab.weights.checkpoint import Checkpoint, read_json
 from chatvec_lab.weights.layout import layer_of, module_of
-from chatvec_lab.weights.saving.partial import partial_folder, refuse_existing
-from chatvec_lab.weights.saving.provenance import (
-    DIGEST,
-    MANIFEST,
-    Digests,
-    combined,
-    file_digest,
-    source_entry,
-    versions,
-    write_json,
-)
+from chatvec_lab.weights.saving.commit import commit, refuse_existing
+from chatvec_lab.weights.saving.provenance import Digests, combined, file_digest, source_entry
 from chatvec_lab.weights.transforms import LowRank, Tensor, Transform, randomised_svd
 from chatvec_lab.weights.vector import Term, WeightVector
 
@@ -117,23 +108,23 @@ def export_adapter(
     energy = _share(table.energy.fillna(0) * table.l2**2, table.l2**2)
     path = Path(path)
     report = AdapterReport(path, leaf.method.rank, float(scale), energy, table, _notes(merged))
-    with partial_folder(path, key="", resume=False, needed=0) as (folder, _):
+    sources = list(dict.fromkeys([base, *vector.sources()]))
+    digests = Digests(sources)
+    with commit(path, key="", names=(), resume=False) as work:
+        folder = work.companions
         _write(folder, tensors, linear, leaf.method.rank, float(scale), base)
         if merged.chat_side is not None and base.vocabulary is not None and not merged.missing_tokens:
             merged.tokenizer.save_pretrained(folder)
-        digests = Digests()
+        digest = file_digest(folder / WEIGHTS)
         manifest = {
             "format": "chatvec_lab LoRA adapter 1",
             "recipe": {"base": base.label, "vector": vector.describe(), "rank": leaf.method.rank, "scale": float(scale),
                        "dtype": dtype, "energy": energy},
-            "sources": [source_entry(source, digests) for source in dict.fromkeys([base, *vector.sources()])],
-            "weights": {"digest": combined({WEIGHTS: file_digest(folder / WEIGHTS)}),
-                        "files": {WEIGHTS: file_digest(folder / WEIGHTS)}},
-            "digest": DIGEST,
-            "versions": versions(),
+            "sources": [source_entry(source, digests) for source in sources],
+            "weights": {"digest": combined({WEIGHTS: digest}), "files": {WEIGHTS: digest}},
         }  # fmt: skip
-        write_json(folder / MANIFEST, manifest)
-        (folder / "README.md").write_text(_card(report, base, vector), "utf-8")
+        work.write_manifest(manifest, lambda _: _card(report, base, vector))
+        digests.check_unchanged()
     return report
 
 

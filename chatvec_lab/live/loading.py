@@ -13,6 +13,7 @@ from chatvec_lab.opening import open_config, open_model
 from chatvec_lab.weights.checkpoint import Checkpoint
 from chatvec_lab.weights.layout import is_head
 from chatvec_lab.weights.merged import MergedCheckpoint
+from chatvec_lab.weights.saving.companions import without_adapter
 from chatvec_lab.weights.sources import files
 
 if TYPE_CHECKING:
@@ -29,9 +30,10 @@ def load(merged: MergedCheckpoint, device, dtype):
     is_map = isinstance(device, dict) or device in ("balanced", "balanced_low_0", "sequential")
     options = {"device_map": device} if is_map else {}
     # transformers does not count vision-language models among causal language models
-    is_text = type(open_config(merged.folder)) in AutoModelForCausalLM._model_mapping
-    kind = AutoModelForCausalLM if is_text else AutoModelForImageTextToText
-    model = open_model(merged.folder, kind, dtype=_dtype(merged, dtype), **options)
+    with without_adapter(merged.folder) as folder:
+        is_text = type(open_config(folder)) in AutoModelForCausalLM._model_mapping
+        kind = AutoModelForCausalLM if is_text else AutoModelForImageTextToText
+        model = open_model(folder, kind, dtype=_dtype(merged, dtype), **options)
     model = model if is_map else model.to(device)
     away = [name for name, parameter in model.named_parameters() if parameter.is_meta]
     if away:

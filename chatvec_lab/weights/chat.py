@@ -7,9 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+from chatvec_lab.weights.tokenizers import prompts_of, rules_of
 
 if TYPE_CHECKING:
     from chatvec_lab.weights.checkpoint import Checkpoint
@@ -22,6 +25,8 @@ class ChatSide:
     """`generation` is the generation config with token strings for `*_token_id`; `special` the chat's special tokens.
 
     `rows(tensor, token)` gives the chat model's own row and the base's row of the same token (None where it has none).
+    `rules()` says how its tokenizer cuts text (see `tokenizers.rules_of`); `prompts()` gives short talks as the template
+    writes them, with the pieces into which that tokenizer cuts them (see `tokenizers.prompts_of`).
     """
 
     label: str
@@ -30,6 +35,8 @@ class ChatSide:
     generation: dict[str, Any]
     special: tuple[str, ...]
     rows: Callable[[str, str], tuple[Row, Row | None] | None]
+    rules: Callable[[], dict[str, Any]] = dict
+    prompts: Callable[[], list[dict[str, Any]]] = list
 
     def needed_tokens(self) -> list[str]:
         """The special tokens that the chat template or the end of a turn cannot do without."""
@@ -82,7 +89,16 @@ def chat_side_of(chat: Checkpoint, base: Checkpoint) -> ChatSide | None:
         return None if own is None else (own, _row(base, tensor, token))
 
     special = tuple(sorted(chat.vocabulary.special, key=chat.vocabulary.tokens.get))
-    return ChatSide(chat.label, chat.chat_template, eos, generation, special, rows)
+    return ChatSide(
+        chat.label,
+        chat.chat_template,
+        eos,
+        generation,
+        special,
+        rows,
+        partial(rules_of, chat),
+        partial(prompts_of, chat),
+    )
 
 
 def _row(model: Checkpoint, tensor: str, token: str) -> Row | None:

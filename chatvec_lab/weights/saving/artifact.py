@@ -23,17 +23,8 @@ from chatvec_lab.weights.familiar import Findings
 from chatvec_lab.weights.layout import Layout, Part
 from chatvec_lab.weights.numerics import exact
 from chatvec_lab.weights.numerics.blocks import Workspace, block_spans
-from chatvec_lab.weights.saving.partial import note, partial_folder, refuse_existing, whole_shards
-from chatvec_lab.weights.saving.provenance import (
-    DIGEST,
-    MANIFEST,
-    Digests,
-    combined,
-    file_digest,
-    source_entry,
-    versions,
-    write_json,
-)
+from chatvec_lab.weights.saving.commit import commit, refuse_existing
+from chatvec_lab.weights.saving.provenance import MANIFEST, Digests, source_entry, write_json
 from chatvec_lab.weights.saving.stream import (
     Streamer,
     Tensor,
@@ -62,12 +53,13 @@ def save_vector(
     Raises FileExistsError when `path` exists, ValueError for sources that do not pair or hold NaN.
     """
     refuse_existing(path)
-    plan = {name: _storage(vector, name) for name in vector.names}
+    sources = vector.sources()
+    digests = Digests(sources)
+    plan = {name: _storage(vector, name, digests) for name in vector.names}
     tensors = [Tensor(t, dtype, vector.shape(n)) for n, parts in plan.items() for t, dtype, _, _ in parts]
     where = {t: (name, part, low) for name, parts in plan.items() for t, _, part, low in parts}
     shards = layout([tensors], parse_size(max_shard_size), stem=STEM)
     total = sum(t.nbytes for t in tensors)
-    sources = vector.sources()
     recipe = [vector.describe(), [source.fingerprint() for source in sources], shards]
     key = xxhash.xxh3_128_hexdigest(json.dumps(recipe, default=asdict).encode())
 
@@ -77,26 +69,21 @@ def save_vector(
         high, rest = _difference(plus, minus)
         _store(rest if low else high, out)
 
-    digests = Digests()
     with (
-        partial_folder(path, key, resume=True, needed=total) as (folder, journal),
+        commit(path, key, shards, needed=total) as work,
         progress_bar(total, path, progress) as bar,
     ):
-        journal = whole_shards(folder, journal, file_digest)
+        bar.update(sum(t.nbytes for name in work.shards for t in shards[name]))
         with Streamer(produce, record=digests.record, progress=bar.update) as stream:
-            for name, members in shards.items():
-                if name not in journal:
-                    written = stream.write(folder / name, members)
-                    journal[name] = {"digest": combined(written), "tensors": written}
-                    note(folder, key, journal)
+            work.write_shards(shards, stream)
         index = index_of(shards)
         if index:
-            write_json(folder / f"{STEM}.safetensors.index.json", index)
+            write_json(work.companions / f"{STEM}.safetensors.index.json", index)
         vocabulary = vector.vocabulary
         if vocabulary is not None:
-            write_json(folder / "vocabulary.json", to_save(vocabulary))
+            write_json(work.companions / "vocabulary.json", to_save(vocabulary))
         if vector.chat_side is not None:
-            _save_chat_side(vector, folder)
+            _save_chat_side(vector, work.companions)
         manifest = {
             "format": FORMAT,
             "label": vector.label,
@@ -107,15 +94,9 @@ def save_vector(
             **_roles(vector),
             "absent_rows": _absent_rows(vector),
             "sources": [source_entry(source, digests) for source in sources],
-            "weights": {
-                "digest": combined({n: d for noted in journal.values() for n, d in noted["tensors"].items()}),
-                "files": {name: journal[name]["digest"] for name in shards},
-            },
-            "digest": DIGEST,
-            "versions": versions(),
         }
-        write_json(folder / MANIFEST, manifest)
-        (folder / "README.md").write_text(_card(vector), "utf-8")
+        work.write_manifest(manifest, lambda _: _card(vector))
+        digests.check_unchanged()
     return path
 
 
@@ -146,11 +127,11 @@ def _coefficients(vector: WeightVector, name: str) -> list[float]:
     return [c for c, _, _ in vector.parts(name, 0, size)]
 
 
-def _storage(vector: WeightVector, name: str) -> list[tuple[str, str, int, bool]]:
+def _storage(vector: WeightVector, name: str, digests: Digests) -> list[tuple[str, str, int, bool]]:
     """(stored name, dtype, part, is the low half) of each part, by looking at every element once."""
     widths: list[str] = []
     lows: list[bool] = []
-    work = Workspace()
+    work = Workspace(digests.record)
     for start, stop in block_spans(vector.shape(name)):
         for i, (_, plus, minus) in enumerate(vector.parts(name, start, stop, work=work)):
             high, low = _difference(plus, minus)
@@ -219,6 +200,7 @@ def _save_chat_side(vector: WeightVector, folder: Path) -> None:
         prefix + b"".join(raw.tobytes() for raw, _ in rows.values())
     )
     facts = {k: getattr(side, k) for k in ("label", "template", "eos_token", "generation", "special")}
+    facts |= {"rules": side.rules(), "prompts": side.prompts()}
     write_json(folder / "chat.json", facts)
 
 
@@ -294,6 +276,7 @@ class Stored:
         if not facts:
             return None
         special = tuple(facts.pop("special"))
+        rules, prompts = facts.pop("rules", {}), facts.pop("prompts", [])  # older vectors lack both
         tensors = StoredTensors(safetensors_entries(self.files.folder / "special_rows.safetensors"))
         holder = Checkpoint(self.files.folder, origin=Folder(self.files.folder, tensors))
 
@@ -307,7 +290,7 @@ class Stored:
             own = row(f"{stem}/chat")
             return None if own is None else (own, row(f"{stem}/base"))
 
-        return ChatSide(**facts, special=special, rows=rows)
+        return ChatSide(**facts, special=special, rows=rows, rules=lambda: rules, prompts=lambda: prompts)
 
     def own(self, name: str, start: int, stop: int, work: Workspace) -> list[exact.Part]:
         name = self.resolve(name)

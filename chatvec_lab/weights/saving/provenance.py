@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import platform
+from collections.abc import Iterable
+from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -23,19 +25,44 @@ DIGEST = "xxh3-128 of the xxh3-128 digests of blocks of 256 Ki elements (whole r
 
 
 class Digests:
-    """Collects the digests of blocks as they stream by, in any order and from any thread."""
+    """Collects the digests of blocks as they stream by, in any order and from any thread.
 
-    def __init__(self) -> None:
+    What is read twice must have the same digest, and the files of `sources` must be at the end what they were at the
+    start: a training that writes its next step meanwhile would make a mixture of two states.
+    """
+
+    def __init__(self, sources: Iterable[Checkpoint] = ()) -> None:
         self._blocks: dict[tuple[int, str], dict[int, bytes]] = {}
         self._steps: dict[tuple[int, str], dict[int, int]] = {}
         self._tensors: dict[tuple[int, str], str] = {}
+        self._sources = list(sources)
+        self._states = [_state(source) for source in self._sources]
 
     def record(self, source: Checkpoint, name: str, start: int, raw: np.ndarray) -> None:
         key = (id(source), name)
         if key not in self._steps:
             self._steps[key] = dict(block_spans(source.shape(name)))
         if self._steps[key].get(start) == start + raw.size:  # spans off the grid (matched rows) do not count
-            self._blocks.setdefault(key, {})[start] = xxhash.xxh3_128_digest(raw)
+            digest = xxhash.xxh3_128_digest(raw)
+            if self._blocks.setdefault(key, {}).setdefault(start, digest) != digest:
+                raise _changed(source, f"{name} was read twice with different content")
+
+    def check_unchanged(self) -> None:
+        """OSError naming the first source whose files are no longer those of the start, or that read otherwise again."""
+        for source, before in zip(self._sources, self._states, strict=True):
+            after = _state(source)
+            if after != before:
+                files = sorted(
+                    str(path) for path in before.keys() | after.keys() if before.get(path) != after.get(path)
+                )
+                raise _changed(source, f"{', '.join(files[:3])} changed")
+            for name in source.names:  # a verification has read them again
+                key = (id(source), name)
+                first = self._tensors.get(key)
+                if first and len(self._blocks.get(key, ())) == len(block_spans(source.shape(name))):
+                    del self._tensors[key]
+                    if self.tensor(source, name) != first:
+                        raise _changed(source, f"{name} was read twice with different content")
 
     def tensor(self, source: Checkpoint, name: str) -> str:
         """The digest of one tensor; what did not stream by is read now."""
@@ -63,6 +90,27 @@ class Digests:
 
     def weights(self, source: Checkpoint) -> str:
         return combined({name: self.tensor(source, name) for name in source.names})
+
+
+def _state(source: Checkpoint) -> dict[str, Any]:
+    """What identifies the files of a source: its fingerprint, and identity, size and time of each file that is read."""
+    state: dict[str, Any] = {"its fingerprint": source.fingerprint()}
+    if source.folder.is_dir():
+        stored = {entry.file for entry in source.entries.values()}
+        for path in stored | {
+            source.folder / name for name in ("config.json", "tokenizer.json", "tokenizer_config.json")
+        }:
+            with suppress(FileNotFoundError):
+                found = (source.folder / path).stat()
+                state[path.name] = (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns)
+    return state
+
+
+def _changed(source: Checkpoint, what: str) -> OSError:
+    return OSError(
+        f"{source.label} changed while it was being read: {what}. Nothing was saved, for it would be a mixture of two "
+        "states. Wait until whatever writes there (a training, a download) is done, or copy the folder first."
+    )
 
 
 def combined(digests: dict[str, str]) -> str:
@@ -107,5 +155,8 @@ def versions() -> dict[str, str]:
 def write_json(path: Path, value: Any) -> None:
     """Write JSON whole or not at all: to a neighbour first, then one rename."""
     temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", "utf-8")
+    with open(temporary, "w", encoding="utf-8") as file:
+        file.write(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
     os.replace(temporary, path)

@@ -154,6 +154,7 @@ class Streamer:
                     tensors,
                     lambda t, start, raw: _pwrite(handle, raw, offsets[t.name] + start * raw.itemsize),
                 )
+                os.fsync(handle)  # a journal must not name a shard that a power cut can still lose
             finally:
                 os.close(handle)
         except OSError as error:

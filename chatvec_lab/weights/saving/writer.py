@@ -7,7 +7,6 @@ end-of-turn tokens and generation config are the chat model's; `manifest.json` s
 from __future__ import annotations
 
 import json
-import shutil
 import time
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -18,17 +17,9 @@ import xxhash
 
 from chatvec_lab.weights.checkpoint import Checkpoint
 from chatvec_lab.weights.saving.card import model_card
-from chatvec_lab.weights.saving.partial import note, partial_folder, refuse_existing, whole_shards
-from chatvec_lab.weights.saving.provenance import (
-    DIGEST,
-    MANIFEST,
-    Digests,
-    combined,
-    file_digest,
-    source_entry,
-    versions,
-    write_json,
-)
+from chatvec_lab.weights.saving.commit import commit, refuse_existing
+from chatvec_lab.weights.saving.companions import check_tokenizer, write_companions
+from chatvec_lab.weights.saving.provenance import Digests, source_entry, write_json
 from chatvec_lab.weights.saving.stream import Streamer, Tensor, index_of, layout, parse_size, progress_bar
 from chatvec_lab.weights.sources import files
 from chatvec_lab.weights.sources.files import Stored
@@ -37,10 +28,6 @@ from chatvec_lab.weights.sources.safetensors import safetensors_entries
 
 if TYPE_CHECKING:
     from chatvec_lab.weights.merged import MergedCheckpoint, VocabularyReport
-
-# companions of the weights that travel with the CP; what a merge changes is written afterwards
-_COMPANIONS = ("*.json", "*.txt", "*.model", "*.jinja", "*.py", "LICENSE*", "NOTICE*", "USE_POLICY*")
-_NOT_COPIED = ("*.index.json", MANIFEST, "generation_config.json", "config.json", "trainer_state.json")
 
 
 @dataclass(frozen=True)
@@ -109,57 +96,50 @@ def save(
     total = sum(t.nbytes for tensors in shards.values() for t in tensors)
     key = xxhash.xxh3_128_hexdigest(json.dumps([merged.fingerprint(), shards], default=asdict).encode())
     sources = list(dict.fromkeys([merged.cp, *merged.vector.sources()]))
-    digests = Digests()
+    digests = Digests(sources)
+
+    def read_of(tensors: list[Tensor]) -> dict:
+        """Digests of what was read for these tensors, so that a resumed save need not read it again."""
+        names = [n for t in tensors for n in {t.name, *(s.resolve(t.name) for s in sources)} if n]
+        return {"sources": [digests.known(source, names) for source in sources]}
 
     with (
-        partial_folder(path, key, resume=resume, needed=total) as (folder, journal),
+        commit(path, key, shards, resume=resume, needed=total) as work,
         progress_bar(total, path, progress) as bar,
     ):
-        kept = whole_shards(folder, journal, file_digest)
-        for name, noted in kept.items():
+        resumed = len(work.shards)
+        for name, noted in work.shards.items():
             bar.update(sum(t.nbytes for t in shards[name]))
             for source, known in zip(sources, noted["sources"], strict=True):
                 digests.remember(source, known)
-        journal = dict(kept)
-        produce = partial(_produce, merged)
-        with Streamer(produce, record=digests.record, progress=bar.update) as stream:
-            for name, tensors in shards.items():
-                if name in kept:
-                    continue
-                written = stream.write(folder / name, tensors)
-                names = [n for t in tensors for n in {t.name, *(s.resolve(t.name) for s in sources)} if n]
-                journal[name] = {
-                    "digest": combined(written),
-                    "tensors": written,
-                    "sources": [digests.known(source, names) for source in sources],
-                }
-                note(folder, key, journal)
+        with Streamer(partial(_produce, merged), record=digests.record, progress=bar.update) as stream:
+            work.write_shards(shards, stream, read_of)
             if verify:
-                _verify(folder, shards, stream)
+                _verify(work.folder, shards, stream)
         index = index_of(shards)
         if index:
-            write_json(folder / "model.safetensors.index.json", index)
-        digest = combined({n: d for noted in journal.values() for n, d in noted["tensors"].items()})
-        manifest = {
-            "format": "chatvec_lab merged checkpoint 1",
-            "recipe": {
-                "cp": merged.cp.label, "vector": merged.vector.describe(), "vocabulary": merged.policy,
-                "copy_special": merged.copy_special, "add_tokens": merged.add_tokens, "dtype": dtype,
-            },
-            "sources": [source_entry(source, digests) for source in sources],
-            "weights": {"digest": digest, "files": {name: journal[name]["digest"] for name in shards}},
-            "digest": DIGEST,
-            "vocabulary": None if report is None else asdict(report),
-            "versions": versions(),
+            write_json(work.companions / "model.safetensors.index.json", index)
+        write_companions(merged, work.companions, dtype)
+        check_tokenizer(merged, work.companions, fully=verify)
+        recipe = {
+            "cp": merged.cp.label, "vector": merged.vector.describe(), "vocabulary": merged.policy,
+            "copy_special": merged.copy_special, "add_tokens": merged.add_tokens, "dtype": dtype,
         }  # fmt: skip
-        _companions(merged, folder, dtype)
-        write_json(folder / MANIFEST, manifest)
-        (folder / "README.md").write_text(model_card(merged, manifest), "utf-8")
+        manifest = work.write_manifest(
+            {
+                "format": "chatvec_lab merged checkpoint 1",
+                "recipe": recipe,
+                "sources": [source_entry(source, digests) for source in sources],
+                "vocabulary": None if report is None else asdict(report),
+            },
+            partial(model_card, merged),
+        )
+        digests.check_unchanged()
 
     carried = sum(merged.is_carried(name) for name in merged.names)
     return SaveReport(
-        path=path, changed=len(merged.names) - carried, carried=carried, shards=len(shards), resumed=len(kept),
-        bytes=total, seconds=time.perf_counter() - started, vocabulary=report, verified=verify, digest=digest,
+        path=path, changed=len(merged.names) - carried, carried=carried, shards=len(shards), resumed=resumed,
+        bytes=total, seconds=time.perf_counter() - started, vocabulary=report, verified=verify, digest=manifest["weights"]["digest"],
         dtypes=tuple(sorted({t.dtype for tensors in shards.values() for t in tensors})),
     )  # fmt: skip
 
@@ -187,31 +167,3 @@ def _verify(folder: Path, shards: dict[str, list[Tensor]], stream: Streamer) -> 
                 f"verification failed: {len(differing)} tensors of {name} differ from the formula after writing "
                 f"({', '.join(differing[:5])}). The disk or the memory of this machine cannot be trusted."
             )
-
-
-def _companions(merged: MergedCheckpoint, folder: Path, dtype: str | None) -> None:
-    """Config, tokenizer and their like: copied from the CP, with the chat model's template and end of turn."""
-    if merged.chat_side is None and isinstance(merged.cp, type(merged)):
-        return _companions(merged.cp, folder, dtype)  # those of the inner sum
-    for pattern in _COMPANIONS:
-        for file in sorted(merged.cp.folder.glob(pattern)):
-            if file.is_file() and not any(file.match(p) for p in _NOT_COPIED):
-                shutil.copyfile(file, folder / file.name)
-    config = dict(merged.config)
-    if dtype and config:
-        config["dtype" if "dtype" in config else "torch_dtype"] = dtype
-    if config:
-        write_json(folder / "config.json", config)
-    if merged.generation_config:
-        write_json(folder / "generation_config.json", merged.generation_config)
-    if merged.chat_side is None or merged.cp.vocabulary is None:
-        return
-    if merged.added_tokens:
-        merged.tokenizer.save_pretrained(folder)
-        return
-    write_json(folder / "tokenizer_config.json", merged.tokenizer_config)
-    (folder / "chat_template.jinja").write_text(merged.chat_template, "utf-8")
-    special = folder / "special_tokens_map.json"
-    if special.is_file() and "eos_token" in merged.tokenizer_config:
-        stored = json.loads(special.read_text("utf-8"))
-        write_json(special, stored | {"eos_token": merged.tokenizer_config["eos_token"]})
