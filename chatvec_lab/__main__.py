@@ -7,6 +7,8 @@ import re
 import sys
 from pathlib import Path
 
+from chatvec_lab.command import check
+
 
 def main(argv: list[str] | None = None) -> int:
     """Run one verb; returns the exit status. Expected errors print one paragraph, not a traceback."""
@@ -16,6 +18,7 @@ def main(argv: list[str] | None = None) -> int:
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
     _add_run(verbs)
     _add_merge(verbs)
+    check.add(verbs)
     _add_inspect(verbs)
     _add_push(verbs)
     _add_families(verbs)
@@ -87,6 +90,13 @@ def _add_merge(verbs) -> None:
         "--verify", action="store_true", help="read the result again and compare it with the formula"
     )
     output.add_argument(
+        "--force",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="merge in spite of this finding about meaning (see check); repeatable, kept in manifest and card",
+    )
+    output.add_argument(
         "--export-mergekit",
         metavar="FILE",
         help="write the merge as a recipe of mergekit; --out may be left out",
@@ -123,9 +133,15 @@ def _merge(options) -> int:
         file = export(merged, options.export_mergekit, dtype=dtype)
         print(f"{file}: run it with mergekit-yaml {file} OUT --out-shard-size 500M")
     if options.out:
+        from chatvec_lab.weights.preflight import examine
+
+        merged.check()
+        told = examine(merged, force=options.force, out=Path(options.out))
+        print(told)
+        told.check()
         report = merged.save(
-            options.out, dtype=dtype, max_shard_size=options.max_shard_size,
-            resume=not options.no_resume, verify=options.verify,
+            options.out, dtype=dtype, max_shard_size=options.max_shard_size, resume=not options.no_resume,
+            verify=options.verify, told=told,
         )  # fmt: skip
         print(report)
     if options.save_vector:  # last, so that the same command goes on where it was stopped

@@ -1,35 +1,16 @@
-"""Does a model descend from a base? Judged by its weights, not by its name.
-
-Two models that were trained apart have no direction in common, whatever their architecture: the cosine between
-their weights is that of chance. Fine-tuning and continual pre-training hardly turn the weights, so a descendant's
-cosine with its base stays near 1. A few rows of a few tensors are enough to tell the two apart.
-"""
+"""Do the members of a family descend from its base? A table and a page of what `weights.descent` measures."""
 
 from __future__ import annotations
 
-from math import prod, sqrt
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
+from typing import TYPE_CHECKING
 
 from chatvec_lab.weights.checkpoint import sparsely
-from chatvec_lab.weights.layout import has_vocabulary_axis, is_buffer, layer_of, module_of
-from chatvec_lab.weights.numerics import exact
-from chatvec_lab.weights.sources import files
-from chatvec_lab.weights.vocabulary import runs
+from chatvec_lab.weights.descent import COSINE, RATIO, evidence
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from chatvec_lab.families.family import Family
-    from chatvec_lab.weights.checkpoint import Checkpoint
-
-# Measured over ten samples of every shipped nano model: descendants have cosines of 0.59 and more (an embedding after
-# CP in an alphabet that the base hardly saw; layers 0.98), models of other seeds -0.10 to 0.08, unrelated pico models
-# (tensors of a few hundred elements) up to 0.19. The threshold is the middle. Norms: 0.82 to 1.34 times the base's.
-COSINE = 0.4
-RATIO = 2.0  # a difference of weights has a tenth of the base's norm, or less
-_RUN = 8  # rows read together
 
 _COLUMNS = ["family", "member", "source", "tensor", "layer", "module", "rows", "elements", "cosine", "chance",
             "chance_sd", "relative_distance", "norm_ratio", "problem", "descends"]  # fmt: skip
@@ -55,7 +36,7 @@ def descent(family: Family, *, layers: int = 3, rows: int = 64, seed: int = 0) -
         if member is family.base:
             continue
         if id(member) not in seen:  # one CP model can serve several languages
-            seen[id(member)] = _evidence(sparsely(member), base, layers, rows, seed)
+            seen[id(member)] = evidence(sparsely(member), base, layers, rows, seed)
         about = {"family": family.name, "member": name, "source": member.label}
         found += [about | row for row in seen[id(member)]]
     table = pd.DataFrame(found, columns=_COLUMNS)
@@ -118,106 +99,3 @@ def _line(name: str, part: pd.DataFrame, base: str) -> str:
     if len(bad) < len(part):
         return text + ". Other tensors do descend: was a part of it replaced or trained anew?"
     return text
-
-
-def _evidence(
-    member: Checkpoint, base: Checkpoint, layers: int, rows: int, seed: int
-) -> list[dict[str, Any]]:
-    result = []
-    for name in _sampled(base, layers):
-        row = {"tensor": name, "layer": layer_of(name), "module": module_of(name), "rows": 0, "elements": 0}
-        problem = _problem(member, base, name)
-        if problem is None:
-            generator = np.random.default_rng([seed, *name.encode()])
-            ours, theirs = _chosen(member, base, name, rows, generator)
-            if len(ours):
-                row |= _compare(_read(member, name, ours), _read(base, name, theirs))
-                if np.isnan(row["cosine"]):
-                    problem = "is zero or holds NaN, here or in the base: a damaged file?"
-            else:
-                problem = f"shares no token with {base.label}"
-        cosine, ratio = row.get("cosine", np.nan), row.get("norm_ratio", np.nan)
-        row["problem"] = problem
-        row["descends"] = bool(cosine >= COSINE and 1 / RATIO <= ratio <= RATIO)
-        result.append(row)
-    return result
-
-
-def _sampled(base: Checkpoint, layers: int) -> list[str]:
-    """Embedding, head, and the matrices of evenly spaced layers, in file order. Norms and biases tell nothing."""
-    matrices = [
-        name
-        for name in base.names
-        if len(base.shape(name)) > 1 and base.dtype_name(name) in files.FLOATS and not is_buffer(name)
-    ]
-    numbers = sorted({layer_of(name) for name in matrices} - {None})
-    if numbers:
-        picked = {numbers[round(i)] for i in np.linspace(0, len(numbers) - 1, max(1, layers))}
-        return [n for n in matrices if layer_of(n) in picked or has_vocabulary_axis(n)]
-    return matrices
-
-
-def _problem(member: Checkpoint, base: Checkpoint, name: str) -> str | None:
-    """Why a tensor cannot be compared, or None."""
-    stored = member.resolve(name)
-    if stored is None:
-        return "is missing: another architecture"
-    ours, theirs = member.shape(stored), base.shape(name)
-    if ours[1:] != theirs[1:] or (ours[0] != theirs[0] and not has_vocabulary_axis(name)):
-        return f"has the shape {ours}, in the base {theirs}: another architecture"
-    if ours[0] != theirs[0] and None in (member.vocabulary, base.vocabulary):
-        return (
-            f"has {ours[0]} rows, in the base {theirs[0]}, and without both tokenizers they cannot be paired"
-        )
-    return None
-
-
-def _chosen(member, base, name: str, count: int, generator) -> tuple[np.ndarray, np.ndarray]:
-    """Numbers of the rows to compare, in the member and in the base: some short runs of consecutive ones."""
-    shape = base.shape(name)
-    total = prod(shape[:-1])
-    starts = np.unique(generator.integers(0, max(1, total - _RUN + 1), max(1, count // _RUN)))
-    theirs = np.unique(starts[:, None] + np.arange(_RUN))
-    theirs = theirs[theirs < total]
-    if not has_vocabulary_axis(name) or len(shape) != 2 or None in (member.vocabulary, base.vocabulary):
-        return theirs, theirs
-    rows = member.shape(member.resolve(name))[0]
-    pairs = [
-        (member.vocabulary.tokens.get(token, rows), row)
-        for token, row in base.vocabulary.tokens.items()
-        if row < total
-    ]
-    pairs = np.array(sorted(((r, ours) for ours, r in pairs if ours < rows)), np.int64).reshape(-1, 2)
-    if not len(pairs):
-        return theirs[:0], theirs[:0]
-    starts = generator.integers(0, max(1, len(pairs) - _RUN + 1), max(1, count // _RUN))
-    picked = np.unique(starts[:, None] + np.arange(_RUN))
-    picked = pairs[picked[picked < len(pairs)]]
-    return picked[:, 1], picked[:, 0]
-
-
-def _read(model: Checkpoint, name: str, rows: np.ndarray) -> np.ndarray:
-    """These rows of a tensor in float64, shape (rows, width)."""
-    stored = model.resolve(name)
-    width = model.shape(stored)[-1]
-    pieces = [model.raw(stored, row * width, (row + n) * width) for _, row, n in runs(rows)]
-    return exact.widen(np.concatenate(pieces)).astype(np.float64).reshape(len(rows), width)
-
-
-def _compare(ours: np.ndarray, theirs: np.ndarray) -> dict[str, float]:
-    length = float(np.linalg.norm(theirs))
-    ratio = float(np.linalg.norm(ours)) / length if length else np.nan
-    between = length**2 * ratio  # the product of both norms
-
-    def cosine(other: np.ndarray) -> float:
-        return float((ours * other).sum() / between) if between else np.nan
-
-    return {
-        "rows": len(ours),
-        "elements": ours.size,
-        "cosine": cosine(theirs),
-        "chance": cosine(np.roll(theirs, max(1, len(theirs) // 2), axis=0)) if len(theirs) > 1 else np.nan,
-        "chance_sd": 1 / sqrt(ours.size),
-        "relative_distance": float(np.linalg.norm(ours - theirs)) / length if length else np.nan,
-        "norm_ratio": ratio,
-    }

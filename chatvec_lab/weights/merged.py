@@ -349,7 +349,7 @@ class MergedCheckpoint(Checkpoint):
         return vocabulary_report(self)
 
     def save(self, path: str | os.PathLike, *, dtype: str | None = None, max_shard_size: str | int = "5GB",
-             resume: bool = True, verify: bool = False, progress: bool = True):  # fmt: skip
+             resume: bool = True, verify: bool = False, progress: bool = True, force=(), told=None):  # fmt: skip
         """Write the merged model as a transformers checkpoint; see `writer.save`. Returns a `SaveReport`."""
         from chatvec_lab.weights.saving.writer import save
 
@@ -361,6 +361,8 @@ class MergedCheckpoint(Checkpoint):
             resume=resume,
             verify=verify,
             progress=progress,
+            force=force,
+            told=told,
         )
 
     def push_to_hub(self, repo_id: str, **options):

@@ -45,6 +45,14 @@ def model_card(merged: MergedCheckpoint, manifest: dict) -> str:
             f"continually pre-trained model alone, {len(v['copied'])} special rows are the chat model's own, "
             f"{v['padded']} are padding, {len(v['added'])} were added.", "",
         ]  # fmt: skip
+    told = manifest["preflight"]
+    if told["findings"]:
+        lines += ["What was found before the merge:", ""]
+        lines += [
+            f"- {f['name']}{' (overridden)' if f['name'] in told['forced'] else ''}: {f['text']}"
+            for f in told["findings"]
+        ]
+        lines += [""]
     if merged.chat_side:
         lines += [
             f"Chat template, end-of-turn tokens and generation config come from {merged.chat_side.label}.",

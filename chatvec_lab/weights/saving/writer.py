@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING
 import xxhash
 
 from chatvec_lab.weights.checkpoint import Checkpoint
+from chatvec_lab.weights.preflight import Report, examine
 from chatvec_lab.weights.saving.card import model_card
 from chatvec_lab.weights.saving.commit import commit, refuse_existing
 from chatvec_lab.weights.saving.companions import check_tokenizer, write_companions
@@ -45,6 +47,7 @@ class SaveReport:
     vocabulary: VocabularyReport | None
     verified: bool
     digest: str
+    preflight: Report
 
     def __str__(self) -> str:
         lines = [
@@ -75,12 +78,15 @@ def save(
     resume: bool = True,
     verify: bool = False,
     progress: bool = True,
+    force: Iterable[str] = (),
+    told: Report | None = None,
 ) -> SaveReport:
     """Write `merged` to the new folder `path`.
 
     `dtype` (None: the CP's) is "bfloat16", "float16", "float32" or "float64"; `max_shard_size` cuts larger shards
     of the CP; `resume` goes on from whole shards of an interrupted save of the same recipe; `verify` reads the
-    result again and compares every byte with the formula. Memory: some 100 MB whatever the model's size.
+    result again and compares every byte with the formula. `force` names findings of `preflight` that would refuse the
+    merge; `told` is the report of one that was made already. Memory: some 100 MB whatever the model's size.
 
     Raises FileExistsError when `path` exists, ValueError for inputs that do not pair or hold NaN (naming the
     tensor), OSError for a full disk. Nothing ever appears under `path` before it is whole.
@@ -91,6 +97,8 @@ def save(
     if dtype not in (None, *files.FLOATS):
         raise ValueError(f"dtype={dtype!r}: expected None (the CP's) or one of {', '.join(files.FLOATS)}.")
     merged.check()
+    told = told or examine(merged, force=force, out=path)
+    told.check(estimates=False)
     report = merged.vocabulary_report()  # reads special rows, so that their errors come before the first byte
     shards = layout(_groups(merged, dtype), parse_size(max_shard_size))
     total = sum(t.nbytes for tensors in shards.values() for t in tensors)
@@ -131,6 +139,7 @@ def save(
                 "recipe": recipe,
                 "sources": [source_entry(source, digests) for source in sources],
                 "vocabulary": None if report is None else asdict(report),
+                "preflight": told.as_dict(),
             },
             partial(model_card, merged),
         )
@@ -140,7 +149,7 @@ def save(
     return SaveReport(
         path=path, changed=len(merged.names) - carried, carried=carried, shards=len(shards), resumed=resumed,
         bytes=total, seconds=time.perf_counter() - started, vocabulary=report, verified=verify, digest=manifest["weights"]["digest"],
-        dtypes=tuple(sorted({t.dtype for tensors in shards.values() for t in tensors})),
+        dtypes=tuple(sorted({t.dtype for tensors in shards.values() for t in tensors})), preflight=told,
     )  # fmt: skip
 
 

@@ -1,0 +1,204 @@
+"""What two configs say of the same weights: one table of the settings that change what a sum of weights means.
+
+A tensor's name and shape do not show how many heads it holds, or by which angles positions turn it; config.json does.
+`DIFFERENCES` is the whole list: what each setting is called, which keys say it, what another value means, and whether
+the merge is refused for it (between chat and base, and between CP and base).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, Literal
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One line of the table. `keys` are alternatives of one setting each, by the names that configs give it."""
+
+    name: str
+    settings: tuple[tuple[str, ...], ...]
+    meaning: str
+    refuses: tuple[Literal["chat", "cp"], ...] = ()  # whose difference from the base refuses the merge
+
+
+BOTH = ("chat", "cp")
+DIFFERENCES = (
+    Difference(
+        "heads",
+        (("num_attention_heads", "n_head", "n_heads", "num_heads"),
+         ("num_key_value_heads", "num_kv_heads", "n_head_kv"), ("head_dim", "attention_head_dim")),
+        "number or width of attention heads: the same rows of q, k, v and o belong to other heads",
+        BOTH,
+    ),
+    Difference(
+        "rope",
+        (("rope_theta", "rotary_emb_base"), ("rope_scaling",), ("rope_local_base_freq",),
+         ("partial_rotary_factor", "rotary_pct", "rotary_dim"), ("no_rope_layers",),
+         ("position_embedding_type",), ("alibi",)),
+        "RoPE: positions turn queries and keys by other angles, which their weights were trained for",
+        ("chat",),
+    ),
+    Difference(
+        "activation",
+        (("hidden_activation", "hidden_act", "activation_function"),),
+        "activation: what the MLP multiplies has passed another function",
+        BOTH,
+    ),
+    Difference(
+        "scaling",
+        (("query_pre_attn_scalar",), ("attn_logit_softcapping",), ("final_logit_softcapping",), ("scale_attn_weights",),
+         ("embedding_multiplier", "scale_emb"), ("residual_multiplier", "scale_depth"), ("attention_multiplier",),
+         ("logits_scaling", "logit_scale", "dim_model_base")),
+        "scaling: embedding, attention scores or logits are multiplied by another number",
+        BOTH,
+    ),
+    Difference(
+        "experts",
+        (("num_experts_per_tok", "num_experts_per_token", "moe_k", "moe_topk"), ("norm_topk_prob",),
+         ("routed_scaling_factor",), ("scoring_func",), ("n_group",), ("topk_group",)),
+        "experts: the router sends a token to other experts, or weighs them otherwise",
+        BOTH,
+    ),
+    Difference(
+        "structure",
+        (("use_parallel_residual", "parallel_attn"), ("new_decoder_architecture",), ("do_layer_norm_before",),
+         ("apply_residual_connection_post_layernorm",), ("use_qk_norm", "qk_layernorm")),
+        "structure: the same modules are joined in another order",
+        BOTH,
+    ),
+    Difference(
+        "epsilon",
+        (("rms_norm_eps", "layer_norm_eps", "layer_norm_epsilon", "norm_epsilon", "norm_eps"),),
+        "epsilon of the norms: a number added before each root; small, but not what the weights were trained with",
+    ),
+    Difference(
+        "window",
+        (("sliding_window", "attention_window"), ("layer_types",), ("sliding_window_pattern",)),
+        "window: layers look back over another length of text",
+    ),
+    Difference(
+        "context",
+        (("max_position_embeddings", "n_positions", "max_sequence_length", "seq_length", "max_seq_len"),),
+        "context: the longest text that the model is made for",
+    ),
+    Difference(
+        "tied",
+        (("tie_word_embeddings",),),
+        "tied head: input and output embedding are one matrix in one of the two",
+    ),
+    Difference("model type", (("model_type",),), "model type: transformers runs another class"),
+)  # fmt: skip
+FORCIBLE = tuple(entry.name for entry in DIFFERENCES if entry.refuses)
+
+_ALIKE = {"swish": "silu", "gelu_python": "gelu"}
+# Gemma's first configs say gelu and run gelu_pytorch_tanh; these hardly differ
+_NEAR = {"gelu", "gelu_new", "gelu_fast", "gelu_pytorch_tanh", "gelu_accurate"}
+
+
+def settings_of(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of the table, by their first names, out of a config.json; of a larger model its text part's.
+
+    What a config leaves out has the default of its class, as in transformers; what has none is left out here too.
+
+    >>> settings_of({"model_type": "llama", "hidden_size": 32, "num_attention_heads": 4})["head_dim"]
+    8
+    """
+    config = _text(config)
+    found: dict[str, Any] = {}
+    for entry in DIFFERENCES:
+        for names in entry.settings:
+            value = next((config[name] for name in names if config.get(name) is not None), None)
+            if value is not None:
+                found[names[0]] = value
+    found |= _rope(config)
+    heads = found.get("num_attention_heads")
+    if isinstance(heads, int) and heads:
+        is_grouped = not (config.get("multi_query") and not config.get("new_decoder_architecture"))
+        found.setdefault("num_key_value_heads", heads if is_grouped else 1)
+        width = next((config[k] for k in ("hidden_size", "n_embd", "d_model") if config.get(k)), None)
+        if isinstance(width, int) and width % heads == 0:
+            found.setdefault("head_dim", width // heads)
+    if config.get("use_sliding_window") is False:  # a window that is stated but not used
+        found.pop("sliding_window", None)
+    if isinstance(found.get("hidden_activation"), str):
+        found["hidden_activation"] = _ALIKE.get(found["hidden_activation"], found["hidden_activation"])
+    return found
+
+
+def _text(config: Mapping[str, Any]) -> dict[str, Any]:
+    inner = next((config[k] for k in ("text_config", "llm_config", "language_config") if config.get(k)), {})
+    return {**config, **inner}
+
+
+def _rope(config: Mapping[str, Any]) -> dict[str, Any]:
+    """RoPE's base and scaling, which transformers 5 keeps in `rope_parameters` and older ones in two keys."""
+    stored = dict(config.get("rope_parameters") or {})
+    theta = stored.pop("rope_theta", None) or config.get("rope_theta") or config.get("rotary_emb_base")
+    scaling = stored or dict(config.get("rope_scaling") or {})
+    kind = scaling.pop("rope_type", None) or scaling.pop("type", None) or "default"
+    scaling.pop("type", None)
+    result: dict[str, Any] = {}
+    if theta is not None:
+        result["rope_theta"] = float(theta)
+    if "partial_rotary_factor" in scaling:
+        result["partial_rotary_factor"] = scaling.pop("partial_rotary_factor")
+    if scaling or kind != "default":
+        result["rope_scaling"] = {"rope_type": kind, **scaling} if kind != "default" else scaling
+    return result
+
+
+@cache
+def _defaults(model_type: str | None) -> dict[str, Any]:
+    """The settings of a fresh config of this type; empty for types that transformers does not know."""
+    from transformers import CONFIG_MAPPING
+
+    if model_type not in CONFIG_MAPPING:
+        return {}
+    plain = CONFIG_MAPPING[model_type]().to_dict()
+    sized = ("num_attention_heads", "num_key_value_heads", "head_dim", "layer_types", "hidden_size")
+    return settings_of({k: v for k, v in plain.items() if k not in sized})
+
+
+def differences(ours: Mapping[str, Any], base: Mapping[str, Any]) -> list[tuple[Difference, str]]:
+    """The lines of the table in which two `settings_of` differ, each with a text such as "rope_theta 10000, base 20000".
+
+    A setting that only one of the two states is compared with the default of the other's class.
+    """
+    result = []
+    for entry in DIFFERENCES:
+        texts = []
+        for name, *_ in entry.settings:
+            if name not in ours and name not in base:
+                continue
+            mine, theirs = (_value(settings, other, name) for settings, other in ((ours, base), (base, ours)))
+            if not _is_same(mine, theirs):
+                texts.append(f"{name} {_show(mine)}, base {_show(theirs)}")
+        if texts:
+            result.append((entry, "; ".join(texts)))
+    return result
+
+
+def _value(settings: Mapping[str, Any], other: Mapping[str, Any], name: str) -> Any:
+    if name in settings:
+        return settings[name]
+    usual = {"rope_theta": 10000.0, "tie_word_embeddings": False}.get(name)
+    if usual is not None and other.get(name) == usual:
+        return usual  # so usual a default that no class need be asked
+    return _defaults(settings.get("model_type")).get(name)
+
+
+def _is_same(a: Any, b: Any) -> bool:
+    if isinstance(a, str) and isinstance(b, str) and {a, b} <= _NEAR:
+        return True
+    return a == b or (not a and not b)
+
+
+def _show(value: Any) -> str:
+    if value is None:
+        return "not stated"
+    if isinstance(value, float):
+        return f"{value:g}" if abs(value) < 1e-3 or value != int(value) else f"{int(value)}"
+    text = str(value)
+    return text if len(text) <= 90 else text[:87] + "…"
