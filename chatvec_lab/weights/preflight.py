@@ -10,7 +10,7 @@ from __future__ import annotations
 import shutil
 import warnings
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from math import prod
 from pathlib import Path
@@ -173,12 +173,13 @@ def examine(
 
 
 def _pairs(vector: WeightVector) -> list[tuple[Term, Checkpoint, Checkpoint]]:
-    """(term, chat, base) of the terms that still know both; a stored vector has its own files alone."""
+    """(term, chat, base) of the terms that know both; a stored vector has its own files alone."""
     found = []
     for term in vector.terms:
-        sources = term.leaf.sources()
-        if len(sources) == 2 and term.factor:
-            found.append((term, sources[0], sources[1]))
+        base = term.leaf.base
+        others = [source for source in term.leaf.sources() if source is not base]
+        if base is not None and len(others) <= 1 and term.factor:
+            found.append((term, others[0] if others else base, base))
     return found
 
 
@@ -215,8 +216,10 @@ def _tensors(merged: MergedCheckpoint) -> list[str]:
             carried
         )
         lines.append(f"{component} {module}: {', '.join(told)} ({size:,} elements)")
-    ignored = layout.ignored
-    lines += [f"{name}: {why}; carried" for name, why in list(ignored.items())[:8]]
+    lines += [
+        f"{name}: {why}; left out" for name, why in list(merged.left_out.items())[:8] if why != "not selected"
+    ]
+    lines += [f"{name} {why}" for name, why in list(layout.unknown.items())[:8]]
     return lines
 
 
@@ -354,15 +357,15 @@ def _descent(merged, findings, found, bases: list[Checkpoint], full: bool, seed:
     total = sum(prod(merged.cp.shape(n)) for n in merged.cp.names)
     budget = max(
         3 * total // 200, 1 << 19
-    )  # half a percent of the three members for each of the two measures
+    )  # elements for each of two measures: half a percent of the members
     for term, chat, base in pairs:
         rows = rows_for([base, chat, base, merged.cp], budget)
         distances = {}
         for role, member in (("chat", chat), ("CP", merged.cp)):
             for candidate in (base, *bases):
-                table = [
-                    row for row in evidence(member, candidate, rows=rows, seed=seed) if _counts(merged, row)
-                ]
+                placed = term.leaf.placed if role == "CP" else {}
+                table = evidence(member, candidate, rows=rows, seed=seed, placed=placed)
+                table = [row for row in table if _counts(merged, candidate, row, term.leaf.placed)]
                 distances[role, candidate.label] = _distance(table)
                 if candidate is base:
                     lines.append(_descends(role, member, base, table, findings))
@@ -373,9 +376,12 @@ def _descent(merged, findings, found, bases: list[Checkpoint], full: bool, seed:
     return lines
 
 
-def _counts(merged: MergedCheckpoint, row: dict) -> bool:
-    """Whether a row of the evidence is about a tensor that gets the vector."""
-    return row["tensor"] not in merged.cp.entries or not merged.is_carried(row["tensor"])
+def _counts(merged: MergedCheckpoint, base: Checkpoint, row: dict, placed: Mapping[str, str]) -> bool:
+    """Whether a row of the evidence is about a tensor that gets the vector, or that the CP lacks."""
+    published = base.layout.published(row["tensor"])
+    outer = {inner: outer for outer, inner in placed.items()}
+    stored = merged.cp.resolve(outer.get(published, published))
+    return stored is None or not merged.is_carried(stored)
 
 
 def _distance(table: list[dict]) -> float:
