@@ -22,8 +22,8 @@ from chatvec_lab.weights import configs
 from chatvec_lab.weights.descent import COSINE, Holding, evidence, holding, is_nothing, rows_for
 from chatvec_lab.weights.numerics import exact
 from chatvec_lab.weights.numerics.blocks import BLOCK
-from chatvec_lab.weights.saving.companions import sort_companions
 from chatvec_lab.weights.saving.stream import workers
+from chatvec_lab.weights.sources.beside import sort_companions
 from chatvec_lab.weights.tokenizers import compare_prompts, mending, other_rules, rules_of
 from chatvec_lab.weights.vector import Term, WeightVector
 from chatvec_lab.weights.vocabulary import Policy, Vocabulary
@@ -192,7 +192,7 @@ def _members(merged: MergedCheckpoint) -> list[str]:
     for role, member in members.items():
         dtypes = Counter(member.dtype_name(name) for name in member.names)
         size = sum(prod(member.shape(name)) for name in member.names)
-        note = f"; dequantised from {member.quantisation}" if member.quantisation else ""
+        note = f"; {member.note}" if member.note else ""
         kinds = ", ".join(f"{dtype} ({n})" if len(dtypes) > 1 else dtype for dtype, n in dtypes.most_common())
         lines.append(
             f"{role}: {member.label}, {size:,} elements in {len(member.names)} tensors, {kinds}{note}"
@@ -237,7 +237,8 @@ def _relation(ours: Vocabulary | None, theirs: Vocabulary | None) -> str:
 
 
 def _vocabulary(merged: MergedCheckpoint) -> list[str]:
-    lines = [f"CP beside the vector's: {_relation(merged.cp.vocabulary, merged.vector.vocabulary)}"]
+    lines = [f"{merged.cp.label}: {merged.cp.lacking}"] if merged.cp.lacking else []
+    lines += [f"CP beside the vector's: {_relation(merged.cp.vocabulary, merged.vector.vocabulary)}"]
     for _, chat, base in _pairs(merged.vector)[:1]:
         lines.append(f"chat beside base: {_relation(chat.vocabulary, base.vocabulary)}")
     report = merged.vocabulary_report()
@@ -340,7 +341,7 @@ def _files(merged: MergedCheckpoint) -> list[str]:
 
 
 def _room(merged: MergedCheckpoint, out: Path | None) -> list[str]:
-    size = sum(entry.nbytes for entry in merged.entries.values())
+    size = sum(merged.nbytes(name) for name in merged.names)
     buffers = workers() * (2 * len(merged.vector.terms) + 3) * BLOCK * 8
     lines = [f"{size:,} bytes on disk; some {(buffers + 1e8) / 1e6:,.0f} MB of memory"]
     if out is not None:
