@@ -51,8 +51,8 @@ def add(verbs) -> None:
 def run(options) -> int:
     from chatvec_lab import WeightVector
     from chatvec_lab.__main__ import _checkpoint
+    from chatvec_lab.weights.checkpoint import sparsely
     from chatvec_lab.weights.preflight import preflight
-    from chatvec_lab.weights.sources.hub import sparsely
 
     if bool(options.vector) == bool(options.chat) or (options.chat and not options.base):
         raise ValueError("no vector to check: give --chat and --base, or --vector.")

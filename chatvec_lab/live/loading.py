@@ -15,6 +15,7 @@ from chatvec_lab.weights.layout import is_head
 from chatvec_lab.weights.merged import MergedCheckpoint
 from chatvec_lab.weights.saving.companions import without_adapter
 from chatvec_lab.weights.sources import files
+from chatvec_lab.weights.sources.beside import without_adapter
 
 if TYPE_CHECKING:
     import torch

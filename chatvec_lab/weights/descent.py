@@ -7,16 +7,17 @@ cosine with its base stays near 1. A few rows of a few tensors are enough to tel
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from math import prod, sqrt
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from chatvec_lab.weights.layout import has_vocabulary_axis, is_buffer, layer_of, module_of
 from chatvec_lab.weights.numerics import exact
 from chatvec_lab.weights.numerics.blocks import Workspace, block_spans
+from chatvec_lab.weights.rows import pairs_in_shape
 from chatvec_lab.weights.sources import files
 from chatvec_lab.weights.vocabulary import runs
 
@@ -34,18 +35,29 @@ _RUN = 8  # rows read together
 
 
 def evidence(
-    member: Checkpoint, base: Checkpoint, layers: int = 3, rows: int = 64, seed: int = 0
+    member: Checkpoint,
+    base: Checkpoint,
+    layers: int = 3,
+    rows: int = 64,
+    seed: int = 0,
+    placed: Mapping[str, str] = MappingProxyType({}),
 ) -> list[dict[str, Any]]:
-    """How sampled tensors of a model lie to another's, one dict a tensor; the columns of `families.descent.descent`."""
+    """How sampled tensors of a model lie to another's, one dict a tensor; the columns of `families.descent.descent`.
+
+    `placed` maps names of a larger model to those of its language part (see `within`), where the member is one.
+    """
+    larger = {inner: outer for outer, inner in placed.items()}
     result = []
     for name in _sampled(base, layers):
-        row = {"tensor": name, "layer": layer_of(name), "module": module_of(name), "rows": 0, "elements": 0}
-        problem = _problem(member, base, name)
+        part, published = base.layout[name], base.layout.published(name)
+        stored = member.resolve(larger.get(published, published))
+        row = {"tensor": name, "layer": part.layer, "module": part.module, "rows": 0, "elements": 0}
+        problem = _problem(member, stored, base, name)
         if problem is None:
             generator = np.random.default_rng([seed, *name.encode()])
-            ours, theirs = _chosen(member, base, name, rows, generator)
+            ours, theirs = _chosen(member, stored, base, name, rows, generator)
             if len(ours):
-                row |= _compare(_read(member, name, ours), _read(base, name, theirs))
+                row |= _compare(_read(member, stored, ours), _read(base, name, theirs))
                 if np.isnan(row["cosine"]):
                     problem = "is zero or holds NaN, here or in the base: a damaged file?"
             else:
@@ -59,25 +71,28 @@ def evidence(
 
 def _sampled(base: Checkpoint, layers: int) -> list[str]:
     """Embedding, head, and the matrices of evenly spaced layers, in file order. Norms and biases tell nothing."""
+    layout = base.layout
     matrices = [
         name
         for name in base.names
-        if len(base.shape(name)) > 1 and base.dtype_name(name) in files.FLOATS and not is_buffer(name)
+        if len(base.shape(name)) > 1
+        and base.dtype_name(name) in files.FLOATS
+        and layout[name].module != "buffer"
+        and name not in layout.ignored
     ]
-    numbers = sorted({layer_of(name) for name in matrices} - {None})
+    numbers = sorted({layout[name].layer for name in matrices} - {None})
     if numbers:
         picked = {numbers[round(i)] for i in np.linspace(0, len(numbers) - 1, max(1, layers))}
-        return [n for n in matrices if layer_of(n) in picked or has_vocabulary_axis(n)]
+        return [n for n in matrices if layout[n].layer in picked or layout.is_table(n)]
     return matrices
 
 
-def _problem(member: Checkpoint, base: Checkpoint, name: str) -> str | None:
+def _problem(member: Checkpoint, stored: str | None, base: Checkpoint, name: str) -> str | None:
     """Why a tensor cannot be compared, or None."""
-    stored = member.resolve(name)
     if stored is None:
         return "is missing: another architecture"
     ours, theirs = member.shape(stored), base.shape(name)
-    if ours[1:] != theirs[1:] or (ours[0] != theirs[0] and not has_vocabulary_axis(name)):
+    if not pairs_in_shape(base.layout[name], ours, theirs):
         return f"has the shape {ours}, in the base {theirs}: another architecture"
     if ours[0] != theirs[0] and None in (member.vocabulary, base.vocabulary):
         return (
@@ -86,16 +101,16 @@ def _problem(member: Checkpoint, base: Checkpoint, name: str) -> str | None:
     return None
 
 
-def _chosen(member, base, name: str, count: int, generator) -> tuple[np.ndarray, np.ndarray]:
+def _chosen(member, stored: str, base, name: str, count: int, generator) -> tuple[np.ndarray, np.ndarray]:
     """Numbers of the rows to compare, in the member and in the base: some short runs of consecutive ones."""
     shape = base.shape(name)
     total = prod(shape[:-1])
     starts = np.unique(generator.integers(0, max(1, total - _RUN + 1), max(1, count // _RUN)))
     theirs = np.unique(starts[:, None] + np.arange(_RUN))
     theirs = theirs[theirs < total]
-    if not has_vocabulary_axis(name) or len(shape) != 2 or None in (member.vocabulary, base.vocabulary):
+    if not base.layout.is_table(name) or len(shape) != 2 or None in (member.vocabulary, base.vocabulary):
         return theirs, theirs
-    rows = member.shape(member.resolve(name))[0]
+    rows = member.shape(stored)[0]
     pairs = [
         (member.vocabulary.tokens.get(token, rows), row)
         for token, row in base.vocabulary.tokens.items()
@@ -110,9 +125,8 @@ def _chosen(member, base, name: str, count: int, generator) -> tuple[np.ndarray,
     return picked[:, 1], picked[:, 0]
 
 
-def _read(model: Checkpoint, name: str, rows: np.ndarray) -> np.ndarray:
+def _read(model: Checkpoint, stored: str, rows: np.ndarray) -> np.ndarray:
     """These rows of a tensor in float64, shape (rows, width)."""
-    stored = model.resolve(name)
     width = model.shape(stored)[-1]
     pieces = [model.raw(stored, row * width, (row + n) * width) for _, row, n in runs(rows)]
     return exact.widen(np.concatenate(pieces)).astype(np.float64).reshape(len(rows), width)
@@ -175,13 +189,13 @@ def holding(
     Only tensors that get the vector count, and rows of tokens that base, chat and CP all have.
     """
     delta, work = merged.cp - base, Workspace()
-    names = [n for n in merged.cp.names if not merged.is_carried(n) and delta.resolve(n)]
+    names = [n for n in merged.cp.names if not merged.is_carried(n) and delta.resolve(merged.named(n))]
     sums, read = [], 0
     for name, start, stop in _places(merged, names, elements, places, seed):
         work.release()
         cp = exact.widen(work.fill(merged.cp, name, start, stop)).astype(np.float64)
         tau = _sum(merged.parts(name, start, stop, work), stop - start)
-        own = _sum(delta.parts(name, start, stop, work=work), stop - start)
+        own = _sum(delta.parts(merged.named(name), start, stop, work=work), stop - start)
         product, apart, base_part = own * tau, own - tau, cp - own
         sums.append(
             (product.sum(), tau @ tau, own @ own, apart @ apart, base_part @ base_part, product @ product)
@@ -224,7 +238,8 @@ def _places(merged, names, elements: int | None, count: int, seed: int) -> Itera
             for start, stop in block_spans(merged.cp.shape(name)):
                 yield name, start, stop
         return
-    sizes = [prod(merged.cp.shape(n)[1:]) if has_vocabulary_axis(n) else _PLACE for n in names]
+    layout = merged.cp.layout
+    sizes = [prod(merged.cp.shape(n)[1:]) if layout.is_table(n) else _PLACE for n in names]
     counts = [-(-prod(merged.cp.shape(n)) // size) for n, size in zip(names, sizes, strict=True)]
     ends = np.cumsum(counts)
     if not len(ends):

@@ -253,7 +253,10 @@ class MergedCheckpoint(Checkpoint):
             if "eos_token" in self.tokenizer_config:
                 tokenizer.eos_token = self.tokenizer_config["eos_token"]
         if self.added_tokens:
-            tokenizer.add_special_tokens({"additional_special_tokens": list(self.added_tokens)})
+            extra = {"additional_special_tokens": list(self.added_tokens)}
+            tokenizer.add_special_tokens(
+                extra, replace_extra_special_tokens=False
+            )  # the CP's own stay special
             given = {token: tokenizer.convert_tokens_to_ids(token) for token in self.added_tokens}
             if given != self.added_tokens:
                 raise ValueError(

@@ -10,7 +10,7 @@ from __future__ import annotations
 import shutil
 import warnings
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from math import prod
 from pathlib import Path
@@ -22,8 +22,8 @@ from chatvec_lab.weights import configs
 from chatvec_lab.weights.descent import COSINE, Holding, evidence, holding, is_nothing, rows_for
 from chatvec_lab.weights.numerics import exact
 from chatvec_lab.weights.numerics.blocks import BLOCK
-from chatvec_lab.weights.saving.companions import sort_companions
 from chatvec_lab.weights.saving.stream import workers
+from chatvec_lab.weights.sources.beside import sort_companions
 from chatvec_lab.weights.tokenizers import compare_prompts, mending, other_rules, rules_of
 from chatvec_lab.weights.vector import Term, WeightVector
 from chatvec_lab.weights.vocabulary import Policy, Vocabulary
@@ -173,12 +173,13 @@ def examine(
 
 
 def _pairs(vector: WeightVector) -> list[tuple[Term, Checkpoint, Checkpoint]]:
-    """(term, chat, base) of the terms that still know both; a stored vector has its own files alone."""
+    """(term, chat, base) of the terms that know both; a stored vector has its own files alone."""
     found = []
     for term in vector.terms:
-        sources = term.leaf.sources()
-        if len(sources) == 2 and term.factor:
-            found.append((term, sources[0], sources[1]))
+        base = term.leaf.base
+        others = [source for source in term.leaf.sources() if source is not base]
+        if base is not None and len(others) <= 1 and term.factor:
+            found.append((term, others[0] if others else base, base))
     return found
 
 
@@ -215,8 +216,10 @@ def _tensors(merged: MergedCheckpoint) -> list[str]:
             carried
         )
         lines.append(f"{component} {module}: {', '.join(told)} ({size:,} elements)")
-    ignored = layout.ignored
-    lines += [f"{name}: {why}; carried" for name, why in list(ignored.items())[:8]]
+    lines += [
+        f"{name}: {why}; left out" for name, why in list(merged.left_out.items())[:8] if why != "not selected"
+    ]
+    lines += [f"{name} {why}" for name, why in list(layout.unknown.items())[:8]]
     return lines
 
 
@@ -234,7 +237,8 @@ def _relation(ours: Vocabulary | None, theirs: Vocabulary | None) -> str:
 
 
 def _vocabulary(merged: MergedCheckpoint) -> list[str]:
-    lines = [f"CP beside the vector's: {_relation(merged.cp.vocabulary, merged.vector.vocabulary)}"]
+    lines = [f"{merged.cp.label}: {merged.cp.lacking}"] if merged.cp.lacking else []
+    lines += [f"CP beside the vector's: {_relation(merged.cp.vocabulary, merged.vector.vocabulary)}"]
     for _, chat, base in _pairs(merged.vector)[:1]:
         lines.append(f"chat beside base: {_relation(chat.vocabulary, base.vocabulary)}")
     report = merged.vocabulary_report()
@@ -337,7 +341,7 @@ def _files(merged: MergedCheckpoint) -> list[str]:
 
 
 def _room(merged: MergedCheckpoint, out: Path | None) -> list[str]:
-    size = sum(map(merged.nbytes, merged.names))
+    size = sum(merged.nbytes(name) for name in merged.names)
     buffers = workers() * (2 * len(merged.vector.terms) + 3) * BLOCK * 8
     lines = [f"{size:,} bytes on disk; some {(buffers + 1e8) / 1e6:,.0f} MB of memory"]
     if out is not None:
@@ -354,15 +358,15 @@ def _descent(merged, findings, found, bases: list[Checkpoint], full: bool, seed:
     total = sum(prod(merged.cp.shape(n)) for n in merged.cp.names)
     budget = max(
         3 * total // 200, 1 << 19
-    )  # half a percent of the three members for each of the two measures
+    )  # elements for each of two measures: half a percent of the members
     for term, chat, base in pairs:
         rows = rows_for([base, chat, base, merged.cp], budget)
         distances = {}
         for role, member in (("chat", chat), ("CP", merged.cp)):
             for candidate in (base, *bases):
-                table = [
-                    row for row in evidence(member, candidate, rows=rows, seed=seed) if _counts(merged, row)
-                ]
+                placed = term.leaf.placed if role == "CP" else {}
+                table = evidence(member, candidate, rows=rows, seed=seed, placed=placed)
+                table = [row for row in table if _counts(merged, candidate, row, term.leaf.placed)]
                 distances[role, candidate.label] = _distance(table)
                 if candidate is base:
                     lines.append(_descends(role, member, base, table, findings))
@@ -373,9 +377,12 @@ def _descent(merged, findings, found, bases: list[Checkpoint], full: bool, seed:
     return lines
 
 
-def _counts(merged: MergedCheckpoint, row: dict) -> bool:
-    """Whether a row of the evidence is about a tensor that gets the vector."""
-    return row["tensor"] not in merged.cp or not merged.is_carried(row["tensor"])
+def _counts(merged: MergedCheckpoint, base: Checkpoint, row: dict, placed: Mapping[str, str]) -> bool:
+    """Whether a row of the evidence is about a tensor that gets the vector, or that the CP lacks."""
+    published = base.layout.published(row["tensor"])
+    outer = {inner: outer for outer, inner in placed.items()}
+    stored = merged.cp.resolve(outer.get(published, published))
+    return stored is None or not merged.is_carried(stored)
 
 
 def _distance(table: list[dict]) -> float:

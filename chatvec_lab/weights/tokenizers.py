@@ -202,7 +202,7 @@ def _first_other(ours, theirs) -> int:
 
 
 def _tokenizer_files(folder: Path) -> list[Path]:
-    from chatvec_lab.weights.saving.companions import sort_companions
+    from chatvec_lab.weights.sources.beside import sort_companions
 
     return [
         path

@@ -6,7 +6,6 @@ import json
 import os
 import platform
 from collections.abc import Iterable
-from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,8 @@ import xxhash
 
 from chatvec_lab.weights.checkpoint import Checkpoint
 from chatvec_lab.weights.numerics.blocks import block_spans
-from chatvec_lab.weights.sources.files import Stored
+from chatvec_lab.weights.sources.beside import sort_companions
+from chatvec_lab.weights.sources.files import Stored, state_of
 from chatvec_lab.weights.sources.folder import Folder
 from chatvec_lab.weights.sources.safetensors import safetensors_entries
 
@@ -36,7 +36,7 @@ class Digests:
         self._steps: dict[tuple[int, str], dict[int, int]] = {}
         self._tensors: dict[tuple[int, str], str] = {}
         self._sources = list(sources)
-        self._states = [_state(source) for source in self._sources]
+        self._states = [_companions(source) for source in self._sources]
 
     def record(self, source: Checkpoint, name: str, start: int, raw: np.ndarray) -> None:
         key = (id(source), name)
@@ -48,14 +48,16 @@ class Digests:
                 raise _changed(source, f"{name} was read twice with different content")
 
     def check_unchanged(self) -> None:
-        """OSError naming the first source whose files are no longer those of the start, or that read otherwise again."""
+        """OSError naming the first source that is no longer what it was at the start, or that read otherwise again."""
         for source, before in zip(self._sources, self._states, strict=True):
-            after = _state(source)
-            if after != before:
-                files = sorted(
-                    str(path) for path in before.keys() | after.keys() if before.get(path) != after.get(path)
-                )
-                raise _changed(source, f"{', '.join(files[:3])} changed")
+            for member in _stored(source):
+                member.tensors.check()
+            after = _companions(source)
+            other = sorted(
+                path for path in before.keys() | after.keys() if before.get(path) != after.get(path)
+            )
+            if other:
+                raise _changed(source, f"{', '.join(other[:3])} changed")
             for name in source.names:  # a verification has read them again
                 key = (id(source), name)
                 first = self._tensors.get(key)
@@ -92,15 +94,24 @@ class Digests:
         return combined({name: self.tensor(source, name) for name in source.names})
 
 
-def _state(source: Checkpoint) -> dict[str, Any]:
-    """What identifies the files of a source: its fingerprint, and identity, size and time of what is read beside it."""
-    state: dict[str, Any] = {"its fingerprint": source.fingerprint()}
-    if source.folder.is_dir():
-        for name in ("config.json", "tokenizer.json", "tokenizer_config.json"):
-            with suppress(FileNotFoundError):
-                found = (source.folder / name).stat()
-                state[name] = (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns)
-    return state
+def _stored(source: Checkpoint) -> list[Checkpoint]:
+    """The checkpoints with files of their own that a source stands on: itself, or those of a sum."""
+    from chatvec_lab.weights.merged import MergedCheckpoint
+
+    if not isinstance(source, MergedCheckpoint):
+        return [source]
+    return [member for part in (source.cp, *source.vector.sources()) for member in _stored(part)]
+
+
+def _companions(source: Checkpoint) -> dict[str, tuple]:
+    """The state of each file beside the weights: config, tokenizer, template, code."""
+    if not source.folder.is_dir():
+        return {}
+    return {path.name: state_of(path) for path in sort_companions(source.folder)[0]} | {
+        name: state_of(source.folder / name)
+        for name in ("config.json", "generation_config.json")
+        if (source.folder / name).is_file()
+    }
 
 
 def _changed(source: Checkpoint, what: str) -> OSError:
