@@ -35,7 +35,7 @@ SIZES: tuple[tuple[str, int], ...] = (
     (r"n_group|topk_group|num_expert_group", 1),
     (r"max_position_embeddings|n_positions|n_ctx|max_seq_len|max_sequence_length|position_embedding_size|rel_extent", 256),
     (r"mamba_d_state|state_size|ssm_state_size|mamba_d_ssm", 16),
-    (r"codebook_size|num_embeddings|\w*(?:audio|mel|shape|pronunciation)_vocab_size|encoder_hash_byte_group_vocab|ngram_vocab_size_base", 40),
+    (r"codebook_size|num_embeddings|\w*(?:audio|mel|shape|pronunciation)_vocab_size|encoder_hash_byte_group_vocab|ngram_vocab_size_base", 64),
     (r"projection_hidden_size|base_channels|num_filters|latent_channels|vector_quantization_hidden_dimension|codebook_dim", WIDTH),
     (r"zero_expert_num|num_query_tokens|latent_query_num|resampler_n(?:um)?_latents", 4),
     (r"num_position_embeddings", 16),
@@ -73,7 +73,7 @@ FURTHER: dict[str, dict[str, Any]] = {
         "mamba_ngroups": 1,
     },
     "xmod": {"default_language": "en_XX"},
-    "xlstm": {"num_heads": 4, "qk_dim_factor": 0.5, "v_dim_factor": 1.0},
+    "xlstm": {"hidden_size": 128, "embedding_dim": 128},
     "nemotron": {"num_key_value_heads": 2},
     "reformer": {
         "is_decoder": True,
@@ -95,12 +95,36 @@ FURTHER: dict[str, dict[str, Any]] = {
         "num_experts_per_tok": 2,
     },
     "moshi": {"codebook_size": 64, "audio_vocab_size": 64},
-    "dory": {"num_hidden_layers": 3, "n_input_layers": 1, "n_recurrent_layers": 1, "n_output_layers": 1},
+    "dory": {"num_hidden_layers": 4, "n_input_layers": 1, "n_recurrent_layers": 2, "n_output_layers": 1,
+             "layer_types": ["sliding_attention"] * 3 + ["full_attention"]},
     "chameleon": {"vocabulary_map": {"IMGIMGA<BZ>": 5, "<image>": 6}},
     "emu3": {"vocabulary_map": {"<|visual token 000000|>": 5, "<image>": 6, "<|extra_200|>": 7}},
     "step3p7_text": {"sliding_window": 32},
-    "blt": {},
-    "ernie4_5_vl_moe": {},
+    "apertus1p5": {"image_token_offset": 4, "audio_token_offset": 12, "vision_config": {"codebook_size": 8},
+                   "audio_config": {"codebook_size": 8}},
+    "cohere_compass_text": {"rope_parameters": {"full_attention": _ROPE | {"mrope_section": [2, 1, 1]},
+                                                "sliding_attention": _ROPE | {"mrope_section": [2, 1, 1]}}},
+    "dbrx": {"attn_config": {"rope_theta": 10000.0}},
+    "deepseek_ocr2_text": {"mlp_layer_types": ["dense", "sparse"]},
+    "deepseek_v2": {"n_routed_experts": 4, "num_experts_per_tok": 2, "first_k_dense_replace": 1},
+    "diffusion_gemma_text": {"num_experts": 4, "top_k_experts": 2, "moe_intermediate_size": 16},
+    "gemma3n_text": {"num_kv_shared_layers": 0},
+    "gemma4_text": {"num_kv_shared_layers": 0},
+    "gemma4_unified_text": {"num_kv_shared_layers": 0},
+    "gemma4_assistant at first": {"text_config": {"hidden_size_per_layer_input": 0, "enable_moe_block": False,
+                                                  "use_double_wide_mlp": False, "vocab_size_per_layer_input": 0}},
+    "granite4_vision": {"deepstack_layer_map": [[0, 0], [1, 1]]},
+    "lfm2_moe": {"layer_types": ["conv", "full_attention"]},
+    "qwen4_exp_text": {"indexer_n_heads": 2, "indexer_kv_heads": 1, "indexer_head_dim": 8, "indexer_budget": 32,
+                       "indexer_compress_ratio": 4},
+    "ernie4_5_vl_moe_text": {"moe_intermediate_size": [16, 8], "rope_parameters": _ROPE | {"mrope_section": [1, 1, 2]}},
+    "glm4v_moe_text": {"head_dim": 16},
+    "hrm_text": {"num_hidden_layers": 16, "num_layers_per_stack": 2},
+    "mistral4": {"head_dim": 16},
+    "qwen2_5_omni_thinker": {"vision_start_token_id": 7, "vision_end_token_id": 8, "audio_start_token_id": 9},
+    "qwen3_omni_moe_thinker": {"vision_start_token_id": 7, "vision_end_token_id": 8, "audio_start_token_id": 9},
+    "udop": {"decoder_start_token_id": 1, "bos_token_id": 1},
+    "vision-encoder-decoder": {"decoder_start_token_id": 1, "bos_token_id": 1},
 }
 
 
@@ -145,7 +169,7 @@ def shrink(sizes: dict[str, Any], vocabulary: int, path: str = "") -> None:
         None,
     )
     keep = _kept_layers(sizes, layers)
-    is_other = bool(re.search(r"vision|audio|qformer|protein|speech|vq|depth|code", path))
+    is_other = bool(re.search(r"vision|audio|qformer|protein|speech|vq|depth|codec|codebook", path))
     for key, value in list(sizes.items()):
         if key == "per_layer_config" and isinstance(value, dict) and keep:
             sizes[key] = {str(new): value[str(old)] for new, old in enumerate(keep) if str(old) in value}
@@ -157,6 +181,8 @@ def shrink(sizes: dict[str, Any], vocabulary: int, path: str = "") -> None:
                 sizes[key] = [value[i] for i in keep]
             elif re.fullmatch(PLACES, key):
                 sizes[key] = [0, 1][: len(value)] if not keep else [min(1, len(keep) - 1)]
+            elif key == "vision_feature_layer":
+                sizes[key] = [-1, -2][: len(value)]
             elif key.endswith("mrope_section"):
                 sizes[key] = [2, 1, 1]
             continue
@@ -187,7 +213,17 @@ def shrink(sizes: dict[str, Any], vocabulary: int, path: str = "") -> None:
         sizes["rope_parameters"]["mrope_section"] = [2, 1, 1]
     ids = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
     sizes.update({key: number for key, number in ids.items() if key in sizes and not is_other})
-    sizes.update(copy.deepcopy(FURTHER.get(sizes.get("model_type"), {})))
+    _update(sizes, FURTHER.get(sizes.get("model_type"), {}))
+    if "per_layer_config" in path and "head_dim" in sizes and "qk_nope_head_dim" in sizes:
+        sizes["head_dim"] = 16
+
+
+def _update(sizes: dict, more: dict) -> None:
+    for key, value in more.items():
+        if isinstance(value, dict) and isinstance(sizes.get(key), dict):
+            _update(sizes[key], value)
+        else:
+            sizes[key] = copy.deepcopy(value)
 
 
 def _kept_layers(sizes: dict, layers: int | None) -> list[int]:
