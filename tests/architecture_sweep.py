@@ -283,10 +283,11 @@ def wrong_elements(got: torch.Tensor, p: torch.Tensor, c: torch.Tensor, b: torch
     bits = flat.view({2: torch.int16, 4: torch.int32}[flat.element_size()])
     error = np.abs(flat.double().numpy() - wanted)
     doubtful = ~np.isfinite(error)
+    near = 1e-16 if flat.element_size() == 2 else 1e-9  # 0.7 as a float64 is that near to ties of decimal 0.7
     for step in (-1, 1):
         other = (bits + step).view(flat.dtype).double().numpy()
         with np.errstate(invalid="ignore"):
-            doubtful |= np.isfinite(other) & (np.abs(other - wanted) <= error * (1 + 1e-12))
+            doubtful |= np.isfinite(other) & (np.abs(other - wanted) <= error + error * np.longdouble(near))
     places = torch.from_numpy(np.flatnonzero(doubtful))
     if not len(places):
         return 0
