@@ -9,32 +9,29 @@ import numpy as np
 
 from chatvec_lab.live.places import places
 from chatvec_lab.live.slots import raw
-from chatvec_lab.opening import open_config, open_model
+from chatvec_lab.opening import open_model
 from chatvec_lab.weights.checkpoint import Checkpoint
-from chatvec_lab.weights.layout import is_head
+from chatvec_lab.weights.layout import Layout
 from chatvec_lab.weights.merged import MergedCheckpoint
-from chatvec_lab.weights.saving.companions import without_adapter
 from chatvec_lab.weights.sources import files
 from chatvec_lab.weights.sources.beside import without_adapter
+from chatvec_lab.weights.structure import Unknown, class_of
 
 if TYPE_CHECKING:
     import torch
 
 
-def load(merged: MergedCheckpoint, device, dtype):
+def load(merged: MergedCheckpoint, device, dtype: torch.dtype):
     """The CP through transformers, on its device, with rows for added tokens and the chat's generation config."""
     import torch
-    from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, GenerationConfig
+    from transformers import GenerationConfig
 
     if isinstance(device, str) and device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     is_map = isinstance(device, dict) or device in ("balanced", "balanced_low_0", "sequential")
     options = {"device_map": device} if is_map else {}
-    # transformers does not count vision-language models among causal language models
     with without_adapter(merged.folder) as folder:
-        is_text = type(open_config(folder)) in AutoModelForCausalLM._model_mapping
-        kind = AutoModelForCausalLM if is_text else AutoModelForImageTextToText
-        model = open_model(folder, kind, dtype=_dtype(merged, dtype), **options)
+        model = open_model(folder, _class(merged), dtype=dtype, **options)
     model = model if is_map else model.to(device)
     away = [name for name, parameter in model.named_parameters() if parameter.is_meta]
     if away:
@@ -50,7 +47,23 @@ def load(merged: MergedCheckpoint, device, dtype):
     return model.eval()
 
 
-def _dtype(merged: MergedCheckpoint, dtype) -> torch.dtype:
+def _class(merged: MergedCheckpoint):
+    """The class that the CP's config names; for one without a head, saved by AutoModel, the causal one."""
+    from transformers import AutoModelForCausalLM
+
+    try:
+        kind, config = class_of(merged.cp.config)
+    except Unknown as error:
+        raise ValueError(
+            f"{merged.cp.label} cannot be loaded: {error}. Save the merged model instead."
+        ) from error
+    if not kind.can_generate() and type(config) in AutoModelForCausalLM._model_mapping:
+        return AutoModelForCausalLM
+    return kind
+
+
+def chosen_dtype(merged: MergedCheckpoint, dtype) -> torch.dtype:
+    """The dtype by its name; "auto" is that of most stored elements."""
     import torch
 
     name = str(dtype).removeprefix("torch.")
@@ -70,13 +83,15 @@ def checked_places(merged: MergedCheckpoint, model) -> list[tuple[str, torch.Ten
 
     The model must hold the CP's bits there, which proves that transformers put everything where it says.
     """
-    found, lines, result, seen = places(model), [], [], set()
+    found, lines, result, seen = _by_published_name(merged, model), [], [], set()
     root = merged.cp
     while isinstance(root, MergedCheckpoint):
         root = root.cp
-    names = [n for n in merged.names if merged.dtype_name(n) in files.FLOATS]
-    for name in sorted(names, key=is_head):  # stable: the embedding before the head that is tied to it
-        place = found.get(name)
+    layout = merged.layout
+    names = [n for n in merged.names if merged.dtype_name(n) in files.FLOATS and n not in layout.ignored]
+    # stable: the embedding before the head that is tied to it
+    for name in sorted(names, key=lambda n: layout[n].module == "head"):
+        place = found.get(layout.published(name))
         if place is None:
             if not merged.is_carried(name):
                 lines.append(f"{name}   has no place in {type(model).__name__}")
@@ -94,6 +109,13 @@ def checked_places(merged: MergedCheckpoint, model) -> list[tuple[str, torch.Ten
             + "\nSave the merged model instead, or report this architecture."
         )
     return result
+
+
+def _by_published_name(merged: MergedCheckpoint, model) -> dict[str, torch.Tensor]:
+    """Every place under the one name that its tensor has, whoever saved it."""
+    found = places(model)
+    names = Layout.of(merged.cp.config, list(found), {name: tuple(t.shape) for name, t in found.items()})
+    return {names.published(name): place for name, place in found.items()}
 
 
 def _holds(place: torch.Tensor, cp: Checkpoint, name: str) -> bool:

@@ -75,15 +75,24 @@ class LiveModel:
         self.cp, self.tau = cp, tau
         self._merged = cp.add(tau, vocabulary=vocabulary, copy_special=copy_special, add_tokens=add_tokens)
         self._merged.check()
-        self.model = loading.load(self._merged, device, dtype)
+        self._dtype = loading.chosen_dtype(self._merged, dtype)
+        self.model = loading.load(self._merged, device, self._dtype)
         places = loading.checked_places(self._merged, self.model)
         self._gpus: dict[torch.device, Resident] = {}
-        slots = (make_slot(self._merged, name, place) for name, place in places)
+        slots = (
+            make_slot(self._merged, name, place, self._rounded(name, place, dtype)) for name, place in places
+        )
         self._slots = [slot for slot in slots if tau_device == "cpu" or not self._taken(slot)]
         self._local = threading.local()
         self._pool = _pool(self._slots)
         self._scale = 0.0
         self.scale = 0.0
+
+    def _rounded(self, name: str, place: torch.Tensor, dtype) -> torch.dtype:
+        """What a save would store: the chosen dtype, also where transformers keeps a weight in another one."""
+        if place.dtype == self._dtype or str(dtype) != "auto":
+            return self._dtype
+        return self._merged.cp.dtype(name)
 
     def __repr__(self) -> str:
         return f"LiveModel({self.cp!r} + {self._scale:g} * ({self.tau.label}))"

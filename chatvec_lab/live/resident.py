@@ -31,7 +31,12 @@ class Resident:
     def take(self, slot: Slot) -> bool:
         """Move the slot's arrays to the device, if its kernel can turn it and there is room."""
         arrays = [slot.cp, *(a for part in slot.parts for a in part[2:])]
-        fits = slot.place.is_contiguous() and slot.size and len(slot.parts) <= 1
+        fits = (
+            slot.place.is_contiguous()
+            and slot.size
+            and len(slot.parts) <= 1
+            and slot.rounded == slot.place.dtype
+        )
         if not fits or any(a is None or a.dtype != raw_dtype(slot.place.dtype) for a in arrays):
             return False
         size = sum(a.nbytes for a in arrays)

@@ -28,6 +28,9 @@ class Slot:
     published: str  # the vector's name for it
     of: str  # the merged model, for messages
     place: torch.Tensor  # a view into a parameter
+    rounded: (
+        torch.dtype
+    )  # what a save stores; the place may be wider (routers that transformers keeps in float32)
     cp: np.ndarray  # flat, raw, as stored
     parts: list[tuple[int, float, np.ndarray, np.ndarray | None]]  # (term, coefficient, plus, minus)
     rows: dict[int, dict[int, np.ndarray]]  # by the sign of the scale: rows that are the chat model's own
@@ -38,8 +41,9 @@ class Slot:
 
     @property
     def is_raw(self) -> bool:
-        """Whether the model holds the tensor as one piece of CPU memory, which is then written in place."""
-        return self.place.device.type == "cpu" and self.place.is_contiguous()
+        """Whether the model holds what a save stores as one piece of CPU memory, which is then written in place."""
+        is_memory = self.place.device.type == "cpu" and self.place.is_contiguous()
+        return is_memory and self.rounded == self.place.dtype
 
     @property
     def block(self) -> int:
@@ -65,7 +69,7 @@ class Slot:
     def fill(self, parts: list[exact.Part], start: int, sign: int, scratch: exact.Scratch) -> None:
         """Compute one block in place; the rows that are the chat model's own replace the sum."""
         stop = min(start + self.block, self.size)
-        out = raw(self.place)[start:stop] if self.is_raw else np.empty(self.size, raw_dtype(self.place.dtype))
+        out = raw(self.place)[start:stop] if self.is_raw else np.empty(self.size, raw_dtype(self.rounded))
         if parts or self.cp.dtype != out.dtype:
             span = slice(start, stop)
             spans = [(c, plus[span], None if minus is None else minus[span]) for c, plus, minus in parts]
@@ -79,10 +83,10 @@ class Slot:
                 own = values[low - row * width : high - row * width]
                 self.combine(None, [(1.0, own, None)], out[low - start : high - start], scratch)
         if not self.is_raw:
-            self.place.detach().copy_(tensor(out, self.place.dtype).view(self.place.shape))
+            self.place.detach().copy_(tensor(out, self.rounded).view(self.place.shape))
 
 
-def make_slot(merged: MergedCheckpoint, name: str, place: torch.Tensor) -> Slot:
+def make_slot(merged: MergedCheckpoint, name: str, place: torch.Tensor, rounded: torch.dtype) -> Slot:
     cp, size = merged.cp, prod(merged.shape(name))
     stored = prod(cp.shape(name))
     elements = np.zeros(size, files.NUMPY_DTYPES[cp.dtype_name(name)])  # rows of added tokens stay zero
@@ -96,7 +100,7 @@ def make_slot(merged: MergedCheckpoint, name: str, place: torch.Tensor) -> Slot:
         spaces = {"vocabulary": cp.vocabulary, "rows": merged.shape(name)[0]} if is_table else {}
         parts += [(i, *part) for part in one.parts(published, 0, size, work=Workspace(), **spaces)]
     rows = _rows(merged, name) if is_table else {}
-    return Slot(name, published, merged.label, place, elements, parts, rows)
+    return Slot(name, published, merged.label, place, rounded, elements, parts, rows)
 
 
 def _rows(merged: MergedCheckpoint, name: str) -> dict[int, dict[int, np.ndarray]]:

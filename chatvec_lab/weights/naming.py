@@ -42,20 +42,21 @@ _COMPONENT = (
         r"|multi_?modal|^mm_|language_projection|^embed_(?:vision|audio)|image_newline|view_sep|modality_projection"
         r"|visual_proj|vision_proj|vision_embed_tokens|image_proj|audio_proj|text_projection"
     )),
-    ("text", re.compile(r"language|^text|text_config|llm|^decoder$|^lm_head$")),
-    ("vision", re.compile(r"vision|visual|vit$|^vit|image|^img|siglip|clip|pixel|vqmodel|^sam|_sam|eva_|pixtral")),
+    ("text", re.compile(r"language|^text|text_config|llm|^lm_heads?$")),
+    ("vision", re.compile(r"vision|visual|video|vit$|^vit|image|^img|siglip|clip|pixel|vqmodel|^sam|_sam|eva_|pixtral")),
     ("audio", re.compile(r"audio|speech|whisper|conformer|sound|codec")),
+    ("other", re.compile(r"protein|molecule|^dit$|action_expert|time_series")),
 )  # fmt: skip
 # the last piece that fits decides: self_attn.q_norm is a norm, post_attention_layernorm is not attention
 _KINDS = (
     ("norm", re.compile(r"layer_?norm|(?:^|_)norm(?:$|_|\d)|^norm|^ln(?:$|_|\d)|_ln$|rmsnorm|(?:batch|group)_?norm|^bn\d?$")),
-    ("head", re.compile(r"^(?:lm_head|embed_out|output_layer|pred_layer|lm_loss|ff_out|unembed|cls|predictions)$")),
+    ("head", re.compile(r"^(?:lm_heads?|embed_out|output_layer|pred_layer|lm_loss|ff_out|unembed|cls|\w*predictions)$")),
     ("projector", re.compile(
         r"^embedding_projection$|^(?:multi_modal|mm|multimodal)_?projector$|^connector$|^merger$|^projector$|^aligner$"
     )),
     ("embedding", re.compile(
         r"^(?:embed_tokens\w*|word_embeddings|wte|wpe|embed_in|tok_embeddings|embed_positions|embeddings?|embedder|shared"
-        r"|\w*_embeddings?|\w*_embed|w|embed|word_embedding)$"
+        r"|\w*_embeddings?|\w*_embed|embed|word_embedding)$"
     )),
     ("router", re.compile(r"^(?:router|gate|shared_expert_gate|wg|gating)$|router$")),
     ("ssm", re.compile(r"mamba|ssm|^rg_lru$|recurrent|mlstm|slstm|^time_mix$|gated_delta|^kda$|lightning")),
@@ -71,7 +72,7 @@ _INSIDE = (
     "attention",
     "projector",
 )  # kinds that a convolution or a table of their own belongs to
-_MIXER = re.compile(r"^(?:mixer|temporal_block|block|operator)$")
+_MIXER = re.compile(r"^(?:mixer|temporal_block)$")
 _QKVO = re.compile(
     r"^(?:[qkvo]_proj|qkv_proj|q|k|v|o|query|key|value)$|^(?:q|kv)_[ab]_proj|^[qkvo]_(?:lin|conv|norm)"
 )
@@ -89,19 +90,19 @@ _CONVOLUTION = re.compile(r"^conv|_conv(?:\d|_|$)|^sconv|^patch_embed")
 _PROJECTIONS = (
     ("qkv", re.compile(r"^(?:qkv|qkv_proj|query_key_value|c_attn|wqkv|att_proj|in_proj_qkv\w*|in_proj|in_proj_weight)$")),
     ("kv", re.compile(r"^(?:kv|kv_proj|key_value|c_kv|to_kv)$")),
-    ("q", re.compile(r"^(?:to_)?(?:q|query|wq|q_proj|q_lin|query_proj)$")),
-    ("k", re.compile(r"^(?:to_)?(?:k|key|wk|k_proj|k_lin|key_proj)$")),
-    ("v", re.compile(r"^(?:to_)?(?:v|value|wv|v_proj|v_lin|value_proj)$")),
-    ("o", re.compile(r"^(?:o|o_proj|out_proj|wo|c_proj|dense|out_lin|to_out|proj|attn_out|output|out|r_o)$")),
+    ("q", re.compile(r"^(?:to_)?(?:q|query|wq|q_proj|q_lin|query_proj|project_q)$")),
+    ("k", re.compile(r"^(?:to_)?(?:k|key|wk|k_proj|k_lin|key_proj|project_k)$")),
+    ("v", re.compile(r"^(?:to_)?(?:v|value|wv|v_proj|v_lin|value_proj|project_v)$")),
+    ("o", re.compile(r"^(?:o|o_proj|out_proj|wo|c_proj|dense|out_lin|to_out|proj|projection|attn_out|attention_out|output|out|r_o)$")),
 )  # fmt: skip
 _MLP_PROJECTIONS = (
     ("gate_up", re.compile(r"^(?:gate_up_proj|gate_up|gate_and_up_proj\w*|w13|input_linear|gate_up_linear)$")),
     ("gate", re.compile(r"^(?:gate_proj|w1|wi_0|gate|linear_gate|w_gate)$")),
     ("up", re.compile(
-        r"^(?:up_proj|w3|wi_1|fc1|fc_in|c_fc|dense_h_to_4h|wi|lin1|intermediate|w_up|linear_1|v1|ff_proj|proj_up|up)$"
+        r"^(?:up_proj|w3|wi_1|fc1|fc_in|c_fc|dense_h_to_4h|wi|lin1|intermediate|w_up|linear_1|linear_fc1|v1|ff_proj|proj_up|up)$"
     )),
     ("down", re.compile(
-        r"^(?:down_proj|w2|wo|fc2|fc_out|c_proj|dense_4h_to_h|lin2|output|output_linear|w_down|linear_2|ff_out|down)$"
+        r"^(?:down_proj|w2|wo|fc2|fc_out|c_proj|dense_4h_to_h|lin2|output|output_linear|w_down|linear_2|linear_fc2|ff_out|proj_down|down)$"
     )),
 )  # fmt: skip
 _MIX_PROJECTIONS = (
@@ -110,7 +111,7 @@ _MIX_PROJECTIONS = (
 )
 _BUFFER = re.compile(
     r"rotary\w*\.(?:inv_freq|cos_cached|sin_cached)$|inv_freq$|(?:sin|cos)_cached$|\.masked_bias$|position_ids$|token_type_ids$"
-    r"|(?:attn|attention)\.bias$|running_(?:mean|var)$|num_batches_tracked$|\.(?:embed_)?positions?_embedding_sin\w*$"
+    r"|\.(?:attn|attention)\.bias$|running_(?:mean|var)$|num_batches_tracked$|\.(?:embed_)?positions?_embedding_sin\w*$"
 )
 _TABLE = re.compile(
     r"(?:^|\.)(?:embed_tokens(?:_per_layer)?|word_embeddings|wte|embed_in|tok_embeddings|lm_head|embed_out)\.(?:weight|bias)$"
@@ -225,11 +226,13 @@ def parts_of(
     hints: Mapping[str, Sequence[str]] | None = None,
     places: Mapping[str, int | None] | None = None,
     depth: int | None = None,
+    buffers: Iterable[str] | None = None,
 ) -> dict[str, Part]:
     """What each of a model's tensors is.
 
     `classes`: the class of the module at each piece; `hints`: the pieces with what sub-configs say of them; `places`:
-    where the layer's number stands among the pieces; `depth`: how many layers the text has, beyond which they draft.
+    where the layer's number stands among the pieces; `depth`: how many layers the text has, beyond which they draft;
+    `buffers`: the stored constants, where they are known.
     """
     found, stacks = {}, {}
     for name in names:
@@ -239,7 +242,7 @@ def parts_of(
         where = component(said[: place - 1] if place else said)
         layer = int(split[place]) if place else None
         module = kind(split, (classes or {}).get(name, ()), where)
-        if is_buffer(name):
+        if is_buffer(name) and buffers is None or name in (buffers or ()):
             module = "buffer"
         elif name == "output.weight":
             module = "head"
@@ -264,7 +267,6 @@ def _others(stacks: Mapping[str, list[str]], parts: Mapping[str, Part]) -> dict[
     if len(stacks) < 2:
         return {}
     length = lambda stack: max(parts[name].layer for name in stacks[stack])  # noqa: E731
-    order = sorted(
-        stacks, key=lambda s: ("decoder" in s and "local" not in s, length(s), list(stacks).index(s))
-    )
+    rank = lambda s: ("decoder" in s and "local" not in s, length(s), "language" in s, list(stacks).index(s))  # noqa: E731
+    order = sorted(stacks, key=rank)
     return {s: "encoder" if "encoder" in s and "local" not in s else "other" for s in order[:-1]}

@@ -20,7 +20,9 @@ from chatvec_lab.weights.familiar import Findings, left_out
 from chatvec_lab.weights.naming import Part, is_table, parts_of, pieces, projection
 
 # buffers that training moves: the bias of a router, a layer's own factor
-_TRAINED = re.compile(r"correction_bias$|expert_bias$|layer_scalar$|gate\.bias$|router\.\w*bias$")
+_TRAINED = re.compile(
+    r"correction_bias$|expert_bias$|balancing_bias(?:es)?$|layer_scalar$|gate\.bias$|router\.\w*bias$"
+)
 _OTHER_TOKENS = re.compile(
     r"vision|visual|image|audio|speech|qformer|protein|codec|depth|vq_|codebook|perceiver"
 )
@@ -159,7 +161,7 @@ def _structure(text: str) -> Structure:
     parts = _parts(model, config)
     for name, part in parts.items():
         if name in rows and part.module != "buffer":
-            axis = "vocabulary" if rows[name] == 0 else "candidate"
+            axis = "vocabulary" if rows[name] == 0 and (embedding or head) else "candidate"
             is_head = name.rsplit(".", 1)[0] == (head or ".").rsplit(".", 1)[0] or name.endswith("bias")
             parts[name] = replace(part, axis=axis, module="head" if is_head else part.module)
     if embedding is not None and parts[embedding].axis:
@@ -223,9 +225,15 @@ def _vocabulary_names(own, config, model) -> dict[str, int]:
     for path, sub in _walk(larger):
         if _OTHER_TOKENS.search(path):
             continue
-        for key in ("vocab_size", "vocab_size_per_layer_input", "padded_vocab_size", "text_vocab_size"):
+        for key in dict.fromkeys(
+            ["vocab_size", *(k for k in vars(sub) if "vocab_size" in k and "type_" not in k)]
+        ):
             value = getattr(sub, key, None)
-            if isinstance(value, int) and (value == size or key != "vocab_size"):
+            if (
+                isinstance(value, int)
+                and (value == size or key != "vocab_size")
+                and not _OTHER_TOKENS.search(key)
+            ):
                 setattr(sub, key, value + 64)
                 grown = True
     own_shapes = {name: tuple(t.shape) for name, t in model.state_dict().items()}
@@ -274,7 +282,7 @@ def _parts(model, config) -> dict[str, Part]:
             module = modules.get(".".join(split[: i + 1]))
             kinds.append(type(module).__name__ if module is not None else "")
             key = keys.get(id(module.config)) if isinstance(module, PreTrainedModel) else None
-            said.append(f"{piece}.{key}" if key and i else piece)
+            said.append(f"{piece}.{key}.{_input_of(module)}" if key else piece)
             above = modules.get(".".join(split[:i])) if i else None
             if (
                 place is None
@@ -285,5 +293,14 @@ def _parts(model, config) -> dict[str, Part]:
         length = len(pieces(name))
         classes[name], hints[name], places[name] = kinds[:length], said[:length], place
     depth = getattr(config.get_text_config(decoder=True), "num_hidden_layers", None)
-    found = parts_of(names, classes, hints, places, depth)
-    return {n: replace(p, module="buffer") if n in buffers else p for n, p in found.items()}
+    return parts_of(names, classes, hints, places, depth, buffers)
+
+
+def _input_of(module) -> str:
+    """What a sub-model takes in, in the words of `naming`: an encoder of pixels is vision, whatever its name."""
+    return {
+        "pixel_values": "vision",
+        "flattened_patches": "vision",
+        "input_features": "audio",
+        "input_values": "audio",
+    }.get(getattr(module, "main_input_name", ""), "")
