@@ -34,6 +34,7 @@ from chatvec_lab.weights.saving.provenance import (
     versions,
     write_json,
 )
+from chatvec_lab.weights.saving.seal import check_seal, sealed
 from chatvec_lab.weights.saving.stream import (
     Streamer,
     Tensor,
@@ -114,7 +115,7 @@ def save_vector(
             "digest": DIGEST,
             "versions": versions(),
         }
-        write_json(folder / MANIFEST, manifest)
+        write_json(folder / MANIFEST, sealed(folder, manifest))
         (folder / "README.md").write_text(_card(vector), "utf-8")
     return path
 
@@ -235,6 +236,7 @@ class Stored:
             raise ValueError(
                 f"{folder / MANIFEST} is no manifest of a weight vector (format {FORMAT!r} expected)."
             )
+        check_seal(folder, self.manifest, MANIFEST)
         self.label = self.manifest["label"]
         self.coefficients: dict[str, list[float]] = self.manifest["coefficients"]
         lacking = [name for name in self.coefficients if name not in self.files and self.coefficients[name]]
