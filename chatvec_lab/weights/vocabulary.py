@@ -21,8 +21,8 @@ Policy = Literal["match", "skip", "strict"]
 class Vocabulary:
     """Token strings and their rows. `special` holds the tokens marked special or added after training.
 
-    `opaque` is set where only code that is not run here knows every token's row: a digest of the tokenizer's files, with
-    `why` in words. Such a vocabulary pairs, row by row, with one of the very same files. `where` names the file.
+    `opaque` is set where only code that is not run here knows every token's row: a digest of the tokenizer's
+    files, with `why` in words. Such a vocabulary pairs with one of the very same files. `where` is the file.
 
     >>> Vocabulary({"a": 0, "b": 1}).rows_in(Vocabulary({"b": 0, "c": 1}), rows=3)
     array([-1,  0, -1])
@@ -37,6 +37,13 @@ class Vocabulary:
     @cached_property
     def by_row(self) -> dict[int, str]:
         return {row: token for token, row in self.tokens.items()}
+
+    @cached_property
+    def hole(self) -> int | None:
+        """The first id without a token below the last ordinary token's; None where there is none, as it should be."""
+        taken = set(self.tokens.values())
+        last = max((row for token, row in self.tokens.items() if token not in self.special), default=-1)
+        return next((row for row in range(last) if row not in taken), None)
 
     @cached_property
     def digest(self) -> str:
@@ -58,6 +65,13 @@ class Vocabulary:
             if self.opaque != other.opaque:
                 raise ValueError(_unread(self, other))
             return np.arange(rows)
+        for side in (self, other):
+            if side.hole is not None:
+                raise ValueError(
+                    f"{side.where or 'the vocabulary'}: no token has the id {side.hole}, though tokens before and behind "
+                    "it are there: is the file damaged? Rows cannot be paired by token; give it whole, or use "
+                    "vocabulary='skip'."
+                )
         found = np.full(rows, -1, np.int64)
         for token, row in self.tokens.items():
             if row < rows:
@@ -81,8 +95,8 @@ def _unread(ours: Vocabulary, theirs: Vocabulary) -> str:
     unread = ours if ours.opaque else theirs
     return (
         f"the vocabularies of {ours.where or 'one member'} and {theirs.where or 'the other'} differ, and that of "
-        f"{unread.where} cannot be read by token: {unread.why}. Rows of embedding and head cannot be paired. Give both a "
-        "tokenizer.json (load the tokenizer where you trust its code, and save it), or use vocabulary='skip'."
+        f"{unread.where} cannot be read by token: {unread.why}. Rows of embedding and head cannot be paired. Give both "
+        "a tokenizer.json (load the tokenizer where you trust its code, and save it), or use vocabulary='skip'."
     )
 
 

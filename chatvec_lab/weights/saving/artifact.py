@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
-from functools import cached_property
+from functools import cached_property, partial
 from math import prod
 from pathlib import Path
 from types import MappingProxyType
@@ -25,6 +25,7 @@ from chatvec_lab.weights.numerics import exact
 from chatvec_lab.weights.numerics.blocks import Workspace, block_spans
 from chatvec_lab.weights.saving.commit import commit, refuse_existing
 from chatvec_lab.weights.saving.provenance import MANIFEST, Digests, source_entry, write_json
+from chatvec_lab.weights.saving.seal import check_seal, sealed
 from chatvec_lab.weights.saving.stream import (
     Streamer,
     Tensor,
@@ -95,7 +96,8 @@ def save_vector(
             "absent_rows": _absent_rows(vector),
             "sources": [source_entry(source, digests) for source in sources],
         }
-        work.write_manifest(manifest, lambda _: _card(vector))
+        seal = partial(sealed, [work.folder, work.companions])
+        work.write_manifest(manifest, lambda _: _card(vector), seal)
         digests.check_unchanged()
     return path
 
@@ -217,6 +219,7 @@ class Stored:
             raise ValueError(
                 f"{folder / MANIFEST} is no manifest of a weight vector (format {FORMAT!r} expected)."
             )
+        check_seal(folder, self.manifest, MANIFEST)
         self.label = self.manifest["label"]
         self.coefficients: dict[str, list[float]] = self.manifest["coefficients"]
         lacking = [name for name in self.coefficients if name not in self.files and self.coefficients[name]]

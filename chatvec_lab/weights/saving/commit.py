@@ -89,17 +89,21 @@ class Commit:
         return {"digest": combined(tensors), "files": files}
 
     def write_manifest(
-        self, entries: dict[str, Any], card: Callable[[dict[str, Any]], str]
+        self,
+        entries: dict[str, Any],
+        card: Callable[[dict[str, Any]], str],
+        seal: Callable[[dict[str, Any]], dict[str, Any]] = lambda manifest: manifest,
     ) -> dict[str, Any]:
         """Write manifest.json and README.md beside the other companions; returns the manifest.
 
         `entries` starts with "format"; weights (unless given), the names of all files, the digest's rule and the
-        versions are added.
+        versions are added; `seal` has the last word.
         """
         manifest = {**entries, "digest": DIGEST, "versions": versions()}
         manifest.setdefault("weights", self.weights)
         names = {MANIFEST, "README.md", *(path.name for path in self.companions.iterdir())}
         manifest["companions"] = sorted(names)
+        manifest = seal(manifest)
         write_json(self.companions / MANIFEST, manifest)
         (self.companions / "README.md").write_text(card(manifest), "utf-8")
         return manifest
