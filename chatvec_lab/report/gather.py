@@ -6,15 +6,14 @@ from pathlib import Path
 from typing import Any
 
 from chatvec_lab.report import svg, tables
-from chatvec_lab.study import runner
-from chatvec_lab.study.cell import read_record
+from chatvec_lab.study.results import describe, load_table, read_manifest, read_record
 
 PAGE_ROWS = 30  # a longer table is cut on the page; its file has all
 
 
 def content(out: Path) -> dict[str, Any]:
     """Everything the template uses; raises FileNotFoundError when no study was run into `out`."""
-    manifest = runner.read_manifest(out)
+    manifest = read_manifest(out)
     cells = [_cell(out, entry) for entry in manifest["cells"]]
     undone = {cell["key"]: cell["notebook"] for cell in cells if cell["status"] != "done"}
     for cell in cells:
@@ -38,7 +37,7 @@ def content(out: Path) -> dict[str, Any]:
 def _cell(out: Path, entry: dict[str, Any]) -> dict[str, Any]:
     folder = out / "cells" / entry["notebook"] / entry["key"]
     record = read_record(folder) or {"status": "not run"}
-    error = runner.describe(record["error"]) if record.get("error") else ""
+    error = describe(record["error"]) if record.get("error") else ""
     label = ", ".join(f"{name} {_text(value)}" for name, value in entry["varying"].items())
     return {
         **entry,
@@ -125,7 +124,7 @@ def _tables(out: Path, name: str, cells: list[dict[str, Any]]) -> list[dict[str,
             captions.setdefault(stem, {}).setdefault(item["caption"], []).append(cell["label"])
     found = []
     for stem, item in about.items():
-        data = runner.load_table(out, name, stem)
+        data = load_table(out, name, stem)
         text = tables.readable(data.head(PAGE_ROWS))
         kinds = ["number" if data[column].dtype.kind in "ifu" else "text" for column in text]
         found.append(
@@ -197,7 +196,8 @@ def _described(folder: Path) -> list[tuple[str, dict[str, Any]]]:
 
 
 def _inputs(manifest: dict[str, Any]) -> dict[str, str]:
-    found = dict(manifest["inputs"])
+    found = {f"modules that {cell['notebook']} imports": cell["imports"] for cell in manifest["cells"]}
+    found |= manifest["inputs"]
     for cell in manifest["cells"]:
         found |= cell["inputs"]
     return found

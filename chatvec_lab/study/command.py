@@ -66,6 +66,7 @@ def main(args: argparse.Namespace) -> int:
     """
     from chatvec_lab import report
     from chatvec_lab.study import plan, runner
+    from chatvec_lab.study.results import describe
 
     try:
         study = plan.load(args.study, set=_pairs(args.set, "--set"))
@@ -93,7 +94,7 @@ def main(args: argparse.Namespace) -> int:
     page = report.write(out)
     failed = [cell for cell in cells if records[cell.key]["status"] != "done"]
     for cell in failed:
-        print(f"{records[cell.key]['status']}: {cell}\n  {runner.describe(records[cell.key]['error'])}")
+        print(f"{records[cell.key]['status']}: {cell}\n  {describe(records[cell.key]['error'])}")
         if (log := cell.folder(out) / "run.log").exists():
             print(f"  {log}")
     again = "; the same command tries these again" if failed else ""
@@ -103,11 +104,11 @@ def main(args: argparse.Namespace) -> int:
 
 
 def _dry_run(cells: list[Any], out: Path) -> int:
-    from chatvec_lab.study import runner
+    from chatvec_lab.study.results import is_done
 
-    done = [runner.is_done(cell.folder(out)) for cell in cells]
-    for cell, is_done in zip(cells, done, strict=True):
-        print(f"{'done  ' if is_done else 'to run'}  {cell}")
+    done = [is_done(cell.folder(out)) for cell in cells]
+    for cell, has_result in zip(cells, done, strict=True):
+        print(f"{'done  ' if has_result else 'to run'}  {cell}")
     print(f"{len(cells)} cells, {sum(done)} done, {len(cells) - sum(done)} to run; results go to {out}")
     return 0
 

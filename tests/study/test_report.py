@@ -12,7 +12,7 @@ import pytest
 from chatvec_lab import report, study
 from chatvec_lab.report import gather, svg, tables
 from chatvec_lab.study import fingerprint, outputs, runner
-from chatvec_lab.study.cell import write_record
+from chatvec_lab.study.results import read_manifest, write_record
 
 HOSTILE = '</p><script>alert(1)</script><img src="http://evil.example/x.png" onerror=alert(2)>'
 LOADING = {"src", "srcset", "poster", "data", "background", "action", "xlink:href"}
@@ -199,7 +199,7 @@ def test_in_jupyterlab_each_notebook_has_its_folder(monkeypatch, tmp_path):
 
 def test_tables_in_one_keep_each_cells_parameters_and_caption(finished):
     """A table with a language of its own (the prompt's) does not hide which cell a row is of."""
-    cells = {c["key"]: c["parameters"]["language"] for c in runner.read_manifest(finished)["cells"][:2]}
+    cells = {c["key"]: c["parameters"]["language"] for c in read_manifest(finished)["cells"][:2]}
     for key, code in cells.items():
         folder = finished / "cells/01_scales" / key
         said = pandas.DataFrame({"language": [code, "en"], "correct": [0.9, 0.4]})

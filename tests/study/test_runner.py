@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from chatvec_lab import study
-from chatvec_lab.study import cell, engines, fingerprint, runner
+from chatvec_lab.study import engines, fingerprint
+from chatvec_lab.study.results import describe, is_done, write_record
 
 SUMMARY = "study.save_summary(out, question='Which seed?', answer=f'Seed {seed}.')"
 START = "from chatvec_lab import study\nout = study.output(out_dir)"
@@ -126,8 +127,7 @@ def test_failed_killed_stopped_and_blocked_cells_do_not_stop_the_others(lab, run
         "fine": "done",
     }
     assert (
-        runner.describe(found["bad"]["error"])
-        == "ZeroDivisionError: division by zero (code cell 4: return 1 / 0)"
+        describe(found["bad"]["error"]) == "ZeroDivisionError: division by zero (code cell 4: return 1 / 0)"
     )
     assert "the kernel died" in found["dies"]["error"]["value"]
     assert found["dies"]["error"]["line"] == "print('last words', flush=True)"
@@ -206,9 +206,9 @@ def test_a_package_that_changes_in_mid_cell_gives_no_result(lab, run):
 def test_only_a_run_json_that_says_done_counts(tmp_path: Path, text: str):
     (tmp_path / "notebook.ipynb").write_text("{}")
     (tmp_path / "run.json").write_text(text)
-    assert not runner.is_done(tmp_path)
-    cell.write_record(tmp_path, {"status": "done"})
-    assert runner.is_done(tmp_path)
+    assert not is_done(tmp_path)
+    write_record(tmp_path, {"status": "done"})
+    assert is_done(tmp_path)
     assert [path.name for path in tmp_path.iterdir() if "part" in path.name] == []
 
 
