@@ -39,9 +39,10 @@ def is_done(folder: Path) -> bool:
 
 def describe(error: dict[str, Any]) -> str:
     """One line of what went wrong: 'ValueError: scale must be ... (code cell 3: merged.save(out))'."""
-    text = ": ".join(filter(None, [error["name"], (error["value"].strip().splitlines() or [""])[0]]))
-    where = f"code cell {error['cell']}" if error["cell"] else ""
-    where = ": ".join(filter(None, [where, error["line"]]))
+    name, value = (str(error.get(part) or "") for part in ("name", "value"))
+    text = ": ".join(filter(None, [name, (value.strip().splitlines() or [""])[0]]))
+    where = f"code cell {error['cell']}" if error.get("cell") else ""
+    where = ": ".join(filter(None, [where, error.get("line")]))
     return f"{text} ({where})" if where else text
 
 
@@ -52,7 +53,13 @@ def read_manifest(out: Path) -> dict[str, Any]:
         raise FileNotFoundError(
             f"{file} is not there: no study has been run into {out} (chatvec_lab run STUDY)"
         )
-    return json.loads(file.read_text("utf-8"))
+    try:
+        manifest = json.loads(file.read_text("utf-8"))
+        return manifest | {"cells": manifest["cells"], "titles": manifest["titles"]}
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"{file} is damaged ({type(error).__name__}: {error}); chatvec_lab run STUDY writes it anew"
+        ) from error
 
 
 def results(out: Path) -> "pandas.DataFrame":
@@ -70,11 +77,12 @@ def results(out: Path) -> "pandas.DataFrame":
     return pandas.DataFrame(rows)
 
 
-def load_table(out: Path, notebook: str, name: str) -> "pandas.DataFrame":
+def load_table(out: Path, notebook: str, name: str, *, faults: list[str] | None = None) -> "pandas.DataFrame":
     """The table `name` of all done cells of a notebook, one below the other, with what varies as columns.
 
     A column that the table has already is kept as it is; where it says something else (the language of a prompt,
-    not of the cell), the cell's own stands beside it as `cell_...`. FileNotFoundError when no done cell has the table.
+    not of the cell), the cell's own stands beside it as `cell_...`. FileNotFoundError when no done cell has the table,
+    ValueError for a damaged file; with a list as `faults` it is left out and named there.
     """
     import pandas
 
@@ -87,7 +95,13 @@ def load_table(out: Path, notebook: str, name: str) -> "pandas.DataFrame":
                 column: value if isinstance(value, str | int | float | bool) else json.dumps(value)
                 for column, value in cell["varying"].items()
             }
-            frames.append((pandas.read_parquet(file), varying))
+            try:
+                frames.append((pandas.read_parquet(file), varying))
+            except (OSError, ValueError) as error:  # pyarrow's own errors are of these kinds
+                told = f"{file} is not a table that can be read ({error})"
+                if faults is None:
+                    raise ValueError(f"{told}; remove {folder} and run the study again") from error
+                faults.append(told)
     if not frames:
         raise FileNotFoundError(f"no done cell of {notebook} in {out} has a table {name!r}")
     differing = {

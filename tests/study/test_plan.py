@@ -1,5 +1,7 @@
 """Cells and their keys: what changes a key, what does not, and how notebooks find each other's results."""
 
+import json
+
 import pytest
 
 from chatvec_lab.study import fingerprint, plan
@@ -278,3 +280,24 @@ def test_relative_paths_follow_the_study_file(lab, monkeypatch, tmp_path_factory
     assert plan.load(lab.root / "tiny.yaml").cells[0].key != found[0].key
     typed = plan.load(lab.root / "tiny.yaml", set={"prompts": "{one_turn: my.jsonl}"}).cells[0]
     assert "prompts" not in typed.places, "what is typed is meant from where it is typed"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda c: c | {"nbformat": 3, "worksheets": []}, "first.ipynb is not a notebook of format 4.*nbformat 3"),
+        (lambda c: {k: v for k, v in c.items() if k != "cells"}, "no 'cells' in it"),
+        (lambda c: c | {"metadata": {"kernelspec": {"language": "R"}}}, "written in R, and chatvec_lab runs Python"),
+        (lambda c: [c], "first.ipynb is not a notebook"),
+        (lambda c: c | {"cells": [{"source": "x = 1"}]}, "no 'cell_type' in it"),
+    ],
+)  # fmt: skip
+def test_what_is_no_notebook_of_ours_is_refused_by_the_plan(lab, keys, change, message):
+    keys()
+    file = lab.root / "first.ipynb"
+    file.write_text(json.dumps(change(json.loads(file.read_text()))))
+    with pytest.raises(ValueError, match=message):
+        plan.load(lab.root / "tiny.yaml")
+    file.write_bytes("é".encode("latin-1"))
+    with pytest.raises(ValueError, match="first.ipynb is not a notebook: it is not text in UTF-8"):
+        plan.load(lab.root / "tiny.yaml")

@@ -165,6 +165,24 @@ def test_failed_killed_stopped_and_blocked_cells_do_not_stop_the_others(lab, run
     )
 
 
+def test_notebooks_of_other_writers_run(lab, run):
+    """No kernelspec, another kernel's name, a byte order mark, and cells without ids, metadata and outputs."""
+    lab.notebook("plain", "seed: int = 0  # seed", START, SUMMARY)
+    whole = json.loads((lab.root / "plain.ipynb").read_text())
+    other = {"kernelspec": {"name": "my-conda-env", "display_name": "mine", "language": "python"}}
+    bare = [{"cell_type": c["cell_type"], "source": c["source"].splitlines(True)} for c in whole["cells"]]
+    bare[1]["metadata"] = {"tags": ["parameters"]}
+    for name, content in {
+        "none": whole | {"metadata": {}},
+        "another": whole | {"metadata": other},
+        "bare": {"nbformat": 4, "nbformat_minor": 4, "cells": bare},
+    }.items():
+        (lab.root / f"{name}.ipynb").write_text("\ufeff" * (name == "none") + json.dumps(content), "utf-8")
+    lab.study("notebooks: {none.ipynb: , another.ipynb: , bare.ipynb: }")
+    records, _ = run()
+    assert [(record["status"], record["error"]) for record in records.values()] == [("done", None)] * 3
+
+
 def test_a_record_tells_what_made_the_result(lab, run, monkeypatch):
     monkeypatch.setenv("SOME_API_KEY", "very-secret-value")
     lab.notebook(
@@ -194,7 +212,7 @@ def test_a_package_that_changes_in_mid_cell_gives_no_result(lab, run):
     lab.notebook(
         "cell",
         "seed: int = 0  # seed",
-        "import chatvec_lab.paths as p\nopen(p.__file__, 'a').write('# edited')",
+        "import chatvec_lab.paths as p\nopen(p.__file__, 'a').write('EDITED = True\\n')",
     )
     lab.study("notebooks: {cell.ipynb: {}}")
     records, _ = run()
