@@ -299,5 +299,5 @@ def test_what_is_no_notebook_of_ours_is_refused_by_the_plan(lab, keys, change, m
     with pytest.raises(ValueError, match=message):
         plan.load(lab.root / "tiny.yaml")
     file.write_bytes("é".encode("latin-1"))
-    with pytest.raises(ValueError, match="first.ipynb is not a notebook: it is not text in UTF-8"):
+    with pytest.raises(ValueError, match=r"first.ipynb is not a notebook: it is not text in UTF-8"):
         plan.load(lab.root / "tiny.yaml")

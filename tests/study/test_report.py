@@ -5,7 +5,7 @@ import json
 import re
 from html.parser import HTMLParser
 
-import matplotlib
+import matplotlib.figure
 import pandas
 import pytest
 
