@@ -44,7 +44,7 @@ def run_cell(job: dict[str, Any]) -> dict[str, Any]:
     """
     folder = Path(job["folder"])
     folder.mkdir(parents=True, exist_ok=True)
-    started = time.time()
+    started, clock = time.time(), time.monotonic()  # a clock may be set back meanwhile
     with (folder / "run.log").open("a", encoding="utf-8") as log:
         try:
             _hold(log, folder)
@@ -65,7 +65,7 @@ def run_cell(job: dict[str, Any]) -> dict[str, Any]:
                 for name in ("notebook", "key", "parameters", "needs", "inputs", "code", "imports")
             },
             "started": time.strftime("%Y-%m-%dT%H:%M:%S%z", time.localtime(started)),
-            "seconds": round(time.time() - started, 2),
+            "seconds": round(time.monotonic() - clock, 2),
             "attempt": job["attempt"],
             "host": platform.node(),
             "device": os.environ.get("CUDA_VISIBLE_DEVICES"),

@@ -76,6 +76,9 @@ class _Run:
                 cell = running.pop(handle)
                 if not self._finish(cell, handle):
                     waiting.insert(0, cell)
+            if hasattr(self.engine, "news"):
+                for line in self.engine.news([handle.token for handle in running]):
+                    self.tell(line)
             # Cells take seconds to hours: look often at first, then once a second.
             pause = 0.05 if started or ended else min(1.0, pause * 1.5)
             if running and not ended:
@@ -142,19 +145,26 @@ class _Run:
     def _finish(self, cell: Cell, handle: Any) -> bool:
         """Book the cell by its run.json; False when it was killed and gets another attempt."""
         folder = cell.folder(self.out)
-        reason = "its worker left no result"
+        name, reason, again = "WorkerKilled", "its worker left no result", True
         try:
             handle.result()
         except Exception as error:  # whatever an engine raises, the other cells go on
-            reason = f"its worker process ended: {error}" if str(error) else f"its worker ended: {error!r}"
+            again = getattr(error, "again", None)
+            if again is None:
+                again = True
+                reason = (
+                    f"its worker process ended: {error}" if str(error) else f"its worker ended: {error!r}"
+                )
+            else:  # a cluster's error, which knows what became of the job
+                name, reason = "JobEnded", str(error)
         (folder / "job.json").unlink(missing_ok=True)
         record = read_record(folder)
         if record is None:
-            error = {"name": "WorkerKilled", "value": reason, "cell": None, "line": ""}
+            error = {"name": name, "value": reason, "cell": None, "line": ""}
             record = {"status": "killed", "error": error, "notebook": cell.notebook, "key": cell.key}
             record |= {"parameters": cell.parameters, "attempt": self.attempts[cell.key], "git": self.git}
             write_record(folder, record)
-        if record["status"] == "killed" and self.attempts[cell.key] <= self.retries:
+        if record["status"] == "killed" and again and self.attempts[cell.key] <= self.retries:
             self.tell(f"  {cell} was killed ({record['error']['value']}); trying again")
             return False
         self._book(cell, record)
