@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import errno
+import shutil
 import signal
 import sys
 import threading
@@ -224,6 +225,10 @@ def _engine(args: argparse.Namespace, out: Path) -> Any:
     from chatvec_lab.study import engines
 
     if args.engine == "slurm":
+        if not args.dry_run and not shutil.which("sbatch"):
+            raise FileNotFoundError(
+                "--engine slurm needs sbatch on the PATH: start the study on a login node."
+            )
         return engines.Slurm(out.resolve() / "slurm", **_slurm(args.slurm))
     if args.engine == "dask":
         return engines.Dask(args.scheduler)

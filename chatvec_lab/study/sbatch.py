@@ -52,14 +52,14 @@ FLAGS = frozenset(
 )
 _TIME = re.compile(r"\d+(:\d+){0,2}|\d+-\d+(:\d+){0,2}|unlimited|infinite", re.IGNORECASE)
 
-REFUSALS = {  # a part of sbatch's message: what to do
+REFUSALS = {  # a part of sbatch's message: what to do; the first that is in it counts
+    "accounting/qos policy": "A limit of your account or qos: ask for fewer or smaller jobs at a time (at_once=).",
     "invalid partition": "partition= names one of: {partitions}.",
     "invalid account": "account= names one that you may use; `sacctmgr show associations user=$USER` lists them.",
     "node configuration is not available": "No node has as much: lower memory_gb, gpus or cpus (`sinfo -N -l`).",
     "memory specification": "No node has as much memory: lower memory_gb (`sinfo -N -o '%N %m'`).",
     "invalid generic resource": "This cluster names its GPUs otherwise: `sinfo -o %G` says how; gres=NAME:N asks so.",
     "time limit": "The partition gives less time (`sinfo -o '%P %l'`): lower hours, or take another partition.",
-    "accounting/qos policy": "A limit of your account or qos: ask for fewer or smaller jobs at a time (at_once=).",
     "qos": "qos= and the limits behind it do not allow that: `sacctmgr show qos` lists them.",
     "reservation": "reservation= is not known or not yours: `scontrol show reservation`.",
     "wckey": "This cluster wants wckey=, or does not know that one.",
@@ -68,6 +68,7 @@ REFUSALS = {  # a part of sbatch's message: what to do
     "permission denied": "Your login has likely run out: log in again (kinit), then give the same command.",
     "unable to contact": "The controller does not answer: wait a little, then give the same command.",
     "node count specification": "Lower nodes= or take another partition.",
+    "no such file or directory: 'sbatch'": "--engine slurm needs sbatch on the PATH: start the study on a login node.",
     "unrecognized option": "This Slurm does not know that option; `sbatch --help` lists those that it knows.",
 }
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from chatvec_lab import study
-from chatvec_lab.study import engines, fingerprint
+from chatvec_lab.study import fingerprint
 from chatvec_lab.study.results import describe, is_done, write_record
 
 SUMMARY = "study.save_summary(out, question='Which seed?', answer=f'Seed {seed}.')"
@@ -60,36 +60,6 @@ def test_what_a_cell_needs_runs_with_it_and_other_files_are_left_alone(lab, run)
     with pytest.raises(FileExistsError, match="figures of its own"):
         study.run(plan, mine.parent, Here(), tell=lambda _: None)
     assert list(mine.parent.iterdir()) == [mine]
-
-
-def test_a_busy_queue_ends_no_job(tmp_path, monkeypatch):
-    """squeue that fails for a while: running jobs stay running, and are found again after a restart."""
-    pytest.importorskip("submitit")
-    for name in ("sbatch", "srun", "squeue"):
-        (tmp_path / name).write_text('#!/bin/sh\ncat "$(dirname "$0")/queue"\n')
-        (tmp_path / name).chmod(0o755)
-    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
-    monkeypatch.setattr(engines, "SQUEUE_SECONDS", -1)
-    monkeypatch.setattr(engines, "SETTLE_SECONDS", 0.2)
-    engine = engines.Slurm(tmp_path / "jobs")
-    assert engine.queued() is None  # no answer
-    job = engine.attach("7")
-    assert job is not None and not job.done()
-    (tmp_path / "queue").write_text("8 RUNNING\n")
-    assert engine.attach("7") is None and not job.done()  # missing from one list: give it a moment
-    (tmp_path / "queue").write_text("7 RUNNING\n")
-    time.sleep(0.3)
-    assert not job.done()
-    (tmp_path / "queue").unlink()
-    assert not job.done()
-    (tmp_path / "queue").write_text("7 COMPLETED\n")
-    assert not job.done()
-    time.sleep(0.3)
-    assert job.done()
-    (tmp_path / "queue").unlink()
-    monkeypatch.setattr(engines, "SILENT_SECONDS", 0)
-    with pytest.raises(RuntimeError, match="squeue has not answered"):
-        job.done()
 
 
 def test_failed_killed_stopped_and_blocked_cells_do_not_stop_the_others(lab, run):
@@ -318,7 +288,6 @@ def test_help_is_quick_and_imports_nothing_heavy():
         "matplotlib",
         "jinja2",
         "nbformat",
-        "submitit",
         "distributed",
     }
     assert not heavy & set(loaded)
@@ -349,13 +318,10 @@ def test_visible_devices_respect_the_environment(monkeypatch, text, devices):
     assert study.engines.visible_devices() == devices
 
 
-@pytest.mark.parametrize(
-    ("engine", "module", "extra"), [("Slurm", "submitit", "slurm"), ("Dask", "distributed", "dask")]
-)
-def test_a_missing_extra_answers_with_its_install_line(monkeypatch, engine, module, extra):
-    monkeypatch.setitem(sys.modules, module, None)
-    with pytest.raises(ImportError, match=rf"pip install 'chatvec_lab\[{extra}\]'"):
-        getattr(study, engine)("somewhere")
+def test_a_missing_extra_answers_with_its_install_line(monkeypatch):
+    monkeypatch.setitem(sys.modules, "distributed", None)
+    with pytest.raises(ImportError, match=r"pip install 'chatvec_lab\[dask\]'"):
+        study.Dask("somewhere")
 
 
 def wait_for(is_so, seconds=300):
