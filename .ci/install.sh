@@ -16,4 +16,4 @@ elif [ "$(uname -s)-$(uname -m)" = Linux-x86_64 ] && ! command -v nvidia-smi >/d
     echo "or install any torch >= 2.6 into $VENV yourself; make then leaves it alone." >&2; exit 1; }
 fi
 sed "s/^torch==.*/torch==$version/" constraints.txt > "$constraints"
-$pip install --quiet --constraint "$constraints" --editable '.[dev,slurm,dask]'
+$pip install --quiet --constraint "$constraints" --editable '.[dev,dask]'

@@ -72,9 +72,9 @@ def _page(family: Family) -> str:
 
 def _member(family: Family, name: str, checkpoint: Checkpoint) -> dict[str, Any]:
     known = dict(family.facts.get(name, {}))
-    parameters = known.get("parameters")
+    parameters, role = known.get("parameters"), family.roles[name]
     row = {
-        "family": family.name, "member": name, "language": name[3:] if name[3:] in family.cp else None,
+        "family": family.name, "member": name, "language": role.language if name == f"cp_{role.language}" else None,
         "source": checkpoint.label, "revision": checkpoint.revision,
         "parameters": None if parameters is None else round(float(parameters)),
         "bytes": None if parameters is None else round(2 * float(parameters)),

@@ -4,18 +4,56 @@ The embedded nano families are folders of checkpoints in `data/nano`; a family o
 file in `data/families` that names hub ids or folders. Nothing is read from disk here but names.
 """
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from chatvec_lab.paths import DATA
+from chatvec_lab.reading import as_text, brief, read_yaml
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from chatvec_lab import Checkpoint
+
+
+@dataclass(frozen=True)
+class Role:
+    """What a member is to its family.
+
+    kind: base, chat and cp as in the formula (a further chat or CP model has a `variant`), other for the rest, such as
+    cp_ft_zh, a CP model tuned further. language: that of its training, None where there is none of its own.
+    """
+
+    kind: Literal["base", "chat", "cp", "other"]
+    language: str | None = None
+    variant: str = ""
+
+
+def role(member: str, languages: Iterable[str]) -> Role:
+    """The role that a member's name declares, in a family with CP models in these languages: the one place that knows.
+
+    >>> role("cp_zh-Hant", ["zh-Hant"]), role("cp_ko_extended", ["ko"])
+    (Role(kind='cp', language='zh-Hant', variant=''), Role(kind='cp', language='ko', variant='extended'))
+    >>> role("chat_sft", ["ko"]), role("cp_ft_ko", ["ko"])
+    (Role(kind='chat', language=None, variant='sft'), Role(kind='other', language='ko', variant='cp_ft'))
+    """
+    if member in ("base", "chat"):
+        return Role(member)
+    for code in sorted(languages, key=len, reverse=True):
+        if member == f"cp_{code}":
+            return Role("cp", code)
+        if member.startswith(f"cp_{code}_"):
+            return Role("cp", code, member.removeprefix(f"cp_{code}_"))
+        if member.endswith(f"_{code}"):
+            return Role("other", code, member.removesuffix(f"_{code}"))
+    # chat_cp...: the chat model continued on plain text, whose difference from the base is no chat vector
+    if member.startswith("chat_") and not member.startswith("chat_cp"):
+        return Role("chat", None, member.removeprefix("chat_"))
+    return Role("other", None, member)
 
 
 @dataclass(frozen=True)
@@ -52,6 +90,11 @@ class Family:
             **self.others,
         }
 
+    @property
+    def roles(self) -> dict[str, Role]:
+        """The role of each of `members`, by name."""
+        return {name: role(name, self.cp) for name in self.members}
+
     def __getitem__(self, member: str) -> "Checkpoint":
         try:
             return self.members[member]
@@ -82,16 +125,22 @@ def load_family(name_or_path: str | Path, *, seed: int = 0) -> Family:
     """The family of this name, or in this folder or YAML file, with lazily read checkpoints.
 
     Names are the nano families in `data/nano` ("nano", "nano-wide", ...), whose `seed` picks one of the
-    trained repetitions, and the files of `data/families` without their ending.
-    Raises FileNotFoundError for a seed or a folder that is not there, KeyError for an unknown name, and
-    ValueError for a YAML file that lacks base, chat or cp.
+    trained repetitions, and the files of `data/families` without their ending. In a YAML file, a folder beside the file
+    is meant before a hub id. A folder has the members as folders: base, chat, cp_CODE for each language (cp_ko, cp_fil,
+    cp_zh-Hant, cp_pt-BR), and others under any other name.
+    Raises FileNotFoundError for a seed, a file or a folder that is not there, KeyError for an unknown name, and
+    ValueError for a YAML file that lacks base, chat or cp, or says something twice.
 
     >>> nano = load_family("nano")
     >>> nano.languages
     ('zh', 'ko')
     """
     path = Path(name_or_path)
-    if path.suffix in (".yaml", ".yml") and path.is_file():
+    if path.suffix in (".yaml", ".yml"):
+        if not path.is_file():
+            raise FileNotFoundError(
+                f"{path} is not there: no family of that name in {path.parent.resolve()}."
+            )
         return _from_yaml(path)
     if (path / "base").is_dir():
         return _from_folder(path, path.name)
@@ -119,18 +168,37 @@ def family_names() -> list[str]:
     return nano + sorted(f.stem for f in (DATA / "families").glob("*.yaml"))
 
 
+# A language code as BCP 47 has them: two or three letters, then script, region or variants behind hyphens.
+_CODE = r"[A-Za-z]{2,3}(?:-[A-Za-z0-9]{2,8})*"
+
+
 def _from_folder(folder: Path, name: str) -> Family:
     from chatvec_lab import Checkpoint
 
-    members = {f.name: Checkpoint(f) for f in sorted(folder.iterdir()) if (f / "config.json").is_file()}
-    lacking = [m for m in ("base", "chat") if m not in members]
-    if lacking:
+    folders = sorted(f for f in folder.iterdir() if f.is_dir() and not f.name.startswith("."))
+    members = {f.name: Checkpoint(f) for f in folders if (f / "config.json").is_file()}
+    weights = (".safetensors", ".bin", ".pth")
+    bare = [
+        f.name
+        for f in folders
+        if f.name not in members and any(file.suffix in weights for file in f.iterdir())
+    ]
+    if bare:
+        raise FileNotFoundError(
+            f"{folder}: {', '.join(bare)}: weights without a config.json, so no member. Put the model's config.json "
+            "beside them, or move the folder away."
+        )
+    if lacking := [m for m in ("base", "chat") if m not in members]:
         raise FileNotFoundError(
             f"{folder} lacks {', '.join(lacking)}; found {', '.join(members) or 'no checkpoint'}."
         )
-    # languages have two letters; a CP with another name (cp_zh_extended) is one of the others
-    cp = {m[3:]: members.pop(m) for m in list(members) if m.startswith("cp_") and len(m) == 5}
-    cp = {code: cp[code] for code in sorted(cp, key=_paper_order)}
+    if local := [m for m in members if re.match(r"cp_[a-z]{2,3}_([A-Z]{2}|[A-Z][a-z]{3})$", m)]:
+        raise ValueError(
+            f"{folder}: {', '.join(local)}: a language code has hyphens here; rename it to "
+            f"{', '.join('cp_' + m[3:].replace('_', '-') for m in local)}."
+        )
+    codes = [m.removeprefix("cp_") for m in members if re.fullmatch(f"cp_{_CODE}", m)]
+    cp = {code: members.pop(f"cp_{code}") for code in sorted(codes, key=_paper_order)}
     return Family(name, members.pop("base"), members.pop("chat"), cp, members)
 
 
@@ -140,30 +208,38 @@ def _paper_order(code: str) -> tuple:
 
 
 def _from_yaml(file: Path) -> Family:
-    import yaml
-
     from chatvec_lab import Checkpoint
 
-    try:
-        described = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise ValueError(f"{file} is not YAML: {error}") from error
+    described = read_yaml(file)
     if not isinstance(described, Mapping):
-        raise ValueError(f"{file}: there should be a mapping with base, chat and cp, got {described!r}")
+        raise ValueError(f"{file}: there should be a mapping with base, chat and cp, got {brief(described)}.")
     lacking = [key for key in ("base", "chat", "cp") if not described.get(key)]
     if lacking:
         raise ValueError(
             f"{file} lacks {', '.join(lacking)}: a family has base, chat and cp (a model a language)."
         )
-
-    if not isinstance(described["cp"], Mapping):
+    cp, others = described["cp"], described.get("others") or {}
+    if not isinstance(cp, Mapping):
         raise ValueError(
-            f"{file}: cp names a model a language, such as `cp: {{zh: MODEL}}`, got {described['cp']!r}"
+            f"{file}: cp names a model a language, such as `cp: {{zh: MODEL}}`, got {brief(cp)}."
+        )
+    if not isinstance(others, Mapping):
+        raise ValueError(
+            f"{file}: others names further models, such as `others: {{sft: MODEL}}`, got {brief(others)}."
+        )
+    if odd := [code for code in cp if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_-]*", code)]:
+        raise ValueError(
+            f"{file}: cp: {', '.join(map(repr, odd))}: a language code has letters, digits and hyphens."
         )
     entries = {"base": described["base"], "chat": described["chat"]}
-    entries |= {f"cp_{code}": entry for code, entry in described["cp"].items()}
-    entries |= described.get("others") or {}
-    facts = {name: dict(e) if isinstance(e, Mapping) else {"source": e} for name, e in entries.items()}
+    entries |= {f"cp_{code}": entry for code, entry in cp.items()}
+    if doubled := sorted(set(entries) & set(others)):
+        raise ValueError(
+            f"{file}: others: {', '.join(doubled)} {'are members' if len(doubled) > 1 else 'is a member'} already; "
+            "give it another name."
+        )
+    entries |= others
+    facts = {name: _facts(entry, f"{file}: {name}") for name, entry in entries.items()}
     unknown = [
         f"{name}: {key}" for name, known in facts.items() for key in sorted(set(known) - set(_MEMBER_KEYS))
     ] + sorted(set(described) - set(_FAMILY_KEYS))
@@ -178,18 +254,49 @@ def _from_yaml(file: Path) -> Family:
     made = {}  # one checkpoint a source, also where several languages share it
     for known in facts.values():
         key = (known["source"], known.get("revision"))
-        made.setdefault(key, Checkpoint(key[0], revision=key[1]))
+        made.setdefault(key, Checkpoint(_place(key[0], file), revision=key[1]))
     members = {name: made[known["source"], known.get("revision")] for name, known in facts.items()}
+    confounds = described.get("confounds") or []
     return Family(
-        described.get("name", file.stem),
+        as_text(described.get("name", file.stem), f"{file}: name"),
         members.pop("base"),
         members.pop("chat"),
-        {code: members.pop(f"cp_{code}") for code in described["cp"]},
+        {code: members.pop(f"cp_{code}") for code in cp},
         members,
-        described.get("notes", ""),
+        as_text(described.get("notes") or "", f"{file}: notes"),
         facts,
-        tuple(described.get("confounds") or ()),
+        tuple(
+            as_text(text, f"{file}: confounds")
+            for text in (confounds if isinstance(confounds, list) else [confounds])
+        ),
     )
+
+
+def _facts(entry: Any, where: str) -> dict[str, Any]:
+    """What a file says of one member: text as written, and numbers for `parameters` and `vocabulary`."""
+    if not isinstance(entry, Mapping):
+        return {"source": as_text(entry, where)} if entry else {}
+    facts = {}
+    for key, value in entry.items():
+        if value is None or key not in _MEMBER_KEYS:
+            facts[key] = value
+        elif key in ("parameters", "vocabulary"):
+            if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < float("inf"):
+                raise ValueError(f"{where}: {key} should be a number, such as 6.7e9, got {brief(value)}.")
+            facts[key] = int(value) if float(value).is_integer() else float(value)
+        else:
+            facts[key] = as_text(value, f"{where}: {key}")
+    return facts
+
+
+def _place(source: str, file: Path) -> str:
+    """What a file means by a model: a folder, which a relative path names from beside the file, or a hub id."""
+    beside = file.parent / Path(source).expanduser()
+    if beside.exists():
+        return str(beside)
+    if source.startswith((".", "/", "~")):
+        raise FileNotFoundError(f"{file}: {source} is not there; it was looked for at {beside}.")
+    return source
 
 
 def _unknown(what: str, asked: str, names, where: str) -> str:

@@ -12,9 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from chatvec_lab.interop.mergekit_methods import Elected, Rescaled, RoundedDown
+from chatvec_lab.reading import read_yaml
 from chatvec_lab.weights.checkpoint import Checkpoint
 from chatvec_lab.weights.difference import Difference
 from chatvec_lab.weights.layout import has_vocabulary_axis, layer_of
@@ -61,10 +60,7 @@ def load(config: str | os.PathLike | Mapping[str, Any], *, seed: int = 0) -> Rec
     differ and the recipe does not say which to keep.
     """
     if not isinstance(config, Mapping):
-        try:
-            config = yaml.safe_load((file := Path(config)).read_text("utf-8"))
-        except yaml.YAMLError as error:
-            raise ValueError(f"{file} is not YAML: {error}") from error
+        config = read_yaml(config)
     _check_keys(config)
     method = config["merge_method"]
     sparsify, consensus, normalize, rescale = METHODS[method]

@@ -99,8 +99,11 @@ def extra_cells(family: Family, language: str, scale: float, other: Family | Non
             yield Cell(member, none, family[f"{member}_{language}"])
     if f"cp_ft_{language}" in family.others:
         yield Cell("cp_ft + tau", scale, family[f"cp_ft_{language}"] + scale * tau)
-    ladder = [m for m in family.others if m.startswith(f"cp_{language}_") and m.split("_")[-1].isdigit()]
-    for member in sorted(ladder, key=lambda m: int(m.split("_")[-1])):
+    roles = {
+        name: role for name, role in family.roles.items() if role.kind == "cp" and role.language == language
+    }
+    ladder = [name for name, role in roles.items() if role.variant.isdigit()]
+    for member in sorted(ladder, key=lambda name: int(roles[name].variant)):
         yield Cell(member, 0.0, family[member])
         yield Cell(f"{member} in the plain frame", 0.0, family[member], "qa")
         yield Cell(f"{member} + tau", scale, family[member] + scale * tau)

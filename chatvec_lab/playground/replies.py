@@ -82,8 +82,7 @@ class Playground:
 
     def _own_vectors(self) -> dict[str, WeightVector]:
         base, tau = self.family.base, self.family.chat - self.family.base
-        # chat_cp_*: the chat model continued on plain text, whose difference is no chat vector
-        tuned = [n for n in self.family.others if n.startswith("chat") and not n.startswith("chat_cp")]
+        tuned = [name for name, role in self.family.roles.items() if role.kind == "chat" and role.variant]
         vectors = {"chat": tau} | {name: self.family[name] - base for name in tuned}
         return vectors | {"random": tau.random_like(self.settings["seed"])}
 
@@ -100,8 +99,8 @@ class Playground:
 
     def language_of(self, cp: str) -> str:
         """The language of a CP model by its name: "zh" for "zh", "zh_extended" and "ft_zh"."""
-        parts = cp.split("_")
-        return next((code for code in self.family.languages if code in parts), parts[0])
+        role = self.family.roles.get(f"cp_{cp}")
+        return (role and role.language) or cp
 
     def examples(self, language: str) -> tuple[examples.Example, ...]:
         """Prompts to try in this language; () when there are none."""

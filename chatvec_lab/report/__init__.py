@@ -14,12 +14,13 @@ import os
 import shutil
 from pathlib import Path
 
-from chatvec_lab.report import gather, tables
+from chatvec_lab.report import gather, svg, tables
 
 
 def write(out: Path | str) -> Path:
     """Write (anew) the report of the study that was run into `out`; returns the page's path.
 
+    What a notebook left in a form that cannot be shown costs its own place only, which says what is wrong.
     Raises FileNotFoundError when no study was run into `out`.
     """
     import jinja2
@@ -30,12 +31,19 @@ def write(out: Path | str) -> Path:
         shutil.rmtree(out / kind, ignore_errors=True)
         (out / kind).mkdir()
     for notebook in content["notebooks"]:
-        for table in notebook["tables"]:
-            tables.write(table, out / "tables" / table["file"])
+        for place, table in enumerate(notebook["tables"]):
+            if not table["fault"]:
+                notebook["tables"][place] = gather.shown(
+                    out, f"the table {table['file']}", _written, table, out / "tables" / table["file"]
+                )
         for item in notebook["figures"]:
-            for suffix in (".svg", ".pdf", ".png"):
-                if (source := item["source"].with_suffix(suffix)).is_file():
-                    shutil.copyfile(source, out / "figures" / f"{item['file']}{suffix}")
+            if not item["fault"]:
+                _copy_figure(item["source"], out / "figures" / item["file"])
+    content["faults"] = sum(
+        bool(item["fault"])
+        for notebook in content["notebooks"]
+        for item in [*notebook["tables"], *notebook["figures"], *notebook["samples"]]
+    ) + sum(len(notebook["faults"]) for notebook in content["notebooks"])
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -44,7 +52,20 @@ def write(out: Path | str) -> Path:
         lstrip_blocks=True,
     )
     environment.filters |= {"number": tables.number, "interval": tables.interval}
-    return _replace(out / "index.html", environment.get_template("page.html.j2").render(content))
+    return _replace(out / "index.html", svg.legal(environment.get_template("page.html.j2").render(content)))
+
+
+def _written(table: dict, stem: Path) -> dict:
+    tables.write(table, stem)
+    return table
+
+
+def _copy_figure(source: Path, target: Path) -> None:
+    for suffix in (".pdf", ".png"):
+        if source.with_suffix(suffix).is_file():
+            shutil.copyfile(source.with_suffix(suffix), f"{target}{suffix}")
+    drawn = source.with_suffix(".svg").read_text("utf-8")
+    Path(f"{target}.svg").write_text(svg.legal(drawn), "utf-8")
 
 
 def _replace(file: Path, text: str) -> Path:

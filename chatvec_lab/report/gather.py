@@ -1,20 +1,25 @@
 """Read a study's folder into what the page shows: plain data, in the study's order."""
 
 import json
+import math
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from chatvec_lab.reading import brief
 from chatvec_lab.report import svg, tables
-from chatvec_lab.study import runner
-from chatvec_lab.study.cell import read_record
+from chatvec_lab.study.results import describe, load_table, read_manifest, read_record
 
 PAGE_ROWS = 30  # a longer table is cut on the page; its file has all
 
 
 def content(out: Path) -> dict[str, Any]:
-    """Everything the template uses; raises FileNotFoundError when no study was run into `out`."""
-    manifest = runner.read_manifest(out)
+    """Everything the template uses; raises FileNotFoundError when no study was run into `out`.
+
+    What a notebook left in a form that cannot be shown stands in its place as {"fault": what is wrong with it}.
+    """
+    manifest = read_manifest(out)
     cells = [_cell(out, entry) for entry in manifest["cells"]]
     undone = {cell["key"]: cell["notebook"] for cell in cells if cell["status"] != "done"}
     for cell in cells:
@@ -38,7 +43,7 @@ def content(out: Path) -> dict[str, Any]:
 def _cell(out: Path, entry: dict[str, Any]) -> dict[str, Any]:
     folder = out / "cells" / entry["notebook"] / entry["key"]
     record = read_record(folder) or {"status": "not run"}
-    error = runner.describe(record["error"]) if record.get("error") else ""
+    error = describe(record["error"]) if record.get("error") else ""
     label = ", ".join(f"{name} {_text(value)}" for name, value in entry["varying"].items())
     return {
         **entry,
@@ -51,8 +56,33 @@ def _cell(out: Path, entry: dict[str, Any]) -> dict[str, Any]:
         "versions": record.get("versions", {}),
         "label": label,
         "slug": re.sub(r"[^a-z0-9.]+", "-", label.lower()).strip("-"),
-        "summary": _json(folder / "summary.json") if record["status"] == "done" else None,
+        "summary": _summary(out, folder / "summary.json") if record["status"] == "done" else None,
     }
+
+
+def shown(out: Path, what: str, make: Callable[..., dict[str, Any]], *given: Any) -> dict[str, Any]:
+    """What `make` makes, or its fault: the files are a notebook's, and none may cost the page."""
+    try:
+        return {"fault": "", **make(*given)}
+    except Exception as error:  # whatever a file of another's hand may bring about, and it is told
+        told = f"no {error}" if isinstance(error, KeyError) else str(error) or repr(error)
+        told = told.replace(str(out.resolve()), ".").replace(str(out), ".")
+        return {"fault": f"{what} cannot be shown: {told[:600]}", "caption": "", "label": "", "show": False}
+
+
+def _summary(out: Path, file: Path) -> dict[str, Any] | None:
+    def read() -> dict[str, Any]:
+        summary = _json(file)
+        blank = {**dict.fromkeys(("low", "high", "n", "seed")), "unit": ""}
+        claims = [{**blank, **claim} for claim in summary.get("claims", [])]
+        if lacking := [claim for claim in claims if "claim" not in claim or "estimate" not in claim]:
+            raise ValueError(f"a claim without its name or estimate: {brief(lacking[0])}")
+        ends = [(claim, claim[end]) for claim in claims for end in ("estimate", "low", "high")]
+        if odd := [claim for claim, value in ends if not (value is None or _is_number(value))]:
+            raise ValueError(f"a claim whose estimate or interval is no number: {brief(odd[0])}")
+        return {"question": str(summary["question"]), "answer": str(summary["answer"]), "claims": claims}
+
+    return shown(out, file.relative_to(out).as_posix(), read) if file.is_file() else None
 
 
 def _notebook(out: Path, name: str, title: str, cells: list[dict[str, Any]]) -> dict[str, Any]:
@@ -63,16 +93,18 @@ def _notebook(out: Path, name: str, title: str, cells: list[dict[str, Any]]) -> 
             cell["slug"] = cell["key"]
     summaries = [cell["summary"] for cell in done if cell["summary"]]
     claims = _claims(done)
+    answers = [(cell["label"], cell["summary"]) for cell in done if cell["summary"]]
     return {
         "name": name,
         "title": title,
-        "questions": [q for q in dict.fromkeys(s["question"] for s in summaries) if q != title],
-        "answers": [(cell["label"], cell["summary"]["answer"]) for cell in done if cell["summary"]],
+        "questions": [q for q in dict.fromkeys(s.get("question") for s in summaries) if q and q != title],
+        "answers": [(label, summary["answer"]) for label, summary in answers if not summary["fault"]],
+        "faults": [summary["fault"] for _, summary in answers if summary["fault"]],
         "claims": claims,
         "over": _over(claims),
         "tables": _tables(out, name, done),
-        "figures": [figure for cell in done for figure in _figures(cell)],
-        "samples": [samples for cell in done for samples in _samples(cell)],
+        "figures": [figure for cell in done for figure in _figures(out, cell)],
+        "samples": [samples for cell in done for samples in _samples(out, cell)],
         "cells": cells,
     }
 
@@ -82,10 +114,7 @@ def _claims(cells: list[dict[str, Any]]) -> list[dict[str, Any]]:
     groups: dict[str, list[dict[str, Any]]] = {}
     for cell in cells:
         for claim in (cell["summary"] or {}).get("claims", []):
-            blank = dict.fromkeys(("low", "high", "n", "seed"))
-            groups.setdefault(claim["claim"], []).append(
-                {**blank, "unit": "", **claim, "label": cell["label"]}
-            )
+            groups.setdefault(str(claim["claim"]), []).append({**claim, "label": cell["label"]})
     return [{"name": name, "rows": _placed(rows)} for name, rows in groups.items()]
 
 
@@ -119,27 +148,39 @@ def _tables(out: Path, name: str, cells: list[dict[str, Any]]) -> list[dict[str,
     """Each of the notebook's tables once, with the rows of all its cells."""
     about: dict[str, dict[str, Any]] = {}
     captions: dict[str, dict[str, list[str]]] = {}
-    for cell in cells:
-        for stem, item in _described(cell["folder"] / "tables"):
-            about.setdefault(stem, item)
-            captions.setdefault(stem, {}).setdefault(item["caption"], []).append(cell["label"])
     found = []
+    for cell in cells:
+        for stem, item in _described(out, cell["folder"] / "tables"):
+            if item["fault"]:
+                found.append(item)
+            else:
+                about.setdefault(stem, item)
+                captions.setdefault(stem, {}).setdefault(item["caption"], []).append(cell["label"])
     for stem, item in about.items():
-        data = runner.load_table(out, name, stem)
-        text = tables.readable(data.head(PAGE_ROWS))
-        kinds = ["number" if data[column].dtype.kind in "ifu" else "text" for column in text]
-        found.append(
-            {
-                "file": f"{name}-{stem}",
-                "caption": _together(captions[stem]),
-                "show": item.get("show", True),
-                "data": data,
-                "columns": list(zip(text, kinds, strict=True)),
-                "rows": [list(zip(row, kinds, strict=True)) for row in text.itertuples(index=False)],
-                "cut": len(data) > PAGE_ROWS,
-            }
-        )
+        faults: list[str] = []
+        made = shown(out, f"the table {name}: {stem}", _table, out, name, stem, faults)
+        if not made["fault"]:
+            made |= {"caption": _together(captions[stem]), "show": bool(item.get("show", True))}
+        found.append(made)
+        found += [shown(out, f"a table of {name}", _raise, told) for told in faults]
     return found
+
+
+def _table(out: Path, name: str, stem: str, faults: list[str]) -> dict[str, Any]:
+    data = load_table(out, name, stem, faults=faults)
+    text = tables.readable(data.head(PAGE_ROWS))
+    kinds = ["number" if data[column].dtype.kind in "ifu" else "text" for column in text]
+    return {
+        "file": f"{name}-{stem}",
+        "data": data,
+        "columns": list(zip(text, kinds, strict=True)),
+        "rows": [list(zip(row, kinds, strict=True)) for row in text.itertuples(index=False)],
+        "cut": len(data) > PAGE_ROWS,
+    }
+
+
+def _raise(told: str) -> dict[str, Any]:
+    raise ValueError(told)
 
 
 def _together(captions: dict[str, list[str]]) -> str:
@@ -157,31 +198,40 @@ def _either(words: list[str]) -> str:
     return " or ".join(filter(None, [", ".join(words[:-1]), words[-1]]))
 
 
-def _figures(cell: dict[str, Any]) -> list[dict[str, Any]]:
+def _figures(out: Path, cell: dict[str, Any]) -> list[dict[str, Any]]:
     found = []
-    for stem, item in _described(cell["folder"] / "figures"):
-        file = "-".join(filter(None, [cell["notebook"], stem, cell["slug"]]))
-        source = cell["folder"] / "figures" / stem
-        prefix = f"{re.sub('[^a-zA-Z0-9]+', '-', file)}-"
-        drawn, width = svg.inline(source.with_suffix(".svg"), prefix, item["alt"])
-        item = {**item, "file": file, "source": source, "svg": drawn, "is_wide": width > 300}
-        found.append({**item, "label": cell["label"]})
+    for stem, item in _described(out, cell["folder"] / "figures"):
+        what = f"the figure {cell['notebook']}: {stem}"
+        found.append(item if item["fault"] else shown(out, what, _figure, cell, stem, item))
     return found
 
 
-def _samples(cell: dict[str, Any]) -> list[dict[str, Any]]:
+def _figure(cell: dict[str, Any], stem: str, item: dict[str, Any]) -> dict[str, Any]:
+    file = "-".join(filter(None, [cell["notebook"], stem, cell["slug"]]))
+    source = cell["folder"] / "figures" / stem
+    prefix = f"{re.sub('[^a-zA-Z0-9]+', '-', file)}-"
+    drawn, width = svg.inline(source.with_suffix(".svg"), prefix, str(item["alt"]))
+    more = {"file": file, "source": source, "svg": drawn, "is_wide": width > 300, "label": cell["label"]}
+    return {"caption": item["caption"], **more}
+
+
+def _samples(out: Path, cell: dict[str, Any]) -> list[dict[str, Any]]:
+    found = []
+    for stem, item in _described(out, cell["folder"] / "samples"):
+        what = f"the samples {cell['notebook']}: {stem}"
+        found.append(item if item["fault"] else shown(out, what, _talks, cell, item))
+    return found
+
+
+def _talks(cell: dict[str, Any], item: dict[str, Any]) -> dict[str, Any]:
     """Conversations of a cell: for each prompt_id (or prompt) one column a value of `by`, with its turns."""
-    found = []
-    for _, item in _described(cell["folder"] / "samples"):
-        talks: dict[Any, dict[str, list[dict[str, Any]]]] = {}
-        for row in item["rows"]:
-            columns = talks.setdefault(row.get("prompt_id", row["prompt"]), {})
-            columns.setdefault(f"{item['by']} {_text(row[item['by']])}", []).append(row)
-        talks = {
-            key: {"columns": columns, "shared": _shared_prompt(columns)} for key, columns in talks.items()
-        }
-        found.append({"caption": item["caption"], "label": cell["label"], "talks": list(talks.values())})
-    return found
+    talks: dict[Any, dict[str, list[dict[str, Any]]]] = {}
+    for row in item["rows"]:
+        columns = talks.setdefault(row.get("prompt_id", row["prompt"]), {})
+        said = {"prompt": row["prompt"], "response": row["response"]}
+        columns.setdefault(f"{item['by']} {_text(row[item['by']])}", []).append(said)
+    shown = [{"columns": columns, "shared": _shared_prompt(columns)} for columns in talks.values()]
+    return {"caption": item["caption"], "label": cell["label"], "talks": shown}
 
 
 def _shared_prompt(columns: dict[str, list[dict[str, Any]]]) -> str | None:
@@ -191,13 +241,23 @@ def _shared_prompt(columns: dict[str, list[dict[str, Any]]]) -> str | None:
     return only[0] if len(prompts) == 1 and len(only) == 1 else None
 
 
-def _described(folder: Path) -> list[tuple[str, dict[str, Any]]]:
-    items = [(path.stem, _json(path)) for path in sorted(folder.glob("*.json"))]
-    return sorted(items, key=lambda item: item[1]["order"])
+def _described(out: Path, folder: Path) -> list[tuple[str, dict[str, Any]]]:
+    """The descriptions in a folder by name, in their order; one that cannot be read is a fault, at the end."""
+
+    def read(path: Path) -> dict[str, Any]:
+        item = _json(path)
+        return {**item, "caption": str(item["caption"]), "order": float(item["order"])}
+
+    items = [
+        (path.stem, shown(out, path.relative_to(out).as_posix(), read, path))
+        for path in sorted(folder.glob("*.json"))
+    ]
+    return sorted(items, key=lambda item: item[1].get("order", float("inf")))
 
 
 def _inputs(manifest: dict[str, Any]) -> dict[str, str]:
-    found = dict(manifest["inputs"])
+    found = {f"modules that {cell['notebook']} imports": cell["imports"] for cell in manifest["cells"]}
+    found |= manifest["inputs"]
     for cell in manifest["cells"]:
         found |= cell["inputs"]
     return found
@@ -207,18 +267,21 @@ def _versions(cells: list[dict[str, Any]]) -> dict[str, str]:
     """Library versions over all cells; where they differ, each that was used."""
     found: dict[str, list[str]] = {}
     for cell in cells:
-        for name, version in cell["versions"].items():
+        for name, version in dict(cell["versions"] or {}).items():
             if version not in found.setdefault(name, []):
                 found[name].append(version)
     return {name: ", ".join(sorted(versions)) for name, versions in found.items()}
 
 
-def _json(path: Path) -> Any:
-    return json.loads(path.read_text("utf-8")) if path.is_file() else None
+def _json(path: Path) -> dict[str, Any]:
+    content = json.loads(path.read_text("utf-8"))
+    if not isinstance(content, dict):
+        raise ValueError(f"there should be an object, got {brief(content)}")
+    return content
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _text(value: Any) -> str:

@@ -21,6 +21,7 @@ ALLOWED = {
 }
 ALLOWED |= {"title", "desc", "use", "symbol", "marker", "clipPath", "mask", "pattern", "image", "style"}
 ALLOWED |= {"linearGradient", "radialGradient", "stop"}
+_ILLEGAL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]")
 ElementTree.register_namespace("", SVG)
 ElementTree.register_namespace("xlink", XLINK)
 
@@ -32,8 +33,10 @@ def inline(file: Path, prefix: str, alt: str) -> tuple[str, float]:
     file's name when it is not SVG.
     """
     try:
-        root = ElementTree.fromstring(file.read_text("utf-8"))
-    except ElementTree.ParseError as error:
+        root = ElementTree.fromstring(legal(file.read_text("utf-8")))
+    except FileNotFoundError as error:
+        raise ValueError(f"{file} is not there: a figure is saved as SVG too") from error
+    except (ElementTree.ParseError, UnicodeDecodeError, RecursionError) as error:
         raise ValueError(f"{file} is not well-formed SVG: {error}") from error
     if _name(root) != "svg":
         raise ValueError(f"{file} is not SVG: its root is {root.tag!r}")
@@ -44,6 +47,24 @@ def inline(file: Path, prefix: str, alt: str) -> tuple[str, float]:
     root.set("aria-label", alt)
     root.set("style", f"max-width:{width:g}pt")  # drawn at its final width; on a phone it shrinks
     return ElementTree.tostring(root, encoding="unicode"), width
+
+
+def legal(text: str) -> str:
+    r"""Text with a sign (␈ for \x08) for each character that no page, XML or LaTeX may hold, however it is written.
+
+    >>> legal("a\x08b &#8; &#x1f600;")
+    'a␈b ␈ &#x1f600;'
+    """
+
+    def sign(code: int) -> str:
+        return chr(0x2400 + code) if code < 0x20 else "\ufffd"
+
+    def reference(found: re.Match) -> str:
+        code = int(found[1], 16) if found[1] else int(found[2])
+        return found[0] if code < 0x110000 and not _ILLEGAL.match(chr(code)) else sign(code)
+
+    text = re.sub(r"&#(?:[xX]([0-9a-fA-F]{1,8})|([0-9]{1,8}));", reference, text)
+    return _ILLEGAL.sub(lambda found: sign(ord(found[0])), text)
 
 
 def _points(length: str) -> float:

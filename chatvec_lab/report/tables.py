@@ -6,6 +6,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from chatvec_lab.report.svg import legal
+
 if TYPE_CHECKING:
     import pandas
 
@@ -104,7 +106,7 @@ def write(table: dict[str, Any], stem: Path) -> None:
         label=f"tab:{stem.name}",
         position_float="centering",
     )
-    stem.with_suffix(".tex").write_text(latex, "utf-8")
+    stem.with_suffix(".tex").write_text(legal(latex), "utf-8")
 
 
 def _latex(text: str) -> str:

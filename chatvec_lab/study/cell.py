@@ -19,6 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from chatvec_lab.study import fingerprint
+from chatvec_lab.study.parameters import cells_of
+from chatvec_lab.study.results import write_record
 
 PATIENCE = 60  # seconds to wait for the kernel of an earlier, killed attempt; it stops within about 3
 VERSIONS = ("chatvec_lab", "torch", "transformers", "tokenizers", "safetensors", "numpy", "pandas", "scipy")
@@ -34,22 +36,6 @@ KERNEL_ENVIRONMENT = {
 SECRET_VARIABLE = re.compile(r"(TOKEN|API_?KEY|SECRET|PASSWORD|PASSWD)$", re.IGNORECASE)
 
 
-def read_record(folder: Path) -> dict[str, Any] | None:
-    """The cell's `run.json`, or None where there is none that can be read."""
-    try:
-        return json.loads((folder / "run.json").read_text("utf-8"))
-    except (OSError, ValueError):
-        return None
-
-
-def write_record(folder: Path, record: dict[str, Any]) -> None:
-    """Write `run.json` in one step: a reader sees the old one, none, or the whole new one."""
-    folder.mkdir(parents=True, exist_ok=True)
-    part = folder / f"run.json.{os.getpid()}.part"
-    part.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", "utf-8")
-    part.replace(folder / "run.json")
-
-
 def run_cell(job: dict[str, Any]) -> dict[str, Any]:
     """Run the cell that `job` describes (see `runner.job`) and return its record, which is also `run.json`.
 
@@ -58,7 +44,7 @@ def run_cell(job: dict[str, Any]) -> dict[str, Any]:
     """
     folder = Path(job["folder"])
     folder.mkdir(parents=True, exist_ok=True)
-    started = time.time()
+    started, clock = time.time(), time.monotonic()  # a clock may be set back meanwhile
     with (folder / "run.log").open("a", encoding="utf-8") as log:
         try:
             _hold(log, folder)
@@ -76,10 +62,10 @@ def run_cell(job: dict[str, Any]) -> dict[str, Any]:
             "error": error,
             **{
                 name: job[name]
-                for name in ("notebook", "key", "parameters", "needs", "inputs", "code", "package")
+                for name in ("notebook", "key", "parameters", "needs", "inputs", "code", "imports")
             },
             "started": time.strftime("%Y-%m-%dT%H:%M:%S%z", time.localtime(started)),
-            "seconds": round(time.time() - started, 2),
+            "seconds": round(time.monotonic() - clock, 2),
             "attempt": job["attempt"],
             "host": platform.node(),
             "device": os.environ.get("CUDA_VISIBLE_DEVICES"),
@@ -93,7 +79,7 @@ def run_cell(job: dict[str, Any]) -> dict[str, Any]:
 
 def _source_changed(job: dict[str, Any]) -> dict[str, Any] | None:
     """An edited package would give a result that belongs to no key."""
-    if fingerprint.package() == job["package"]:
+    if fingerprint.imports(cells_of(job["source"], job["notebook"])) == job["imports"]:
         return None
     return _error("RuntimeError", "the source of chatvec_lab changed since this study started; run it again")
 
@@ -108,7 +94,7 @@ def _execute(job: dict[str, Any], folder: Path, log: Any) -> dict[str, Any] | No
     from traitlets.config import Config
 
     logging.getLogger("papermill").setLevel(logging.CRITICAL)  # what it would say is in the record
-    notebook = nbformat.reads(job["source"], as_version=4)
+    notebook = nbformat.reads(_complete(job["source"]), as_version=4)
     target = folder / "notebook.ipynb"
     try:
         executed = papermill.execute_notebook(
@@ -136,6 +122,21 @@ def _execute(job: dict[str, Any], folder: Path, log: Any) -> dict[str, Any] | No
         if cell.source.strip() and cell.execution_count is None:  # papermill calls sys.exit(0) a success
             return _error("SystemExit", f"the notebook stopped before code cell {number}", cell=number)
     return None
+
+
+def _complete(source: str) -> str:
+    """A notebook's text with what papermill takes for granted and other writers leave out; the kernel is ours."""
+    content = json.loads(source)
+    kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    content["metadata"] = {**content.get("metadata", {}), "kernelspec": kernel}
+    content.setdefault("nbformat_minor", 5)
+    for number, cell in enumerate(content["cells"]):
+        cell.setdefault("metadata", {})
+        if content["nbformat_minor"] >= 5:
+            cell.setdefault("id", f"cell-{number}")
+        if cell["cell_type"] == "code":
+            cell |= {"outputs": [], "execution_count": None}
+    return json.dumps(content)
 
 
 def _kernel_manager(log: Any) -> type:

@@ -2,7 +2,11 @@
 
 import argparse
 import contextlib
+import errno
+import shutil
+import signal
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,7 +20,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, metavar="DIR", help="folder for results (default: reports/STUDY)")
     what = parser.add_argument_group("what to run")
     what.add_argument(
-        "--dry-run", action="store_true", help="list the cells and whether they are done; run nothing"
+        "--dry-run",
+        action="store_true",
+        help="list the cells, whether they are done and what each would get; check the engine's options; run nothing",
     )
     what.add_argument(
         "--only",
@@ -51,7 +57,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="NAME=VALUE",
-        help="hours, gpus, cpus, memory_gb, at_once, partition, account, ... ; may be repeated",
+        help="hours, gpus, cpus, memory_gb, at_once (of an array), setup (a line of shell before each cell), python "
+        "(how a node starts it), or any option of sbatch by its own name (partition, reservation, ...); repeatable",
     )
     where.add_argument(
         "--scheduler", metavar="ADDRESS", help="of a running Dask cluster, such as tcp://host:8786"
@@ -61,39 +68,58 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> int:
     """Run a study as the parsed arguments say, write its report, list what failed.
 
-    Returns the exit status: 0 when every asked cell is done, 1 when one is not, 2 for a wrong argument,
-    130 when interrupted.
+    Returns the exit status: 0 when every asked cell is done, 1 when one is not, 2 for a wrong argument or when a
+    cluster or a disk refuses; 128 and the signal's number (130 for Ctrl-C, 143 for SIGTERM) when it was stopped.
     """
+    with _stoppable() as stopped:
+        try:
+            return _main(args)
+        except KeyboardInterrupt:
+            number = stopped.number
+            how = "interrupted" if number == signal.SIGINT else f"ended by {signal.Signals(number).name}"
+            more = "; jobs of a cluster go on meanwhile (scancel ends them)" if args.engine == "slurm" else ""
+            print(f"\n{how}; the same command goes on from here{more}", file=sys.stderr)
+            return 128 + number
+
+
+def _main(args: argparse.Namespace) -> int:
     from chatvec_lab import report
     from chatvec_lab.study import plan, runner
+    from chatvec_lab.study.results import describe
+    from chatvec_lab.study.sbatch import SlurmError
 
     try:
+        _check(args)
         study = plan.load(args.study, set=_pairs(args.set, "--set"))
         cells = plan.chosen(study, args.only)
         out = args.out or REPORTS / study.name
-        if args.dry_run:
-            return _dry_run(cells, out)
-        engine = _engine(args, out, len(cells))
+        engine = _engine(args, out)
     except (ValueError, TypeError, OSError, ImportError) as error:
         print(error, file=sys.stderr)
         return 2
     try:
+        if args.dry_run:
+            return _dry_run(cells, out, engine)
         with _progress() as tell:
             records = runner.run(
                 study, out, engine, cells=cells, retries=args.retries, force=args.force, tell=tell
             )
-    except KeyboardInterrupt:
-        print("\ninterrupted; the same command goes on from here", file=sys.stderr)
-        return 130
-    except (BlockingIOError, FileExistsError) as error:  # another run holds the folder, or other files do
+        page = report.write(out)
+    except (
+        BlockingIOError,
+        FileExistsError,
+        SlurmError,
+    ) as error:  # another run, other files, or a cluster's no
         print(error, file=sys.stderr)
         return 2
+    except OSError as error:
+        print(_disk(error, out), file=sys.stderr)
+        return 2
     finally:
-        engine.close()
-    page = report.write(out)
+        _close(engine)
     failed = [cell for cell in cells if records[cell.key]["status"] != "done"]
     for cell in failed:
-        print(f"{records[cell.key]['status']}: {cell}\n  {runner.describe(records[cell.key]['error'])}")
+        print(f"{records[cell.key]['status']}: {cell}\n  {describe(records[cell.key]['error'])}")
         if (log := cell.folder(out) / "run.log").exists():
             print(f"  {log}")
     again = "; the same command tries these again" if failed else ""
@@ -102,31 +128,136 @@ def main(args: argparse.Namespace) -> int:
     return 1 if failed else 0
 
 
-def _dry_run(cells: list[Any], out: Path) -> int:
-    from chatvec_lab.study import runner
+class _Stopped:
+    """Which signal stopped the command."""
 
-    done = [runner.is_done(cell.folder(out)) for cell in cells]
-    for cell, is_done in zip(cells, done, strict=True):
-        print(f"{'done  ' if is_done else 'to run'}  {cell}")
-    print(f"{len(cells)} cells, {sum(done)} done, {len(cells) - sum(done)} to run; results go to {out}")
+    number = int(signal.SIGINT)
+
+
+@contextlib.contextmanager
+def _stoppable() -> Iterator[_Stopped]:
+    """Let SIGTERM and SIGHUP end the command as Ctrl-C does: with its workers and kernels."""
+    stopped = _Stopped()
+
+    def stop(number: int, _: Any) -> None:
+        stopped.number = number
+        raise KeyboardInterrupt
+
+    with _handled(stop, keep=signal.SIG_IGN):  # nohup had its reasons
+        yield stopped
+
+
+@contextlib.contextmanager
+def _handled(handler: Any, keep: Any = None) -> Iterator[None]:
+    """Give the signals that end a command another handler, but for those that have the handler `keep`."""
+    before = {}
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            if signal.getsignal(number) != keep:
+                before[number] = signal.signal(number, handler)
+    try:
+        yield
+    finally:
+        for number, earlier in before.items():
+            signal.signal(number, earlier)
+
+
+def _close(engine: Any) -> None:
+    """Stop what the engine started; a second Ctrl-C must not keep it from that."""
+    with _handled(signal.SIG_IGN):
+        engine.close()
+
+
+def _disk(error: OSError, out: Path) -> str:
+    """What to do when the study's folder can no longer be written."""
+    where = error.filename or out
+    if error.errno in (
+        errno.EACCES,
+        errno.EPERM,
+        errno.EKEYEXPIRED,
+        errno.EKEYREVOKED,
+        errno.ENOKEY,
+        errno.ESTALE,
+    ):
+        return (
+            f"{where} cannot be read or written ({error.strerror}). On a cluster the login has likely run out: log in "
+            "again (kinit, aklog), then give the same command. What is done is kept, and jobs of a cluster go on."
+        )
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return (
+            f"{where} cannot be written: the disk or your quota is full ({error.strerror}). Free some space, or move "
+            f"{out} to a larger disk and name it as --out; then give the same command. What is done is kept."
+        )
+    return f"{where}: {error.strerror or error}. What is done is kept; the same command goes on from here."
+
+
+def _dry_run(cells: list[Any], out: Path, engine: Any) -> int:
+    from chatvec_lab.study.results import is_done
+
+    done = [is_done(cell.folder(out)) for cell in cells]
+    for cell, has_result in zip(cells, done, strict=True):
+        print(f"{'done  ' if has_result else 'to run'}  {cell}")
+    left = len(cells) - sum(done)
+    print(f"{len(cells)} cells, {sum(done)} done, {left} to run; results go to {out}")
+    if left:
+        print(engine.describe(left), flush=True)
+        if hasattr(engine, "check"):
+            print(engine.check(left))
     return 0
 
 
-def _engine(args: argparse.Namespace, out: Path, cells: int) -> Any:
+def _check(args: argparse.Namespace) -> None:
+    """ValueError for options of an engine that is not the one asked for."""
+    of = {"local": ("workers", "devices"), "slurm": ("slurm",), "dask": ("scheduler",)}
+    wrong = [
+        f"--{name} is for --engine {engine}, and this is --engine {args.engine}."
+        for engine, names in of.items()
+        for name in names
+        if engine != args.engine and getattr(args, name) not in (None, [])
+    ]
+    if args.retries < 0:
+        wrong.append(f"--retries {args.retries}: there should be 0 or more.")
+    if wrong:
+        raise ValueError("\n".join(wrong))
+
+
+def _engine(args: argparse.Namespace, out: Path) -> Any:
     from chatvec_lab.study import engines
 
     if args.engine == "slurm":
-        return engines.Slurm(out.resolve() / "slurm", **_pairs(args.slurm, "--slurm"))
+        if not args.dry_run and not shutil.which("sbatch"):
+            raise FileNotFoundError(
+                "--engine slurm needs sbatch on the PATH: start the study on a login node."
+            )
+        return engines.Slurm(out.resolve() / "slurm", **_slurm(args.slurm))
     if args.engine == "dask":
         return engines.Dask(args.scheduler)
-    devices = args.devices.split(",") if args.devices else None
+    devices = [device.strip() for device in args.devices.split(",")] if args.devices else None
+    numbers = [device for device in engines.visible_devices() if device.isdigit()] if devices else []
+    if numbers and (unknown := [device for device in devices if device.isdigit() and device not in numbers]):
+        raise ValueError(
+            f"--devices {args.devices}: no GPU {', '.join(unknown)} is visible here; there are {', '.join(numbers)}."
+        )
     return engines.Local(args.workers, devices=devices)
+
+
+def _slurm(texts: list[str]) -> dict[str, Any]:
+    """--slurm NAME=VALUE, --slurm FLAG; `setup` may be repeated, each a line."""
+    is_setup = [text.partition("=")[0].strip() == "setup" for text in texts]
+    setup = [text.partition("=")[2] for text, lines in zip(texts, is_setup, strict=True) if lines]
+    others = [
+        text + "=" * ("=" not in text) for text, lines in zip(texts, is_setup, strict=True) if not lines
+    ]
+    return _pairs(others, "--slurm") | ({"setup": setup} if setup else {})
 
 
 def _pairs(texts: list[str], option: str) -> dict[str, str]:
     wrong = [text for text in texts if not text.partition("=")[1]]
     if wrong:
         raise ValueError(f"{option} takes NAME=VALUE, got {', '.join(map(repr, wrong))}")
+    names = [text.partition("=")[0].strip() for text in texts]
+    if doubled := sorted({name for name in names if names.count(name) > 1}):
+        raise ValueError(f"{option} {', '.join(doubled)} is given twice")
     return {name.strip(): value for name, _, value in (text.partition("=") for text in texts)}
 
 

@@ -2,11 +2,11 @@
 
 `submit` returns a handle with `done()` and `result()`; `result()` raises what kept `fn` from returning.
 The runner polls `done()` and knows nothing else, so another engine is one small class.
-An engine whose jobs outlive the caller (Slurm) also has `attach(token)`, and its handles a `token`.
+An engine whose jobs outlive the caller (Slurm) also has `attach(token)`, and its handles a `token`; one with a queue
+has `news(tokens)`, lines for whoever waits. An error of `result()` may have `again`: whether to try the call once more.
 """
 
 import contextlib
-import getpass
 import importlib
 import json
 import multiprocessing
@@ -23,10 +23,10 @@ from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
-THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
-SILENT_SECONDS = 900  # how long squeue may fail
-SQUEUE_SECONDS = 5  # how old an answer of squeue may be
-SETTLE_SECONDS = 15  # how long the files of an ended job may take over a network disk
+from chatvec_lab.study.slurm import Slurm
+from chatvec_lab.study.task import THREAD_VARIABLES
+
+__all__ = ["Dask", "Local", "Slurm", "save_token", "saved_token", "visible_devices"]
 
 
 class Local:
@@ -38,16 +38,17 @@ class Local:
     """
 
     def __init__(self, workers: int | None = None, *, devices: Sequence[str] | None = None):
-        devices = visible_devices() if devices is None else list(devices)
-        cores = len(os.sched_getaffinity(0))
-        self.workers = workers or len(devices) or min(cores, 8)
-        if self.workers < 1:
+        if workers is not None and workers < 1:
             raise ValueError(f"workers must be 1 or more, got {workers}")
-        threads = max(1, cores // self.workers)
+        self.devices = visible_devices() if devices is None else list(devices)
+        cores = len(os.sched_getaffinity(0))
+        self.workers = workers or len(self.devices) or min(cores, 8)
+        self.threads = os.environ.get("OMP_NUM_THREADS") or str(max(1, cores // self.workers))
         self._idle: queue.SimpleQueue[_Worker] = queue.SimpleQueue()
         self._all = []
         for i in range(self.workers):
-            worker = _Worker(devices[i % len(devices)] if devices else None, threads)
+            device = self.devices[i % len(self.devices)] if self.devices else None
+            worker = _Worker(device, self.threads)
             self._all.append(worker)
             self._idle.put(worker)
         # One thread a worker waits for it; each worker is its own pool, so a broken one harms no other cell.
@@ -55,6 +56,12 @@ class Local:
 
     def submit(self, fn: Callable, *args: Any) -> Future:
         return self._threads.submit(self._call, fn, *args)
+
+    def describe(self, cells: int) -> str:
+        """What `--dry-run` shows: how many run together, and with what."""
+        each = f"GPU {', '.join(self.devices)} in turn" if self.devices else "no GPU"
+        together = min(self.workers, cells)
+        return f"{together} of these {cells} run together here, each with {self.threads} threads and {each}"
 
     def _call(self, fn: Callable, *args: Any) -> Any:
         worker = self._idle.get()
@@ -73,7 +80,7 @@ class Local:
 class _Worker:
     """One warm process, started at its first call and again after it was killed."""
 
-    def __init__(self, device: str | None, threads: int):
+    def __init__(self, device: str | None, threads: str):
         self._start = (device, threads)
         self._pool: ProcessPoolExecutor | None = None
         self._pid: int | None = None
@@ -88,7 +95,7 @@ class _Worker:
                 self._pool = ProcessPoolExecutor(
                     1, mp_context=context, initializer=_warm_up, initargs=self._start
                 )
-                self._pid = self._pool.submit(os.getpid).result()
+                self._pid = self._started().result()
                 if self._closed:  # meanwhile
                     self.kill()
                     raise RuntimeError("the engine is closed")
@@ -97,20 +104,40 @@ class _Worker:
             self._pool = self._pid = None
             raise
 
+    def _started(self) -> Future:
+        """Start the process. Ctrl-C at a terminal reaches it too, and it is not for it to answer."""
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            return self._pool.submit(os.getpid)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
     def kill(self) -> None:
         self._closed = True
         pool, pid = self._pool, self._pid
         if pool is not None and pid is not None:
+            _kill_below(pid)
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
             pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _warm_up(device: str | None, threads: int) -> None:
+def _kill_below(pid: int) -> None:
+    """Kill a process's children and theirs: its kernel, and what a notebook started."""
+    import psutil  # comes with ipykernel
+
+    with contextlib.suppress(psutil.NoSuchProcess):
+        for child in psutil.Process(pid).children(recursive=True):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                child.kill()
+
+
+def _warm_up(device: str | None, threads: str) -> None:
     """What a new worker does once: take its device and threads, and import papermill (2 s)."""
+    signal.signal(signal.SIGINT, lambda *_: None)  # not SIG_IGN, which its kernels would inherit
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     if device is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = device
-    threads = os.environ.get("OMP_NUM_THREADS", str(threads))  # who set it meant all of them
     for name in THREAD_VARIABLES:
         os.environ.setdefault(name, threads)
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -121,6 +148,7 @@ def _warm_up(device: str | None, threads: int) -> None:
 def _leave_with_parent() -> None:
     """A worker must not outlive a killed study, or it would write into folders that the rerun uses."""
     multiprocessing.parent_process().join()
+    _kill_below(os.getpid())
     os._exit(1)
 
 
@@ -134,120 +162,6 @@ def visible_devices() -> list[str]:
     query = ["nvidia-smi", "--query-gpu=index", "--format=csv,noheader"]
     answer = subprocess.run(query, capture_output=True, text=True, timeout=60, check=False)
     return answer.stdout.split() if answer.returncode == 0 else []
-
-
-class Slurm:
-    """Each cell a Slurm job, one job array for all that can start together. Needs the extra `slurm`.
-
-    folder: on a disk that the nodes share; scripts, logs and results of the jobs.
-    options: hours, gpus, cpus, memory_gb, at_once (array limit), or any of sbatch (partition, account,
-    qos, constraint, wckey, ...). Jobs run this Python, in this folder, and outlive the caller.
-    Whether a job has ended is asked of squeue, since sacct needs an accounting database that sites may lack.
-    """
-
-    RENAMED = {"gpus": "gpus_per_node", "cpus": "cpus_per_task", "memory_gb": "mem_gb"}  # noqa: RUF012
-
-    def __init__(self, folder: Path, **options: Any):
-        submitit = _optional("submitit", "slurm")
-        if not shutil.which("sbatch"):
-            raise FileNotFoundError(
-                "--engine slurm needs sbatch on the PATH: start the study on a login node"
-            )
-        settings = {"slurm_array_parallelism": int(options.pop("at_once", 256)), "name": "chatvec"}
-        settings["timeout_min"] = int(60 * float(options.pop("hours", 4)))
-        for name, value in options.items():
-            value = int(value) if str(value).isdigit() else value
-            settings[self.RENAMED.get(name, f"slurm_{name}")] = value
-        self._executor = submitit.AutoExecutor(folder=str(folder), cluster="slurm")
-        self._executor.update_parameters(**settings)
-        self._pending: list[tuple[_SlurmJob, Callable, tuple]] = []
-        self._queue: set[str] | None = None
-        self._answered = time.monotonic()
-        self._asked = -float("inf")
-
-    def submit(self, fn: Callable, *args: Any) -> "_SlurmJob":
-        job = _SlurmJob(self)
-        self._pending.append((job, fn, args))
-        return job
-
-    def attach(self, token: str) -> "_SlurmJob | None":
-        """The job that an earlier call submitted, while it waits or runs; None once it has left the queue.
-
-        A queue that cannot be read may hold it: it is attached, and `done` waits until squeue answers.
-        """
-        queue = self.queued()
-        return _SlurmJob(self, token) if queue is None or token in queue else None
-
-    def flush(self) -> None:
-        """Submit what is pending, as one array."""
-        pending, self._pending = self._pending, []
-        if not pending:
-            return
-        with self._executor.batch():
-            jobs = [self._executor.submit(fn, *args) for _, fn, args in pending]
-        for (handle, _, _), job in zip(pending, jobs, strict=True):
-            handle.job, handle.token = job, job.job_id
-        self._asked = -float("inf")
-
-    def queued(self) -> set[str] | None:
-        """Ids of this user's jobs that wait or run, array tasks as 12_3; None while squeue does not answer.
-
-        RuntimeError when it has not for a quarter of an hour: the jobs go on, and the next call finds them.
-        """
-        if time.monotonic() - self._asked > SQUEUE_SECONDS:
-            command = ["squeue", "--noheader", "--array", "--format=%i %T", f"--user={getpass.getuser()}"]
-            answer = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
-            self._queue = None  # a controller that is busy for a moment does not end our jobs
-            self._asked = time.monotonic()
-            if answer.returncode == 0:
-                states = [line.split() for line in answer.stdout.splitlines() if line.strip()]
-                ended = (
-                    "COMPLETED",
-                    "FAILED",
-                    "CANCELLED",
-                    "TIMEOUT",
-                    "OUT_OF_MEMORY",
-                    "NODE_FAIL",
-                    "BOOT_FAIL",
-                )
-                self._queue = {job for job, state in states if state not in ended}
-                self._answered = self._asked
-            elif self._asked - self._answered > SILENT_SECONDS:
-                raise RuntimeError(
-                    f"squeue has not answered for {SILENT_SECONDS // 60} minutes: {answer.stderr.strip()}; "
-                    "jobs go on, and the same command finds them again"
-                )
-        return self._queue
-
-    def close(self) -> None:
-        """Nothing to stop: jobs go on, and the next call finds them (scancel ends them)."""
-        self.flush()
-
-
-class _SlurmJob:
-    def __init__(self, engine: Slurm, token: str | None = None):
-        self._engine, self.token, self.job = engine, token, None
-        self._left: float | None = None
-
-    def done(self) -> bool:
-        self._engine.flush()
-        if self.job is not None and self.job.paths.result_pickle.exists():
-            return True
-        queue = self._engine.queued()
-        if queue is None or self.token in queue:
-            self._left = None  # a fresh job may be listed late
-            return False
-        self._left = self._left or time.monotonic()
-        return time.monotonic() - self._left > SETTLE_SECONDS
-
-    def result(self) -> Any:
-        if self.job is not None and self.job.paths.result_pickle.exists():
-            return self.job.result()
-        where = f"; its log: {self.job.paths.stderr}" if self.job is not None else ""
-        raise RuntimeError(
-            f"Slurm job {self.token} left the queue without a result "
-            f"(time limit, memory, node or scancel){where}"
-        )
 
 
 class Dask:
@@ -264,10 +178,20 @@ class Dask:
             raise ValueError(
                 "--engine dask needs --scheduler, the address that `dask scheduler` printed (tcp://...)"
             )
-        self._client = distributed.Client(scheduler, timeout="30s", set_as_default=False)
+        try:
+            self._client = distributed.Client(scheduler, timeout="30s", set_as_default=False)
+        except (OSError, ValueError) as error:
+            raise ValueError(
+                f"--scheduler {scheduler}: no Dask scheduler answers there ({error or type(error).__name__})"
+            ) from error
         self._waiting: list[_DaskJob] = []
         self._sent: list[_DaskJob] = []
         self._asked = -float("inf")
+
+    def describe(self, cells: int) -> str:
+        """What `--dry-run` shows: how many run together."""
+        threads = self._client.nthreads()
+        return f"{min(sum(threads.values()), cells)} of these {cells} run together on {len(threads)} workers of Dask"
 
     def submit(self, fn: Callable, *args: Any) -> "_DaskJob":
         self._waiting.append(_DaskJob(self, fn, args))

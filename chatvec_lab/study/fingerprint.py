@@ -1,4 +1,4 @@
-"""Short digests of what a cell depends on: the package's source, a notebook's code, files and folders."""
+"""Short digests of what a cell depends on: a notebook's code, the modules that it imports, files and folders."""
 
 import contextlib
 import functools
@@ -7,12 +7,11 @@ import json
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from chatvec_lab.paths import DATA, ROOT
-from chatvec_lab.study.parameters import notebook_cells
+from chatvec_lab.reading import read_yaml
+from chatvec_lab.study import modules
 
-PACKAGE = Path(__file__).resolve().parents[1]
+PACKAGE = modules.PACKAGE
 WHOLE = 64 << 20  # bytes; a larger file is sampled
 SAMPLES, BLOCK = 256, 64 << 10
 WRITTEN = ("out_dir", "folder")  # parameters that name where a notebook writes
@@ -23,15 +22,22 @@ def digest(*parts: Any) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
 
 
-def package() -> str:
-    """Digest of every Python file of chatvec_lab as it is now on disk."""
-    files = sorted(PACKAGE.rglob("*.py"))
-    return digest([(str(file.relative_to(PACKAGE)), file.read_text("utf-8")) for file in files])
+def code(cells: list[dict]) -> str:
+    """Digest of a notebook's code cells: prose, outputs, metadata, comments and docstrings do not count."""
+    return digest([modules.meaning(source) for source in _code(cells)])
 
 
-def code(notebook: Path) -> str:
-    """Digest of the code cells of a notebook: prose, outputs and metadata do not count."""
-    return digest([cell["source"] for cell in notebook_cells(notebook) if cell["cell_type"] == "code"])
+def imports(cells: list[dict]) -> str:
+    """Digest of the modules of chatvec_lab that a notebook's code cells import, as they are now on disk.
+
+    The modules that those import count too, in functions as well, the data files beside them, and the versions of
+    torch, transformers and tokenizers where these are imported. Comments and docstrings do not. See `study.modules`.
+    """
+    return modules.digest(_code(cells), PACKAGE)
+
+
+def _code(cells: list[dict]) -> list[str]:
+    return [cell["source"] for cell in cells if cell["cell_type"] == "code"]
 
 
 def path(target: Path) -> str:
@@ -66,14 +72,14 @@ def _is_hidden(relative: Path) -> bool:
     return any(part.startswith(".") or part == "__pycache__" for part in relative.parts)
 
 
-def family(name: str) -> dict[str, str]:
+def family(name: str, *folders: Path) -> dict[str, str]:
     """Digests of a family's folder, or of its file and every file or folder named there, by name.
 
     A hub id counts by what the file says of it (pin a revision). An unknown family gives {}: the notebook
     that loads it will say so in its own words.
     """
     described = DATA / "families" / f"{name}.yaml"
-    given = _found(name)
+    given = _found(name, *folders)
     if given and not (given.suffix in (".yaml", ".yml") or (given / "base").is_dir()):
         given = None  # as `load_family` has it
     place = next((p for p in (given, DATA / "nano" / name, described) if name and p and p.exists()), None)
@@ -81,31 +87,31 @@ def family(name: str) -> dict[str, str]:
         return {}
     found = {f"family {name}": path(place.resolve())}
     if place.is_file():
-        for text in sorted(set(_strings(yaml.safe_load(place.read_text("utf-8"))))):
+        for text in sorted(set(_strings(read_yaml(place)))):
             if there := _found(text, place.parent):
                 found[text] = path(there)
     return found
 
 
-def parameters(values: dict[str, Any]) -> dict[str, str]:
+def parameters(values: dict[str, Any], *folders: Path) -> dict[str, str]:
     """Digests of the families and files that parameters name.
 
     Families are the values of `family` and `families`; the others are files, and folders whose name has a slash.
-    What a notebook writes to is no input.
+    What a notebook writes to is no input. Names are looked for in `folders` first.
     """
     found: dict[str, str] = {}
     for name in _strings([values.get("family"), values.get("families")]):
-        found |= family(name)
+        found |= family(name, *folders)
     read = [value for name, value in values.items() if name not in WRITTEN]
-    files = {text: _found(text) for text in sorted(set(_strings(read)))}
+    files = {text: _found(text, *folders) for text in sorted(set(_strings(read)))}
     return found | {
         text: path(file) for text, file in files.items() if file and ("/" in text or file.is_file())
     }
 
 
 def _found(text: str, *folders: Path) -> Path | None:
-    """What a text names, looked for where the loaders do, then in these folders and the project's; None for prose."""
-    for folder in (Path(), *folders, ROOT):
+    """What a text names: looked for in these folders, where the loaders do, and in the project; None for prose."""
+    for folder in (*folders, Path(), ROOT):
         with contextlib.suppress(OSError, ValueError):  # too long for a name, or no name at all
             if text and (folder / text).exists():
                 return (folder / text).resolve()

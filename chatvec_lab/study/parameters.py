@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
+from chatvec_lab.reading import WrittenFloat, WrittenInt, brief, parse_yaml
 
 TYPES = "str, int, float, bool, None, list[...], dict[...], Literal[...], Optional[...] and X | Y"
 # A secret would end in the executed notebook: a notebook takes the name of an environment variable instead.
@@ -35,11 +35,35 @@ class Parameter:
 
 def notebook_cells(path: Path) -> list[dict]:
     """The cells of a notebook file as dicts, each `source` joined to one string (without nbformat: 1 ms)."""
+    return cells_of(notebook_text(path), str(path))
+
+
+def notebook_text(path: Path) -> str:
+    """The text of a notebook file, without the byte order mark that some editors put before it."""
     try:
-        cells = json.loads(Path(path).read_text("utf-8"))["cells"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} is not a notebook of format 4 ({type(error).__name__}: {error})") from error
-    return [{**cell, "source": "".join(cell["source"])} for cell in cells]
+        return Path(path).read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"{path} is not a notebook: it is not text in UTF-8 (byte {error.start})."
+        ) from error
+
+
+def cells_of(text: str, where: str) -> list[dict]:
+    """As `notebook_cells`, for the text of a notebook in Python; `where` names it in errors."""
+    try:
+        content = json.loads(text)
+        if content["nbformat"] != 4:
+            raise ValueError(
+                f"it has nbformat {content['nbformat']}; jupyter nbconvert --to notebook mends that"
+            )
+        kernel = content.get("metadata", {}).get("kernelspec", {})
+        if (language := kernel.get("language", "python")) != "python":
+            raise ValueError(f"it is written in {language}, and chatvec_lab runs Python")
+        cells = [{**cell, "source": "".join(cell["source"])} for cell in content["cells"]]
+        return [cell for cell in cells if cell["cell_type"]]
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        told = f"no {error} in it" if isinstance(error, KeyError) else brief(str(error))[1:-1]
+        raise ValueError(f"{where} is not a notebook of format 4 that runs here: {told}.") from error
 
 
 def title(path: Path) -> str:
@@ -93,7 +117,10 @@ def _declarations(source: str) -> dict[str, Parameter]:
 
 def _fit(value: Any, kind: ast.expr) -> Any:
     """`value` as the annotation wants it (an int becomes a float, a tuple a list); TypeError if it is not."""
-    misfit = TypeError(f"must be {ast.unparse(kind)}, got {value!r} ({type(value).__name__})")
+    kinds = {WrittenInt: "int", WrittenFloat: "float"}
+    misfit = TypeError(
+        f"must be {ast.unparse(kind)}, got {brief(value)} ({kinds.get(type(value), type(value).__name__)})"
+    )
     match kind:
         case ast.Constant(value=None):
             if value is None:
@@ -103,6 +130,8 @@ def _fit(value: Any, kind: ast.expr) -> Any:
         case ast.Name(id="Any"):
             return value
         case ast.Name(id="str"):
+            if isinstance(value, WrittenInt | WrittenFloat):  # 0.50 in YAML, where text is wanted
+                return value.written
             if isinstance(value, str | Path):
                 return str(value)
         case ast.Name(id="bool"):
@@ -126,8 +155,14 @@ def _fit(value: Any, kind: ast.expr) -> Any:
             arguments = inner.elts if isinstance(inner, ast.Tuple) else [inner]
             if name == "Literal":
                 allowed = [ast.literal_eval(item) for item in arguments]
-                if any(value == item and type(value) is type(item) for item in allowed):
-                    return value
+                for item in allowed:
+                    same = value == item and isinstance(value, type(item)) and not isinstance(value, bool)
+                    if (
+                        same
+                        or value is item
+                        or (isinstance(item, str) and getattr(value, "written", None) == item)
+                    ):
+                        return item
             elif name in ("Optional", "Union"):
                 return _first_fit(
                     value, [*arguments, ast.Constant(None)][: len(arguments) + (name == "Optional")], misfit
@@ -183,15 +218,22 @@ def merge(declared: Mapping[str, Parameter], values: Mapping[str, Any], *, noteb
             try:
                 merged[name] = _fit(value, ast.parse(declared[name].annotation, mode="eval").body)
             except TypeError as error:
-                hint = ""
-                if isinstance(value, str) and re.fullmatch(r"[-+]?\d+[eE][-+]?\d+", value):
-                    hint = f" (YAML reads {value} as text: write {re.sub('[eE]', '.0e', value)})"
-                wrong.append(f"{notebook}: {name} {error}{hint}")
+                wrong.append(f"{notebook}: {name} {error}{_hint(value)}")
     if unknown:
         raise ValueError("\n".join(unknown + wrong))
     if wrong:
         raise TypeError("\n".join(wrong))
     return merged
+
+
+def _hint(value: Any) -> str:
+    """What to write where YAML read something else than was meant."""
+    if isinstance(value, str) and value.lower() in ("yes", "no", "on", "off", "y", "n"):
+        return "; a truth value is written true or false"
+    if value is None or isinstance(value, bool):
+        word = {True: "true", False: "false", None: "null"}[value]
+        return f"; if text is meant, put it in quotes: '{word}'"
+    return ""
 
 
 def from_text(text: str, parameter: Parameter) -> Any:
@@ -206,10 +248,7 @@ def from_text(text: str, parameter: Parameter) -> Any:
     try:
         literal = ast.literal_eval(text)
     except (ValueError, SyntaxError):
-        try:
-            return yaml.safe_load(text) if text[:1] in ("[", "{") else text
-        except yaml.YAMLError as error:
-            raise ValueError(f"{parameter.name}={text}: not a list or mapping: {error}") from error
+        return parse_yaml(text, f"{parameter.name}={brief(text)[1:-1]}") if text[:1] in ("[", "{") else text
     try:
         _fit(text, kind)
     except TypeError:

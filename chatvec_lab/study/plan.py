@@ -20,19 +20,21 @@ it. The parameter gets the folder of the one cell that agrees with it on every p
 and is given here (by grid or set, not by default); one of type `list[str]` gets the folders of all that agree.
 """
 
+import contextlib
 import itertools
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from chatvec_lab.paths import DATA, NOTEBOOKS, ROOT
+from chatvec_lab.reading import as_text, brief, read_yaml
 from chatvec_lab.study import fingerprint, parameters
 
 STUDY_FIELDS = ("title", "question", "family", "inputs", "set", "notebooks")
 NOTEBOOK_FIELDS = ("set", "grid", "needs", "inputs")
+MOST_CELLS = 10_000  # of one notebook
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,8 @@ class Cell:
 
     `needs` maps a parameter to the cells whose folders it gets; `listed` holds those that get a list.
     `varying` has the parameters that differ between this notebook's cells. `inputs` are digests by name.
+    `places` has those parameters that name files beside the study, with whole paths; `imports` is the digest of the
+    modules that run.
     """
 
     notebook: str
@@ -50,9 +54,11 @@ class Cell:
     listed: frozenset[str]
     inputs: dict[str, str]
     code: str
+    imports: str
     key: str
     source: str = field(repr=False)
     varying: dict[str, Any] = field(default_factory=dict, compare=False)
+    places: dict[str, Any] = field(default_factory=dict, compare=False)
 
     def folder(self, out: Path) -> Path:
         """Where this cell's results are kept below the study's folder `out`."""
@@ -64,13 +70,12 @@ class Cell:
 
 @dataclass(frozen=True)
 class Study:
-    """A study ready to run: its cells in order, and `package`, the digest of the source that runs them."""
+    """A study ready to run: its cells in order, and the digests of the files that they all depend on."""
 
     name: str
     title: str
     question: str
     family: str
-    package: str
     inputs: dict[str, str]
     cells: list[Cell]
 
@@ -85,10 +90,7 @@ def load(study: str | Path, *, set: Mapping[str, Any] | None = None) -> Study:
     offenders named) for parameters that do not fit.
     """
     file = _find(study)
-    try:
-        written = yaml.safe_load(file.read_text("utf-8"))
-    except yaml.YAMLError as error:
-        raise ValueError(f"{file} is not YAML: {error}") from error
+    written = read_yaml(file)
     _check_fields(written, STUDY_FIELDS, str(file))
     if not written.get("notebooks"):
         raise ValueError(f"{file}: there are no `notebooks`")
@@ -107,7 +109,7 @@ def load(study: str | Path, *, set: Mapping[str, Any] | None = None) -> Study:
             f"{file.name}: two notebooks are called {', '.join(doubled)}; list one with several grids"
         )
 
-    package, inputs = fingerprint.package(), _digests(written.get("inputs") or [], file)
+    inputs = _digests(written.get("inputs"), file)
     cells: dict[str, list[Cell]] = {}
     problems: list[Exception] = []
     broken: list[str] = []
@@ -116,7 +118,7 @@ def load(study: str | Path, *, set: Mapping[str, Any] | None = None) -> Study:
             broken.append(notebook.name)
             continue
         try:
-            cells[notebook.name] = notebook.cells(shared, set or {}, cells, (package, inputs))
+            cells[notebook.name] = notebook.cells(shared, set or {}, cells, inputs)
         except (ValueError, TypeError) as error:
             problems.append(error)
             broken.append(notebook.name)
@@ -125,10 +127,9 @@ def load(study: str | Path, *, set: Mapping[str, Any] | None = None) -> Study:
         raise kind("\n".join(str(error) for error in problems))
     return Study(
         name=file.stem,
-        title=written.get("title") or file.stem,
-        question=written.get("question") or "",
-        family=str(shared.get("family", "")),
-        package=package,
+        title=as_text(written.get("title") or file.stem, f"{file.name}: title"),
+        question=as_text(written.get("question") or "", f"{file.name}: question"),
+        family=as_text(shared.get("family", ""), f"{file.name}: family"),
         inputs=inputs,
         cells=[cell for group in cells.values() for cell in group],
     )
@@ -145,7 +146,9 @@ class _Notebook:
             raise FileNotFoundError(f"{self.path} is not there; {parameters.nearest(name, there)}")
         self.name, self.file = self.path.stem, file
         # Read once, so that what runs is what the key is of, whatever an editor does meanwhile.
-        self.source, self.code = self.path.read_text("utf-8"), fingerprint.code(self.path)
+        self.source = parameters.notebook_text(self.path)
+        content = parameters.cells_of(self.source, str(self.path))
+        self.code, self.imports = fingerprint.code(content), fingerprint.imports(content)
         self.declared = parameters.read(self.path)
         if "out_dir" not in self.declared:
             raise ValueError(
@@ -154,7 +157,8 @@ class _Notebook:
         self.set, self.needs = entry.get("set") or {}, entry.get("needs") or {}
         _check_mapping(self.set, f"{file.name}: {name}: set")
         _check_mapping(self.needs, f"{file.name}: {name}: needs")
-        self.inputs = _digests(entry.get("inputs") or [], file)
+        self.needs = {p: as_text(source, f"{file.name}: {name}: needs") for p, source in self.needs.items()}
+        self.inputs = _digests(entry.get("inputs"), file)
         grids = entry.get("grid") or {}
         self.grids = grids if isinstance(grids, list) else [grids]
         for grid in self.grids:
@@ -162,12 +166,10 @@ class _Notebook:
         for axis, values in ((axis, values) for grid in self.grids for axis, values in grid.items()):
             if not isinstance(values, list) or not values:
                 raise ValueError(
-                    f"{file.name}: {self.name}: grid: {axis} must be a list of values, got {values!r}"
+                    f"{file.name}: {self.name}: grid: {axis} must be a list of values, got {brief(values)}"
                 )
 
-    def cells(
-        self, shared: dict, override: Mapping, done: dict[str, list[Cell]], common: tuple
-    ) -> list[Cell]:
+    def cells(self, shared: dict, override: Mapping, done: dict[str, list[Cell]], common: dict) -> list[Cell]:
         reserved = sorted(
             {"out_dir", *self.needs} & {*self.set, *override, *shared, *(a for g in self.grids for a in g)}
         )
@@ -181,12 +183,16 @@ class _Notebook:
             for name, value in override.items()
             if name in self.declared
         }
+        if (many := sum(math.prod(map(len, grid.values())) for grid in self.grids)) > MOST_CELLS:
+            raise ValueError(
+                f"{self.name}: its grid makes {many:,} cells, and a study has {MOST_CELLS:,} at most."
+            )
         given = [
             fixed | dict(zip(grid, values, strict=True)) | override
             for grid in self.grids
             for values in itertools.product(*grid.values())
         ]
-        unique = {cell.key: cell for cell in (self._cell(values, done, common) for values in given)}
+        unique = {c.key: c for c in (self._cell(values, override, done, common) for values in given)}
         group = list(unique.values())
         names = [
             n for n in group[0].parameters if any(c.parameters[n] != group[0].parameters[n] for c in group)
@@ -195,14 +201,21 @@ class _Notebook:
             cell.varying.update({name: cell.parameters[name] for name in names})
         return group
 
-    def _cell(self, given: dict, done: dict[str, list[Cell]], common: tuple) -> Cell:
+    def _cell(self, given: dict, override: Mapping, done: dict[str, list[Cell]], common: dict) -> Cell:
         merged = parameters.merge(self.declared, given, notebook=self.name)
         values = {
             name: value for name, value in merged.items() if name != "out_dir" and name not in self.needs
         }
         told = {name: values[name] for name in given}
         needs = {name: self._needed(name, source, told, done) for name, source in self.needs.items()}
-        inputs = self.inputs | fingerprint.parameters(values)
+        # What the study file says is looked for beside it; what a command says, where that was typed.
+        typed = {name for name in override if name in values} | (values.keys() - given.keys())
+        written = {name: value for name, value in values.items() if name not in typed}
+        places = {name: _placed(value, name, self.file.parent) for name, value in written.items()}
+        inputs = self.inputs | fingerprint.parameters(
+            {name: values[name] for name in values if name in typed}
+        )
+        inputs |= fingerprint.parameters(written, self.file.parent)
         keys = {name: [cell.key for cell in cells] for name, cells in needs.items()}
         return Cell(
             notebook=self.name,
@@ -212,8 +225,10 @@ class _Notebook:
             listed=frozenset(n for n in needs if self.declared[n].annotation.startswith("list")),
             inputs=inputs,
             code=self.code,
+            imports=self.imports,
             source=self.source,
-            key=fingerprint.digest(self.name, self.code, values, keys, inputs, *common)[:12],
+            key=fingerprint.digest(self.name, self.code, self.imports, values, keys, inputs, common)[:12],
+            places={name: value for name, value in places.items() if value != values[name]},
         )
 
     def _needed(self, name: str, source: str, told: dict, done: dict[str, list[Cell]]) -> list[Cell]:
@@ -273,7 +288,7 @@ def _find(study: str | Path) -> Path:
 
 def _check_fields(entry: Any, known: tuple[str, ...], where: str) -> None:
     if not isinstance(entry, dict):
-        raise ValueError(f"{where}: there should be a mapping with {', '.join(known)}, got {entry!r}")
+        raise ValueError(f"{where}: there should be a mapping with {', '.join(known)}, got {brief(entry)}")
     unknown = [f"{name!r}: {parameters.nearest(str(name), known)}" for name in entry if name not in known]
     if unknown:
         raise ValueError(f"{where}: unknown fields: {'; '.join(unknown)}")
@@ -281,7 +296,7 @@ def _check_fields(entry: Any, known: tuple[str, ...], where: str) -> None:
 
 def _check_mapping(entry: Any, where: str) -> None:
     if not isinstance(entry, dict):
-        raise ValueError(f"{where}: there should be a mapping, `name: ...` a line, got {entry!r}")
+        raise ValueError(f"{where}: there should be a mapping, `name: ...` a line, got {brief(entry)}")
 
 
 def _check_shared(values: Mapping[str, Any], notebooks: dict[str, _Notebook], where: str) -> None:
@@ -291,9 +306,32 @@ def _check_shared(values: Mapping[str, Any], notebooks: dict[str, _Notebook], wh
         raise ValueError(f"{where}: no notebook of this study has these parameters: {'; '.join(unknown)}")
 
 
-def _digests(inputs: list[str], file: Path) -> dict[str, str]:
+def _placed(value: Any, name: str, folder: Path) -> Any:
+    """A parameter of the study file with its relative paths made whole where they name something beside that file."""
+    if isinstance(value, dict):
+        return {key: _placed(item, name, folder) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_placed(item, name, folder) for item in value]
+    if not isinstance(value, str) or not value or name in fingerprint.WRITTEN:
+        return value
+    with contextlib.suppress(OSError, ValueError):  # too long for a name, or no name at all
+        there = folder / value
+        # a word such as `ko` is a folder's name only by chance, unless it is asked to be a family
+        is_named = (
+            "/" in value or there.is_file() or (name in ("family", "families") and (there / "base").is_dir())
+        )
+        if is_named and there.exists():
+            return str(there.resolve())
+    return value
+
+
+def _digests(inputs: Any, file: Path) -> dict[str, str]:
+    if not isinstance(inputs or [], list):
+        raise ValueError(
+            f"{file.name}: inputs: there should be a list of files and folders, got {brief(inputs)}"
+        )
     found = {}
-    for text in inputs:
+    for text in [as_text(entry, f"{file.name}: inputs") for entry in inputs or []]:
         path = next((p / text for p in (file.parent, ROOT) if (p / text).exists()), None)
         if path is None:
             raise FileNotFoundError(

@@ -7,23 +7,14 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from chatvec_lab.paths import ROOT
 from chatvec_lab.study import engines
-from chatvec_lab.study.cell import read_record, run_cell, write_record
+from chatvec_lab.study.cell import run_cell
 from chatvec_lab.study.parameters import title
 from chatvec_lab.study.plan import Cell, Study, with_needs
-
-if TYPE_CHECKING:
-    import pandas
-
-MANIFEST = "study.json"
-
-
-def is_done(folder: Path) -> bool:
-    """Whether the cell in this folder is done: its `run.json` says so, and nothing else counts."""
-    return (read_record(folder) or {}).get("status") == "done"
+from chatvec_lab.study.results import MANIFEST, describe, is_done, read_record, write_record
 
 
 def run(
@@ -85,6 +76,9 @@ class _Run:
                 cell = running.pop(handle)
                 if not self._finish(cell, handle):
                     waiting.insert(0, cell)
+            if hasattr(self.engine, "news"):
+                for line in self.engine.news([handle.token for handle in running]):
+                    self.tell(line)
             # Cells take seconds to hours: look often at first, then once a second.
             pause = 0.05 if started or ended else min(1.0, pause * 1.5)
             if running and not ended:
@@ -137,12 +131,13 @@ class _Run:
             "source": cell.source,
             "folder": str(cell.folder(self.out)),
             "parameters": cell.parameters,
-            "folders": {name: paths if name in cell.listed else paths[0] for name, paths in folders.items()},
+            "folders": cell.places
+            | {name: paths if name in cell.listed else paths[0] for name, paths in folders.items()},
             "needs": {name: [need.key for need in group] for name, group in cell.needs.items()},
             "inputs": self.study.inputs | cell.inputs,
             "key": cell.key,
             "code": cell.code,
-            "package": self.study.package,
+            "imports": cell.imports,
             "attempt": self.attempts[cell.key],
             "git": self.git,
         }
@@ -150,19 +145,26 @@ class _Run:
     def _finish(self, cell: Cell, handle: Any) -> bool:
         """Book the cell by its run.json; False when it was killed and gets another attempt."""
         folder = cell.folder(self.out)
-        reason = "its worker left no result"
+        name, reason, again = "WorkerKilled", "its worker left no result", True
         try:
             handle.result()
         except Exception as error:  # whatever an engine raises, the other cells go on
-            reason = f"its worker process ended: {error}" if str(error) else f"its worker ended: {error!r}"
+            again = getattr(error, "again", None)
+            if again is None:
+                again = True
+                reason = (
+                    f"its worker process ended: {error}" if str(error) else f"its worker ended: {error!r}"
+                )
+            else:  # a cluster's error, which knows what became of the job
+                name, reason = "JobEnded", str(error)
         (folder / "job.json").unlink(missing_ok=True)
         record = read_record(folder)
         if record is None:
-            error = {"name": "WorkerKilled", "value": reason, "cell": None, "line": ""}
+            error = {"name": name, "value": reason, "cell": None, "line": ""}
             record = {"status": "killed", "error": error, "notebook": cell.notebook, "key": cell.key}
             record |= {"parameters": cell.parameters, "attempt": self.attempts[cell.key], "git": self.git}
             write_record(folder, record)
-        if record["status"] == "killed" and self.attempts[cell.key] <= self.retries:
+        if record["status"] == "killed" and again and self.attempts[cell.key] <= self.retries:
             self.tell(f"  {cell} was killed ({record['error']['value']}); trying again")
             return False
         self._book(cell, record)
@@ -177,14 +179,6 @@ class _Run:
         elapsed = time.monotonic() - self.started
         left = elapsed / self.finished * (self.total - self.finished)
         self.tell(line + (f"  (about {duration(left)} left)" if self.finished < self.total else ""))
-
-
-def describe(error: dict[str, Any]) -> str:
-    """One line of what went wrong: 'ValueError: scale must be ... (code cell 3: merged.save(out))'."""
-    text = ": ".join(filter(None, [error["name"], (error["value"].strip().splitlines() or [""])[0]]))
-    where = f"code cell {error['cell']}" if error["cell"] else ""
-    where = ": ".join(filter(None, [where, error["line"]]))
-    return f"{text} ({where})" if where else text
 
 
 def duration(seconds: float) -> str:
@@ -204,7 +198,6 @@ def write_manifest(study: Study, out: Path) -> None:
         "title": study.title,
         "question": study.question,
         "family": study.family,
-        "package": study.package,
         "inputs": study.inputs,
         "titles": list({cell.notebook: (cell.notebook, title(cell.path)) for cell in study.cells}.values()),
         "cells": [
@@ -212,6 +205,7 @@ def write_manifest(study: Study, out: Path) -> None:
                 "notebook": cell.notebook,
                 "key": cell.key,
                 "code": cell.code,
+                "imports": cell.imports,
                 "parameters": cell.parameters,
                 "varying": cell.varying,
                 "inputs": cell.inputs,
@@ -223,65 +217,6 @@ def write_manifest(study: Study, out: Path) -> None:
     part = out / f"{MANIFEST}.part"
     part.write_text(json.dumps(manifest, indent=1, ensure_ascii=False, sort_keys=True) + "\n", "utf-8")
     part.replace(out / MANIFEST)
-
-
-def read_manifest(out: Path) -> dict[str, Any]:
-    """What `write_manifest` wrote; FileNotFoundError says how to get one."""
-    file = Path(out) / MANIFEST
-    if not file.is_file():
-        raise FileNotFoundError(
-            f"{file} is not there: no study has been run into {out} (chatvec_lab run STUDY)"
-        )
-    return json.loads(file.read_text("utf-8"))
-
-
-def results(out: Path) -> "pandas.DataFrame":
-    """One row a cell of the study in `out`: notebook, key, status, seconds, error, folder, parameters."""
-    import pandas
-
-    rows = []
-    for cell in read_manifest(out)["cells"]:
-        folder = Path(out) / "cells" / cell["notebook"] / cell["key"]
-        record = read_record(folder) or {"status": "not run"}
-        error = describe(record["error"]) if record.get("error") else None
-        row = {"notebook": cell["notebook"], "key": cell["key"], "status": record["status"]}
-        row |= {"seconds": record.get("seconds"), "error": error, "folder": str(folder)}
-        rows.append(row | {name: value for name, value in cell["parameters"].items() if name not in row})
-    return pandas.DataFrame(rows)
-
-
-def load_table(out: Path, notebook: str, name: str) -> "pandas.DataFrame":
-    """The table `name` of all done cells of a notebook, one below the other, with what varies as columns.
-
-    A column that the table has already is kept as it is; where it says something else (the language of a prompt,
-    not of the cell), the cell's own stands beside it as `cell_...`. FileNotFoundError when no done cell has the table.
-    """
-    import pandas
-
-    frames: list[tuple[pandas.DataFrame, dict[str, Any]]] = []
-    for cell in read_manifest(out)["cells"]:
-        folder = Path(out) / "cells" / cell["notebook"] / cell["key"]
-        file = folder / "tables" / f"{name}.parquet"
-        if cell["notebook"] == notebook and is_done(folder) and file.is_file():
-            varying = {
-                column: value if isinstance(value, str | int | float | bool) else json.dumps(value)
-                for column, value in cell["varying"].items()
-            }
-            frames.append((pandas.read_parquet(file), varying))
-    if not frames:
-        raise FileNotFoundError(f"no done cell of {notebook} in {out} has a table {name!r}")
-    differing = {
-        column
-        for table, varying in frames
-        for column, value in varying.items()
-        if column in table and not table[column].eq(value).all()
-    }
-    for table, varying in frames:
-        for position, (column, value) in enumerate(varying.items()):
-            if column in differing or column not in table:
-                own = f"cell_{column}" if column in differing else column
-                table.insert(min(position, table.shape[1]), own, value)
-    return pandas.concat([table for table, _ in frames], ignore_index=True)
 
 
 def git_state() -> dict[str, Any] | None:

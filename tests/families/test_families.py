@@ -9,7 +9,7 @@ import yaml
 
 from chatvec_lab import Checkpoint
 from chatvec_lab.__main__ import main
-from chatvec_lab.families import describe_families, families_page, family_names, load_family
+from chatvec_lab.families import Role, describe_families, families_page, family_names, load_family
 from chatvec_lab.paths import DATA
 
 DESCRIBED = sorted(file.stem for file in (DATA / "families").glob("*.yaml"))
@@ -61,6 +61,97 @@ def test_errors_say_what_there_is(tmp_path):
     broken.write_text("base: {licence: MIT}\nchat: a/b\ncp: {zh: c/d}\n")
     with pytest.raises(ValueError, match="base lack their source"):
         load_family(broken)
+
+
+def link(folder, **members):
+    """A folder with links to nano's models, by the names given."""
+    folder.mkdir()
+    for name, member in members.items():
+        (folder / name).symlink_to(DATA / "nano" / "nano" / "seed0" / member)
+    return folder
+
+
+def test_a_folder_has_any_language_and_its_roles(tmp_path):
+    names = [
+        "cp_zh-Hant",
+        "cp_pt-BR",
+        "cp_fil",
+        "cp_es-419",
+        "cp_zh",
+        "cp_zh_extended",
+        "cp_ft_zh",
+        "cp_zh-Hant_100",
+    ]
+    home = link(tmp_path / "mine", base="base", chat="chat", chat_sft="chat_sft", chat_cp_zh="chat_cp_zh")
+    for name in names:
+        (home / name).symlink_to(DATA / "nano" / "nano" / "seed0" / "cp_zh")
+    (home / "notes").mkdir()
+    family = load_family(home)
+    assert family.languages == ("zh", "es-419", "fil", "pt-BR", "zh-Hant")
+    assert family["cp_zh-Hant"] is family.cp["zh-Hant"]
+    assert family.roles == {
+        "base": Role("base"),
+        "chat": Role("chat"),
+        **{f"cp_{code}": Role("cp", code) for code in family.languages},
+        "cp_zh_extended": Role("cp", "zh", "extended"),
+        "cp_zh-Hant_100": Role("cp", "zh-Hant", "100"),
+        "cp_ft_zh": Role("other", "zh", "cp_ft"),
+        "chat_sft": Role("chat", None, "sft"),
+        "chat_cp_zh": Role("other", "zh", "chat_cp"),
+    }
+
+
+def test_a_folder_that_is_no_member_is_named(tmp_path):
+    home = link(tmp_path / "mine", base="base", chat="chat", cp_ko="cp_ko")
+    (home / "cp_ja").mkdir()
+    (home / "cp_ja" / "model.safetensors").write_bytes(b"")
+    with pytest.raises(FileNotFoundError, match=r"mine: cp_ja: weights without a config\.json"):
+        load_family(home)
+    (home / "cp_ja" / "model.safetensors").unlink()
+    (home / "cp_pt_BR").symlink_to(DATA / "nano" / "nano" / "seed0" / "cp_ko")
+    with pytest.raises(ValueError, match="cp_pt_BR: a language code has hyphens here; rename it to cp_pt-BR"):
+        load_family(home)
+
+
+def test_yaml_is_read_as_it_is_written(tmp_path):
+    """Norwegian is no falsehood, a revision keeps its zeros, and what is said twice is refused."""
+    file = tmp_path / "mine.yaml"
+    file.write_text(
+        "name: 2024\nbase: {source: a/b, revision: 0123456, parameters: 6.7e9, vocabulary: 32000}\n"
+        "chat: {source: a/c, revision: 1e5}\ncp: {no: a/d, on: a/e, 'yes': a/f}\nconfounds: one text\n"
+    )
+    family = load_family(file)
+    assert (family.name, family.languages) == ("2024", ("no", "on", "yes"))
+    assert (family.base.revision, family.chat.revision) == ("0123456", "1e5")
+    assert family.facts["base"]["parameters"] == 6_700_000_000 and family.confounds == ("one text",)
+    start = "base: a/b\nchat: a/c\n"
+    for text, message in (
+        ("cp: {ko: a/d}\ncp: {zh: a/e}\n", "the key 'cp' stands twice in one mapping, in lines 3 and 4"),
+        ("cp:\n  ko: a/d\n  ko: a/e\n", "the key 'ko' stands twice in one mapping, in lines 4 and 5"),
+        ("cp: {ko: a/d}\nothers: {cp_ko: a/e}\n", "others: cp_ko is a member already"),
+        ("cp: {ko: a/d}\nothers: {base: a/e}\n", "others: base is a member already"),
+        ("cp: {ko: a/d}\nothers: [a/e]\n", "others names further models"),
+        ("cp: {ko: true}\n", "cp_ko: there should be text, got true.*quotes: 'true'"),
+        ("cp: {ko: {source: a/d, parameters: many}}\n", "cp_ko: parameters should be a number.*'many'"),
+        ("cp: {'k/o': a/d}\n", "cp: 'k/o': a language code has letters"),
+        ("cp: {ko: ./nowhere}\n", r"\./nowhere is not there; it was looked for at"),
+    ):
+        file.write_text(start + text)
+        with pytest.raises((ValueError, FileNotFoundError), match=message):
+            load_family(file)
+
+
+def test_folders_are_found_beside_the_file(tmp_path, monkeypatch):
+    home = link(tmp_path / "models", base="base", chat="chat", cp_ko="cp_ko")
+    (tmp_path / "mine.yaml").write_text(
+        "base: models/base\nchat: ./models/chat\ncp: {ko: models/cp_ko, zh: org/name}\n"
+    )
+    monkeypatch.chdir("/")
+    family = load_family(tmp_path / "mine.yaml")
+    assert family.base.source == str(home / "base") and family.base.names
+    assert family.cp["zh"].source == "org/name"
+    with pytest.raises(FileNotFoundError, match=r"other\.yaml is not there"):
+        load_family(tmp_path / "other.yaml")
 
 
 @pytest.mark.parametrize("name", DESCRIBED)

@@ -3,6 +3,7 @@
 import contextlib
 import getpass
 import importlib.util
+import json
 import os
 import platform
 import shutil
@@ -20,9 +21,6 @@ DAEMONS = ("munged", "slurmctld", "slurmd", "sbatch", "squeue")
 NO_SLURM = [name for name in DAEMONS if not shutil.which(name, path=f"{os.environ['PATH']}:/usr/sbin")]
 needs_slurm = pytest.mark.skipif(
     bool(NO_SLURM), reason=f"Debian's slurm-wlm and munge: no {', '.join(NO_SLURM)}"
-)
-needs_submitit = pytest.mark.skipif(
-    not importlib.util.find_spec("submitit"), reason="needs the extra `slurm`"
 )
 needs_dask = pytest.mark.skipif(not importlib.util.find_spec("distributed"), reason="needs the extra `dask`")
 
@@ -130,8 +128,9 @@ SchedulerParameters=batch_sched_delay=0,sched_interval=2
 SelectType=select/cons_tres
 SelectTypeParameters=CR_CPU
 SlurmdParameters=config_overrides
-NodeName={node} NodeAddr=127.0.0.1 CPUs=4 State=UNKNOWN
-PartitionName=all Nodes={node} Default=YES State=UP
+KillWait=5
+NodeName={node} NodeAddr=127.0.0.1 CPUs=4 RealMemory=1000 State=UNKNOWN
+PartitionName=all Nodes={node} Default=YES State=UP MaxTime=60
 """)
     monkeypatch.setenv("SLURM_CONF", str(home / "slurm.conf"))
     monkeypatch.setenv("PATH", f"{os.environ['PATH']}:/usr/sbin")
@@ -163,7 +162,6 @@ PartitionName=all Nodes={node} Default=YES State=UP
 
 @pytest.mark.slow
 @needs_slurm
-@needs_submitit
 def test_a_study_on_slurm_survives_a_killed_job_and_a_killed_driver(slow_study, slurm):
     lab = slow_study
     lab.environment |= {name: os.environ[name] for name in ("SLURM_CONF", "PATH")}
@@ -187,10 +185,103 @@ def test_a_study_on_slurm_survives_a_killed_job_and_a_killed_driver(slow_study, 
     text, _ = again.communicate(timeout=300)
 
     assert again.returncode == 0, text
-    assert f"Slurm job {task} left the queue without a result" in text
+    assert f"Slurm job {task} was killed, as the system does when memory is gone" in text
     records = lab.records()
     assert [record["status"] for record in records.values()] == ["done"] * 3
     assert (lab.out / "index.html").read_text().count("Seed ") >= 3
+
+
+def lines_of(process: subprocess.Popen) -> list[str]:
+    """A list that grows with what the process prints."""
+    import threading
+
+    found: list[str] = []
+    threading.Thread(target=lambda: found.extend(iter(process.stdout.readline, "")), daemon=True).start()
+    return found
+
+
+def seed_of(lab, job: Path) -> int:
+    """The seed of the cell whose job.json this is."""
+    cells = json.loads((lab.out / "study.json").read_text())["cells"]
+    return next(cell["parameters"]["seed"] for cell in cells if cell["key"] == job.parent.name)
+
+
+@pytest.mark.slow
+@needs_slurm
+def test_what_a_real_slurm_refuses_is_told_before_and_when_it_is_sent(slow_study, slurm):
+    lab = slow_study
+    lab.environment |= {name: os.environ[name] for name in ("SLURM_CONF", "PATH")}
+    for option, sentence in {
+        "partition=gpu": "invalid partition specified: gpu",
+        "memory_gb=500": "Requested node configuration is not available",
+        "reservation=course": "Requested reservation is invalid",
+        "gpus=1": "Invalid generic resource (gres) specification",
+        "hours=2": "time=120 is more than the partition gives (all gives 1:00:00)",
+    }.items():
+        status, text = lab.run("--engine", "slurm", "--dry-run", "--slurm", option)
+        assert status == 2 and sentence in text and "Traceback" not in text, text
+    assert not lab.out.exists()
+    status, text = lab.run(
+        "--engine", "slurm", "--dry-run", "--slurm", "hours=0.5", "--slurm", "comment=two words"
+    )
+    assert status == 0 and "sbatch --test-only takes it: Job " in text, text
+    status, text = lab.run("--engine", "slurm", "--slurm", "partition=gpu")
+    told = text.splitlines()[-1]
+    assert status == 2 and "Traceback" not in text
+    assert told.startswith("sbatch refused the job: ") and "partition= names one of: all." in told, text
+    queue = subprocess.run(["squeue", "--noheader"], capture_output=True, text=True, check=True)
+    assert queue.stdout == "" and not list(lab.out.glob("cells/*/*/job.json"))
+
+
+@pytest.mark.slow
+@needs_slurm
+def test_cancelled_timed_out_and_requeued_jobs_are_told_apart(slow_study, slurm):
+    """Four minutes: Slurm's shortest time limit is a minute, and a requeued job waits two."""
+    lab = slow_study
+    lab.environment |= {name: os.environ[name] for name in ("SLURM_CONF", "PATH")}
+    cell = lab.root / "cell.ipynb"
+    cell.write_text(
+        cell.read_text().replace("while seed == 1 and", "while")
+    )  # all three wait for `hold` to go
+    node = subprocess.run(
+        ["sinfo", "--noheader", "--format=%n"], capture_output=True, text=True
+    ).stdout.strip()
+    drain = ["scontrol", "update", f"nodename={node}"]
+    subprocess.run([*drain, "state=drain", "reason=test"], check=True)
+    driver = lab.start(
+        "--engine", "slurm", "--slurm", "hours=0.01", "--slurm", "comment=a b", "--retries", "0"
+    )
+    lines = lines_of(driver)
+    wait_for(
+        lambda: any("3 jobs wait: " in line and "drain" in line.lower() for line in lines),
+        "word of a drained node",
+    )
+    subprocess.run([*drain, "state=resume"], check=True)
+    jobs = wait_for(lambda: len(list(lab.out.glob("cells/cell/*/began"))) == 3, "three cells at work")
+    jobs = {
+        seed_of(lab, job): json.loads(job.read_text())["token"]
+        for job in lab.out.glob("cells/cell/*/job.json")
+    }
+    subprocess.run(["scancel", jobs[0]], check=True)
+    subprocess.run(["scontrol", "requeue", jobs[2]], check=True)
+    wait_for(
+        lambda: any(f"put job {jobs[2]} back into the queue" in line for line in lines),
+        "word of a requeued job",
+    )
+    wait_for(lambda: any("reached its time limit" in line for line in lines), "word of a time limit")
+    (lab.root / "hold").unlink()
+    driver.wait(300)
+    text = "".join(lines)
+    assert driver.returncode == 1, text
+    assert f"JobEnded: Slurm job {jobs[0]} was cancelled (scancel); the same command runs it again" in text
+    assert (
+        f"JobEnded: Slurm job {jobs[1]} reached its time limit of 00:01:00; for more time: --slurm hours=N"
+        in text
+    )
+    statuses = {record["parameters"]["seed"]: record["status"] for record in lab.records().values()}
+    assert statuses == {0: "killed", 1: "killed", 2: "done"}, "what was put back has gone on"
+    status, text = lab.run("--engine", "slurm")
+    assert status == 0 and text.startswith("3 cells, 1 already done, 2 to run"), text
 
 
 @pytest.mark.slow

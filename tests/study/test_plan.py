@@ -1,5 +1,7 @@
 """Cells and their keys: what changes a key, what does not, and how notebooks find each other's results."""
 
+import json
+
 import pytest
 
 from chatvec_lab.study import fingerprint, plan
@@ -55,12 +57,26 @@ def test_code_changes_the_notebook_and_what_needs_it(lab, keys):
     assert not set(keys()["first"]) & set(before["first"])
 
 
-@pytest.mark.parametrize("file", ["data.txt", "chatvec_lab/paths.py"])
-def test_inputs_and_the_package_change_every_key(lab, keys, file):
+def test_inputs_change_every_key(lab, keys):
     before = keys()
-    (lab.root / file).write_text((lab.root / file).read_text() + "\n# changed\n")
+    (lab.root / "data.txt").write_text("two")
     after = keys()
     assert not {*before["first"], *before["last"]} & {*after["first"], *after["last"]}
+
+
+def test_what_a_notebook_imports_changes_its_keys_and_nothing_else_does(lab, keys):
+    edit(lab.root / "last.ipynb", "print(first)", "from chatvec_lab import study; study.output(out_dir)")
+    before = keys()
+    edit(
+        lab.root / "chatvec_lab/study/outputs.py", "numpy numbers and arrays", "Numbers and arrays"
+    )  # a docstring
+    edit(lab.root / "chatvec_lab/study/outputs.py", "import math\n", "import math  # a comment\n\n")
+    edit(
+        lab.root / "chatvec_lab/study/engines.py", "SQUEUE_SECONDS = 5", "SQUEUE_SECONDS = 6"
+    )  # not imported there
+    assert keys() == before
+    edit(lab.root / "chatvec_lab/paths.py", "reports", "results")  # imported by outputs
+    assert keys()["first"] == before["first"] and keys()["last"] != before["last"]
 
 
 def test_the_template_of_the_report_changes_no_key(lab, keys):
@@ -112,7 +128,7 @@ def test_a_mapping_is_asked_for_where_one_belongs(lab):
         with pytest.raises(ValueError, match="should be a mapping"):
             plan.load(lab.root / "tiny.yaml")
     lab.study("notebooks: {first.ipynb: {}}")
-    with pytest.raises(ValueError, match="seed=\\[0: not a list"):
+    with pytest.raises(ValueError, match=r"seed=\[0, line 2.*not YAML"):
         plan.load(lab.root / "tiny.yaml", set={"seed": "[0"})
 
 
@@ -190,3 +206,98 @@ def test_a_wrong_study_is_refused_before_anything_runs(lab, keys, text, message)
 def test_an_unknown_study_lists_those_there_are():
     with pytest.raises(FileNotFoundError, match="there is no study"):
         plan.load("no-such-study")
+
+
+def test_a_notebook_listed_twice_is_refused_with_both_lines(lab, keys):
+    keys()
+    twice = "notebooks:\n  first.ipynb:\n    set: {seed: 1}\n  first.ipynb:\n    set: {seed: 2}\n"
+    with pytest.raises(ValueError, match=r"wrong\.yaml: the key 'first\.ipynb' .*lines 2 and 4"):
+        plan.load(lab.study(twice, name="wrong"))
+
+
+@pytest.mark.parametrize(
+    ("written", "value"),
+    [
+        ("no", "no"),
+        ("0123456", "0123456"),
+        ("1e5", "1e5"),
+        ("0.50", "0.50"),
+        ("12345", "12345"),
+        ("2024-01-01", "2024-01-01"),
+        ("'x'", "x"),
+    ],
+)
+def test_a_parameter_of_text_is_what_was_written(lab, written, value):
+    lab.notebook("first", "revision: str = 'main'  # of the model\nnames: list[str] = []  # more")
+    lab.study(f"notebooks: {{first.ipynb: {{grid: {{revision: [{written}]}}, set: {{names: [{written}]}}}}}}")
+    (cell,) = plan.load(lab.root / "tiny.yaml").cells
+    assert cell.parameters["revision"] == value and cell.parameters["names"] == [value]
+
+
+def test_a_word_of_yaml_where_text_belongs_is_refused_with_the_quotes(lab):
+    lab.notebook("first", "label: str = ''  # text\nis_on: bool = False  # switch")
+    lab.study("notebooks: {first.ipynb: {set: {label: true}}}")
+    with pytest.raises(TypeError, match=r"label must be str, got True.*put it in quotes: 'true'"):
+        plan.load(lab.root / "tiny.yaml")
+    lab.study("notebooks: {first.ipynb: {set: {is_on: yes}}}")
+    with pytest.raises(TypeError, match=r"is_on must be bool, got 'yes'.*written true or false"):
+        plan.load(lab.root / "tiny.yaml")
+
+
+def test_a_grid_that_makes_too_many_cells_is_refused_at_once(lab):
+    axes = [f"a{i}" for i in range(9)]
+    lab.notebook("first", "\n".join(f"{axis}: int = 0  # axis" for axis in axes))
+    grid = ", ".join(f"{axis}: {list(range(10))}" for axis in axes)
+    lab.study(f"notebooks: {{first.ipynb: {{grid: {{{grid}}}}}}}")
+    with pytest.raises(ValueError, match=r"first: its grid makes 1,000,000,000 cells"):
+        plan.load(lab.root / "tiny.yaml")
+
+
+def test_relative_paths_follow_the_study_file(lab, monkeypatch, tmp_path_factory):
+    """A study in a folder of its own is the same from wherever it is run."""
+    lab.notebook(
+        "first",
+        "family: str = 'nano'  # family\nprompts: dict[str, str] = {}  # sets\nword: str = 'ko'  # a word",
+    )
+    (lab.root / "mine.yaml").write_text("base: a/b\nchat: a/c\ncp: {ko: a/d}\n")
+    (lab.root / "my.jsonl").write_text('{"prompt": "one"}')
+    (lab.root / "ko").mkdir()
+    lab.study("family: mine.yaml\nnotebooks: {first.ipynb: {set: {prompts: {one_turn: my.jsonl}}}}")
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    (elsewhere / "my.jsonl").write_text('{"prompt": "another"}')
+    found = []
+    for folder in (lab.root, elsewhere):
+        monkeypatch.chdir(folder)
+        found += plan.load(lab.root / "tiny.yaml").cells
+    assert found[0].key == found[1].key and found[0].inputs == found[1].inputs
+    assert set(found[1].inputs) == {"family mine.yaml", "mine.yaml", "my.jsonl"}
+    assert found[1].parameters["family"] == "mine.yaml", "what is shown is what was written"
+    assert found[1].places == {
+        "family": str(lab.root / "mine.yaml"),
+        "prompts": {"one_turn": str(lab.root / "my.jsonl")},
+    }
+    (lab.root / "my.jsonl").write_text('{"prompt": "two"}')
+    assert plan.load(lab.root / "tiny.yaml").cells[0].key != found[0].key
+    typed = plan.load(lab.root / "tiny.yaml", set={"prompts": "{one_turn: my.jsonl}"}).cells[0]
+    assert "prompts" not in typed.places, "what is typed is meant from where it is typed"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda c: c | {"nbformat": 3, "worksheets": []}, "first.ipynb is not a notebook of format 4.*nbformat 3"),
+        (lambda c: {k: v for k, v in c.items() if k != "cells"}, "no 'cells' in it"),
+        (lambda c: c | {"metadata": {"kernelspec": {"language": "R"}}}, "written in R, and chatvec_lab runs Python"),
+        (lambda c: [c], "first.ipynb is not a notebook"),
+        (lambda c: c | {"cells": [{"source": "x = 1"}]}, "no 'cell_type' in it"),
+    ],
+)  # fmt: skip
+def test_what_is_no_notebook_of_ours_is_refused_by_the_plan(lab, keys, change, message):
+    keys()
+    file = lab.root / "first.ipynb"
+    file.write_text(json.dumps(change(json.loads(file.read_text()))))
+    with pytest.raises(ValueError, match=message):
+        plan.load(lab.root / "tiny.yaml")
+    file.write_bytes("é".encode("latin-1"))
+    with pytest.raises(ValueError, match=r"first.ipynb is not a notebook: it is not text in UTF-8"):
+        plan.load(lab.root / "tiny.yaml")

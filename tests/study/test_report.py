@@ -5,14 +5,14 @@ import json
 import re
 from html.parser import HTMLParser
 
-import matplotlib
+import matplotlib.figure
 import pandas
 import pytest
 
 from chatvec_lab import report, study
 from chatvec_lab.report import gather, svg, tables
 from chatvec_lab.study import fingerprint, outputs, runner
-from chatvec_lab.study.cell import write_record
+from chatvec_lab.study.results import read_manifest, write_record
 
 HOSTILE = '</p><script>alert(1)</script><img src="http://evil.example/x.png" onerror=alert(2)>'
 LOADING = {"src", "srcset", "poster", "data", "background", "action", "xlink:href"}
@@ -199,7 +199,7 @@ def test_in_jupyterlab_each_notebook_has_its_folder(monkeypatch, tmp_path):
 
 def test_tables_in_one_keep_each_cells_parameters_and_caption(finished):
     """A table with a language of its own (the prompt's) does not hide which cell a row is of."""
-    cells = {c["key"]: c["parameters"]["language"] for c in runner.read_manifest(finished)["cells"][:2]}
+    cells = {c["key"]: c["parameters"]["language"] for c in read_manifest(finished)["cells"][:2]}
     for key, code in cells.items():
         folder = finished / "cells/01_scales" / key
         said = pandas.DataFrame({"language": [code, "en"], "correct": [0.9, 0.4]})
@@ -300,8 +300,8 @@ def test_conversations_of_several_turns_stay_together(tmp_path):
         for turn in (1, 2)
     ]
     study.save_samples(tmp_path, pandas.DataFrame(rows), by="model", caption="Talks")
-    cell = {"folder": tmp_path, "label": ""}
-    (talk,) = gather._samples(cell)[0]["talks"]
+    cell = {"folder": tmp_path, "label": "", "notebook": "n"}
+    (talk,) = gather._samples(tmp_path, cell)[0]["talks"]
     assert list(talk["columns"]) == ["model cp", "model cp+tau"] and talk["shared"] is None
     assert [turn["response"] for turn in talk["columns"]["model cp+tau"]] == ["cp+tau 1", "cp+tau 2"]
 
@@ -316,3 +316,100 @@ def test_missing_values_are_shown_as_missing():
 def test_a_folder_without_a_study_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match="no study has been run into"):
         report.write(tmp_path)
+
+
+def damaged(finished, damage):
+    """The page's text after `damage(folder)` of one of the two done cells; the other is as it was."""
+    folder = next((finished / "cells/01_scales").iterdir())
+    damage(folder)
+    page = read(finished)
+    other = {"ko": "For zh, 0.5 is best.", "zh": "For ko, 0.5 is best."}
+    language = json.loads((finished / "study.json").read_text())["cells"]
+    language = next(c["parameters"]["language"] for c in language if c["key"] == folder.name)
+    assert other[language] in page.text and "2 of 4 cells done" in page.text
+    return page.text
+
+
+def edited(name, **changes):
+    """A damage: fields of a JSON file changed, or taken out where None."""
+
+    def damage(folder):
+        content = json.loads((folder / name).read_text())
+        content = {key: value for key, value in (content | changes).items() if value is not None}
+        (folder / name).write_text(json.dumps(content))
+
+    return damage
+
+
+def replaced(name, content):
+    def damage(folder):
+        (folder / name).unlink()
+        if content is not None:
+            (folder / name).write_bytes(content)
+
+    return damage
+
+
+@pytest.mark.parametrize(
+    ("damage", "told"),
+    [
+        (edited("summary.json", question=None), "summary.json cannot be shown: no 'question'"),
+        (edited("summary.json", claims=[{"claim": "x"}]), "a claim without its name or estimate"),
+        (edited("summary.json", claims=[{"claim": "x", "estimate": "much"}]), "is no number"),
+        (edited("summary.json", claims=7), "summary.json cannot be shown"),
+        (replaced("summary.json", b"[1]"), "there should be an object, got [1]"),
+        (replaced("summary.json", b'{"question": "' + b"\xff"), "summary.json cannot be shown"),
+        (replaced("figures/scores.svg", None), "scores.svg is not there"),
+        (replaced("figures/scores.svg", b"<svg"), "is not well-formed SVG"),
+        (replaced("figures/scores.svg", b"\xff\xfe"), "is not well-formed SVG"),
+        (edited("figures/scores.json", alt=None), "the figure 01_scales: scores cannot be shown: no 'alt'"),
+        (edited("figures/scores.json", order=None), "scores.json cannot be shown: no 'order'"),
+        (replaced("tables/scores.parquet", b"PAR1 no"), "scores.parquet is not a table that can be read"),
+        (replaced("tables/scores.json", b"{"), "scores.json cannot be shown"),
+        (edited("samples/samples.json", rows=[{"prompt": "x"}]), "the samples 01_scales: samples cannot be shown"),
+        (edited("samples/samples.json", rows=[{"prompt": ["x"], "scale": 1, "response": ""}]), "samples cannot"),
+        (edited("run.json", versions=None), ""),
+    ],
+)  # fmt: skip
+def test_a_fault_of_one_cell_costs_its_own_place_only(finished, damage, told):
+    text = damaged(finished, damage)
+    assert told in text
+    assert ("that cannot be shown" in text) == bool(told)
+    assert str(finished) not in text, "no path of this machine"
+
+
+def test_characters_that_no_page_may_hold_are_shown_by_signs(finished):
+    import matplotlib.pyplot as plt
+
+    def damage(folder):
+        figure, axes = plt.subplots()
+        axes.barh(["a", "\x08"], [1, 2])
+        with pytest.warns(UserWarning, match="Glyph"):
+            study.save_figure(folder, "scores", figure, caption="A bell: \x07.", alt="bars \x00")
+        plt.close(figure)
+        edited("summary.json", answer="half a pair: \ud800, and \x1b[0m")(folder)
+
+    text = damaged(finished, damage)
+    assert (
+        "half a pair: \ufffd, and ␛[0m" in text
+        and "A bell: ␇." in text
+        and "that cannot be shown" not in text
+    )
+    page = (finished / "index.html").read_bytes()
+    assert not re.search(rb"[\x00-\x08\x0b\x0c\x0e-\x1f]", page) and "␈".encode() in page
+    for file in (finished / "figures").glob("*.svg"):
+        svg.inline(file, "x", "y")  # what lies beside the page can be opened too
+
+
+def test_a_caption_with_half_a_pair_is_shown(finished):
+    folder = next((finished / "cells/01_scales").iterdir())
+    study.save_table(folder, "fine", pandas.DataFrame({"text": ["x"]}), caption="Fine.")
+    (folder / "tables/fine.json").write_text(json.dumps({"order": 9, "caption": "Half \ud800 a pair."}))
+    text = read(finished).text
+    assert "Half \ufffd a pair." in text and (finished / "tables/01_scales-fine.csv").exists()
+
+
+def test_a_damaged_manifest_says_how_to_write_it_anew(finished):
+    (finished / "study.json").write_text("{}")
+    with pytest.raises(ValueError, match=r"study\.json is damaged .* chatvec_lab run STUDY writes it anew"):
+        report.write(finished)

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from chatvec_lab import study
-from chatvec_lab.study import cell, engines, fingerprint, runner
+from chatvec_lab.study import fingerprint
+from chatvec_lab.study.results import describe, is_done, write_record
 
 SUMMARY = "study.save_summary(out, question='Which seed?', answer=f'Seed {seed}.')"
 START = "from chatvec_lab import study\nout = study.output(out_dir)"
@@ -61,36 +62,6 @@ def test_what_a_cell_needs_runs_with_it_and_other_files_are_left_alone(lab, run)
     assert list(mine.parent.iterdir()) == [mine]
 
 
-def test_a_busy_queue_ends_no_job(tmp_path, monkeypatch):
-    """squeue that fails for a while: running jobs stay running, and are found again after a restart."""
-    pytest.importorskip("submitit")
-    for name in ("sbatch", "srun", "squeue"):
-        (tmp_path / name).write_text('#!/bin/sh\ncat "$(dirname "$0")/queue"\n')
-        (tmp_path / name).chmod(0o755)
-    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
-    monkeypatch.setattr(engines, "SQUEUE_SECONDS", -1)
-    monkeypatch.setattr(engines, "SETTLE_SECONDS", 0.2)
-    engine = engines.Slurm(tmp_path / "jobs")
-    assert engine.queued() is None  # no answer
-    job = engine.attach("7")
-    assert job is not None and not job.done()
-    (tmp_path / "queue").write_text("8 RUNNING\n")
-    assert engine.attach("7") is None and not job.done()  # missing from one list: give it a moment
-    (tmp_path / "queue").write_text("7 RUNNING\n")
-    time.sleep(0.3)
-    assert not job.done()
-    (tmp_path / "queue").unlink()
-    assert not job.done()
-    (tmp_path / "queue").write_text("7 COMPLETED\n")
-    assert not job.done()
-    time.sleep(0.3)
-    assert job.done()
-    (tmp_path / "queue").unlink()
-    monkeypatch.setattr(engines, "SILENT_SECONDS", 0)
-    with pytest.raises(RuntimeError, match="squeue has not answered"):
-        job.done()
-
-
 def test_failed_killed_stopped_and_blocked_cells_do_not_stop_the_others(lab, run):
     lab.notebook("good", "seed: int = 3  # seed", START, SUMMARY)
     lab.notebook(
@@ -126,8 +97,7 @@ def test_failed_killed_stopped_and_blocked_cells_do_not_stop_the_others(lab, run
         "fine": "done",
     }
     assert (
-        runner.describe(found["bad"]["error"])
-        == "ZeroDivisionError: division by zero (code cell 4: return 1 / 0)"
+        describe(found["bad"]["error"]) == "ZeroDivisionError: division by zero (code cell 4: return 1 / 0)"
     )
     assert "the kernel died" in found["dies"]["error"]["value"]
     assert found["dies"]["error"]["line"] == "print('last words', flush=True)"
@@ -165,6 +135,24 @@ def test_failed_killed_stopped_and_blocked_cells_do_not_stop_the_others(lab, run
     )
 
 
+def test_notebooks_of_other_writers_run(lab, run):
+    """No kernelspec, another kernel's name, a byte order mark, and cells without ids, metadata and outputs."""
+    lab.notebook("plain", "seed: int = 0  # seed", START, SUMMARY)
+    whole = json.loads((lab.root / "plain.ipynb").read_text())
+    other = {"kernelspec": {"name": "my-conda-env", "display_name": "mine", "language": "python"}}
+    bare = [{"cell_type": c["cell_type"], "source": c["source"].splitlines(True)} for c in whole["cells"]]
+    bare[1]["metadata"] = {"tags": ["parameters"]}
+    for name, content in {
+        "none": whole | {"metadata": {}},
+        "another": whole | {"metadata": other},
+        "bare": {"nbformat": 4, "nbformat_minor": 4, "cells": bare},
+    }.items():
+        (lab.root / f"{name}.ipynb").write_text("\ufeff" * (name == "none") + json.dumps(content), "utf-8")
+    lab.study("notebooks: {none.ipynb: , another.ipynb: , bare.ipynb: }")
+    records, _ = run()
+    assert [(record["status"], record["error"]) for record in records.values()] == [("done", None)] * 3
+
+
 def test_a_record_tells_what_made_the_result(lab, run, monkeypatch):
     monkeypatch.setenv("SOME_API_KEY", "very-secret-value")
     lab.notebook(
@@ -194,7 +182,7 @@ def test_a_package_that_changes_in_mid_cell_gives_no_result(lab, run):
     lab.notebook(
         "cell",
         "seed: int = 0  # seed",
-        "import chatvec_lab.paths as p\nopen(p.__file__, 'a').write('# edited')",
+        "import chatvec_lab.paths as p\nopen(p.__file__, 'a').write('EDITED = True\\n')",
     )
     lab.study("notebooks: {cell.ipynb: {}}")
     records, _ = run()
@@ -206,9 +194,9 @@ def test_a_package_that_changes_in_mid_cell_gives_no_result(lab, run):
 def test_only_a_run_json_that_says_done_counts(tmp_path: Path, text: str):
     (tmp_path / "notebook.ipynb").write_text("{}")
     (tmp_path / "run.json").write_text(text)
-    assert not runner.is_done(tmp_path)
-    cell.write_record(tmp_path, {"status": "done"})
-    assert runner.is_done(tmp_path)
+    assert not is_done(tmp_path)
+    write_record(tmp_path, {"status": "done"})
+    assert is_done(tmp_path)
     assert [path.name for path in tmp_path.iterdir() if "part" in path.name] == []
 
 
@@ -300,7 +288,6 @@ def test_help_is_quick_and_imports_nothing_heavy():
         "matplotlib",
         "jinja2",
         "nbformat",
-        "submitit",
         "distributed",
     }
     assert not heavy & set(loaded)
@@ -331,13 +318,10 @@ def test_visible_devices_respect_the_environment(monkeypatch, text, devices):
     assert study.engines.visible_devices() == devices
 
 
-@pytest.mark.parametrize(
-    ("engine", "module", "extra"), [("Slurm", "submitit", "slurm"), ("Dask", "distributed", "dask")]
-)
-def test_a_missing_extra_answers_with_its_install_line(monkeypatch, engine, module, extra):
-    monkeypatch.setitem(sys.modules, module, None)
-    with pytest.raises(ImportError, match=rf"pip install 'chatvec_lab\[{extra}\]'"):
-        getattr(study, engine)("somewhere")
+def test_a_missing_extra_answers_with_its_install_line(monkeypatch):
+    monkeypatch.setitem(sys.modules, "distributed", None)
+    with pytest.raises(ImportError, match=r"pip install 'chatvec_lab\[dask\]'"):
+        study.Dask("somewhere")
 
 
 def wait_for(is_so, seconds=300):

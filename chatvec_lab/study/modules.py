@@ -1,0 +1,256 @@
+"""Which modules of chatvec_lab a piece of code imports, also through others, and one digest of what they do.
+
+Read with `ast`, never executed. An import inside a function counts, and so does a name that a package hands out when it
+is first asked for (`__getattr__` over a table from names to modules); what stands under `if TYPE_CHECKING` does not.
+Code that cannot be followed counts as importing everything: a result may be made once too often, never kept wrongly.
+"""
+
+import ast
+import functools
+import hashlib
+from collections.abc import Iterable, Iterator
+from importlib import metadata
+from pathlib import Path
+
+PACKAGE = Path(__file__).resolve().parents[1]
+LIBRARIES = (
+    "torch",
+    "transformers",
+    "tokenizers",
+)  # whose version may change what a model with given weights says
+# Lines of IPython that import nothing; any other line that is not Python might run anything.
+_HARMLESS = ("%matplotlib ", "%config ", "%load_ext ", "%autoreload ", "%precision ")
+
+
+def digest(sources: Iterable[str], package: Path | None = None) -> str:
+    """One sha256 of the modules that these pieces of code import, of the data files beside those, and of libraries.
+
+    Comments, docstrings and layout do not count. `package`: the folder of chatvec_lab (None: the one that runs).
+    """
+    package = package or PACKAGE
+    names = closure(sources, package)
+    files = [_file(package, name) for name in sorted(names)]
+    parts = [(name, _meaning(file, *_state(file))) for name, file in zip(sorted(names), files, strict=True)]
+    for folder in sorted({file.parent / "data" for file in files}):
+        if folder.is_dir() and folder != package / "data":
+            plain = (f for f in sorted(folder.rglob("*")) if f.is_file() and f.suffix not in (".py", ".pyc"))
+            parts += [(f.relative_to(package).as_posix(), _content(f, *_state(f))) for f in plain]
+    outside = set().union(*(_facts(file, *_state(file)).libraries for file in files))
+    outside |= {library for source in sources for library in _facts_of(source).libraries}
+    parts += [(library, _version(library)) for library in LIBRARIES if library in outside]
+    return hashlib.sha256(repr(parts).encode()).hexdigest()
+
+
+def closure(sources: Iterable[str], package: Path | None = None) -> set[str]:
+    """Names of all modules of chatvec_lab that these pieces of code import, with those that the modules import."""
+    package = package or PACKAGE
+    known: set[str] = set()
+    waiting = set().union(*(_modules(_facts_of(source), "", package) for source in sources))
+    while waiting:
+        name = waiting.pop()
+        if name not in known:
+            known.add(name)
+            file = _file(package, name)
+            waiting |= _modules(_facts(file, *_state(file)), _package_of(name, file), package) - known
+    return known
+
+
+class _Facts:
+    """What one piece of code says of imports, before names are looked for on disk."""
+
+    def __init__(self, source: str):
+        self.tree = _parsed(source)
+        self.imports: list[tuple[int, str, str, str]] = []  # level, module, name ("" for none), bound to
+        self.libraries: set[str] = set()
+        self.table: dict[str, str] = {}  # names that a package hands out at first use, and their modules
+        self.is_lazy = self.is_open = False  # has a `__getattr__`; imports what cannot be known here
+        if self.tree is None:
+            self.is_open = True
+            return
+        for node in _executed(self.tree):
+            self._note(node)
+        for node in self.tree.body:
+            if isinstance(node, ast.FunctionDef) and node.name == "__getattr__":
+                self.is_lazy = True
+            elif isinstance(node, ast.Assign | ast.AnnAssign) and isinstance(node.value, ast.Dict):
+                self.table |= _texts(node.value)
+
+    def _note(self, node: ast.AST) -> None:
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                bound = alias.asname or alias.name.partition(".")[0]
+                self._add(0, alias.name, "", bound if alias.asname or "." not in alias.name else f".{bound}")
+        elif isinstance(node, ast.ImportFrom):
+            for alias in node.names:
+                self._add(node.level, node.module or "", alias.name, alias.asname or alias.name)
+        elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith(("import_module", "__import__")):
+            first = node.args[0] if node.args else None
+            if isinstance(first, ast.Constant) and isinstance(first.value, str):
+                self._add(0, first.value, "", "")
+
+    def _add(self, level: int, module: str, name: str, bound: str) -> None:
+        if level or module.partition(".")[0] == "chatvec_lab":
+            self.imports.append((level, module, name, bound))
+        elif (top := module.partition(".")[0]) in LIBRARIES:
+            self.libraries.add(top)
+
+
+def _modules(facts: _Facts, package_name: str, package: Path) -> set[str]:
+    """The modules that code with these facts imports by itself, packages around them included."""
+    if facts.is_open:
+        return _below("chatvec_lab", package)
+    found: set[str] = set()
+    bound: dict[str, str] = {}  # variables that hold a module
+
+    def add(name: str) -> bool:
+        if not _file(package, name):
+            return False
+        parts = name.split(".")
+        found.update(".".join(parts[: i + 1]) for i in range(len(parts)))
+        return True
+
+    def hand_out(module: str, name: str) -> None:
+        for other in _handed_out(module, name, package):
+            add(other)
+
+    for level, module, name, variable in facts.imports:
+        parents = package_name.split(".")[: len(package_name.split(".")) - level + 1] if level else []
+        module = ".".join([*parents, module] if module else parents)
+        add(module)
+        if not name:
+            bound[variable.lstrip(".")] = "chatvec_lab" if variable.startswith(".") else module
+        elif add(f"{module}.{name}"):
+            bound[variable] = f"{module}.{name}"
+        else:
+            hand_out(module, name)
+    if facts.tree is not None:
+        for module, attribute in _uses(facts.tree, bound, package):
+            if not add(f"{module}.{attribute}"):
+                hand_out(module, attribute)
+    return found
+
+
+def _handed_out(module: str, name: str, package: Path) -> set[str]:
+    """Modules behind a name that a package hands out at first use; "*" is every such name."""
+    file = _file(package, module)
+    if file is None or not (facts := _facts(file, *_state(file))).is_lazy:
+        return set()
+    table = {key: value for key, value in facts.table.items() if _file(package, value)}
+    if not table:
+        return _below(module, package)
+    return set(table.values()) if name == "*" else {table[name]} if name in table else set()
+
+
+def _uses(tree: ast.AST, bound: dict[str, str], package: Path) -> Iterator[tuple[str, str]]:
+    """(module, attribute) for each use of a variable that holds a module; "*" where it goes elsewhere whole."""
+    inside: set[int] = set()
+
+    def held(node: ast.AST) -> str | None:
+        if isinstance(node, ast.Name):
+            return bound.get(node.id)
+        if isinstance(node, ast.Attribute) and (outer := held(node.value)):
+            return f"{outer}.{node.attr}" if _file(package, f"{outer}.{node.attr}") else None
+        return None
+
+    for node in ast.walk(tree):  # breadth first: an attribute comes before what it is an attribute of
+        if isinstance(node, ast.Attribute) and (module := held(node.value)):
+            inside.add(id(node.value))
+            yield module, node.attr
+        elif isinstance(node, ast.Name) and node.id in bound and id(node) not in inside:
+            yield bound[node.id], "*"
+
+
+def _executed(tree: ast.AST) -> Iterator[ast.AST]:
+    """All nodes but those below `if TYPE_CHECKING`."""
+    waiting = [tree]
+    while waiting:
+        node = waiting.pop()
+        yield node
+        if isinstance(node, ast.If) and ast.unparse(node.test).endswith("TYPE_CHECKING"):
+            waiting.extend(node.orelse)
+        else:
+            waiting.extend(ast.iter_child_nodes(node))
+
+
+def _parsed(source: str) -> ast.Module | None:
+    lines = ["pass" if line.lstrip().startswith(_HARMLESS) else line for line in source.splitlines()]
+    try:
+        return ast.parse("\n".join(lines))
+    except (SyntaxError, ValueError, RecursionError):
+        return None
+
+
+def _texts(node: ast.Dict) -> dict[str, str]:
+    try:
+        found = ast.literal_eval(node)
+    except (ValueError, TypeError):
+        return {}
+    return {k: v for k, v in found.items() if isinstance(k, str) and isinstance(v, str)}
+
+
+def meaning(source: str) -> str:
+    """Code without comments, docstrings and layout; as it is where it is not Python.
+
+    >>> meaning("def f(x):\\n    'Twice.'  # of x\\n    return (2 * x)") == meaning("def f(x): return 2*x")
+    True
+    """
+    tree = _parsed(source)
+    if tree is None:
+        return source
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            match node.body:
+                case [ast.Expr(value=ast.Constant(value=str())), *rest]:
+                    node.body = rest
+    return ast.unparse(tree)
+
+
+def _below(name: str, package: Path) -> set[str]:
+    folder = package.parent / Path(*name.split("."))
+    files = (file.relative_to(package.parent).with_suffix("") for file in folder.rglob("*.py"))
+    return {".".join(file.parts).removesuffix(".__init__") for file in files}
+
+
+def _file(package: Path, name: str) -> Path | None:
+    """The file of a module of chatvec_lab; None where there is none of that name."""
+    if not name or name.partition(".")[0] != "chatvec_lab":
+        return None
+    stem = package.parent / Path(*name.split("."))
+    return next((file for file in (stem / "__init__.py", stem.with_suffix(".py")) if file.is_file()), None)
+
+
+def _package_of(name: str, file: Path) -> str:
+    return name if file.name == "__init__.py" else name.rpartition(".")[0]
+
+
+def _state(file: Path) -> tuple[int, int]:
+    about = file.stat()
+    return about.st_size, about.st_mtime_ns
+
+
+@functools.cache
+def _facts(file: Path, *_: int) -> _Facts:
+    return _Facts(file.read_text("utf-8"))
+
+
+@functools.cache
+def _facts_of(source: str) -> _Facts:
+    return _Facts(source)
+
+
+@functools.cache
+def _meaning(file: Path, *_: int) -> str:
+    return hashlib.sha256(meaning(file.read_text("utf-8")).encode()).hexdigest()
+
+
+@functools.cache
+def _content(file: Path, *_: int) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest()
+
+
+@functools.cache
+def _version(library: str) -> str:
+    try:
+        return metadata.version(library)
+    except metadata.PackageNotFoundError:
+        return ""

@@ -1,0 +1,130 @@
+"""The modules that decide a result: none is missed that a notebook loads, few are counted that it does not."""
+
+import ast
+import json
+import subprocess
+import sys
+
+import pytest
+
+from chatvec_lab.paths import NOTEBOOKS
+from chatvec_lab.study import modules
+from chatvec_lab.study.parameters import notebook_cells
+
+FILES = {
+    "__init__.py": "def __getattr__(n): return getattr(import_module(T[n]), n)\nT = {'Thing': 'chatvec_lab.a.thing'}",
+    "a/__init__.py": "",
+    "a/thing.py": "from ..b import help_me\nimport torch",
+    "a/other.py": "'''Doc.'''\nfrom chatvec_lab import b as bee\ndef f():\n    return bee.deep.x",
+    "b/__init__.py": "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from chatvec_lab.a import other",
+    "b/help_me.py": "def f():\n    from chatvec_lab.c import lazy\n    import_module('chatvec_lab.literal')",
+    "b/deep.py": "x = 1",
+    "c.py": "lazy = 1",
+    "d/__init__.py": "def __getattr__(name): return load(name)",
+    "d/one.py": "",
+    "d/two.py": "",
+    "literal.py": "",
+    "a/data/words.txt": "one two",
+}
+
+
+@pytest.fixture
+def package(tmp_path):
+    for name, text in FILES.items():
+        file = tmp_path / "chatvec_lab" / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text)
+    return tmp_path / "chatvec_lab"
+
+
+ALL = {"a", "a.thing", "a.other", "b", "b.help_me", "b.deep", "c", "d", "d.one", "d.two", "literal"}
+
+
+@pytest.mark.parametrize(
+    ("code", "expected"),
+    [
+        ("import os, numpy", None),
+        ("from chatvec_lab.c import lazy", {"c"}),
+        ("if True:\n    import chatvec_lab.b.deep as d", {"b", "b.deep"}),
+        ("from chatvec_lab import Thing", {"a", "a.thing", "b", "b.help_me", "c", "literal"}),
+        (
+            "import chatvec_lab\nx = chatvec_lab.Thing",
+            {"a", "a.thing", "b", "b.help_me", "c", "literal"},
+        ),
+        ("import chatvec_lab as lab\ngetattr(lab, name)", {"a", "a.thing", "b", "b.help_me", "c", "literal"}),
+        ("from chatvec_lab import *", {"a", "a.thing", "b", "b.help_me", "c", "literal"}),
+        ("from chatvec_lab.a import other", {"a", "a.other", "b", "b.deep"}),
+        ("import chatvec_lab.c\nchatvec_lab.b.deep.x", {"c", "b", "b.deep"}),
+        ("from chatvec_lab.d import anything", {"d", "d.one", "d.two"}),
+        ("%matplotlib inline\nfrom chatvec_lab.c import lazy", {"c"}),
+        ("x = !python -m chatvec_lab inspect", ALL),
+        ("%%bash\npython -m chatvec_lab merge", ALL),
+        ("%run other.py", ALL),
+        ("def broken(:", ALL),
+    ],
+)
+def test_the_closure_of_a_notebooks_imports(package, code, expected):
+    found = modules.closure([code], package)
+    wanted = set() if expected is None else {"chatvec_lab", *(f"chatvec_lab.{name}" for name in expected)}
+    assert found == wanted
+
+
+def test_data_and_libraries_count_where_they_are_used(package, monkeypatch):
+    code = ["from chatvec_lab import Thing"]
+    before, other = modules.digest(code, package), modules.digest(["from chatvec_lab.c import lazy"], package)
+    (package / "a/data/words.txt").write_text("one two three")
+    changed = modules.digest(code, package)
+    assert changed != before
+    monkeypatch.setattr(modules, "_version", lambda library: f"{library} of tomorrow")
+    assert modules.digest(code, package) != changed
+    assert modules.digest(["from chatvec_lab.c import lazy"], package) == other
+    assert modules.digest(["import transformers"], package) != modules.digest(["import math"], package)
+
+
+def test_only_what_code_does_has_a_meaning():
+    one = modules.meaning(
+        "'''A module.'''\nclass A:\n    '''A class.'''\n\n    def f(self):\n        return (1)  # one"
+    )
+    assert one == modules.meaning("class A:\n    def f(self): return 1")
+    assert one != modules.meaning("class A:\n    def f(self): return 2")
+    assert modules.meaning("x = 'text'") != modules.meaning("x = 'other text'")
+    assert modules.meaning("not python (") == "not python ("
+
+
+@pytest.mark.parametrize("notebook", ["01_chat_vector", "03_scale_sweep", "08_paper"])
+def test_no_module_is_missed_that_a_notebook_loads(notebook):
+    """An independent witness: the imports of the notebook are executed, and what is then loaded is counted."""
+    cells = notebook_cells(NOTEBOOKS / f"{notebook}.ipynb")
+    sources = [cell["source"] for cell in cells if cell["cell_type"] == "code"]
+    kept = [
+        ast.unparse(node)
+        for source in sources
+        for node in ast.parse(source).body
+        if isinstance(node, ast.Import | ast.ImportFrom)
+    ]
+    code = "\n".join(
+        [*kept, "import json, sys", "print(json.dumps([m for m in sys.modules if m[:11] == 'chatvec_lab']))"]
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    loaded = set(json.loads(done.stdout.splitlines()[-1]))
+    found = modules.closure(sources)
+    assert loaded <= found and len(loaded) > 10
+    machinery = {
+        f"chatvec_lab.{name}" for name in ("study.engines", "study.runner", "study.command", "report")
+    }
+    assert not machinery & found, "what runs a study does not decide its results"
+
+
+def test_no_import_in_the_package_escapes():
+    """Names of modules that are known only when they run would be missed: there is one, for optional packages."""
+    open_ones = []
+    for file in sorted(modules.PACKAGE.rglob("*.py")):
+        for node in ast.walk(ast.parse(file.read_text("utf-8"))):
+            is_import = isinstance(node, ast.Call) and ast.unparse(node.func).endswith("import_module")
+            if is_import and not isinstance(node.args[0], ast.Constant):
+                open_ones.append((file.relative_to(modules.PACKAGE).as_posix(), ast.unparse(node.args[0])))
+    lazy = {(name, text) for name, text in open_ones if text.startswith("_PUBLIC[")}
+    assert set(open_ones) - lazy == {("study/engines.py", "module")}
+    for name, _ in lazy:
+        facts = modules._facts_of((modules.PACKAGE / name).read_text("utf-8"))
+        assert facts.is_lazy and facts.table
