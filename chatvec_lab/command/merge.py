@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
+import json
+import os
+from collections.abc import Iterator
 from pathlib import Path
 
 
@@ -59,7 +64,29 @@ def add(verbs) -> None:
 
 
 def run(options) -> int:
-    _start_lean()
+    """Write what the options ask for: the recipe of mergekit, the merged model, the vector, in this order.
+
+    Stopped between two of them, the same command goes on: what is there already is what it would write.
+    """
+    with _lean():
+        _check(options)
+        merged, dtype = _from_mergekit(options) if options.mergekit else (_merged(options), None)
+        dtype = options.dtype or dtype
+        if options.export_mergekit:
+            _export(merged, options, dtype)
+        if options.out and not _is_saved(merged, options, dtype):
+            report = merged.save(
+                options.out, dtype=dtype, max_shard_size=options.max_shard_size,
+                resume=not options.no_resume, verify=options.verify,
+            )  # fmt: skip
+            print(report)
+        if options.save_vector:
+            print(sum(_vectors(options)).save(options.save_vector))
+    return 0
+
+
+def _check(options) -> None:
+    """Refuse what does not go together, and outputs that cannot be written, before anything is read."""
     from chatvec_lab.weights.saving.partial import refuse_existing
 
     names = ("base", "chat", "vector", "cp", "scale", "layers", "select", "within")
@@ -78,31 +105,62 @@ def run(options) -> int:
         raise ValueError("nowhere to write to: give --out, or --export-mergekit.")
     if options.save_vector:
         refuse_existing(Path(options.save_vector))
-    merged, dtype = _from_mergekit(options) if options.mergekit else (_merged(options), None)
-    dtype = options.dtype or dtype
-    if options.export_mergekit:
-        from chatvec_lab.interop.mergekit_export import export
-
-        file = export(merged, options.export_mergekit, dtype=dtype)
-        print(f"{file}: run it with mergekit-yaml {file} OUT --out-shard-size 500M")
-    if options.out:
-        report = merged.save(
-            options.out, dtype=dtype, max_shard_size=options.max_shard_size,
-            resume=not options.no_resume, verify=options.verify,
-        )  # fmt: skip
-        print(report)
-    if options.save_vector:  # last, so that the same command goes on where it was stopped
-        print(sum(_vectors(options)).save(options.save_vector))
-    return 0
 
 
-def _start_lean() -> None:
+def _export(merged, options, dtype: str | None) -> None:
+    from chatvec_lab.interop.mergekit_export import export, recipe
+
+    file = Path(options.export_mergekit)
+    later = [Path(path) for path in (options.out, options.save_vector) if path]
+    if file.is_file() and not all(path.exists() for path in later):  # an earlier run stopped after it
+        if file.read_bytes() != recipe(merged, dtype=dtype).encode():
+            raise FileExistsError(
+                f"{file} exists already and holds another recipe than this merge's; it is left as it is. "
+                "Choose another name."
+            )
+        print(f"{file}: there already, and holds this recipe")
+        return
+    export(merged, file, dtype=dtype)
+    print(f"{file}: run it with mergekit-yaml {file} OUT --out-shard-size 500M")
+
+
+def _is_saved(merged, options, dtype: str | None) -> bool:
+    """Whether an earlier run saved this very merge to --out and was stopped before --save-vector.
+
+    Compares the manifest's recipe and the digests of all sources' weights, which are read for it. Any other folder
+    is for `save` to refuse.
+    """
+    from chatvec_lab.reading import read_json
+    from chatvec_lab.weights.saving.provenance import MANIFEST, Digests, source_entry
+    from chatvec_lab.weights.saving.writer import recipe_of
+
+    manifest = Path(options.out) / MANIFEST
+    if not options.save_vector or not manifest.is_file():
+        return False
+    stored = read_json(manifest)
+    merged.check()
+    plain = json.loads(json.dumps(recipe_of(merged, dtype)))
+    sources = dict.fromkeys([merged.cp, *merged.vector.sources()])
+    digests = Digests()
+    if stored.get("recipe") != plain or stored.get("sources") != [source_entry(s, digests) for s in sources]:
+        return False
+    print(f"{options.out}: saved already, by this recipe and from these weights")
+    return True
+
+
+@contextlib.contextmanager
+def _lean() -> Iterator[None]:
     """Before numpy comes: no threads for products of matrices, and no search for garbage among what imports make."""
-    import gc
-    import os
-
+    before, collects = os.environ.get("OPENBLAS_NUM_THREADS"), gc.isenabled()
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     gc.disable()  # a save makes no cycles worth a search
+    try:
+        yield
+    finally:
+        if collects:
+            gc.enable()
+        if before is None:
+            os.environ.pop("OPENBLAS_NUM_THREADS", None)
 
 
 def _from_mergekit(options):

@@ -104,4 +104,3 @@ def test_ctrl_c_in_the_first_second_shows_no_traceback(families, tmp_path, after
     _, said = process.communicate(timeout=60)
     assert "Traceback" not in said, said
     assert process.returncode in (0, 130)
-

@@ -142,10 +142,7 @@ def save(
         digest = combined({n: d for noted in journal.values() for n, d in noted["tensors"].items()})
         manifest = {
             "format": "chatvec_lab merged checkpoint 1",
-            "recipe": {
-                "cp": merged.cp.label, "vector": merged.vector.describe(), "vocabulary": merged.policy,
-                "copy_special": merged.copy_special, "add_tokens": merged.add_tokens, "dtype": dtype,
-            },
+            "recipe": recipe_of(merged, dtype),
             "sources": [source_entry(source, digests) for source in sources],
             "weights": {"digest": digest, "files": {name: journal[name]["digest"] for name in shards}},
             "digest": DIGEST,
@@ -162,6 +159,14 @@ def save(
         bytes=total, seconds=time.perf_counter() - started, vocabulary=report, verified=verify, digest=digest,
         dtypes=tuple(sorted({t.dtype for tensors in shards.values() for t in tensors})),
     )  # fmt: skip
+
+
+def recipe_of(merged: MergedCheckpoint, dtype: str | None) -> dict:
+    """What a manifest says of how a merged checkpoint was made."""
+    return {
+        "cp": merged.cp.label, "vector": merged.vector.describe(), "vocabulary": merged.policy,
+        "copy_special": merged.copy_special, "add_tokens": merged.add_tokens, "dtype": dtype,
+    }  # fmt: skip
 
 
 def _produce(merged: MergedCheckpoint, name, start, stop, out, work) -> None:
