@@ -2,6 +2,7 @@
 
 import shutil
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -113,10 +114,11 @@ def test_other_outputs_in_the_way_are_left_alone(families, tmp_path, capsys):
     for other in (["--scale", "0.7"], ["--dtype", "float32"], ["--layers", "0"], ["--cp", chat]):
         assert main(command + other) == 1 and not vector.exists(), other
         assert "exists already" in capsys.readouterr().err
-    changed = tmp_path / "chat"  # the same name, other weights
+    changed = tmp_path / Path(chat).name  # the same name, other weights
     shutil.copytree(chat, changed)
-    (tmp_path / "again").mkdir()
-    assert main([*command, "--out", str(tmp_path / "again" / "out")]) == 0
+    shutil.copyfile(Path(base) / "model.safetensors", changed / "model.safetensors")
+    command[command.index(chat)] = str(changed)
+    assert main(command) == 1 and "exists already" in capsys.readouterr().err and not vector.exists()
 
 
 def test_a_merge_leaves_the_process_as_it_was(families, tmp_path, monkeypatch):

@@ -17,7 +17,7 @@ from typing import Any
 from chatvec_lab.secrets.environment import known, name_secret
 from chatvec_lab.secrets.text import Pattern, found_in, hide, patterns_now, walk
 
-__all__ = ["redact_files"]
+__all__ = ["redact_files", "secrets_in"]
 
 LARGEST_WHOLE = (
     1 << 28
@@ -50,16 +50,27 @@ def redact_files(*places: Path, named: Iterable[str] = ()) -> list[str]:
     return sorted(found)
 
 
+def secrets_in(file: Path) -> list[str]:
+    """Names of the secrets that a file holds; it stays as it is."""
+    patterns = patterns_now()
+    if not patterns:
+        return []
+    content, suffix = _opened(file)
+    try:
+        return sorted(_clean(content, suffix, patterns)[1])
+    except _Unwritable as error:
+        return sorted(error.args[0])
+
+
 class _Unwritable(Exception):
     """Secrets stand where they cannot be taken out; the argument is their names."""
 
 
 def _redact_file(file: Path, patterns: tuple[Pattern, ...]) -> set[str]:
-    whole = file.stat().st_size <= LARGEST_WHOLE and file.suffix not in _WEIGHTS
-    with file.open("rb") as opened:
-        old = opened.read() if whole else opened.read(_BEGINNING)
+    old, suffix = _opened(file)
+    whole = suffix not in _WEIGHTS
     try:
-        new, found = _clean(old, file.suffix.lower() if whole else ".bin", patterns)
+        new, found = _clean(old, suffix, patterns)
     except _Unwritable as error:
         names = error.args[0]
         file.unlink()
@@ -78,6 +89,15 @@ def _redact_file(file: Path, patterns: tuple[Pattern, ...]) -> set[str]:
             if whole:
                 opened.truncate()
     return found
+
+
+def _opened(file: Path) -> tuple[bytes, str]:
+    """What is searched of a file, and the suffix that says how."""
+    suffix = file.suffix.lower()
+    with file.open("rb") as opened:
+        if suffix in _WEIGHTS or file.stat().st_size > LARGEST_WHOLE:
+            return opened.read(_BEGINNING), suffix if suffix in _WEIGHTS else ".bin"
+        return opened.read(), suffix
 
 
 def _clean(old: bytes, suffix: str, patterns: tuple[Pattern, ...]) -> tuple[bytes, set[str]]:

@@ -33,7 +33,7 @@ def raised(error):
         (raised(ValueError("layers: nothing there")), "layers: nothing there"),
         (raised(KeyError("no family 'x'")), "no family 'x'"),
         (raised(ImportError("pip install it")), "pip install it"),
-        (lambda: open("/none/such"), "No such file or directory: '/none/such'"),
+        (lambda: os.stat("/none/such"), "No such file or directory: '/none/such'"),
         (raised(PermissionError("the key")), "the key"),
         (raised(FileNotFoundError()), "FileNotFoundError"),
     ],

@@ -194,6 +194,19 @@ def _verify(folder: Path, shards: dict[str, list[Tensor]], stream: Streamer) -> 
             )
 
 
+def _refuse_link(file: Path, folder: Path) -> None:
+    """A link out of the checkpoint would carry a file of this machine into what may be pushed."""
+    home = (
+        folder.parent.parent if folder.parent.name == "snapshots" else folder
+    )  # the hub's cache links to its blobs
+    target = file.resolve()
+    if not target.is_relative_to(home.resolve()):
+        raise ValueError(
+            f"{file} is a link to {target}, outside the checkpoint, and would be copied into the merged model. "
+            "Replace it by a copy if it belongs to the model, or remove it."
+        )
+
+
 def _companions(merged: MergedCheckpoint, folder: Path, dtype: str | None) -> None:
     """Config, tokenizer and their like: copied from the CP, with the chat model's template and end of turn."""
     if merged.chat_side is None and isinstance(merged.cp, type(merged)):
@@ -201,6 +214,7 @@ def _companions(merged: MergedCheckpoint, folder: Path, dtype: str | None) -> No
     for pattern in _COMPANIONS:
         for file in sorted(merged.cp.folder.glob(pattern)):
             if file.is_file() and not any(file.match(p) for p in _NOT_COPIED):
+                _refuse_link(file, merged.cp.folder)
                 shutil.copyfile(file, folder / file.name)
     config = dict(merged.config)
     if dtype and config:
