@@ -10,7 +10,7 @@ import functools
 import os
 import re
 from pathlib import Path
-from urllib.parse import unquote, urlsplit, urlunsplit
+from urllib.parse import unquote
 
 NAMES_FILE = (
     "CHATVEC_SECRET_NAMES"  # a kernel appends here which variables it read keys from; names, no values
@@ -117,14 +117,15 @@ def _login_tokens() -> list[str]:
 
 
 def shown_address(address: str) -> str:
-    """An address as it may be shown: without user, password and the values of its query.
+    """An address as it may be shown: without user, password, query and fragment.
 
-    >>> shown_address("https://me:secret@host/v1?key=abc#x")
-    'https://host/v1'
+    >>> shown_address("https://me:secret@host/v1?key=abc#x"), shown_address("me:secret@host")
+    ('https://host/v1', 'host')
     """
-    try:
-        parts = urlsplit(address)
-        host = parts.netloc.rpartition("@")[2]
-        return urlunsplit((parts.scheme, host, parts.path, "", ""))
-    except ValueError:  # no address at all
-        return re.sub(r"//[^/]*@", "//", address).split("?")[0]
+    scheme, mark, rest = address.rpartition("://")
+    rest = re.split(r"[?#]", rest)[0]
+    place, slash, path = rest.partition("/")
+    if re.fullmatch(r"[^:@\[\]]*:(?!\d+$)[^@]*", place) and "@" in path:  # a password with a slash in it
+        place, slash, path = (rest.rpartition("@")[2] + "/").partition("/")
+        path = path.rstrip("/")
+    return f"{scheme}{mark}{place.rpartition('@')[2]}{slash}{path}"

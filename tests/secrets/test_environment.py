@@ -90,6 +90,11 @@ def test_keys_are_stripped_and_odd_ones_refused(monkeypatch):
         ("ftp://me:secret@host:21/v1?key=secret#secret", "ftp://host:21/v1"),
         ("https://tok-secret@host/v1", "https://host/v1"),
         ("http://me:se@cret@host/", "http://host/"),
+        ("me:secret@host:80/x", "host:80/x"),
+        ("http://me:se/cret@host/x", "http://host/x"),
+        ("https://host:443/npm/pkg@1.0/x.json", "https://host:443/npm/pkg@1.0/x.json"),
+        ("host/v1", "host/v1"),
+        ("", ""),
         ("http://me:secret@[::1", "http://[::1"),
     ],
 )
