@@ -478,24 +478,31 @@ def test_what_was_under_way_at_a_kill_is_counted_in_the_cost(tmp_path):
         process.wait()
         hanging.set()
         questions = [[{"role": "user", "content": f"q{i}"}] for i in range(6)]
-        judge = judge_at(server, model="m", cache=cache)
+        judge = Judge("m", Endpoint(server.url), cache=cache, progress=False)
         records = judge.ask(questions)
         assert [r["unanswered"] for r in records] == [0, 0, 1, 1, 0, 0]
         assert [r["asked"] for r in records] == [0, 0, 1, 1, 1, 1]
-        again = judge_at(server, model="m", cache=cache).ask(questions)
+        again = Judge("m", Endpoint(server.url), cache=cache, progress=False).ask(questions)
         assert [r["unanswered"] for r in again] == [0, 0, 1, 1, 0, 0], "the cost stays known"
     assert len(cache.read_bytes().splitlines()) == 6, "a line an answer"
 
 
 def test_the_report_says_what_may_have_been_paid_twice(tmp_path):
     server = FlakyServer(lambda path, body: completion("[[7]]"))
+
+    def judged(n):
+        judge = Judge(
+            "m", Endpoint(server.url, retries=0), key_env=None, cache=tmp_path / "j.jsonl", progress=False
+        )
+        return rate(replies(n), judge, protocol="mt-bench")
+
     with server.running():
         server.choose = lambda question: "dropped"
-        lost = rate(replies(1), judge_at(server, cache=tmp_path / "j.jsonl", retries=0), protocol="mt-bench")
+        lost = judged(1)
         assert lost.unanswered.tolist() == [1] and lost.status.tolist() == ["failed"]
         server.choose = lambda question: "good"
-        table = rate(replies(1), judge_at(server, cache=tmp_path / "j.jsonl"), protocol="mt-bench")
+        table = judged(1)
         server.answer = lambda path, body: (400, {"error": "no such model"})
-        refused = rate(replies(2), judge_at(server, cache=tmp_path / "j.jsonl"), protocol="mt-bench")
+        refused = judged(2)
     assert judge_report(table)[["asked", "unanswered"]].to_numpy().tolist() == [[1, 1]]
     assert refused.unanswered.tolist() == [1, 0], "what the server refused has cost nothing"
