@@ -7,6 +7,7 @@ Nothing is dropped in silence, and no file can keep a command busy.
 from __future__ import annotations
 
 import functools
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -226,3 +227,107 @@ def _loader() -> type:
     Loader.add_constructor(f"{_TAG}int", number(WrittenInt))
     Loader.add_constructor(f"{_TAG}float", number(WrittenFloat))
     return Loader
+
+
+MOST_JSON = 512 << 20  # bytes of a JSON file; the largest tokenizers have some 40 MB
+_KINDS = {dict: "a mapping", list: "a list", str: "text", int: "a whole number", float: "a number",
+          bool: "true or false", type(None): "null"}  # fmt: skip
+
+
+def read_json(path: str | Path, expected: Any = dict) -> Any:
+    """What a JSON file says, in the shape that is `expected` (see `demand`).
+
+    Raises FileNotFoundError, and ValueError naming the file, the place and what was expected for what is not JSON in
+    UTF-8, nests too deep, gives one key twice in a mapping, or has another shape.
+    """
+    return demand(parse_json(_json_text(path), str(path)), expected, str(path))
+
+
+def read_jsonl(path: str | Path, expected: Any = dict) -> list[Any]:
+    """The values of a file with a line of JSON each, in the shape that is `expected`; empty lines are left out.
+
+    Errors as `read_json`, with the number of the line.
+    """
+    lines = _json_text(path).split("\n")  # not splitlines: U+2028 may stand in a text
+    numbered = [(f"{path}, line {n}", line) for n, line in enumerate(lines, start=1) if line.strip()]
+    return [demand(parse_json(line, where), expected, where) for where, line in numbered]
+
+
+def parse_json(text: str, where: str) -> Any:
+    """As `read_json`, for a text that stands elsewhere; `where` names that place in errors.
+
+    >>> parse_json('{"scale": 0.5}', "an example")
+    {'scale': 0.5}
+    """
+
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found = dict(pairs)
+        if len(found) < len(pairs):
+            keys = [key for key, _ in pairs]
+            twice = next(key for key in keys if keys.count(key) > 1)
+            raise _Doubled(f"{where}: the key {brief(twice)} stands twice in one mapping; one would be lost.")
+        return found
+
+    try:
+        return json.loads(text, object_pairs_hook=once)
+    except json.JSONDecodeError as error:
+        one_line = text.count("\n", 0, len(text.rstrip())) == 0
+        place = f"column {error.colno}" if one_line else f"line {error.lineno}, column {error.colno}"
+        ends = " (the text ends there: was it cut off?)" if error.pos >= len(text.rstrip()) else ""
+        raise ValueError(f"{where}, {place}: this is not JSON: {error.msg}{ends}.") from error
+    except _Doubled as error:
+        raise ValueError(str(error)) from None
+    except RecursionError:
+        raise ValueError(f"{where}: lists and mappings nest too deep to be read.") from None
+    except ValueError as error:  # a number of thousands of digits
+        raise ValueError(f"{where}: this is not JSON that can be read: {error}.") from error
+
+
+def demand(value: Any, expected: Any, where: str) -> Any:
+    """`value`, when it has the shape: a type (or several in a tuple), `{"key": shape}` for the keys that a mapping
+    must have among others, `[shape]` for a list of such; ValueError names the place and the difference.
+
+    >>> demand({"name": "nano", "seeds": [0, 1]}, {"seeds": [int]}, "an example")
+    {'name': 'nano', 'seeds': [0, 1]}
+    """
+    if isinstance(expected, dict):
+        demand(value, dict, where)
+        if lacking := [key for key in expected if key not in value]:
+            has = ", ".join(map(str, value))[:120] or "nothing"
+            raise ValueError(f"{where}: expected {', '.join(lacking)} in the mapping, found {has}.")
+        for key, shape in expected.items():
+            demand(value[key], shape, f"{where}, {key}")
+    elif isinstance(expected, list):
+        demand(value, list, where)
+        for place, item in enumerate(value):
+            demand(item, expected[0], f"{where}, item {place}")
+    else:
+        kinds = expected if isinstance(expected, tuple) else (expected,)
+        fits = any(
+            isinstance(value, int | float if kind is float else kind)
+            and (kind is bool or not isinstance(value, bool))
+            for kind in kinds
+        )
+        if not fits:
+            wanted = " or ".join(_KINDS.get(kind, kind.__name__) for kind in kinds)
+            found = _KINDS.get(type(value), type(value).__name__)
+            raise ValueError(f"{where}: expected {wanted}, found {found}: {brief(value)}")
+    return value
+
+
+class _Doubled(Exception):
+    """A key that stands twice; not a ValueError, which the parser's own are."""
+
+
+def _json_text(path: str | Path) -> str:
+    path = Path(path)
+    if path.is_dir():
+        raise IsADirectoryError(f"{path} is a folder; expected a file of JSON.")
+    if (size := path.stat().st_size) > MOST_JSON:
+        raise ValueError(f"{path} has {size:,} bytes; a JSON file here has {MOST_JSON:,} at most.")
+    try:
+        return path.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"{path} is not text in UTF-8 (byte {error.start}); save it with the encoding UTF-8."
+        ) from error

@@ -18,13 +18,12 @@ import time
 import traceback
 from pathlib import Path
 
-import numpy as np
-import torch
-import transformers
-
 import architectures
+import numpy as np
 import pico
 import reference
+import torch
+import transformers
 
 SCALE, ROWS, MORE = 0.7, architectures.INNER, 24  # as many tokens as the width of an MLP
 RESERVED = [*pico.SPECIAL, *(f"<r{i}>" for i in range(9))]  # ids that configs name keep their places

@@ -2,6 +2,7 @@
 
 import shutil
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -68,3 +69,82 @@ def test_mistakes_end_in_one_paragraph(families, tmp_path, capsys, words, told):
     assert main(command) == 1
     error = capsys.readouterr().err
     assert told in error and "Traceback" not in error and not (tmp_path / "out").exists()
+
+
+def test_a_merge_stopped_between_its_outputs_goes_on(families, tmp_path, capsys):
+    base, chat, cp = map(str, families())
+    recipe, out, vector = tmp_path / "recipe.yaml", tmp_path / "out", tmp_path / "tau"
+    command = ["merge", "--base", base, "--chat", chat, "--cp", cp, "--scale", "0.5", "--out", str(out)]
+    command += ["--save-vector", str(vector), "--export-mergekit", str(recipe)]
+    assert main(command) == 0
+    whole = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
+    assert main(command) == 1, "nothing is left to do, and nothing is written over"
+    for lost in ([vector], [vector, out]):  # stopped after the model, and after the recipe
+        for folder in lost:
+            shutil.rmtree(folder)
+        capsys.readouterr()
+        assert main(command) == 0, capsys.readouterr().err
+        assert "there already" in capsys.readouterr().out
+        assert {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()} == whole
+
+
+def test_other_outputs_in_the_way_are_left_alone(families, tmp_path, capsys):
+    base, chat, cp = map(str, families())
+    recipe, out, vector = tmp_path / "recipe.yaml", tmp_path / "out", tmp_path / "tau"
+    command = [
+        "merge",
+        "--base",
+        base,
+        "--chat",
+        chat,
+        "--cp",
+        cp,
+        "--out",
+        str(out),
+        "--export-mergekit",
+        str(recipe),
+    ]
+    recipe.write_text("mine")
+    assert main(command) == 1 and recipe.read_text() == "mine" and not out.exists()
+    assert "holds another recipe" in capsys.readouterr().err
+    recipe.unlink()
+    assert main(command) == 0
+    command = [word for word in command if word not in ("--export-mergekit", str(recipe))]
+    command += ["--save-vector", str(vector)]
+    for other in (["--scale", "0.7"], ["--dtype", "float32"], ["--layers", "0"], ["--cp", chat]):
+        assert main(command + other) == 1 and not vector.exists(), other
+        assert "exists already" in capsys.readouterr().err
+    changed = tmp_path / Path(chat).name  # the same name, other weights
+    shutil.copytree(chat, changed)
+    shutil.copyfile(Path(base) / "model.safetensors", changed / "model.safetensors")
+    command[command.index(chat)] = str(changed)
+    assert main(command) == 1 and "exists already" in capsys.readouterr().err and not vector.exists()
+
+
+def test_a_merge_leaves_the_process_as_it_was(families, tmp_path, monkeypatch):
+    import gc
+    import os
+
+    monkeypatch.delenv("OPENBLAS_NUM_THREADS", raising=False)
+    base, chat, cp = map(str, families())
+    assert main(["merge", "--base", base, "--chat", chat, "--cp", cp, "--out", str(tmp_path / "out")]) == 0
+    assert gc.isenabled() and "OPENBLAS_NUM_THREADS" not in os.environ
+
+
+@pytest.mark.parametrize(
+    "layers", ["0-9999999999", "1,0-999999999999999999", range(10**12), slice(0, 10**12)]
+)
+def test_a_long_range_of_layers_is_no_list(families, layers):
+    base, chat, _ = map(Checkpoint, families())
+    tau = chat - base
+    chosen = tau.select(layers=layers)
+    inside = [name for name in tau.names if ".layers." in name]
+    assert inside and all(torch.equal(chosen.read(name), tau.read(name)) for name in inside)
+    assert not chosen.read("model.norm.weight").any()
+
+
+@pytest.mark.parametrize("layers", ["9" * 5000, "0-" + "9" * 30, "-1", "a", "0--1", ""])
+def test_layers_that_are_no_numbers_are_refused(families, layers):
+    base, chat, _ = map(Checkpoint, families())
+    with pytest.raises(ValueError, match="expected numbers and ranges"):
+        (chat - base).select(layers=layers)

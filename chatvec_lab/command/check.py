@@ -50,7 +50,7 @@ def add(verbs) -> None:
 
 def run(options) -> int:
     from chatvec_lab import WeightVector
-    from chatvec_lab.__main__ import _checkpoint
+    from chatvec_lab.command.merge import _checkpoint
     from chatvec_lab.weights.checkpoint import sparsely
     from chatvec_lab.weights.preflight import preflight
 

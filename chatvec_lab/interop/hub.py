@@ -1,11 +1,11 @@
 """Push a merged model, a vector or an adapter to the hub, with a card that says what it is made of.
 
-The token is read from HF_TOKEN and nowhere else; it goes into the request's header and never into a file or message.
+The token is read from HF_TOKEN and nowhere else, without white space around it; it goes into the request's header and
+never into a file or message. What holds a secret of the environment, or leads out of the folder, is not pushed.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -16,8 +16,12 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from chatvec_lab import secrets
+from chatvec_lab.reading import read_json as read_facts
+from chatvec_lab.secrets.files import secrets_in
 from chatvec_lab.weights.checkpoint import Checkpoint, read_json
 from chatvec_lab.weights.merged import MergedCheckpoint
+from chatvec_lab.weights.saving.card import inline
 from chatvec_lab.weights.saving.provenance import MANIFEST
 from chatvec_lab.weights.vector import WeightVector
 
@@ -83,7 +87,7 @@ def push(
     from huggingface_hub.utils import validate_repo_id
 
     validate_repo_id(repo_id)
-    token = os.environ.get("HF_TOKEN") or None
+    token = secrets.key("HF_TOKEN")
     if token is None and not dry_run:
         raise PermissionError(
             f"pushing to {repo_id!r} needs a token of the hub with the right to write, and HF_TOKEN is not set. "
@@ -94,7 +98,7 @@ def push(
         found = _files(saved)
         sources = _sources(saved, what)
         known = _licences(sources, licences or {}, family, token)
-        card = _card((saved / CARD).read_text("utf-8"), known, family, evaluation)
+        card = secrets.redacted(_card((saved / CARD).read_text("utf-8"), known, family, evaluation))
         sizes = {n: len(card.encode()) if n == CARD else (saved / n).stat().st_size for n in found}
         url = None
         if not dry_run:
@@ -131,11 +135,24 @@ def _files(saved: Path) -> list[str]:
             f"{saved} was not written by chatvec_lab (no {MANIFEST} of ours, or no {CARD}); "
             "save a merged model, a vector or an adapter and push that."
         )
-    files = [p.relative_to(saved) for p in saved.rglob("*") if p.is_file()]
-    found = sorted(file.as_posix() for file in files if not any(part[0] == "." for part in file.parts))
+    paths = {p.relative_to(saved): p for p in saved.rglob("*")}
+    shown = {name: p for name, p in paths.items() if not any(part[0] == "." for part in name.parts)}
+    links = sorted(str(name) for name, p in shown.items() if p.is_symlink())
+    if links:
+        raise ValueError(
+            f"{saved} holds links: {', '.join(links)}. What they lead to would be pushed; replace them by copies, or "
+            "remove them."
+        )
+    found = sorted(name.as_posix() for name, p in shown.items() if p.is_file())
     lacking = sorted(set(manifest["weights"]["files"]) - set(found))
     if lacking:
         raise ValueError(f"{saved} is not whole: its {MANIFEST} names {', '.join(lacking)}. Save it again.")
+    for name in found:
+        if held := secrets_in(saved / name):
+            raise ValueError(
+                f"{saved / name} holds the value of {', '.join(held)}, a secret of this environment. Nothing was sent; "
+                "take it out, and change the secret if the folder has been anywhere else."
+            )
     return found
 
 
@@ -190,12 +207,17 @@ def _beside(checkpoint: Checkpoint | None) -> str | None:
 
 def _on_hub(name: str, token: str | None) -> str | None:
     from huggingface_hub import HfApi, constants
+    from huggingface_hub.errors import HTTPError
 
     if "/" not in name or constants.is_offline_mode():
         return None
     try:
         card = HfApi().model_info(name, token=token or False).card_data
-    except Exception:  # gated, gone or no network: the card says that the licence is not stated
+    except (
+        HTTPError,
+        OSError,
+        ValueError,
+    ):  # gated, gone or no network: the card says that the licence is not stated
         return None
     return card.get("license") if card else None
 
@@ -226,8 +248,8 @@ def _card(text: str, licences: Mapping[str, str | None], family, evaluation) -> 
     if name:
         front["tags"] = [*front.get("tags", []), f"family:{name}"]
         body += (
-            f"\n## Family\n\n{name}"
-            + (f": {family.notes.strip()}" if getattr(family, "notes", "") else "")
+            f"\n## Family\n\n{inline(name)}"
+            + (f": {inline(family.notes.strip())}" if getattr(family, "notes", "") else "")
             + "\n"
         )
     if licences:
@@ -248,9 +270,12 @@ def _evaluation(evaluation, rows: int = 40) -> str:
         if file.suffix not in (".json", ".csv"):
             raise ValueError(f"evaluation={str(file)!r}: expected a .json or a .csv, a mapping or a table.")
         if file.suffix == ".json":
-            evaluation = json.loads(file.read_text("utf-8"))
-            if not isinstance(evaluation, Mapping):
-                raise ValueError(f"{file} holds no mapping of measures to values; give one, or a .csv.")
+            try:
+                evaluation = read_facts(file, dict)
+            except ValueError as error:
+                raise ValueError(
+                    f"{error} ({file} holds no mapping of measures to values; give one, or a .csv.)"
+                ) from error
         else:
             import pandas
 
@@ -273,8 +298,7 @@ def _flat(values: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 def _table(head: list, rows: list[list]) -> str:
     def cell(value: Any) -> str:
-        text = f"{value:.4g}" if isinstance(value, float) else str(value)
-        return text.replace("|", r"\|").replace("\n", " ")
+        return f"{value:.4g}" if isinstance(value, float) else inline(value)
 
     lines = [head, ["---"] * len(head), *rows]
     return "".join("| " + " | ".join(map(cell, line)) + " |\n" for line in lines)
@@ -303,6 +327,6 @@ def _send(saved, found, card, repo_id, token, private, revision, create_pr, mess
         ) from error
     except HTTPError as error:  # the connection's, which is no OSError
         raise ConnectionError(
-            f"the hub could not be reached for {repo_id!r} ({error}). Push it again."
+            f"the hub could not be reached for {repo_id!r} ({secrets.redacted(str(error))}). Push it again."
         ) from error
     return done.pr_url or done.commit_url

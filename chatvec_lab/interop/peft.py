@@ -16,6 +16,7 @@ import numpy as np
 from chatvec_lab.opening import open_config, open_model
 from chatvec_lab.weights.checkpoint import Checkpoint, read_json
 from chatvec_lab.weights.layout import layer_of, module_of
+from chatvec_lab.weights.saving.card import fenced, front_matter, hub_names, inline
 from chatvec_lab.weights.saving.commit import commit, refuse_existing
 from chatvec_lab.weights.saving.provenance import Digests, combined, file_digest, source_entry
 from chatvec_lab.weights.transforms import LowRank, Tensor, Transform, randomised_svd
@@ -67,6 +68,7 @@ def export_adapter(
     path: str | Path,
     *,
     base: Checkpoint,
+    base_id: str | None = None,
     rank: int | None = None,
     scale: float = 1.0,
     dtype: Dtype = "float32",
@@ -74,6 +76,8 @@ def export_adapter(
 ) -> AdapterReport:
     """Write `scale * vector` at `rank` as a new adapter folder for the model `base` (the CP); reports what is kept.
 
+    base_id: the base's id on the hub, which the adapter names so that others can load it; None takes that of `base`
+      where it came from the hub. A base that is only a folder here is named by the folder, and the report says so.
     vector: any vector with `rank`, or `tau.low_rank(r)`. dtype: that of the two factors. The scale is the adapter's
     weight, lora_alpha / r, and can be changed in adapter_config.json. Template and tokenizer go along when `base` has
     every token that they need. vLLM takes ranks up to its --max-lora-rank (8, 16, 32, 64, 128, 256, 320 or 512).
@@ -82,6 +86,7 @@ def export_adapter(
     a linear layer's, FileExistsError when `path` exists.
     """
     refuse_existing(Path(path))
+    base_id, revision = _published(base, base_id)
     leaf, term = _low_rank(vector, rank, seed)
     if dtype not in get_args(Dtype):
         raise ValueError(f"dtype={dtype!r}: expected one of {', '.join(get_args(Dtype))}.")
@@ -107,23 +112,23 @@ def export_adapter(
     table = pandas.DataFrame(rows).astype({"layer": "Int64"})
     energy = _share(table.energy.fillna(0) * table.l2**2, table.l2**2)
     path = Path(path)
-    report = AdapterReport(path, leaf.method.rank, float(scale), energy, table, _notes(merged))
+    report = AdapterReport(path, leaf.method.rank, float(scale), energy, table, _notes(merged, base_id))
     sources = list(dict.fromkeys([base, *vector.sources()]))
     digests = Digests(sources)
     with commit(path, key="", names=(), resume=False) as work:
         folder = work.companions
-        _write(folder, tensors, linear, leaf.method.rank, float(scale), base)
+        _write(folder, tensors, linear, leaf.method.rank, float(scale), base_id or base.label, revision)
         if merged.chat_side is not None and base.vocabulary is not None and not merged.missing_tokens:
             merged.tokenizer.save_pretrained(folder)
         digest = file_digest(folder / WEIGHTS)
         manifest = {
             "format": "chatvec_lab LoRA adapter 1",
-            "recipe": {"base": base.label, "vector": vector.describe(), "rank": leaf.method.rank, "scale": float(scale),
-                       "dtype": dtype, "energy": energy},
+            "recipe": {"base": base_id or base.label, "vector": vector.describe(), "rank": leaf.method.rank,
+                       "scale": float(scale), "dtype": dtype, "energy": energy},
             "sources": [source_entry(source, digests) for source in sources],
             "weights": {"digest": combined({WEIGHTS: digest}), "files": {WEIGHTS: digest}},
         }  # fmt: skip
-        work.write_manifest(manifest, lambda _: _card(report, base, vector))
+        work.write_manifest(manifest, lambda _: _card(report, base, base_id, vector))
         digests.check_unchanged()
     return report
 
@@ -206,16 +211,41 @@ def _row(leaf: LowRank, coefficient: float, name: str, pair, reason: str) -> dic
     }  # fmt: skip
 
 
-def _notes(merged) -> tuple[str, ...]:
+def _published(base: Checkpoint, base_id: str | None) -> tuple[str | None, str | None]:
+    """The base's id on the hub and its revision, each None where it has none that others could use."""
+    from huggingface_hub.utils import validate_repo_id
+
+    if base_id is not None:
+        validate_repo_id(base_id)
+        return base_id, None
+    if not Path(base.source).is_dir():
+        return base.source, base.revision
+    snapshots = base.folder.parent
+    if snapshots.name == "snapshots" and snapshots.parent.name.startswith(
+        "models--"
+    ):  # a folder of the hub's cache
+        return snapshots.parent.name.removeprefix("models--").replace("--", "/", 1), base.folder.name
+    return None, None
+
+
+def _notes(merged, base_id: str | None) -> tuple[str, ...]:
+    notes = []
+    if base_id is None:
+        notes.append(
+            f"its base {merged.cp.label!r} is a folder on this machine, which others cannot load by that name: give "
+            "base_id= with its id on the hub, or load the adapter onto a copy of it with PeftModel.from_pretrained"
+        )
     if merged.missing_tokens:
         missing = ", ".join(merged.missing_tokens[:8])
-        return (
-            f"the chat template needs {missing}, whose rows LoRA cannot append; template and tokenizer stay behind",
+        notes.append(
+            f"the chat template needs {missing}, whose rows LoRA cannot append; template and tokenizer stay behind"
         )
-    return ()
+    return tuple(notes)
 
 
-def _write(folder: Path, tensors, linear: set[str], rank: int, scale: float, base: Checkpoint) -> None:
+def _write(
+    folder: Path, tensors, linear: set[str], rank: int, scale: float, base: str, revision: str | None
+) -> None:
     from safetensors.torch import save_file
 
     save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
@@ -226,7 +256,7 @@ def _write(folder: Path, tensors, linear: set[str], rank: int, scale: float, bas
     complete = {kind for kind in kinds if {m for m in linear if m.rsplit(".", 1)[-1] == kind} <= modules}
     targets = sorted(complete) + sorted(m for m in modules if m.rsplit(".", 1)[-1] not in complete)
     config = {
-        "peft_type": "LORA", "task_type": "CAUSAL_LM", "base_model_name_or_path": base.label, "r": rank,
+        "peft_type": "LORA", "task_type": "CAUSAL_LM", "base_model_name_or_path": base, "revision": revision, "r": rank,
         "lora_alpha": int(scale * rank) if (scale * rank).is_integer() else scale * rank, "lora_dropout": 0.0,
         "target_modules": targets, "bias": "none", "fan_in_fan_out": False, "use_rslora": False, "use_dora": False,
         "modules_to_save": None, "inference_mode": True,
@@ -234,13 +264,14 @@ def _write(folder: Path, tensors, linear: set[str], rank: int, scale: float, bas
     (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n", "utf-8")
 
 
-def _card(report: AdapterReport, base: Checkpoint, vector: WeightVector) -> str:
-    hub = ["base_model:", f"- {base.label}", "base_model_relation: adapter"] if "/" in base.label else []
+def _card(report: AdapterReport, base: Checkpoint, base_id: str | None, vector: WeightVector) -> str:
+    facts = {"library_name": "peft", "tags": ["chat-vector", "lora"], "base_model": hub_names([base_id or ""]),
+             "base_model_relation": "adapter" if base_id else None}  # fmt: skip
     return "\n".join(
         [
-            "---", "library_name: peft", "tags:", "- chat-vector", "- lora", *hub, "---", "",
-            f"# {vector.label} as a LoRA adapter for {base.label}", "",
-            "```", str(report).replace(str(report.path), report.path.name), "```", "",
+            front_matter(facts), "",
+            f"# {inline(vector.label)} as a LoRA adapter for {inline(base_id or base.label)}", "",
+            fenced(str(report).replace(str(report.path), report.path.name)), "",
             "Made by chatvec_lab from a difference of weights, without training. `lora_alpha / r` is the scale of the "
             "vector; `manifest.json` has recipe and digests. The licences of all sources apply.", "",
         ]

@@ -15,6 +15,7 @@ import shutil
 from pathlib import Path
 
 from chatvec_lab.report import gather, svg, tables
+from chatvec_lab.secrets.files import redact_files
 
 
 def write(out: Path | str) -> Path:
@@ -52,7 +53,9 @@ def write(out: Path | str) -> Path:
         lstrip_blocks=True,
     )
     environment.filters |= {"number": tables.number, "interval": tables.interval}
-    return _replace(out / "index.html", svg.legal(environment.get_template("page.html.j2").render(content)))
+    page = _replace(out / "index.html", svg.legal(environment.get_template("page.html.j2").render(content)))
+    redact_files(page, out / "tables", out / "figures")  # what cells left that ran before the secret was one
+    return page
 
 
 def _written(table: dict, stem: Path) -> dict:

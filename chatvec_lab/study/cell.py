@@ -18,6 +18,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from chatvec_lab import secrets
+from chatvec_lab.secrets.files import redact_files
 from chatvec_lab.study import fingerprint
 from chatvec_lab.study.parameters import cells_of
 from chatvec_lab.study.results import write_record
@@ -33,7 +35,7 @@ KERNEL_ENVIRONMENT = {
     "PYDEVD_DISABLE_FILE_VALIDATION": "1",
     "MPLBACKEND": "module://matplotlib_inline.backend_inline",
 }
-SECRET_VARIABLE = re.compile(r"(TOKEN|API_?KEY|SECRET|PASSWORD|PASSWD)$", re.IGNORECASE)
+NAMES = ".secret-names"  # a cell's file in which its kernel names the variables of its keys; see `secrets`
 
 
 def run_cell(job: dict[str, Any]) -> dict[str, Any]:
@@ -49,6 +51,7 @@ def run_cell(job: dict[str, Any]) -> dict[str, Any]:
         try:
             _hold(log, folder)
             _clear(folder)
+            _only_mine(folder, True)  # until `redact`, what is in it may hold secrets
             log.truncate(0)
             error = _source_changed(job) or _execute(job, folder, log) or _source_changed(job)
         except Exception as problem:  # the record must be written whatever happened
@@ -56,9 +59,10 @@ def run_cell(job: dict[str, Any]) -> dict[str, Any]:
         if error:
             print(f"\n{error['name']}: {error['value']}\n" + "\n".join(error.pop("traceback")), file=log)
         log.flush()
-        _redact(folder)
+        hidden = redact(folder)
         record = {
             "status": error["status"] if error else "done",
+            **({"hidden": hidden} if hidden else {}),
             "error": error,
             **{
                 name: job[name]
@@ -73,6 +77,7 @@ def run_cell(job: dict[str, Any]) -> dict[str, Any]:
             "git": job["git"],
             "versions": versions(),
         }
+        record = secrets.redacted(record)
         write_record(folder, record)
     return record
 
@@ -106,7 +111,7 @@ def _execute(job: dict[str, Any], folder: Path, log: Any) -> dict[str, Any] | No
             stdout_file=log,
             stderr_file=log,
             start_timeout=300,  # a first import over a busy network disk takes its time
-            kernel_manager_class=_kernel_manager(log),
+            kernel_manager_class=_kernel_manager(log, folder),
             # Without this ipykernel 7.4 warns at every start that its TCP ports are not encrypted.
             config=Config({"KernelManager": {"transport_encryption": "auto"}}),
         )
@@ -139,7 +144,7 @@ def _complete(source: str) -> str:
     return json.dumps(content)
 
 
-def _kernel_manager(log: Any) -> type:
+def _kernel_manager(log: Any, folder: Path) -> type:
     """A kernel manager whose kernels write to `log` and import the package that this process imported.
 
     Inheriting the log's file, the kernel also inherits its lock: see `_hold`.
@@ -150,6 +155,7 @@ def _kernel_manager(log: Any) -> type:
     environment = os.environ | {
         name: os.environ.get(name, value) for name, value in KERNEL_ENVIRONMENT.items()
     }
+    environment[secrets.NAMES_FILE] = str(folder / NAMES)
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, [here, os.environ.get("PYTHONPATH")]))
 
     class Manager(AsyncKernelManager):
@@ -224,18 +230,22 @@ def _last_started(notebook: Path) -> tuple[int | None, str]:
     return number, source
 
 
-def _redact(folder: Path) -> None:
-    """Replace the values of secret environment variables in the text files of a cell by their names."""
-    secrets = {n: v.encode() for n, v in os.environ.items() if SECRET_VARIABLE.search(n) and len(v) >= 8}
-    if not secrets:
-        return
-    for file in folder.rglob("*"):
-        if file.suffix in (".ipynb", ".log", ".json", ".jsonl", ".csv") and file.is_file():
-            text = clean = file.read_bytes()
-            for name, value in secrets.items():
-                clean = clean.replace(value, f"<{name}>".encode())
-            if clean != text:
-                file.write_bytes(clean)
+def redact(folder: Path) -> list[str]:
+    """Hide the secrets in all that a cell has left, and open its folder again; the names of what was found."""
+    names = folder / NAMES
+    named = names.read_text("utf-8").split() if names.is_file() else []
+    found = redact_files(folder, named=named)
+    names.unlink(missing_ok=True)
+    _only_mine(folder, False)
+    return found
+
+
+def _only_mine(folder: Path, closed: bool) -> None:
+    """Close a folder to all others, or give it the mode that the umask gives to a new one."""
+    mask = os.umask(0o077)
+    os.umask(mask)
+    with contextlib.suppress(PermissionError):  # a disk without modes
+        folder.chmod(folder.stat().st_mode & 0o7000 | (0o700 if closed else 0o777 & ~mask))
 
 
 @functools.cache

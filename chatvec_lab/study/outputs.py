@@ -27,6 +27,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from chatvec_lab import secrets
 from chatvec_lab.paths import REPORTS
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ def save_table(
 ) -> "pandas.DataFrame":
     """Save a tidy table as parquet and CSV and return it; `show=False` keeps raw rows off the page."""
     file = _file(out, "tables", name, {"caption": caption, "show": show})
-    table = table.reset_index(drop=True)
+    table = secrets.redacted_table(table.reset_index(drop=True))
     table.to_parquet(file.with_suffix(".parquet"), index=False)
     table.to_csv(file.with_suffix(".csv"), index=False)
     return table
@@ -60,11 +61,15 @@ def save_figure(out: Path, name: str, figure: "Figure", *, caption: str, alt: st
     `alt` says in words what the figure shows, for those who cannot see it.
     """
     import matplotlib
+    import matplotlib.text
 
     if not alt.strip():
         raise ValueError(f"figure {name!r}: alt is empty; say in a sentence what the figure shows")
     file = _file(out, "figures", name, {"caption": caption, "alt": alt})
     settings = {"svg.hashsalt": "chatvec", "svg.fonttype": "none", "pdf.fonttype": 42}
+    for text in figure.findobj(matplotlib.text.Text):
+        if (clean := secrets.redacted(text.get_text())) != text.get_text():
+            text.set_text(clean)
     with matplotlib.rc_context(settings):
         figure.savefig(file.with_suffix(".svg"), metadata={"Date": None, "Creator": None})
         figure.savefig(file.with_suffix(".pdf"), metadata={"CreationDate": None})
@@ -141,6 +146,7 @@ def _file(out: Path, kind: str, name: str, about: dict[str, Any]) -> Path:
 
 
 def _write(file: Path, content: dict[str, Any]) -> None:
+    content = secrets.redacted(content)
     file.write_text(json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n", "utf-8")
 
 

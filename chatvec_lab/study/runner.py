@@ -9,9 +9,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from chatvec_lab import secrets
 from chatvec_lab.paths import ROOT
 from chatvec_lab.study import engines
-from chatvec_lab.study.cell import run_cell
+from chatvec_lab.study.cell import redact, run_cell
 from chatvec_lab.study.parameters import title
 from chatvec_lab.study.plan import Cell, Study, with_needs
 from chatvec_lab.study.results import MANIFEST, describe, is_done, read_record, write_record
@@ -163,6 +164,8 @@ class _Run:
             error = {"name": name, "value": reason, "cell": None, "line": ""}
             record = {"status": "killed", "error": error, "notebook": cell.notebook, "key": cell.key}
             record |= {"parameters": cell.parameters, "attempt": self.attempts[cell.key], "git": self.git}
+            redact(folder)
+            record = secrets.redacted(record)
             write_record(folder, record)
         if record["status"] == "killed" and again and self.attempts[cell.key] <= self.retries:
             self.tell(f"  {cell} was killed ({record['error']['value']}); trying again")
@@ -215,7 +218,9 @@ def write_manifest(study: Study, out: Path) -> None:
         ],
     }
     part = out / f"{MANIFEST}.part"
-    part.write_text(json.dumps(manifest, indent=1, ensure_ascii=False, sort_keys=True) + "\n", "utf-8")
+    part.write_text(
+        json.dumps(secrets.redacted(manifest), indent=1, ensure_ascii=False, sort_keys=True) + "\n", "utf-8"
+    )
     part.replace(out / MANIFEST)
 
 

@@ -201,6 +201,113 @@ def test_without_a_token_or_with_a_refused_one_nothing_is_committed(server, save
     assert {authorization for _, _, authorization, _ in state.requests} == {f"Bearer {wrong}"}
 
 
+@pytest.mark.parametrize("token", [f"{TOKEN}\n", f"{TOKEN}\r\n", f" \t{TOKEN} ", f"\n{TOKEN}\x0b"])
+def test_white_space_around_the_token_is_taken_off(server, saved, token):
+    address, state = server
+    done = run(address, f"{PUSH} hub.push({str(saved / 'vector')!r}, 'lab/tau')", token)
+    assert done.returncode == 0, done.stderr
+    assert {a for _, path, a, _ in state.requests if not path.startswith("/lfs-store/")} == {
+        f"Bearer {TOKEN}"
+    }
+
+
+@pytest.mark.parametrize(
+    "token",
+    ["hf_odd\ntokenwithaline", "hf_odd tokenwithaspace", "hf_oddtökenwithaletter", "hf_odd\x7ftokend"],
+)
+def test_a_token_that_is_none_is_refused_and_never_shown(server, saved, token):
+    address, state = server
+    code = f"{PUSH} import traceback\ntry: hub.push({str(saved / 'vector')!r}, 'lab/tau')\n"
+    code += "except BaseException: traceback.print_exc()"
+    done = run(address, code, token)
+    assert (
+        "PermissionError: the environment variable HF_TOKEN holds characters that no key has" in done.stderr
+    )
+    assert (
+        "hf_odd" not in done.stdout + done.stderr
+        and "token" + "with" not in done.stderr
+        and not state.requests
+    )
+
+
+def test_links_and_secrets_are_not_pushed(saved, tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    mine = tmp_path / "mine.txt"
+    mine.write_text("private")
+    folder = tmp_path / "merged"
+    shutil.copytree(saved / "merged", folder)
+    (folder / "notes.txt").symlink_to(mine)
+    with pytest.raises(ValueError, match=r"holds links: notes\.txt"):
+        hub.push(folder, "lab/x", dry_run=True)
+    (folder / "notes.txt").unlink()
+    (folder / "more").symlink_to(tmp_path)
+    with pytest.raises(ValueError, match="holds links: more"):
+        hub.push(folder, "lab/x", dry_run=True)
+    (folder / "more").unlink()
+    (folder / "notes.json").write_text(json.dumps({"used": TOKEN}))
+    with pytest.raises(ValueError, match="holds the value of HF_TOKEN") as caught:
+        hub.push(folder, "lab/x", dry_run=True)
+    assert TOKEN not in str(caught.value)
+    (folder / "notes.json").unlink()
+    assert hub.push(folder, "lab/x", dry_run=True, evaluation={"asked with": TOKEN}).card.count(TOKEN) == 0
+
+
+@pytest.mark.parametrize("name", ["LICENSE-of-mine.txt", "vocab.txt", "extra.json"])
+def test_a_companion_that_links_out_of_the_checkpoint_is_refused(families, tmp_path, name):
+    base, chat, cp = map(Checkpoint, families("llama"))
+    mine = tmp_path / "mine"
+    mine.write_text("{}")
+    linked = tmp_path / "cp"
+    shutil.copytree(cp.folder, linked)
+    (linked / name).symlink_to(mine)
+    with pytest.raises(ValueError, match=f"{name} is a link to .*mine, outside the checkpoint"):
+        (Checkpoint(linked) + (chat - base)).save(tmp_path / "out", progress=False)
+    assert not (tmp_path / "out").exists()
+    (linked / name).unlink()
+    (linked / "real.txt").write_text("of the model")
+    (linked / name).symlink_to("real.txt")
+    (Checkpoint(linked) + (chat - base)).save(tmp_path / "out", progress=False)
+    assert (tmp_path / "out" / name).is_file() and not (tmp_path / "out" / name).is_symlink()
+
+
+def test_the_hubs_own_cache_may_link(families, tmp_path):
+    base, chat, cp = map(Checkpoint, families("llama"))
+    snapshot, blobs = (
+        tmp_path / "models--lab--cp" / "snapshots" / COMMIT,
+        tmp_path / "models--lab--cp" / "blobs",
+    )
+    snapshot.mkdir(parents=True)
+    blobs.mkdir()
+    for file in cp.folder.iterdir():
+        shutil.copyfile(file, blobs / file.name)
+        (snapshot / file.name).symlink_to(blobs / file.name)
+    (Checkpoint(snapshot) + (chat - base)).save(tmp_path / "out", progress=False)
+    assert (tmp_path / "out" / "tokenizer.json").is_file()
+
+
+@pytest.mark.parametrize(
+    "label",
+    ["a```\n# Owned\n```", "x\n---\nlicense: mit\n---", "~~~ <script>alert(1)</script>", "| a | [b](c)"],
+)
+def test_names_are_data_in_cards(families, tmp_path, label):
+    from chatvec_lab.weights.saving import card
+
+    base, chat, cp = map(Checkpoint, families("llama"))
+    merged = cp + (chat - base)
+    manifest = {
+        "sources": [{"name": label, "revision": label, "digest": "0"}], "vocabulary": None,
+        "recipe": {"cp": label, "vector": [{"factor": 1.0, "difference": [label, "b"]}]},
+    }  # fmt: skip
+    text = card.model_card(merged, manifest)
+    front, body = text.split("---\n")[1], text.split("---\n", 2)[2]
+    assert set(yaml.safe_load(front)) == {"library_name", "tags"}
+    outside = re.sub(r"(?ms)^(`{3,})$.*?^\1$", "", body)
+    assert "```" not in outside and "\n# Owned" not in outside and "<script" not in outside
+    assert [line.count(" | ") for line in body.splitlines() if line.endswith("`0` |")] == [2]
+    table = hub._table(["name"], [[label]])
+    assert table.count("\n") == 3 and "<script" not in table
+
+
 def test_without_a_network_a_licence_is_not_stated_and_a_push_says_why(saved):
     code = f"{PUSH} print(hub._on_hub('lab/base', None)); hub.push({str(saved / 'vector')!r}, 'lab/tau')"
     done = run("http://127.0.0.1:9", code)

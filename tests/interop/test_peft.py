@@ -1,6 +1,7 @@
 """Low-rank vectors as adapters that PEFT loads: logits against the merged model, energy, and replies."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -147,3 +148,28 @@ def test_a_nano_adapter_talks_and_is_pushable(tmp_path):
     assert table.response_adapter.tolist() == same.response_adapter.tolist()
     pushed = hub.push(tmp_path / "a", "lab/adapter", dry_run=True)
     assert "adapter_model.safetensors" in pushed.files and "library_name: peft" in pushed.card
+
+
+def test_an_adapter_names_a_base_that_others_can_load_or_says_that_it_cannot(families, tmp_path):
+    base, chat, cp = map(Checkpoint, families("llama"))
+    config = lambda name: json.loads((tmp_path / name / "adapter_config.json").read_text())  # noqa: E731
+    local = peft.export_adapter(chat - base, tmp_path / "a", base=cp, rank=2)
+    assert "'cp' is a folder on this machine" in str(local) and config("a")["revision"] is None
+    card = (tmp_path / "a" / "README.md").read_text()
+    assert "is a folder on this machine" in card and "base_model:" not in card
+    named = peft.export_adapter(chat - base, tmp_path / "b", base=cp, base_id="lab/cp-ko", rank=2)
+    assert config("b")["base_model_name_or_path"] == "lab/cp-ko" and "folder on this machine" not in str(
+        named
+    )
+    assert "base_model:\n- lab/cp-ko" in (tmp_path / "b" / "README.md").read_text()
+    snapshot = tmp_path / "models--lab--cp-ko" / "snapshots" / ("0123456789" * 4)
+    shutil.copytree(cp.folder, snapshot)
+    cached = peft.export_adapter(chat - base, tmp_path / "c", base=Checkpoint(snapshot), rank=2)
+    assert (config("c")["base_model_name_or_path"], config("c")["revision"]) == (
+        "lab/cp-ko",
+        "0123456789" * 4,
+    )
+    assert "folder on this machine" not in str(cached)
+    with pytest.raises(ValueError, match="Repo id"):
+        peft.export_adapter(chat - base, tmp_path / "d", base=cp, base_id="no/such/id", rank=2)
+    assert not (tmp_path / "d").exists()

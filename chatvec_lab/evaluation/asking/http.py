@@ -5,7 +5,6 @@ log, a URL or an exception. Judges, toxicity endpoints and served models all go 
 """
 
 import json
-import os
 import queue
 import random
 import re
@@ -18,6 +17,8 @@ from urllib.parse import parse_qsl, urlsplit
 
 import httpx
 from tqdm import tqdm
+
+from chatvec_lab import secrets
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -56,6 +57,8 @@ class Endpoint:
     ):
         self.base_url = _checked_url(base_url)
         self.key_env, self.key_header = key_env, key_header
+        if key_env:
+            secrets.name_secret(key_env)
         self.timeout, self.retries, self.backoff = timeout, retries, backoff
         self.longest_wait, self.per_second = longest_wait, per_second
         self._lock = threading.Lock()
@@ -75,7 +78,8 @@ class Endpoint:
         `read` may raise LookupError, TypeError, AttributeError or ValueError: the body is then malformed and
         asked for again. Lone surrogates in `payload` are sent as U+FFFD.
 
-        Raises ValueError when the server refuses this request (4xx), ContentFiltered when a filter refuses its text,
+        Raises ValueError when the server refuses this request (4xx), UnknownOption when it does not know some of its
+        options, ContentFiltered when a filter refuses its text,
         PermissionError for a missing or rejected key or a spent quota, ConnectionError when the last retry failed.
         """
         content = clean_text(json.dumps(payload, ensure_ascii=False)).encode()
@@ -86,7 +90,7 @@ class Endpoint:
             try:
                 status, headers, text = self._send(url, content)
             except httpx.RequestError as error:
-                trouble = f"{type(error).__name__}: {error}"
+                trouble = secrets.redacted(f"{type(error).__name__}: {error}")
             else:
                 if 200 <= status < 300:
                     try:
@@ -95,6 +99,8 @@ class Endpoint:
                         trouble = f"unreadable answer ({type(error).__name__}: {error}): {text[:200]!r}"
                 else:
                     trouble = f"status {status}: {text[:500]!r}"
+                    if refused := _unknown_options(status, text, payload):
+                        raise UnknownOption(url, status, refused, text)
                     if "insufficient_quota" in text or not (status in _TRY_AGAIN or status >= 500):
                         raise _refusal(url, status, trouble, self.key_env)
                     asked = _retry_after(headers)
@@ -152,6 +158,19 @@ class Endpoint:
         time.sleep(asked + self.backoff * random.random())  # not all threads at the same instant
 
 
+class UnknownOption(ValueError):
+    """A server does not know `options` of a request, and so would refuse every request with them."""
+
+    def __init__(self, url: str, status: int, options: list[str], text: str):
+        self.options = options
+        several = "s" * (len(options) > 1)
+        super().__init__(
+            f"POST {url}: the server does not know the option{several} {', '.join(options)} (status {status}). Leave "
+            f"{'them' if several else 'it'} out (None, or the default), or ask a server that knows "
+            f"{'them' if several else 'it'}. It said: {' '.join(text.split())[:200]}"
+        )
+
+
 class ContentFiltered(ValueError):
     """A server's filter refused the text of a request: it says nothing about the next one."""
 
@@ -187,8 +206,9 @@ def map_concurrent(
     A request that failed (ConnectionError, ValueError) stands in the list as its exception, so one bad item
     does not cost the rest; `patience` failures in a row, with no success between, mean that the endpoint is
     down, and the last is raised. Texts that a filter refuses (ContentFiltered) do not count among them: a run over
-    hostile prompts may hold many in a row. Any other exception is raised at once. `description` names the progress bar;
-    None shows none. Ctrl-C returns at once; requests under way finish in the background.
+    hostile prompts may hold many in a row. Any other exception is raised at once, and so is UnknownOption.
+    `description` names the progress bar; None shows none. Ctrl-C returns at once; requests under way finish in the
+    background.
 
     >>> map_concurrent(lambda x: x * x, range(4))
     [0, 1, 4, 9]
@@ -212,7 +232,9 @@ def map_concurrent(
                 if not isinstance(result, ContentFiltered):
                     failures = failures + 1 if failed else 0
                 is_fatal = failed and (
-                    failures >= patience or not isinstance(result, (ConnectionError, ValueError))
+                    failures >= patience
+                    or isinstance(result, UnknownOption)
+                    or not isinstance(result, (ConnectionError, ValueError))
                 )
             if is_fatal:
                 stop.set()
@@ -234,13 +256,11 @@ def map_concurrent(
 
 def read_key(key_env: str) -> str:
     """The key in the environment variable `key_env`; PermissionError if nothing there can be one."""
-    key = os.environ.get(key_env, "").strip()
-    if not key:
+    key = secrets.key(key_env)
+    if key is None:
         raise PermissionError(
             f"the environment variable {key_env} holds no key: export it, or say key_env=None"
         )
-    if not (key.isascii() and key.isprintable() and " " not in key):
-        raise PermissionError(f"the environment variable {key_env} holds characters that no key has")
     return key
 
 
@@ -270,11 +290,46 @@ def _read_completion(body: dict) -> Completion:
 def _checked_url(url: str) -> str:
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ValueError(f"base_url={url!r} is no http or https address, such as 'http://127.0.0.1:8000/v1'")
+        shown = secrets.shown_address(url)
+        raise ValueError(
+            f"base_url={shown!r} is no http or https address, such as 'http://127.0.0.1:8000/v1'"
+        )
     if parts.username or parts.password or parse_qsl(parts.query, keep_blank_values=True) or parts.fragment:
         # a URL ends up in logs; the message does not repeat it
         raise ValueError("base_url carries a user, query or fragment; keys belong in the environment")
     return url.rstrip("/")
+
+
+_UNKNOWN = re.compile(
+    r"(?i)unexpected (?:field|keyword|argument)|extra_forbidden|extra inputs|extra fields|unrecogni[sz]ed|"
+    r"(?:unknown|unsupported|invalid|additional)[_ ](?:request )?(?:parameter|field|argument|propert|option|value)|"
+    r"not (?:permitted|supported|allowed)"
+)
+
+
+def _unknown_options(status: int, text: str, payload: Any) -> list[str]:
+    """Which options of a request a server says that it does not know.
+
+    transformers serve answers 422 with "Unexpected fields in the request: {'top_k'}", servers of FastAPI with a list
+    of "extra_forbidden" at ["body", "top_k"], OpenAI 400 with "Unrecognized request argument supplied: top_k".
+    """
+    if status not in (400, 422) or not isinstance(payload, dict) or not _UNKNOWN.search(text):
+        return []
+    asked = {"model", "messages", "prompt"}
+    said = text
+    try:
+        detail = json.loads(text).get("detail")
+        if isinstance(detail, list):  # each with its place; what it quotes as input names nothing
+            said = " ".join(
+                str(d.get("loc")) for d in detail if d.get("type") in ("extra_forbidden", "value_error.extra")
+            )
+        elif isinstance(error := json.loads(text).get("error"), dict):
+            said = f"{error.get('param') or error.get('message')}"
+    except _MALFORMED:
+        pass
+    return [
+        name for name in payload if name not in asked and re.search(rf"(?<!\w){re.escape(name)}(?!\w)", said)
+    ]
 
 
 def _refusal(url: str, status: int, trouble: str, key_env: str | None) -> Exception:

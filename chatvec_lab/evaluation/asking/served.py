@@ -10,7 +10,14 @@ from typing import Literal
 
 import pandas as pd
 
-from chatvec_lab.evaluation.asking.http import Completion, Endpoint, clean_text, complete_chat, map_concurrent
+from chatvec_lab.evaluation.asking.http import (
+    Completion,
+    Endpoint,
+    UnknownOption,
+    clean_text,
+    complete_chat,
+    map_concurrent,
+)
 from chatvec_lab.evaluation.asking.responses import (
     Conversation,
     Decoding,
@@ -57,8 +64,10 @@ def respond_served(
     the later turns of its conversation; a warning counts them.
     base_url: an address, or an `Endpoint` with retries and time-outs of your own.
     template: "chat" asks /chat/completions and the server applies its template; "plain" asks /completions.
-    top_k, repetition_penalty: sent only when set, since OpenAI itself does not know them.
-    seed: each reply's own seed follows from it; whether that repeats a reply is up to the server.
+    top_k, repetition_penalty: sent only when set, since OpenAI itself does not know them. A server that refuses an
+      option (400 or 422) ends the run with UnknownOption, which names it; replies that are there stay in `out`.
+    seed: each reply's own seed follows from it; whether that repeats a reply is up to the server. One that does not
+      know `seed` is asked without it, and a warning says so.
     key_env: name of the environment variable with the key; None for a server without one.
     out: a folder in which each finished conversation is a line of replies.jsonl; a second call with the same
       arguments asks only for what is missing.
@@ -81,16 +90,26 @@ def respond_served(
     seed_column = None if decoding.is_greedy else seed
     missing = [(t, i) for t in talks for i in range(samples) if (t.key, i) not in finished.rows]
 
+    unknown: set[str] = set()  # options that this server does not know and that it can be asked without
+
+    def ask(said: list[str], talk: Conversation, turn: int, options: dict) -> Completion:
+        options = {name: value for name, value in options.items() if name not in unknown}
+        try:
+            if template == "chat":
+                messages = chat_messages(talk.turns[:turn], said, system)
+                return complete_chat(endpoint, messages, model=model, **options)
+            return _complete_text(endpoint, plain_text(talk.turns[:turn], said), model=model, **options)
+        except UnknownOption as error:
+            if error.options != ["seed"]:  # the others say what is sampled
+                raise
+            unknown.add("seed")
+            return ask(said, talk, turn, options)
+
     def converse(item: tuple[Conversation, int]) -> None:
         talk, sample = item
         rows, said = [], []
         for turn in range(1, len(talk.turns) + 1):
-            options = _options(decoding, seed, (talk.prompt_id, sample, turn))
-            if template == "chat":
-                messages = chat_messages(talk.turns[:turn], said, system)
-                answer = complete_chat(endpoint, messages, model=model, **options)
-            else:
-                answer = _complete_text(endpoint, plain_text(talk.turns[:turn], said), model=model, **options)
+            answer = ask(said, talk, turn, _options(decoding, seed, (talk.prompt_id, sample, turn)))
             said.append(clean_text(answer.text))
             rows.append(
                 reply_row(
@@ -106,6 +125,12 @@ def respond_served(
         finished.add(talk.key, sample, rows)
 
     results = map_concurrent(converse, missing, workers=workers, description="replies" if progress else None)
+    if unknown:
+        warnings.warn(
+            f"{endpoint.base_url} does not know the option seed and was asked without it: a repetition may get other "
+            "replies.",
+            stacklevel=2,
+        )
     failed = [(item, error) for item, error in zip(missing, results, strict=True) if error is not None]
     lost = [
         reply_row(t, turn, i, response=None, tokens=None, finish_reason="error", seed=seed_column)

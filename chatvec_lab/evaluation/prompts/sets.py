@@ -4,8 +4,6 @@ Our own sets (`data/prompts`) are parallel: the same `prompt_id` asks the same i
 """
 
 import json
-import urllib.error
-import urllib.request
 from collections.abc import Iterable, Mapping
 from fnmatch import fnmatch
 from pathlib import Path
@@ -15,6 +13,7 @@ import pandas as pd
 
 from chatvec_lab.evaluation.instructions import validate
 from chatvec_lab.evaluation.language import normalise
+from chatvec_lab.evaluation.prompts.download import fetch
 from chatvec_lab.paths import DATA
 
 __all__ = ["COLUMNS", "LANGUAGES", "PUBLISHED", "SETS", "load_prompts", "read_prompts"]
@@ -173,7 +172,7 @@ def _line(line: str, path: Path, number: int) -> dict:
 def _local(source: str, file: str | None, revision: str | None) -> Path:
     """The file on disk, downloaded first if `source` is a link or a hub dataset's id."""
     if source.startswith(("https://", "http://")):
-        return _linked(source)
+        return fetch(source)
     if Path(source).is_file():
         return Path(source)
     if source.endswith(_SUFFIXES) or source.count("/") != 1:
@@ -198,27 +197,3 @@ def _local(source: str, file: str | None, revision: str | None) -> Path:
             f"cannot download {file or 'the files'} of dataset {source}: {type(error).__name__}: {error}\n"
             "Get the file by hand and pass its path: read_prompts(path, language=...). Our own sets need no network."
         ) from error
-
-
-def _linked(link: str) -> Path:
-    """A linked file in the Hugging Face cache's folder, downloaded once."""
-    from huggingface_hub.constants import HF_HOME, HF_HUB_OFFLINE
-
-    path = Path(HF_HOME) / "chatvec_lab" / link.split("://")[1]
-    if path.is_file():
-        return path
-    try:
-        if HF_HUB_OFFLINE:
-            raise OSError("HF_HUB_OFFLINE is set")
-        with urllib.request.urlopen(link, timeout=30) as reply:
-            content = reply.read()
-    except (OSError, urllib.error.URLError) as error:
-        raise ConnectionError(
-            f"cannot download {link}: {error}\n"
-            "Get the file by hand and pass its path: read_prompts(path, language=...)."
-        ) from error
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".part")
-    temporary.write_bytes(content)
-    temporary.replace(path)
-    return path

@@ -83,7 +83,9 @@ class Judge:
         """A record for each question (chat messages): what the judge said, or why it said nothing.
 
         Keys: text, finish_reason, served_model, date (UTC), prompt_tokens, completion_tokens, error, asked (1
-        for a request made now, 0 for one answered before). Equal questions are asked once; `repeats` numbers
+        for a request made now, 0 for one answered before), unanswered (requests for it, also of earlier runs, that
+        were sent and brought no answer since the run was killed or the connection lost: the server may have charged
+        them). Equal questions are asked once; `repeats` numbers
         those that are to be asked again. A question that is None has an empty record. Interrupted, the same
         call goes on where it stopped.
         """
@@ -97,7 +99,8 @@ class Judge:
         for key in keys:
             record = (key and self.cache.get(key)) or dict.fromkeys(_RECORD)
             asked = todo.pop(key, None) is not None  # the first of equal questions
-            records.append({**record, "error": errors.get(key), "asked": int(asked)})
+            lost = self.cache.unanswered(key) if key else 0
+            records.append({**record, "error": errors.get(key), "asked": int(asked), "unanswered": lost})
         return records
 
     def _key(self, messages: list[dict], repeat: int) -> str:
@@ -105,11 +108,15 @@ class Judge:
 
     def _ask_one(self, question: tuple[str, list[dict]]) -> None:
         key, messages = question
-        answer = complete_chat(self.endpoint, messages, model=self.model, **self.options)
-        date = datetime.now(UTC).isoformat(timespec="seconds")
-        values = (answer.text, answer.finish_reason, answer.model, date, *answer[2:4])
+
+        def request() -> dict:
+            answer = complete_chat(self.endpoint, messages, model=self.model, **self.options)
+            date = datetime.now(UTC).isoformat(timespec="seconds")
+            values = (answer.text, answer.finish_reason, answer.model, date, *answer[2:4])
+            return dict(zip(_RECORD, values, strict=True))
+
         # in the worker's thread: what is under way when the user interrupts is paid for, so it is kept
-        self.cache.put(key, dict(zip(_RECORD, values, strict=True)))
+        self.cache.ask(key, request)
 
 
 _RECORD = ("text", "finish_reason", "served_model", "date", "prompt_tokens", "completion_tokens")
@@ -137,7 +144,8 @@ def rate(
 
     Columns: those that identify the reply, repeat, protocol, score, status ("ok", "unparsable", "failed",
     "no response"), judgement (raw), judge, served_model, date, prompt_language, prompt_hash,
-    judge_finish_reason, prompt_tokens, completion_tokens, asked (requests made by this call), error.
+    judge_finish_reason, prompt_tokens, completion_tokens, asked (requests made by this call), unanswered (requests
+    that a kill or a lost connection left without an answer, and that may be charged all the same), error.
     Average with `statistics.summarise(table, value="score", share=False)`.
     """
     if protocol not in ("paper", "mt-bench"):
@@ -197,7 +205,7 @@ def compare_replies(
     Columns: those of the prompt, a, b (the `names`), score (points of a: 1, 0, or 0.5 for a tie; missing
     without two verdicts), verdict_ab and verdict_ba ("a", "b", "tie": first with a shown first, then with b),
     is_consistent, status, judgement_ab, judgement_ba, judge, served_model, date, prompt_hash, prompt_tokens,
-    completion_tokens (of both), asked, error. `statistics.bradley_terry` reads several such tables as one.
+    completion_tokens (of both), asked, unanswered, error. `statistics.bradley_terry` reads several such tables as one.
     """
     keys = [k for k in KEYS if k in a and k in b]
     a, b = _paired(a, b, keys)
@@ -254,7 +262,8 @@ def judge_report(table: pd.DataFrame, *, by: str | Sequence[str] = ("judge", "pr
 
     Columns: `by`, n, ok, unparsable, failed, no_response, consistent (share of pairs whose orders agree),
     prompt_tokens, completion_tokens (of all rows, those from the cache and equal questions included), asked
-    (requests made by the call that gave the table), first_date, last_date. Never quote a mean without
+    (requests made by the call that gave the table), unanswered (requests that brought no answer: what was under way
+    at a kill is asked again, and so may be paid twice), first_date, last_date. Never quote a mean without
     unparsable and failed beside it.
     """
     by = [by] if isinstance(by, str) else list(by)
@@ -265,7 +274,7 @@ def judge_report(table: pd.DataFrame, *, by: str | Sequence[str] = ("judge", "pr
         row |= {s.replace(" ", "_"): int(status.get(s, 0)) for s in _SEVERITY}
         if "is_consistent" in group:
             row["consistent"] = group["is_consistent"].astype("Float64").mean()
-        row |= {c: int(group[c].sum()) for c in ("prompt_tokens", "completion_tokens", "asked")}
+        row |= {c: int(group[c].sum()) for c in ("prompt_tokens", "completion_tokens", "asked", "unanswered")}
         rows.append(row | {"first_date": group["date"].min(), "last_date": group["date"].max()})
     return pd.DataFrame(rows)
 
@@ -334,5 +343,5 @@ def count_columns(records: list[dict]) -> dict:
     """Tokens and requests of `Judge.ask`'s records, as columns."""
     return {
         name: pd.array([r[name] for r in records], dtype="Int64")
-        for name in ("prompt_tokens", "completion_tokens", "asked")
+        for name in ("prompt_tokens", "completion_tokens", "asked", "unanswered")
     }

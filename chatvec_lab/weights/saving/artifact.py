@@ -23,6 +23,7 @@ from chatvec_lab.weights.familiar import Findings
 from chatvec_lab.weights.layout import Layout, Part
 from chatvec_lab.weights.numerics import exact
 from chatvec_lab.weights.numerics.blocks import Workspace, block_spans
+from chatvec_lab.weights.saving.card import front_matter, hub_names, inline
 from chatvec_lab.weights.saving.commit import commit, refuse_existing
 from chatvec_lab.weights.saving.provenance import MANIFEST, Digests, source_entry, write_json
 from chatvec_lab.weights.saving.seal import check_seal, sealed
@@ -334,11 +335,10 @@ def load_vector(path: Path) -> WeightVector:
 
 
 def _card(vector: WeightVector) -> str:
-    hub = [source.label for source in vector.sources() if "/" in source.label]
-    lines = ["---", "library_name: chatvec_lab", "tags:", "- chat-vector", "- task-vector"]
-    lines += ["base_model:", *(f"- {name}" for name in hub)] if hub else []
-    lines += [
-        "---", "", f"# Weight vector: {vector.label}", "",
+    hub = hub_names(source.label for source in vector.sources())
+    front = {"library_name": "chatvec_lab", "tags": ["chat-vector", "task-vector"], "base_model": hub}
+    lines = [
+        front_matter(front), "", f"# Weight vector: {inline(vector.label)}", "",
         "A difference of weights, not a model: it generates nothing by itself. Add it to a model of its family:", "",
         "```python", "from chatvec_lab import Checkpoint, WeightVector", "",
         'tau = WeightVector.load("this-folder")', 'merged = Checkpoint("your-cp-model") + 0.5 * tau',

@@ -2,10 +2,49 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import re
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from chatvec_lab.weights.merged import MergedCheckpoint
+
+
+def front_matter(facts: dict[str, Any]) -> str:
+    """The YAML at the head of a card, `---` lines included; empty values are left out."""
+    import yaml
+
+    kept = {key: value for key, value in facts.items() if value}
+    return f"---\n{yaml.safe_dump(kept, sort_keys=False, allow_unicode=True)}---"
+
+
+def fenced(text: str, language: str = "") -> str:
+    """A block of code that the text cannot leave, whatever backticks are in it.
+
+    >>> print(fenced("a ``` b"))
+    ````
+    a ``` b
+    ````
+    """
+    longest = max(map(len, re.findall("`+", text)), default=0)
+    fence = "`" * max(3, longest + 1)
+    return f"{fence}{language}\n{text}\n{fence}"
+
+
+def inline(text: Any) -> str:
+    """A name or value as one line of a card's text or table, in which nothing is Markdown or HTML.
+
+    >>> inline("a|b <script> _c_")
+    'a\\\\|b &lt;script&gt; \\\\_c\\\\_'
+    """
+    line = re.sub(r"\s+", " ", "".join(c if c.isprintable() or c.isspace() else "\ufffd" for c in str(text)))
+    line = line.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return re.sub(r"([\\`*_|\[\]#!~$])", r"\\\1", line)
+
+
+def hub_names(names: Iterable[str]) -> list[str]:
+    """Those of the sources' names that are ids of the hub, which a card's front matter may link to."""
+    return [name for name in names if re.fullmatch(r"[\w.-]+/[\w.-]+", name)]
 
 
 def _formula(recipe: dict) -> str:
@@ -27,16 +66,17 @@ def _formula(recipe: dict) -> str:
 
 def model_card(merged: MergedCheckpoint, manifest: dict) -> str:
     """Front matter for the hub, the formula, the sources with their digests, what happened to the vocabulary."""
-    hub = [source["name"] for source in manifest["sources"] if "/" in source["name"]]
-    front = ["---", "library_name: transformers", "tags:", "- chat-vector", "- merge"]
-    front += ["base_model:", *(f"- {name}" for name in hub), "base_model_relation: merge"] if hub else []
+    hub = hub_names(source["name"] for source in manifest["sources"])
+    front = {"library_name": "transformers", "tags": ["chat-vector", "merge"], "base_model": hub,
+             "base_model_relation": "merge" if hub else None}  # fmt: skip
     lines = [
-        *front, "---", "", f"# {merged.cp.label} with a chat vector", "",
-        "Made by chatvec_lab as", "", "```", _formula(manifest["recipe"]), "```", "",
+        front_matter(front), "", f"# {inline(merged.cp.label)} with a chat vector", "",
+        "Made by chatvec_lab as", "", fenced(_formula(manifest["recipe"])), "",
         "Every element is the exact value of this formula, rounded once to the stored dtype "
         "(Huang et al., ACL 2024, arXiv 2310.04799, equation 3).", "",
         "| source | revision | weights (xxh3-128) |", "|---|---|---|",
-        *(f"| {s['name']} | {s['revision'] or 'local folder'} | `{s['digest']}` |" for s in manifest["sources"]), "",
+        *(f"| {inline(s['name'])} | {inline(s['revision'] or 'local folder')} | `{s['digest']}` |"
+          for s in manifest["sources"]), "",
     ]  # fmt: skip
     v = manifest["vocabulary"]
     if v:
@@ -55,7 +95,8 @@ def model_card(merged: MergedCheckpoint, manifest: dict) -> str:
         lines += [""]
     if merged.chat_side:
         lines += [
-            f"Chat template, end-of-turn tokens and generation config come from {merged.chat_side.label}.",
+            f"Chat template, end-of-turn tokens and generation config come from "
+            f"{inline(merged.chat_side.label)}.",
             "",
         ]
     lines += ["The licences of all sources apply. The recipe in full is in `manifest.json`.", ""]

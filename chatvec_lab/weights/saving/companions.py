@@ -20,6 +20,7 @@ def write_companions(merged: MergedCheckpoint, folder: Path, dtype: str | None) 
     if merged.chat_side is None and isinstance(merged.cp, type(merged)):
         return write_companions(merged.cp, folder, dtype)  # those of the inner sum
     for file in sort_companions(merged.cp.folder)[0]:
+        _refuse_link(file, merged.cp.folder)
         shutil.copyfile(file, folder / file.name)
     config = dict(merged.config)
     if dtype and config:
@@ -61,4 +62,16 @@ def check_tokenizer(merged: MergedCheckpoint, folder: Path, *, fully: bool) -> N
             + "\n  ".join(lines[:8])
             + "\nNothing was saved. Save its tokenizer anew with transformers (save_pretrained) in the CP's folder, "
             "without the older tokenizer files, and try again."
+        )
+
+
+def _refuse_link(file: Path, folder: Path) -> None:
+    """A link out of the checkpoint would carry a file of this machine into what may be pushed."""
+    is_in_cache = folder.parent.name == "snapshots"  # the hub's cache links to its blobs
+    home = folder.parent.parent if is_in_cache else folder
+    target = file.resolve()
+    if not target.is_relative_to(home.resolve()):
+        raise ValueError(
+            f"{file} is a link to {target}, outside the checkpoint, and would be copied into the merged model. "
+            "Replace it by a copy if it belongs to the model, or remove it."
         )

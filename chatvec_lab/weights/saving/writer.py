@@ -129,14 +129,10 @@ def save(
             write_json(work.companions / "model.safetensors.index.json", index)
         write_companions(merged, work.companions, dtype)
         check_tokenizer(merged, work.companions, fully=verify)
-        recipe = {
-            "cp": merged.cp.label, "vector": merged.vector.describe(), "vocabulary": merged.policy,
-            "copy_special": merged.copy_special, "add_tokens": merged.add_tokens, "dtype": dtype,
-        }  # fmt: skip
         manifest = work.write_manifest(
             {
                 "format": "chatvec_lab merged checkpoint 1",
-                "recipe": recipe,
+                "recipe": recipe_of(merged, dtype),
                 "sources": [source_entry(source, digests) for source in sources],
                 "vocabulary": None if report is None else asdict(report),
                 "preflight": told.as_dict(),
@@ -151,6 +147,14 @@ def save(
         bytes=total, seconds=time.perf_counter() - started, vocabulary=report, verified=verify, digest=manifest["weights"]["digest"],
         dtypes=tuple(sorted({t.dtype for tensors in shards.values() for t in tensors})), preflight=told,
     )  # fmt: skip
+
+
+def recipe_of(merged: MergedCheckpoint, dtype: str | None) -> dict:
+    """What a manifest says of how a merged checkpoint was made."""
+    return {
+        "cp": merged.cp.label, "vector": merged.vector.describe(), "vocabulary": merged.policy,
+        "copy_special": merged.copy_special, "add_tokens": merged.add_tokens, "dtype": dtype,
+    }  # fmt: skip
 
 
 def _produce(merged: MergedCheckpoint, name, start, stop, out, work) -> None:

@@ -8,7 +8,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pandas as pd
 import pytest
 
-from chatvec_lab.evaluation.asking.http import Endpoint
+from chatvec_lab.evaluation.asking.http import Endpoint, UnknownOption
 from chatvec_lab.evaluation.asking.responses import COLUMNS
 from chatvec_lab.evaluation.asking.served import respond_served
 
@@ -138,3 +138,77 @@ def test_plain_text_goes_to_completions_and_the_key_to_no_file(model, tmp_path, 
     assert {key for *_, key in model.requests} == {"Bearer sk-very-secret"}
     assert found.response.tolist()[0] == "you said 0.1"
     assert all(b"secret" not in path.read_bytes() for path in tmp_path.iterdir())
+
+
+FORBIDDEN = {"type": "extra_forbidden", "msg": "Extra inputs are not permitted", "input": "temperature"}
+OPENAI = {
+    "message": "Unsupported parameter: not supported with this model. Use temperature.",
+    "code": "unsupported",
+}
+REFUSALS = {
+    "transformers serve": lambda names: (422, {"detail": f"Unexpected fields in the request: {set(names)}"}),
+    "fastapi": lambda names: (422, {"detail": [FORBIDDEN | {"loc": ["body", name]} for name in names]}),
+    "openai": lambda names: (
+        400,
+        {"error": {"message": f"Unrecognized request argument supplied: {names[0]}"}},
+    ),
+    "openai, named": lambda names: (400, {"error": OPENAI | {"param": names[0]}}),
+    "vllm": lambda names: (
+        400,
+        {"message": f"[{{'type': 'extra_forbidden', 'loc': ('body', '{names[0]}')}}]"},
+    ),
+}
+
+
+def refusing(model, unknown, refusal):
+    whole = model.answer
+
+    def answer(path, body, headers):
+        if odd := [name for name in body if name in unknown]:
+            model.refused += 1
+            status, content = refusal(odd)
+            return status, json.dumps(content).encode()
+        return whole(path, body, headers)
+
+    model.answer, model.refused = answer, 0
+
+
+@pytest.mark.parametrize("server", REFUSALS)
+@pytest.mark.parametrize("option", ["top_k", "repetition_penalty"])
+def test_an_option_that_the_server_does_not_know_ends_in_one_line_and_loses_no_reply(
+    model, tmp_path, server, option
+):
+    asked = prompts(12, turns=1)
+    settings = {"temperature": 0.7, "progress": False, "workers": 2, "out": tmp_path}
+    changed = settings | {option: 5 if option == "top_k" else 1.3}
+    refusing(model, {option}, REFUSALS[server])
+    with pytest.raises(UnknownOption, match=f"does not know the option {option} ") as caught:
+        respond_served(model.url, "m", asked, **changed)
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 600
+    assert caught.value.options == [option] and model.refused <= 2, "not asked twelve times"
+    model.answer = Model.answer.__get__(model)
+    found = respond_served(model.url, "m", asked, **changed)
+    assert found.response.notna().all() and len(found) == 12
+
+
+@pytest.mark.parametrize("server", REFUSALS)
+def test_a_server_that_knows_no_seed_is_asked_without_it(model, server):
+    refusing(model, {"seed"}, REFUSALS[server])
+    with pytest.warns(UserWarning, match="does not know the option seed"):
+        found = respond_served(
+            model.url, "m", prompts(6, turns=2), temperature=0.7, progress=False, workers=2
+        )
+    assert found.response.notna().all() and len(found) == 12 and model.refused <= 2
+
+
+def test_a_refusal_for_another_reason_is_none_of_an_option(model):
+    def answer(path, body, headers):
+        return (
+            400,
+            b'{"error": {"message": "temperature 0.7: 11 tokens are not supported", "param": "messages"}}',
+        )
+
+    model.answer = answer
+    with pytest.raises(ValueError, match="refused the request") as caught:
+        respond_served(model.url, "m", prompts(6, turns=1), temperature=0.7, progress=False)
+    assert not isinstance(caught.value, UnknownOption)

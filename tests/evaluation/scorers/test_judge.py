@@ -453,3 +453,56 @@ def test_pairs_must_pair():
             compare_replies(pd.concat([replies(1, scale=0), replies(1, scale=1)]), replies(1), judge)
         missing = replies(2).assign(response=["x", None])
         assert list(compare_replies(replies(2), missing, judge)["status"]) == ["ok", "no response"]
+
+
+def test_what_was_under_way_at_a_kill_is_counted_in_the_cost(tmp_path):
+    """Two questions are in flight when the process is killed: they are asked again, and the report says so."""
+    code = (
+        "import sys, time, threading\nfrom chatvec_lab.evaluation.scorers.judge import Judge\n"
+        "judge = Judge('m', sys.argv[1], key_env=None, cache=sys.argv[2], workers=2, progress=False)\n"
+        "judge.ask([[{'role': 'user', 'content': f'q{i}'}] for i in range(6)])\n"
+    )
+    hanging = threading.Event()
+
+    def answer(path, body):
+        if body["messages"][-1]["content"] in ("q2", "q3") and not hanging.is_set():
+            time.sleep(30)
+        return completion("[[7]]")
+
+    cache, server = tmp_path / "j.jsonl", FlakyServer(answer)
+    with server.running():
+        process = subprocess.Popen([sys.executable, "-c", code, server.url, str(cache)])
+        while sum(server.requests.values()) < 4:
+            time.sleep(0.02)
+        process.kill()
+        process.wait()
+        hanging.set()
+        questions = [[{"role": "user", "content": f"q{i}"}] for i in range(6)]
+        judge = Judge("m", Endpoint(server.url), cache=cache, progress=False)
+        records = judge.ask(questions)
+        assert [r["unanswered"] for r in records] == [0, 0, 1, 1, 0, 0]
+        assert [r["asked"] for r in records] == [0, 0, 1, 1, 1, 1]
+        again = Judge("m", Endpoint(server.url), cache=cache, progress=False).ask(questions)
+        assert [r["unanswered"] for r in again] == [0, 0, 1, 1, 0, 0], "the cost stays known"
+    assert len(cache.read_bytes().splitlines()) == 6, "a line an answer"
+
+
+def test_the_report_says_what_may_have_been_paid_twice(tmp_path):
+    server = FlakyServer(lambda path, body: completion("[[7]]"))
+
+    def judged(n):
+        judge = Judge(
+            "m", Endpoint(server.url, retries=0), key_env=None, cache=tmp_path / "j.jsonl", progress=False
+        )
+        return rate(replies(n), judge, protocol="mt-bench")
+
+    with server.running():
+        server.choose = lambda question: "dropped"
+        lost = judged(1)
+        assert lost.unanswered.tolist() == [1] and lost.status.tolist() == ["failed"]
+        server.choose = lambda question: "good"
+        table = judged(1)
+        server.answer = lambda path, body: (400, {"error": "no such model"})
+        refused = judged(2)
+    assert judge_report(table)[["asked", "unanswered"]].to_numpy().tolist() == [[1, 1]]
+    assert refused.unanswered.tolist() == [1, 0], "what the server refused has cost nothing"

@@ -1,0 +1,229 @@
+"""`merge`: save cp + scale * (chat - base)."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+
+def add(verbs) -> None:
+    """The verb and its arguments."""
+    parser = verbs.add_parser(
+        "merge",
+        help="save cp + scale * (chat - base)",
+        description="Save cp + scale * (chat - base) as a transformers checkpoint, exact and rounded once. "
+        "Repeat --chat (with --base and --scale) to add several vectors.",
+    )
+    models = parser.add_argument_group("models (folder or hub id, 'id@revision' for a revision)")
+    models.add_argument("--base", action="append", default=[], help="the model that chat was tuned from")
+    models.add_argument("--chat", action="append", default=[], help="the chat model; repeatable")
+    models.add_argument(
+        "--vector", action="append", default=[], help="a saved vector, in place of --chat and --base"
+    )
+    models.add_argument("--cp", help="the continually pre-trained model that gets the vector")
+    models.add_argument("--out", help="the new folder")
+    models.add_argument(
+        "--mergekit", metavar="FILE", help="run this recipe of mergekit, in place of --base, --chat and --cp"
+    )
+    vector = parser.add_argument_group("vector")
+    vector.add_argument(
+        "--scale", action="append", type=float, default=[], help="one for all, or one each; default 1"
+    )
+    vector.add_argument("--layers", help="only these layers, such as 0-7,12")
+    vector.add_argument("--select", action="append", help="only these modules: a kind (attention, mlp, router, norm, "
+                        "embedding, head) or a regular expression; repeatable")  # fmt: skip
+    vector.add_argument("--within", nargs="?", const="", metavar="PATH", help="--cp is a larger model (such as LLaVA): "
+                        "add to its language part, at PATH of its names ('.': none; default: found)")  # fmt: skip
+    rows = parser.add_argument_group("vocabulary")
+    rows.add_argument("--vocabulary", choices=("match", "skip", "strict"), default="match",
+                      help="pair rows by token (default), leave them alone, or demand one vocabulary")  # fmt: skip
+    rows.add_argument(
+        "--copy-special", action="store_true", help="take chat's rows of special tokens the CP never trained"
+    )
+    rows.add_argument("--add-tokens", action="store_true", help="append tokens that the chat template needs")
+    output = parser.add_argument_group("output")
+    output.add_argument(
+        "--dtype", choices=("bfloat16", "float16", "float32", "float64"), help="default: the CP's"
+    )
+    output.add_argument("--max-shard-size", default="5GB")
+    output.add_argument("--no-resume", action="store_true", help="start afresh after an interrupted save")
+    output.add_argument(
+        "--verify", action="store_true", help="read the result again and compare it with the formula"
+    )
+    output.add_argument(
+        "--force",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="merge in spite of this finding about meaning (see check); repeatable, kept in manifest and card",
+    )
+    output.add_argument(
+        "--export-mergekit",
+        metavar="FILE",
+        help="write the merge as a recipe of mergekit; --out may be left out",
+    )
+    output.add_argument("--save-vector", metavar="DIR", help="also save the (unscaled) vector as an artifact")
+    parser.set_defaults(run=run)
+
+
+def run(options) -> int:
+    """Write what the options ask for: the recipe of mergekit, the merged model, the vector, in this order.
+
+    Stopped between two of them, the same command goes on: what is there already is what it would write.
+    """
+    with _lean():
+        _check(options)
+        merged, dtype = _from_mergekit(options) if options.mergekit else (_merged(options), None)
+        dtype = options.dtype or dtype
+        if options.export_mergekit:
+            _export(merged, options, dtype)
+        if options.out and not _is_saved(merged, options, dtype):
+            from chatvec_lab.weights.preflight import examine
+
+            merged.check()
+            told = examine(merged, force=options.force, out=Path(options.out))
+            print(told)
+            told.check()
+            report = merged.save(
+                options.out, dtype=dtype, max_shard_size=options.max_shard_size,
+                resume=not options.no_resume, verify=options.verify, told=told,
+            )  # fmt: skip
+            print(report)
+        if options.save_vector:
+            print(sum(_vectors(options)).save(options.save_vector))
+    return 0
+
+
+def _check(options) -> None:
+    """Refuse what does not go together, and outputs that cannot be written, before anything is read."""
+    from chatvec_lab.weights.saving.commit import refuse_existing
+
+    names = ("base", "chat", "vector", "cp", "scale", "layers", "select", "within")
+    given = [f"--{name}" for name in names if getattr(options, name) not in (None, [])]
+    given += [
+        f"--{k.replace('_', '-')}"
+        for k in ("copy_special", "add_tokens", "save_vector")
+        if getattr(options, k)
+    ]
+    given += ["--vocabulary"] if options.vocabulary != "match" else []
+    if options.mergekit and given:
+        raise ValueError(f"--mergekit names its own models; {', '.join(given)} cannot be given beside it.")
+    if not options.mergekit and not options.cp:
+        raise ValueError("no model to add to: give --cp, or --mergekit.")
+    if not options.out and not options.export_mergekit:
+        raise ValueError("nowhere to write to: give --out, or --export-mergekit.")
+    if options.save_vector:
+        refuse_existing(Path(options.save_vector))
+
+
+def _export(merged, options, dtype: str | None) -> None:
+    from chatvec_lab.interop.mergekit_export import export, recipe
+
+    file = Path(options.export_mergekit)
+    later = [Path(path) for path in (options.out, options.save_vector) if path]
+    if file.is_file() and not all(path.exists() for path in later):  # an earlier run stopped after it
+        if file.read_bytes() != recipe(merged, dtype=dtype).encode():
+            raise FileExistsError(
+                f"{file} exists already and holds another recipe than this merge's; it is left as it is. "
+                "Choose another name."
+            )
+        print(f"{file}: there already, and holds this recipe")
+        return
+    export(merged, file, dtype=dtype)
+    print(f"{file}: run it with mergekit-yaml {file} OUT --out-shard-size 500M")
+
+
+def _is_saved(merged, options, dtype: str | None) -> bool:
+    """Whether an earlier run saved this very merge to --out and was stopped before --save-vector.
+
+    Compares the manifest's recipe and the digests of all sources' weights, which are read for it. Any other folder
+    is for `save` to refuse.
+    """
+    from chatvec_lab.reading import read_json
+    from chatvec_lab.weights.saving.provenance import MANIFEST, Digests, source_entry
+    from chatvec_lab.weights.saving.writer import recipe_of
+
+    manifest = Path(options.out) / MANIFEST
+    if not options.save_vector or not manifest.is_file():
+        return False
+    stored = read_json(manifest)
+    merged.check()
+    plain = json.loads(json.dumps(recipe_of(merged, dtype)))
+    sources = dict.fromkeys([merged.cp, *merged.vector.sources()])
+    digests = Digests()
+    if stored.get("recipe") != plain or stored.get("sources") != [source_entry(s, digests) for s in sources]:
+        return False
+    print(f"{options.out}: saved already, by this recipe and from these weights")
+    return True
+
+
+@contextlib.contextmanager
+def _lean() -> Iterator[None]:
+    """Before numpy comes: no threads for products of matrices, and no search for garbage among what imports make."""
+    before, collects = os.environ.get("OPENBLAS_NUM_THREADS"), gc.isenabled()
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    gc.disable()  # a save makes no cycles worth a search
+    try:
+        yield
+    finally:
+        if collects:
+            gc.enable()
+        if before is None:
+            os.environ.pop("OPENBLAS_NUM_THREADS", None)
+
+
+def _from_mergekit(options):
+    from chatvec_lab.interop.mergekit import load
+
+    recipe = load(options.mergekit)
+    for note in recipe.notes:
+        print(f"{options.mergekit}: {note}")
+    return recipe.merged, recipe.dtype
+
+
+def _merged(options):
+    """cp + the sum of the scaled vectors that the options name."""
+    vectors = _vectors(options)
+    scales = options.scale or [1.0]
+    scales = scales * len(vectors) if len(scales) == 1 else scales
+    if len(scales) != len(vectors):
+        raise ValueError(
+            f"{len(vectors)} vectors but {len(scales)} --scale: give one for all, or one for each."
+        )
+    tau = sum(scale * vector for scale, vector in zip(scales, vectors, strict=True))
+    if options.layers or options.select:
+        tau = tau.select(layers=options.layers, modules=options.select)
+    cp = _checkpoint(options.cp)
+    if options.within is not None:
+        tau = tau.within(cp, options.within or None)
+    return cp.add(
+        tau, vocabulary=options.vocabulary, copy_special=options.copy_special, add_tokens=options.add_tokens
+    )
+
+
+def _vectors(options) -> list:
+    from chatvec_lab import WeightVector
+
+    bases = options.base * len(options.chat) if len(options.base) == 1 else options.base
+    if len(bases) != len(options.chat):
+        raise ValueError(
+            f"{len(options.chat)} --chat but {len(options.base)} --base: give one base, or one for each chat."
+        )
+    vectors = [_checkpoint(chat) - _checkpoint(base) for chat, base in zip(options.chat, bases, strict=True)]
+    vectors += [WeightVector.load(path) for path in options.vector]
+    if not vectors:
+        raise ValueError("no vector: give --chat and --base, or --vector.")
+    return vectors
+
+
+def _checkpoint(text: str):
+    from chatvec_lab import Checkpoint
+
+    if Path(text).exists():  # a folder may have an @ in its path
+        return Checkpoint(text)
+    source, _, revision = text.partition("@")
+    return Checkpoint(source, revision=revision or None)

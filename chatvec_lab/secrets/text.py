@@ -1,0 +1,189 @@
+"""Text, plain data and tables without secrets, in whatever way their characters were escaped on the way there."""
+
+import base64
+import contextlib
+import functools
+import itertools
+import re
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
+from urllib.parse import quote
+
+from chatvec_lab.secrets.environment import known
+
+if TYPE_CHECKING:
+    import pandas
+
+_BEGINNING = (
+    16  # characters of a long secret that are hidden alone too: tables cut their cells ("hf_SECRETSE...")
+)
+
+
+class Pattern(NamedTuple):
+    """How a secret is found in text and in bytes; `shown` stands in its place."""
+
+    name: str
+    shown: str
+    text: re.Pattern
+    bytes: re.Pattern
+
+
+def redacted(value: Any) -> Any:
+    """Text, or plain data of texts (mappings, lists, tuples), with each secret as `<NAME>`; the rest as it is."""
+    patterns = patterns_now()
+    return walk(value, lambda text: hide(text, patterns)) if patterns else value
+
+
+def redacted_table(table: "pandas.DataFrame") -> "pandas.DataFrame":
+    """The table without secrets in cells (also in their lists and mappings) and names of columns.
+
+    Returns the table itself when it holds none.
+    """
+    patterns = patterns_now()
+    if not patterns:
+        return table
+
+    def clean(value: Any) -> Any:
+        return walk(value, lambda text: hide(text, patterns))
+
+    changed = {}
+    for place in range(table.shape[1]):
+        column = table.iloc[:, place]
+        if column.dtype.kind in "biufcmM":
+            continue
+        old = column.astype(object)
+        # only what holds a secret is touched: arrays in cells stay arrays elsewhere
+        hit = old.map(lambda value: bool(found_in(value, patterns)))
+        if hit.any():
+            changed[place] = old.where(~hit, old[hit].map(clean))
+    names = [clean(name) for name in table.columns]
+    if not changed and names == list(table.columns):
+        return table
+    table = table.copy()
+    for place, column in changed.items():
+        table.isetitem(place, column)
+    return table.set_axis(names, axis="columns")
+
+
+@contextlib.contextmanager
+def hidden_in_output() -> Iterator[None]:
+    """While this lasts, nothing that Python prints shows a secret: messages, warnings, logs and tracebacks."""
+    out, err = sys.stdout, sys.stderr
+    sys.stdout, sys.stderr = _Redacting(out), _Redacting(err)
+    try:
+        yield
+    finally:
+        sys.stdout, sys.stderr = out, err
+
+
+class _Redacting:
+    """A text stream that hands to another what has no secret in it."""
+
+    def __init__(self, stream: Any):
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        self._stream.write(redacted(text))
+        return len(text)
+
+    def writelines(self, lines: Iterable[str]) -> None:
+        for line in lines:
+            self.write(line)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+def patterns_now() -> tuple[Pattern, ...]:
+    """The patterns of the secrets that there are now, the longest first."""
+    return _compiled(tuple(known().items()))
+
+
+def hide(text: str, patterns: Iterable[Pattern]) -> str:
+    """The text with each secret as `<NAME>`."""
+    for pattern in patterns:
+        text = pattern.text.sub(lambda _, shown=pattern.shown: shown, text)
+    return text
+
+
+def found_in(value: Any, patterns: Iterable[Pattern]) -> set[str]:
+    """Names of the secrets in text or plain data."""
+    found: set[str] = set()
+
+    def look(text: str) -> str:
+        found.update(pattern.name for pattern in patterns if pattern.text.search(text))
+        return text
+
+    walk(value, look)
+    return found
+
+
+def walk(value: Any, change: Callable[[str], str]) -> Any:
+    """Plain data with `change` applied to every text in it, keys and bytes included."""
+    if isinstance(value, str):
+        return change(value)
+    if isinstance(value, bytes):
+        return change(value.decode("utf-8", "surrogateescape")).encode("utf-8", "surrogateescape")
+    if isinstance(value, Mapping):
+        return {walk(key, change): walk(item, change) for key, item in value.items()}
+    if isinstance(value, list | set):
+        return type(value)(walk(item, change) for item in value)
+    if isinstance(value, tuple):
+        return tuple(walk(item, change) for item in value)
+    if getattr(getattr(value, "dtype", None), "kind", "") in ("O", "U", "S") and hasattr(value, "tolist"):
+        return walk(value.tolist(), change)
+    return value
+
+
+@functools.lru_cache(maxsize=8)
+def _compiled(secrets: tuple[tuple[str, str], ...]) -> tuple[Pattern, ...]:
+    made = []
+    for value, name in secrets:
+        spellings = [_escaped(value)]
+        if len(value) >= _BEGINNING + 8 and "://" not in value[:_BEGINNING]:
+            spellings.append(_escaped(value[:_BEGINNING]) + r"(?:\\_|[A-Za-z0-9_.~+/=-])*")
+        for text in (value, value.removesuffix("@")):  # as HTTP sends user and password
+            spellings.append(re.escape(base64.b64encode(text.encode()).decode().rstrip("=")) + "=*")
+        pattern = "|".join(dict.fromkeys(spellings))
+        bare = name.removesuffix("@")
+        shown = f"<{bare}>" + "@" * name.endswith("@")
+        made.append(Pattern(bare, shown, re.compile(pattern), re.compile(pattern.encode())))
+    return tuple(made)
+
+
+_ESCAPES = r"\\{0,31}"  # each level of escaping doubles them; bounded, so that no text makes a search slow
+_SPECIAL = {
+    " ": [r"\+"], "\n": [r"\\+n", r"\r\n"], "\t": [r"\\+t"], "~": [r"\\+textasciitilde(?:\{\}|\s)?"],
+    "^": [r"\\+textasciicircum(?:\{\}|\s)?"],
+}  # fmt: skip
+_NAMED = {"&": "amp", "<": "lt", ">": "gt", '"': "quot", "'": "apos"}
+
+
+def _escaped(text: str) -> str:
+    """A pattern for a text in the ways that JSON, repr, CSV, HTML, LaTeX and addresses write it, nested too."""
+    pieces = []
+    for character, run in itertools.groupby(text):
+        n, once = len(list(run)), _escaped_character(character)
+        # CSV doubles quotes, each level of JSON doubles backslashes; one repeat for a run keeps the search linear
+        most = {'"': 8, "'": 8, "\\": 32}.get(character, 1) * n
+        pieces.append(once * n if most == n else f"(?:{once}){{{n},{most}}}")
+    return "".join(pieces)
+
+
+def _escaped_character(character: str) -> str:
+    if character.isascii() and character.isalnum():
+        return character
+    code = ord(character)
+    utf8, utf16 = character.encode(), character.encode("utf-16-be").hex()
+    ways = [
+        *_SPECIAL.get(character, []),
+        f"&(?:amp;)*(?:#0*{code}|#[xX]0*(?i:{code:x})|{_NAMED.get(character, 'none')});",
+        "(?i:" + "".join(rf"\\+u{utf16[i : i + 4]}" for i in range(0, len(utf16), 4)) + ")",
+        f"(?i:{quote(character, safe='') if len(utf8) > 1 else f'%{code:02x}'})",
+        "(?i:" + "".join(rf"\\+x{byte:02x}" for byte in utf8) + ")",
+        re.escape(character),
+    ]
+    if character == "\\":
+        return rf"(?:\\textbackslash(?:\{{\}}|\s)?|{'|'.join(ways[:-1])}|\\)"
+    return rf"{_ESCAPES}(?:{'|'.join(ways)})"

@@ -1,0 +1,102 @@
+"""Which values are secrets, and how a key is read."""
+
+import pytest
+
+from chatvec_lab import secrets
+
+
+@pytest.fixture(autouse=True)
+def clean_memory(monkeypatch):
+    monkeypatch.setattr(secrets.environment, "_named", set())
+    monkeypatch.setattr(secrets.environment, "_read", {})
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["HF_TOKEN", "JUDGE_KEY", "AWS_SECRET_ACCESS_KEY", "AWS_ACCESS_KEY_ID", "OPENAI_API_KEY", "githubToken", "apikey",
+     "DB_PASSWORD", "MYSQL_PWD", "KEY_2", "SENTRY_DSN", "GITHUB_PAT", "SLACK_WEBHOOK_URL", "HTTP_AUTH", "WANDB_KEY3"],
+)  # fmt: skip
+def test_names_that_look_like_secrets(name):
+    assert secrets.looks_secret(name)
+
+
+@pytest.mark.parametrize(
+    "name", ["PATH", "PWD", "OLDPWD", "TOKENIZERS_PARALLELISM", "HF_TOKEN_PATH", "SSH_AUTH_SOCK", "MONKEY", "KEYBOARD",
+             "MAX_TOKENS_LIMIT", "AUTHOR", "PASSAGE_LENGTH", "COMPASS"]
+)  # fmt: skip
+def test_names_that_do_not(name):
+    assert not secrets.looks_secret(name)
+
+
+def test_a_variable_that_key_env_names_is_a_secret(monkeypatch):
+    monkeypatch.setenv("MY_JUDGE", "sesame-open-1")
+    assert secrets.redacted("sesame-open-1") == "sesame-open-1"
+    assert secrets.key("MY_JUDGE") == "sesame-open-1"
+    assert secrets.redacted("said sesame-open-1") == "said <MY_JUDGE>"
+    monkeypatch.delenv("MY_JUDGE")  # what was read once stays hidden
+    assert secrets.redacted("said sesame-open-1") == "said <MY_JUDGE>"
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "hidden"),
+    [
+        ("DATABASE_URL", "postgres://lab:p%40ss-word1@db.host/x", ["p%40ss-word1", "p@ss-word1", "lab:p%40ss-word1@"]),
+        ("HTTPS_PROXY", "http://me:pw@proxy:3128", ["me:pw@"]),
+        ("PIP_INDEX_URL", "https://abcdef012345@index.host/simple", ["abcdef012345"]),
+        ("STORE", "Endpoint=x;AccountKey=Zm9vYmFyYmF6;Timeout=3", ["Zm9vYmFyYmF6"]),
+        ("BLOB", "https://host/c?sv=1&sig=q1w2e3r4t5", ["q1w2e3r4t5"]),
+        ("DEPLOY_KEY", "-----BEGIN KEY-----\nMIIEvQIBADAN\nBgkqhkiG9w0B\n-----END KEY-----\n",
+         ["MIIEvQIBADAN", "BgkqhkiG9w0B"]),
+    ],
+)  # fmt: skip
+def test_passwords_in_addresses_and_settings(monkeypatch, name, value, hidden):
+    monkeypatch.setenv(name, value)
+    for text in hidden:
+        assert text not in secrets.redacted(f"failed at {text}host: {value}"), text
+    assert "<" + name + ">" in secrets.redacted(value)
+
+
+def test_a_login_of_the_hub_is_a_secret(monkeypatch, tmp_path):
+    monkeypatch.setenv("HF_HOME", str(tmp_path))
+    (tmp_path / "token").write_text("hf_abcdefghijklmnop\n")
+    (tmp_path / "stored_tokens").write_text("[work]\nhf_token = hf_ponmlkjihgfedcba\n")
+    assert (
+        secrets.redacted("Bearer hf_abcdefghijklmnop, hf_ponmlkjihgfedcba") == "Bearer <HF_TOKEN>, <HF_TOKEN>"
+    )
+
+
+def test_words_and_numbers_that_occur_by_chance_stay(monkeypatch, tmp_path):
+    monkeypatch.setenv("AUTH", "none")
+    monkeypatch.setenv("MAX_TOKENS", "4096")
+    monkeypatch.setenv("GOOGLE_CREDENTIALS", str(tmp_path))
+    text = f"none of 4096 in {tmp_path}"
+    assert secrets.redacted(text) == text
+
+
+def test_keys_are_stripped_and_odd_ones_refused(monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", "\thf_abcdefghijkl\r\n")
+    assert secrets.key("HF_TOKEN") == "hf_abcdefghijkl"
+    monkeypatch.setenv("HF_TOKEN", "hf_abcd\nefghijkl")
+    with pytest.raises(PermissionError, match="HF_TOKEN holds characters") as caught:
+        secrets.key("HF_TOKEN")
+    assert "efgh" not in str(caught.value)
+    monkeypatch.setenv("HF_TOKEN", " \n")
+    assert secrets.key("HF_TOKEN") is None
+
+
+@pytest.mark.parametrize(
+    ("address", "shown"),
+    [
+        ("ftp://me:secret@host:21/v1?key=secret#secret", "ftp://host:21/v1"),
+        ("https://tok-secret@host/v1", "https://host/v1"),
+        ("http://me:se@cret@host/", "http://host/"),
+        ("me:secret@host:80/x", "host:80/x"),
+        ("http://me:se/cret@host/x", "http://host/x"),
+        ("https://host:443/npm/pkg@1.0/x.json", "https://host:443/npm/pkg@1.0/x.json"),
+        ("host/v1", "host/v1"),
+        ("", ""),
+        ("http://me:secret@[::1", "http://[::1"),
+    ],
+)
+def test_addresses_are_shown_without_user_and_password(address, shown):
+    assert secrets.shown_address(address) == shown
