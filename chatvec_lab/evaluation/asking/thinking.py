@@ -289,7 +289,8 @@ def _splits(responses: pd.DataFrame, format: str | None = None) -> list[Split]:
 
 
 def _as_texts(column: Iterable) -> list[str | None]:
-    return [text if isinstance(text, str) else None for text in column]
+    """Strings that every library takes: None for what is missing, lone surrogates replaced."""
+    return [t.encode("utf-8", "replace").decode("utf-8") if isinstance(t, str) else None for t in column]
 
 
 def _count(thought: str, tokenizer) -> float:
