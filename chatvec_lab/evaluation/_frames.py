@@ -1,10 +1,22 @@
-"""What every scorer does with a responses table: check it, keep what identifies a reply, read its text."""
+"""What every scorer does with a responses table: check it, keep what identifies a reply, read its text.
+
+What is scored is the answer (`thinking.answers`), not the response with its thought.
+"""
 
 from collections.abc import Sequence
 
 import pandas as pd
 
-_TEXT = ("prompt", "response", "tokens", "finish_reason")
+_TEXT = (
+    "prompt",
+    "response",
+    "thinking",
+    "answer",
+    "tokens",
+    "finish_reason",
+    "thinking_format",
+    "template_date",
+)
 
 
 def identity(responses: pd.DataFrame, *, needs: Sequence[str] = ()) -> pd.DataFrame:

@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 
 from chatvec_lab.evaluation._frames import identity, text_of
+from chatvec_lab.evaluation.asking.thinking import answer_of, answers
 from chatvec_lab.evaluation.language import normalise
 from chatvec_lab.evaluation.scorers.checks import CHECKS, COMPARISONS, RELATIONS
 
@@ -24,7 +25,9 @@ _OF_CHECK = ("number", "measure", "instruction", "strict", "loose", "scorer")
 
 
 def check(text: str, instruction: str, kwargs: Mapping | None = None, *, language: str = "en") -> bool | None:
-    """Whether a text follows one instruction; None if it has no meaning in this language. Blank never follows.
+    """Whether a reply's answer follows one instruction. Blank never follows.
+
+    None if the instruction has no meaning in this language, or the reply never gets from its thought to an answer.
 
     Raises KeyError for an unknown instruction and ValueError for kwargs that do not fit it.
 
@@ -34,7 +37,10 @@ def check(text: str, instruction: str, kwargs: Mapping | None = None, *, languag
     True
     """
     validate([{"instruction": instruction, "kwargs": kwargs or {}}])
-    return _check(text_of(text) or "", instruction, _given(kwargs), normalise(language) or "en")
+    answer = answer_of(text)
+    if answer is None and text:
+        return None
+    return _check(text_of(answer) or "", instruction, _given(kwargs), normalise(language) or "en")
 
 
 def validate(checks: Sequence[Mapping], *, where: str = "checks") -> None:
@@ -70,7 +76,7 @@ def instruction_scores(responses: pd.DataFrame, prompts: pd.DataFrame) -> pd.Dat
     A check counts for the first turn, or for the one it names as `turn`.
     Columns: those that identify the reply, number (of the check, from 1), measure (the check's own word, else
     "instruction"), instruction, strict, loose (1.0 followed, 0.0 not, NaN undefined in the language or no
-    reply), scorer. Loose takes the best of eight readings: with or without first line, last line, asterisks.
+    answer), scorer. Loose takes the best of eight readings: with or without first line, last line, asterisks.
     """
     scores = identity(responses, needs=["language"])
     asked, wanted = checks_by_prompt(responses, prompts)
@@ -82,7 +88,7 @@ def instruction_scores(responses: pd.DataFrame, prompts: pd.DataFrame) -> pd.Dat
     turns = responses["turn"] if "turn" in responses.columns else [1] * len(responses)
     rows, place = [], []
     for i, (key, turn, response, language) in enumerate(
-        zip(asked, turns, responses["response"], responses["language"], strict=True)
+        zip(asked, turns, answers(responses), responses["language"], strict=True)
     ):
         text, language = text_of(response), normalise(language) or "en"
         for number, one in wanted[key]:

@@ -17,6 +17,7 @@ import pandas as pd
 import yaml
 
 from chatvec_lab.evaluation._frames import identity, text_of
+from chatvec_lab.evaluation.asking.thinking import answers
 
 __all__ = ["LANGUAGES", "Reading", "language_scores", "normalise", "prose", "read_language", "scorer_version"]
 
@@ -82,17 +83,17 @@ def read_language(text: str | None, *, backend: Backend = "fasttext") -> Reading
 def language_scores(
     responses: pd.DataFrame, *, target: str = "language", backend: Backend = "fasttext"
 ) -> pd.DataFrame:
-    """Was each reply in the language it should be in? One row a reply.
+    """Was each reply's answer in the language it should be in? One row a reply.
 
     `target` names the column with the language asked for; "zh-TW", "zh_CN" or "ja-JP" will do.
     Columns: those that identify the reply, then detected (dominant language), share (target's part of the
     letters, 0 to 1), correct (1.0 if share ≥ 0.5, the paper's measure), letters, scorer.
-    share and correct are NaN where nothing could be read (under two letters, nothing recognised) and for
-    targets outside LANGUAGES. An English reply to a Chinese prompt is 0, and so is any unreadable jumble of
+    share and correct are NaN where nothing could be read (no answer behind the thought, under two letters, nothing
+    recognised) and for targets outside LANGUAGES. An English reply to a Chinese prompt is 0, and so is any unreadable jumble of
     letters where Chinese, Japanese or Korean was asked for: their scripts are always recognised.
     """
     scores = identity(responses, needs=[target])
-    readings = [read_language(text, backend=backend) for text in responses["response"]]
+    readings = [read_language(text, backend=backend) for text in answers(responses)]
     targets = [normalise(code) for code in responses[target]]
     share = np.array(
         [_target_share(r, t, backend) for r, t in zip(readings, targets, strict=True)], dtype=float

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from chatvec_lab.evaluation._frames import identity, text_of
+from chatvec_lab.evaluation.asking.thinking import answer_of, answers
 from chatvec_lab.evaluation.language import read_language
 
 __all__ = ["LANGUAGES", "is_refusal", "refusals"]
@@ -93,26 +94,28 @@ LANGUAGES = ("en", "zh-Hant", "zh-Hans", "zh", "ko", "ja", "es", "ar", "sw")
 
 
 def is_refusal(text: str | None) -> bool | None:
-    """Whether a reply begins with a refusal; None if its language has no patterns, or it has no words.
+    """Whether a reply's answer begins with a refusal; None if its language has no patterns, or it has no words.
 
     >>> is_refusal("I'm sorry, but I can't help with that."), is_refusal("Sure! First, mix the flour.")
     (True, False)
     >>> is_refusal("Es tut mir leid, dabei kann ich nicht helfen.") is None
     True
     """
-    return _refuses(text) if read_language(text).language in LANGUAGES else None
+    answer = answer_of(text)
+    return _refuses(answer) if read_language(answer).language in LANGUAGES else None
 
 
 def refusals(responses: pd.DataFrame) -> pd.DataFrame:
-    """Did each reply refuse? One row a reply.
+    """Did each reply's answer refuse? One row a reply.
 
     Columns: those that identify the reply, reply_language (as detected), refused (1.0, 0.0; NaN where the
     language has no patterns or could not be read).
     """
-    languages = [read_language(text).language for text in responses["response"]]
+    said = answers(responses)
+    languages = [read_language(text).language for text in said]
     refused = [
         float(_refuses(text)) if language in LANGUAGES else np.nan
-        for text, language in zip(responses["response"], languages, strict=True)
+        for text, language in zip(said, languages, strict=True)
     ]
     return identity(responses).assign(
         reply_language=pd.array(languages, dtype="str"), refused=np.array(refused, dtype=float)

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from chatvec_lab.evaluation._frames import identity, text_of
+from chatvec_lab.evaluation.asking.thinking import answers
 from chatvec_lab.evaluation.instructions import VERSION, checks_by_prompt, instruction_scores
 from chatvec_lab.evaluation.language import normalise
 from chatvec_lab.evaluation.scorers.checks import COMPARISONS, count_words
@@ -26,10 +27,10 @@ def multiturn_scores(responses: pd.DataFrame, prompts: pd.DataFrame) -> pd.DataF
     Measures: carried_over (a constraint of turn 1 still holds), refers_back (uses what was said before, or is
     shorter or longer than the reply before when asked), instruction (this turn's own), each 1.0 or 0.0;
     repeats: 1.0 if the reply is an earlier reply of the dialogue over again, which base models tend to.
-    NaN: no reply in this turn, or none before to compare with.
+    What is compared are answers. NaN: none in this turn, or none before to compare with.
     """
     identity(responses, needs=["language", "turn"])
-    responses = responses.reset_index(drop=True)
+    responses = responses.reset_index(drop=True).assign(answer=answers(responses))
     later = responses["turn"] > 1
     checked = instruction_scores(responses[later], prompts).rename(columns={"strict": "score"})
     checked = checked.drop(columns="loose")
@@ -51,7 +52,7 @@ def multiturn_scores(responses: pd.DataFrame, prompts: pd.DataFrame) -> pd.DataF
 def _against_earlier(dialogue: pd.DataFrame, checks):
     """(index, measure, number, instruction, score) for each turn of one dialogue after the first."""
     checks = list(checks) if isinstance(checks, list | tuple | np.ndarray) else []
-    texts = [text_of(response) for response in dialogue["response"]]
+    texts = [text_of(response) for response in dialogue["answer"]]
     language = normalise(dialogue["language"].iloc[0]) or "en"
     for i, (index, turn) in enumerate(zip(dialogue.index, dialogue["turn"], strict=True)):
         if turn == 1:

@@ -5,6 +5,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+from chatvec_lab.evaluation.asking.rendering import ChatTemplate
+from chatvec_lab.evaluation.asking.thinking import answer_of
+
 __all__ = ["GuardVerdict", "LocalGuard", "read_guard"]
 
 
@@ -22,6 +25,7 @@ def read_guard(text: str) -> GuardVerdict:
     >>> read_guard("Safety: Unsafe\\nCategories: Violent, PII\\nRefusal: No")
     GuardVerdict(label='Unsafe', categories=('Violent', 'PII'), refused=False)
     """
+    text = answer_of(text) or ""
     label = re.search(r"(?i)\bsafety:\s*(safe|unsafe|controversial)\b", text)
     categories = re.search(r"(?i)\bcategor(?:y|ies):[ \t]*(.+)", text)
     refusal = re.search(r"(?i)\brefusal:\s*(yes|no)\b", text)
@@ -56,13 +60,23 @@ class LocalGuard:
 
     def ask(self, questions: Sequence[list[dict] | None]) -> list[dict]:
         """Records as those of `Judge.ask`; a question that is None has an empty one."""
-        empty = dict.fromkeys(("text", "served_model", "date", "error", "prompt_tokens", "completion_tokens"))
+        names = (
+            "text",
+            "finish_reason",
+            "served_model",
+            "date",
+            "error",
+            "prompt_tokens",
+            "completion_tokens",
+        )
+        empty = dict.fromkeys(names)
         records: list[dict] = [{**empty, "asked": 0} for _ in questions]
         asked = [i for i, question in enumerate(questions) if question]
         if not asked:
             return records
         model, tokenizer = self._load()
-        prompts = {i: tokenizer.apply_chat_template(questions[i], tokenize=False) for i in asked}
+        chat = ChatTemplate(tokenizer)
+        prompts = {i: chat.render(questions[i], is_asked=False) for i in asked}
         asked.sort(key=lambda i: len(prompts[i]))
         for start in range(0, len(asked), self._batch_size):
             batch = asked[start : start + self._batch_size]
@@ -91,9 +105,12 @@ class LocalGuard:
         counts = (answers != tokenizer.pad_token_id).sum(1).tolist()
         lengths = inputs["attention_mask"].sum(1).tolist()
         texts = tokenizer.batch_decode(answers, skip_special_tokens=True)
+        ends = model.generation_config.eos_token_id
+        ends = {tokenizer.pad_token_id, *(ends if isinstance(ends, list) else [ends])}
+        reasons = ["stop" if ends & {*ids} else "length" for ids in answers.tolist()]
         return [
-            {"text": text, "prompt_tokens": before, "completion_tokens": after}
-            for text, before, after in zip(texts, lengths, counts, strict=True)
+            {"text": text, "finish_reason": reason, "prompt_tokens": before, "completion_tokens": after}
+            for text, reason, before, after in zip(texts, reasons, lengths, counts, strict=True)
         ]
 
     def _version(self, model) -> str:

@@ -33,6 +33,7 @@ from chatvec_lab.evaluation.scorers.judge_prompts import (
     row_keys,
     templates,
 )
+from chatvec_lab.evaluation.scorers.verdicts import CUT_OFF, said_by
 
 __all__ = ["Judge", "compare_replies", "judge_report", "rate"]
 
@@ -142,10 +143,11 @@ def rate(
     of a strong model will do) and where needed set, language, turn; a prompts table with references, too.
     `template` replaces ours: system and user, with the fields question, answer, reference, conversation, language.
 
-    Columns: those that identify the reply, repeat, protocol, score, status ("ok", "unparsable", "failed",
-    "no response"), judgement (raw), judge, served_model, date, prompt_language, prompt_hash,
-    judge_finish_reason, prompt_tokens, completion_tokens, asked (requests made by this call), unanswered (requests
-    that a kill or a lost connection left without an answer, and that may be charged all the same), error.
+    Columns: those that identify the reply, repeat, protocol, score, status ("ok", "unparsable", "cut off" by its
+    length, which is no verdict, "failed", "no response"), judgement (raw), judge, served_model, date,
+    prompt_language, prompt_hash, judge_finish_reason, prompt_tokens, completion_tokens, asked (requests made by this
+    call), unanswered (requests that a kill or a lost connection left without an answer, and that may be charged all
+    the same), error.
     Average with `statistics.summarise(table, value="score", share=False)`.
     """
     if protocol not in ("paper", "mt-bench"):
@@ -167,7 +169,7 @@ def rate(
     questions = [fill(asked[i][1], **asked[i][2]) if asked[i][2] else None for i, _ in rows]
     records = judge.ask(questions, repeats=[repeat for _, repeat in rows])
     read = read_score if protocol == "paper" else read_rating
-    scores = [read(r["text"]) if r["text"] is not None else None for r in records]
+    scores = [read(said_by(r)) for r in records]
     table = identity(responses).iloc[[i for i, _ in rows]].reset_index(drop=True)
     return table.assign(
         repeat=pd.Series([repeat for _, repeat in rows], dtype="int64"),
@@ -225,8 +227,8 @@ def compare_replies(
             questions.append(fill(chosen, **fields))
     records = judge.ask(questions)
     ab, ba = records[::2], records[1::2]
-    verdict_ab = [_VERDICTS[0].get(read_verdict(r["text"] or "")) for r in ab]
-    verdict_ba = [_VERDICTS[1].get(read_verdict(r["text"] or "")) for r in ba]
+    verdict_ab = [_VERDICTS[0].get(read_verdict(said_by(r))) for r in ab]
+    verdict_ba = [_VERDICTS[1].get(read_verdict(said_by(r))) for r in ba]
     scores = list(map(_points, verdict_ab, verdict_ba))
     consistent = [
         None if np.isnan(s) else x == y for x, y, s in zip(verdict_ab, verdict_ba, scores, strict=True)
@@ -260,11 +262,11 @@ def compare_replies(
 def judge_report(table: pd.DataFrame, *, by: str | Sequence[str] = ("judge", "prompt_hash")) -> pd.DataFrame:
     """What the judging came to: a row a group of `rate` or `compare_replies`.
 
-    Columns: `by`, n, ok, unparsable, failed, no_response, consistent (share of pairs whose orders agree),
+    Columns: `by`, n, ok, unparsable, cut_off, failed, no_response, consistent (share of pairs whose orders agree),
     prompt_tokens, completion_tokens (of all rows, those from the cache and equal questions included), asked
     (requests made by the call that gave the table), unanswered (requests that brought no answer: what was under way
     at a kill is asked again, and so may be paid twice), first_date, last_date. Never quote a mean without
-    unparsable and failed beside it.
+    unparsable, cut_off and failed beside it.
     """
     by = [by] if isinstance(by, str) else list(by)
     rows = []
@@ -280,13 +282,15 @@ def judge_report(table: pd.DataFrame, *, by: str | Sequence[str] = ("judge", "pr
 
 
 _VERDICTS = ({"A": "a", "B": "b", "C": "tie"}, {"A": "b", "B": "a", "C": "tie"})  # a first, b first
-_SEVERITY = ["ok", "unparsable", "failed", "no response"]
+_SEVERITY = ["ok", "unparsable", "cut off", "failed", "no response"]
 
 
 def record_status(record: dict, read: object) -> str:
     """Why there is no verdict, or "ok"; `read` is None if the judgement could not be read."""
     if record["text"] is None:
         return "failed" if record["error"] else "no response"
+    if read is None and record.get("finish_reason") in CUT_OFF:
+        return "cut off"
     return "unparsable" if read is None else "ok"
 
 

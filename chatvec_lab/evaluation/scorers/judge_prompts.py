@@ -1,8 +1,7 @@
-"""What a judge is asked and how its answer is read. The wording is in data/judge_prompts.yaml."""
+"""What a judge is asked. The wording is in data/judge_prompts.yaml; `verdicts` reads the answer."""
 
 import functools
 import re
-import unicodedata
 from collections.abc import Mapping
 from importlib import resources
 
@@ -11,7 +10,9 @@ import yaml
 
 from chatvec_lab.evaluation._frames import identity, text_of
 from chatvec_lab.evaluation.asking.responses import some
+from chatvec_lab.evaluation.asking.thinking import answers
 from chatvec_lab.evaluation.language import normalise
+from chatvec_lab.evaluation.scorers.verdicts import read_rating, read_score, read_verdict
 
 __all__ = [
     "KEYS",
@@ -73,14 +74,14 @@ def fill(template: Mapping[str, str], **fields: str) -> list[dict[str, str]]:
 
 
 def dialogues(responses: pd.DataFrame) -> list[list[tuple[str, str | None]]]:
-    """For each row, the (prompt, response) pairs of its conversation up to and including it."""
+    """For each row, the (prompt, answer) pairs of its conversation up to and including it; None for no answer."""
     frame = identity(responses, needs=["prompt"])
     turns = [int(t) for t in frame["turn"]] if "turn" in frame else [1] * len(frame)
     names = [c for c in frame.columns if c not in ("turn", "seed")]
     talks = [tuple(None if pd.isna(v) else v for v in row) for row in frame[names].itertuples(index=False)]
     said: dict = {}
     for talk, turn, prompt, response in zip(
-        talks, turns, responses["prompt"], responses["response"], strict=True
+        talks, turns, responses["prompt"], answers(responses), strict=True
     ):
         if (talk, turn) in said:
             raise ValueError(
@@ -160,60 +161,3 @@ def fields_of(turns: list[tuple[str, str | None]], reference: list[str] | None, 
 
 def _conversation(turns: list[tuple[str, str]], speaker: str) -> str:
     return "\n\n".join(f"### User:\n{prompt}\n\n### {speaker}:\n{reply}" for prompt, reply in turns)
-
-
-_SCORE_LINE = re.compile(
-    r"(?i)(?!.*(?:miss|deduct|minus|los[et]|lack|扣|감점))"  # points taken off are no score
-    r"\D{0,40}?(?<![\d.,-])(\d+(?:[.,]\d+)?)\s*"  # a label, the number
-    r"(?:/\s*10|(?:out of|de|sur|von|из|من|kati ya) 10|分|점|点|points?|puntos?|نقاط|درجات|alama)?\W*"
-)
-_RATING = re.compile(r"\[\[\s*(\d+(?:\.\d+)?)\s*(?:/\s*10)?\s*\]\]")
-_RATING_LINE = re.compile(  # a bracket that never closes was cut off, perhaps in the middle of [[10]]
-    r"(?i)rating[^\w\[]{0,5}(\[{1,2})?(\d+(?:\.\d+)?)\s*(?:/\s*10)?(?(1)\])\W*$", re.MULTILINE
-)
-_VERDICT = re.compile(r"\[\[\s*([ABC])\s*\]\]")
-
-
-def read_score(judgement: str) -> float | None:
-    """The score that stands alone on the first line (the paper's form), 0 to 10; None if there is none.
-
-    >>> read_score("8\\nA good answer."), read_score("**評分：７.5分**"), read_score("Between 6 and 8")
-    (8.0, 7.5, None)
-    """
-    lines = [line.strip() for line in _answer(judgement).splitlines() if line.strip()]
-    found = lines and _SCORE_LINE.fullmatch(lines[0])
-    return _within(found[1].replace(",", "."), 0) if found else None
-
-
-def read_rating(judgement: str) -> float | None:
-    """The last [[rating]], 1 to 10 (MT-Bench's form), or a last "Rating: 7"; None if there is none.
-
-    The last and not the first: a judge may quote a reply that holds [[10]] before it comes to its own rating.
-
-    >>> read_rating("It says [[10]], but is wrong. Rating: [[2]]"), read_rating("Rating: 7/10"), read_rating("good")
-    (2.0, 7.0, None)
-    """
-    text = _answer(judgement)
-    found = _RATING.findall(text) or [number for _, number in _RATING_LINE.findall(text)]
-    return _within(found[-1], 1) if found else None
-
-
-def read_verdict(judgement: str) -> str | None:
-    """The last [[A]], [[B]] or [[C]] (a tie) as its letter; None if there is none.
-
-    >>> read_verdict("A is better: [[A]]"), read_verdict("[[D]]")
-    ('A', None)
-    """
-    found = _VERDICT.findall(_answer(judgement))
-    return found[-1] if found else None
-
-
-def _answer(judgement: str) -> str:
-    """The judgement without a reasoning model's thoughts, full-width digits and brackets as ASCII."""
-    text = judgement.rpartition("</think>")[2]
-    return "" if "<think>" in text else unicodedata.normalize("NFKC", text)
-
-
-def _within(number: str, lowest: int) -> float | None:
-    value = float(number)
-    return value if lowest <= value <= 10 else None

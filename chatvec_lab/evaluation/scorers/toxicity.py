@@ -14,6 +14,7 @@ import pandas as pd
 from scipy.stats import rankdata
 
 from chatvec_lab.evaluation._frames import identity
+from chatvec_lab.evaluation.asking.thinking import answers
 from chatvec_lab.evaluation.scorers.toxicity_scorers import ToxicityScorer
 from chatvec_lab.evaluation.statistics.comparison import (
     mean_interval,
@@ -26,13 +27,13 @@ __all__ = ["labelled_texts", "score_toxicity", "toxicity_metrics", "validate"]
 
 
 def score_toxicity(responses: pd.DataFrame, scorer: ToxicityScorer) -> pd.DataFrame:
-    """The scorer's numbers for every reply: one row a reply and attribute.
+    """The scorer's numbers for the answer of every reply: one row a reply and attribute.
 
     Columns: those that identify the reply, scorer (name and version), scale (what the numbers mean),
     attribute, score (NaN where the text is not covered), note (why not, or what was done to the text), and
     from endpoints the date of each score.
     """
-    scored = scorer.score(list(responses["response"]))
+    scored = scorer.score(answers(responses))
     keys = identity(responses).reset_index(drop=True).assign(scorer=_full_name(scorer), scale=scorer.scale)
     told = scored.drop(columns=list(scorer.attributes))
     parts = [

@@ -16,6 +16,7 @@ from chatvec_lab.evaluation._frames import text_of
 from chatvec_lab.evaluation.asking.cache import JsonlCache
 from chatvec_lab.evaluation.asking.http import Endpoint, map_concurrent
 from chatvec_lab.evaluation.asking.responses import digest
+from chatvec_lab.evaluation.asking.thinking import answer_of
 from chatvec_lab.evaluation.language import read_language
 from chatvec_lab.evaluation.scorers.toxicity_scorers import covers, language_set, uncovered
 
@@ -58,6 +59,7 @@ class ModerationEndpoint:
         self._asker = _Asker(endpoint, cache, workers, progress)
 
     def score(self, texts: Sequence[str | None]) -> pd.DataFrame:
+        texts = list(map(answer_of, texts))
         notes = [uncovered(text, self.languages) for text in texts]
         requests = [
             None if note else {"model": self.name, "input": text_of(t)}
@@ -108,7 +110,7 @@ class PerspectiveEndpoint:
     def score(self, texts: Sequence[str | None]) -> pd.DataFrame:
         names = [a.upper() for a in self.attributes]
         notes, requests = [], []
-        for text in texts:
+        for text in map(answer_of, texts):
             note = uncovered(text, self.languages)
             request = None
             if not note:

@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 
 from chatvec_lab.evaluation._frames import text_of
+from chatvec_lab.evaluation.asking.thinking import answer_of
 from chatvec_lab.evaluation.language import normalise, read_language
 
 __all__ = [
@@ -33,7 +34,8 @@ class ToxicityScorer(Protocol):
     """Anything that gives numbers to texts.
 
     `attributes` are the columns of `score`, the first being the one that "toxic" refers to; `scale` says what
-    a number means. `score` returns a row a text: the attributes, NaN for a text that is not covered, and
+    a number means. `score` reads the answer of each text, behind its thought if it has one (`thinking.answer_of`), and
+    returns a row a text: the attributes, NaN for a text that is not covered, and
     `note`: why it has no number, or what was done to it before (clipped, converted); further columns stay.
     """
 
@@ -93,6 +95,7 @@ class EnglishProfanity:
     attributes = ("profanity",)
 
     def score(self, texts: Sequence[str | None]) -> pd.DataFrame:
+        texts = list(map(answer_of, texts))
         notes = [uncovered(text, self.languages) for text in texts]
         values = [
             np.nan if note else self._probability(text_of(t)) for t, note in zip(texts, notes, strict=True)
@@ -166,6 +169,7 @@ class HuggingFaceClassifier:
         return tuple(self._loaded[3].values())
 
     def score(self, texts: Sequence[str | None]) -> pd.DataFrame:
+        texts = list(map(answer_of, texts))
         notes = [uncovered(text, self.languages) for text in texts]
         values = np.full((len(notes), len(self.attributes)), np.nan)
         kept = [i for i, note in enumerate(notes) if not note]

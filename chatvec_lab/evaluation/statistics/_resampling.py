@@ -1,11 +1,11 @@
-"""The arithmetic under `statistics`: resampling in blocks of bounded memory, and a few closed formulas."""
+"""The drawing under `statistics`: resampling and signing in blocks of bounded memory."""
 
+import functools
 import warnings
 from collections.abc import Callable, Iterator
 
 import numpy as np
 from scipy import stats
-from scipy.optimize import brentq
 
 BLOCK = 1 << 22  # elements of a resampled block: some 32 MB
 
@@ -39,17 +39,16 @@ def bootstrap(
     return run("percentile")
 
 
-def wilson(successes: float, n: int, level: float) -> tuple[float, float]:
-    """Wilson's score interval; `successes` may be a fraction, when prompts are means of samples."""
-    if n == 0:
-        return np.nan, np.nan
-    z = stats.norm.ppf((1 + level) / 2)
-    p = successes / n
-    centre = (p + z**2 / (2 * n)) / (1 + z**2 / n)
-    half = z / (1 + z**2 / n) * np.sqrt(p * (1 - p) / n + z**2 / (4 * n**2))
-    low = centre - half if successes > 0 else 0.0  # exact at the ends, whatever the rounding
-    high = centre + half if successes < n else 1.0
-    return float(low), float(high)
+def signed_sums(
+    sums: np.ndarray, sizes: np.ndarray, resamples: int, seed: int
+) -> tuple[np.ndarray, np.ndarray, bool]:
+    """The sums and the sizes of clusters under signings of the clusters, and whether these are all there are."""
+    n = len(sums)
+    is_exact = n < 60 and 2**n <= resamples
+    blocks = every_signing(n) if is_exact else random_signings(n, resamples, seed)
+    both = np.stack([sums, sizes], axis=1).astype(float)
+    found = np.concatenate([signs @ both for signs in blocks])
+    return found[:, 0], found[:, 1], is_exact
 
 
 def every_signing(n: int) -> Iterator[np.ndarray]:
@@ -61,10 +60,38 @@ def every_signing(n: int) -> Iterator[np.ndarray]:
 
 
 def random_signings(n: int, resamples: int, seed: int) -> Iterator[np.ndarray]:
+    if n * resamples > BLOCK:
+        return _drawn_signings(n, resamples, seed)
+    return (block.astype(float) for block in _kept_signings(n, resamples, seed))
+
+
+def _drawn_signings(n: int, resamples: int, seed: int) -> Iterator[np.ndarray]:
     rng = np.random.default_rng(seed)
     rows = max(1, BLOCK // n)
     for start in range(0, resamples, rows):
         yield 1.0 - 2.0 * rng.integers(0, 2, size=(min(rows, resamples - start), n), dtype=np.int8)
+
+
+@functools.lru_cache(maxsize=8)  # a study compares many measures over the same prompts
+def _kept_signings(n: int, resamples: int, seed: int) -> list[np.ndarray]:
+    return [block.astype(np.int8) for block in _drawn_signings(n, resamples, seed)]
+
+
+def mean_ends(sums: np.ndarray, sizes: np.ndarray, resamples: int, seed: int, level: float) -> tuple[float, float]:
+    """The means that a sign test of the clusters would not reject at 1 − level: its inversion (Hartigan 1969).
+
+    A signing is as extreme as what was seen for all means between those of its two halves.
+    """
+    total, n = sums.sum(), sizes.sum()
+    signed, signed_sizes, is_exact = signed_sums(sums, sizes, resamples, seed)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        halves = np.stack([(total - signed) / (n - signed_sizes), (total + signed) / (n + signed_sizes)])
+    lows, highs = halves.min(0), halves.max(0)
+    lows[np.isnan(lows)], highs[np.isnan(highs)] = -np.inf, np.inf  # one half is empty: always as extreme
+    drawn = len(lows)
+    rejected = (1 - level) * drawn if is_exact else (1 - level) * (drawn + 1) - 1  # with the observed one
+    place = int(np.floor(round(rejected, 9)))
+    return float(np.sort(lows)[place]), float(np.sort(highs)[drawn - 1 - place])
 
 
 def resampled_sums(tables: np.ndarray, resamples: int, seed: int) -> Iterator[np.ndarray]:
@@ -74,44 +101,3 @@ def resampled_sums(tables: np.ndarray, resamples: int, seed: int) -> Iterator[np
     rows = max(1, BLOCK // max(n, tables.shape[1]))
     for start in range(0, resamples, rows):
         yield rng.multinomial(n, np.full(n, 1 / n), size=min(rows, resamples - start)) @ tables
-
-
-def strengths(wins: np.ndarray, *, tolerance: float = 1e-10, most: int = 10_000) -> np.ndarray:
-    """Bradley–Terry log strengths of each (draw, winner, loser) table, by Hunter's MM steps, mean 0."""
-    games = wins + wins.transpose(0, 2, 1)
-    won = wins.sum(axis=2)
-    strength = np.ones_like(won)
-    for _ in range(most):
-        sums = strength[:, :, None] + strength[:, None, :]
-        updated = won / (games / sums).sum(axis=2)
-        updated /= np.exp(np.log(updated).mean(axis=1, keepdims=True))
-        moved = np.abs(updated / strength - 1).max()
-        strength = updated
-        if moved < tolerance:
-            return np.log(strength)
-    raise ValueError(f"Bradley–Terry did not settle in {most} steps; the verdicts are nearly one-sided")
-
-
-def strength_at(share: float, games: np.ndarray, estimate: np.ndarray, i: int) -> float:
-    """Log strength (mean 0) at which model i takes this share of its games, the others' distances held.
-
-    `games`: how many with each model. Infinite for a share of 0 or 1.
-    """
-    if not 1e-12 < share < 1 - 1e-12:
-        return np.inf if share > 0.5 else -np.inf
-
-    def surplus(strength: float) -> float:
-        return float((games / (1 + np.exp(estimate - strength))).sum() - share * games.sum())
-
-    found = brentq(surplus, estimate.min() - 50, estimate.max() + 50)
-    moved = estimate.copy()
-    moved[i] = found
-    return found - moved.mean()
-
-
-def kappa(tables: np.ndarray, penalty: np.ndarray) -> np.ndarray:
-    """Kappa of each (draw, label of a, label of b) table of counts."""
-    n = tables.sum(axis=(1, 2))
-    expected = tables.sum(axis=2)[:, :, None] * tables.sum(axis=1)[:, None, :] / n[:, None, None]
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return 1 - (tables * penalty).sum(axis=(1, 2)) / (expected * penalty).sum(axis=(1, 2))

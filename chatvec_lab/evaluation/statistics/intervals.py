@@ -1,6 +1,8 @@
 """Intervals and tests of arrays: one number a prompt in, an estimate with its uncertainty out.
 
 `statistics` does the same for tables of scores and is the module to import: it has all of these names.
+Prompts that share an item (one question in several languages, paraphrases of one text) are no independent answers:
+`clusters` names the item of each, and items are what is signed, resampled and counted.
 """
 
 from collections.abc import Callable
@@ -9,9 +11,9 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
-from scipy import stats
 
-from chatvec_lab.evaluation.statistics._resampling import bootstrap, every_signing, random_signings, wilson
+from chatvec_lab.evaluation.statistics._closed import by_cluster, effective, mcnemar, skewed_mean, tango, wilson
+from chatvec_lab.evaluation.statistics._resampling import bootstrap, mean_ends, signed_sums
 
 RESAMPLES = 9999
 
@@ -20,7 +22,7 @@ class Interval(NamedTuple):
     """An estimate with its confidence interval.
 
     `n` counts the prompts that carry it and `missing` those without a value; `seed` is None where nothing
-    was drawn. Without data the numbers are NaN; with one prompt `low` and `high` are.
+    was drawn. Where there is no interval `low` and `high` are NaN and `method` says why ("none: …").
     """
 
     estimate: float
@@ -50,16 +52,18 @@ def mean_interval(
     values: ArrayLike,
     *,
     share: bool | None = None,
+    clusters: ArrayLike | None = None,
     level: float = 0.95,
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> Interval:
     """Mean of one value a prompt, with its interval.
 
-    BCa bootstrap over prompts; percentile where BCa has no answer. Shares of yes and no take Wilson's
-    interval, which stays honest at 0 and 100 %. `share=None` means: a share if every value is 0 or 1.
-    Say `share=False` for a rating whose lowest mark is 1. Constant values that are no share have no spread
-    to resample: low and high equal the estimate and the method reads "constant".
+    Student's interval with its quantiles bent by the skewness of the values (Hall's). Shares of yes and no take
+    Wilson's interval, which stays honest at 0 and 100 %; shares of several samples a prompt, or of prompts that
+    share an item, take it at the number of independent answers that would know as much. `share=None` means: a share
+    if every value is 0 or 1. Say `share=False` for a rating whose lowest mark is 1. Equal values that are no share
+    have no spread to go by and no interval. Nothing is drawn: `resamples` and `seed` are those of the other functions.
 
     >>> interval = mean_interval([0, 0, 0, 0])
     >>> interval.low, round(interval.high, 3), interval.n, interval.method
@@ -68,51 +72,80 @@ def mean_interval(
     everything = np.asarray(values, dtype=float)
     if everything.ndim != 1:
         raise ValueError(f"mean_interval wants one value a prompt, in one dimension; got {everything.shape}")
-    data = everything[~np.isnan(everything)]
-    n, missing = len(data), len(everything) - len(data)
+    is_known = ~np.isnan(everything)
+    data, items = everything[is_known], _numbered(clusters, is_known)
+    n, missing = len(data), int((~is_known).sum())
+    count = n if items is None else int(items.max()) + 1
 
-    def result(low: float, high: float, method: str, seed: int | None = None) -> Interval:
+    def result(low: float, high: float, method: str) -> Interval:
         estimate = float(data.mean()) if n else np.nan
-        return Interval(estimate, float(low), float(high), n, missing, level, method, seed)
+        of_items = "" if items is None or method.startswith("none") else f" of {count} items"
+        return Interval(estimate, float(low), float(high), n, missing, level, method + of_items, None)
 
     if n == 0:
-        return result(np.nan, np.nan, "none")
+        return result(np.nan, np.nan, "none: no value")
     is_binary = bool(np.isin(data, (0, 1)).all())
-    is_constant = bool((data == data[0]).all())
     share = is_binary if share is None else share
     if share and (data.min() < 0 or data.max() > 1):
         raise ValueError(f"a share lies between 0 and 1; found {data.min()} to {data.max()}")
-    if share and (is_binary or is_constant):
+    if share and is_binary and items is None:
         return result(*wilson(data.sum(), n, level), "wilson")
-    if n == 1:
-        return result(np.nan, np.nan, "none")
-    if is_constant:
-        return result(data[0], data[0], "constant")
-    low, high, method = bootstrap((data,), _mean, level, resamples, seed)
-    return result(low, high, method, seed)
+    if count == 1:
+        return result(np.nan, np.nan, "none: one prompt" if items is None else "none: one item")
+    each = by_cluster(data, items)
+    if share:
+        variance = float(each.var(ddof=1) / count)
+        answers = effective(data.mean(), variance, count, level, most=n if is_binary else np.inf)
+        return result(*wilson(data.mean() * answers, answers, level), "wilson, effective")
+    if np.ptp(each) <= 1e-12 * np.abs(each).max():
+        return result(np.nan, np.nan, "none: all equal")
+    return result(*skewed_mean(each, level), "t, skewed")
 
 
 def difference_interval(
     a: ArrayLike,
     b: ArrayLike,
     *,
+    clusters: ArrayLike | None = None,
     level: float = 0.95,
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> Interval:
-    """Mean of a − b over the same prompts, with its interval (BCa on the paired differences).
+    """Mean of a − b over the same prompts, with an interval that agrees with its test at 1 − level.
 
-    Arrays pair by position, two Series by their index. If yes/no answers never disagree, or always the same
-    way, the interval reaches as far as Wilson's upper limit of the share that might do otherwise: equal
-    answers on n prompts do not prove equal models.
+    Arrays pair by position, two Series by their index. Yes/no answers take Tango's score interval, whose nearer limit
+    is 0 where the exact McNemar test does not tell the two apart; others take all the differences that
+    `permutation_test` (with the same seed) would not reject. So 0 is outside if and only if p ≤ 1 − level; a limit of
+    exactly 0 is inside. Under six prompts (or items) no such test rejects anything, so that only yes/no answers
+    have an interval; equal differences that are no yes and no have none.
+
+    >>> found = difference_interval([1] * 5 + [0] * 45, [0] * 50)      # p = 0.06
+    >>> found.low, round(found.high, 2), found.method
+    (0.0, 0.21, 'tango, mcnemar')
     """
-    a, b, missing = _paired(a, b)
-    result = mean_interval(a - b, share=False, level=level, resamples=resamples, seed=seed)
-    if result.method == "constant" and np.isin(np.concatenate([a, b]), (0, 1)).all():
-        reach = wilson(0, len(a), level)[1] * (1 + abs(result.estimate))  # from 1 to -1 it is twice as far
-        low, high = max(result.estimate - reach, -1.0), min(result.estimate + reach, 1.0)
-        result = result._replace(low=low, high=high, method="wilson of disagreements")
-    return result._replace(missing=missing)
+    a, b, missing, items = _paired(a, b, clusters)
+    difference = a - b
+    n, estimate = len(a), float((a - b).mean()) if len(a) else np.nan
+    count = n if items is None else int(items.max()) + 1 if n else 0
+
+    def result(low: float, high: float, method: str, seed: int | None = None) -> Interval:
+        of_items = "" if items is None or method.startswith("none") else f" of {count} items"
+        return Interval(estimate, low, high, n, missing, level, method + of_items, seed)
+
+    if count < 2:
+        return result(np.nan, np.nan, "none: no pair" if n == 0 else "none: one pair" if items is None else "none: one item")
+    is_binary = bool(np.isin(a, (0, 1)).all() and np.isin(b, (0, 1)).all())
+    if not is_binary and 0.5 ** (count - 1) > 1 - level:
+        return result(np.nan, np.nan, f"none: {count} {'prompts' if items is None else 'items'} are too few")
+    if not is_binary and np.ptp(difference) <= 1e-12 * np.abs(difference).max():
+        return result(np.nan, np.nan, "none: all equal")
+    p_value, _, drawn = _permutation(difference, items, resamples, seed)
+    if is_binary:
+        limits, method = _tango(difference, items, count, level), "tango, mcnemar" if items is None else "tango, permutation"
+    else:
+        sums, sizes = _totals(difference, items)
+        limits, method = mean_ends(sums, sizes, resamples, seed, level), "permutation"
+    return result(*_agreeing(*limits, estimate, p_value <= round(1 - level, 12)), method, drawn)
 
 
 def statistic_interval(
@@ -137,7 +170,8 @@ def statistic_interval(
     n, missing = data.shape[1], stacked.shape[1] - data.shape[1]
     if n < 2:
         estimate = float(statistic(*data, axis=-1)) if n else np.nan
-        return Interval(estimate, np.nan, np.nan, n, missing, level, "none", None)
+        reason = "none: one prompt" if n else "none: no value"
+        return Interval(estimate, np.nan, np.nan, n, missing, level, reason, None)
     low, high, method = bootstrap(tuple(data), statistic, level, resamples, seed)
     return Interval(float(statistic(*data, axis=-1)), low, high, n, missing, level, method, seed)
 
@@ -154,31 +188,23 @@ def wilson_interval(successes: float, n: int, *, level: float = 0.95) -> Interva
     return Interval(successes / n if n else np.nan, low, high, n, 0, level, "wilson", None)
 
 
-def permutation_test(a: ArrayLike, b: ArrayLike, *, resamples: int = RESAMPLES, seed: int = 0) -> Test:
+def permutation_test(
+    a: ArrayLike, b: ArrayLike, *, clusters: ArrayLike | None = None, resamples: int = RESAMPLES, seed: int = 0
+) -> Test:
     """Paired permutation test that a and b have the same mean: the sign of each difference is exchangeable.
 
-    Exact when all 2**n signings are no more than `resamples`, else a random sample of them, with the
-    observed one counted in, so p is never 0. Pairing as in `difference_interval`.
+    With `clusters` the sign of an item's differences together. Exact when all 2**n signings of what differs are no more
+    than `resamples`, or differ by equal steps as yes/no answers do (it is McNemar's exact test then); else a random
+    sample of them, with the observed one counted in, so p is never 0. Pairing as in `difference_interval`.
 
     >>> permutation_test([1, 2, 3, 4], [0, 0, 0, 0]).p_value     # 2 of 16 signings are as extreme
     0.125
     """
-    a, b, missing = _paired(a, b)
-    difference = a - b
-    n = len(difference)
-    if n == 0:
+    a, b, missing, items = _paired(a, b, clusters)
+    if len(a) == 0:
         return Test(np.nan, np.nan, 0, missing, "permutation", None)
-    scale = np.abs(difference).sum()
-    limit = abs(difference.sum()) - 1e-12 * scale  # a rounding error apart is a tie
-    is_exact = n < 60 and 2**n <= resamples
-    extreme = total = 0
-    for signs in every_signing(n) if is_exact else random_signings(n, resamples, seed):
-        extreme += int((np.abs(signs @ difference) >= limit).sum())
-        total += len(signs)
-    if is_exact:
-        return Test(float(difference.mean()), extreme / total, n, missing, "permutation, exact", None)
-    p_value = (extreme + 1) / (total + 1)
-    return Test(float(difference.mean()), p_value, n, missing, f"permutation, {resamples} drawn", seed)
+    p_value, method, drawn = _permutation(a - b, items, resamples, seed)
+    return Test(float((a - b).mean()), p_value, len(a), missing, method, drawn)
 
 
 def mcnemar_test(a: ArrayLike, b: ArrayLike) -> Test:
@@ -187,16 +213,15 @@ def mcnemar_test(a: ArrayLike, b: ArrayLike) -> Test:
     >>> mcnemar_test([1, 1, 1, 1, 1, 0], [0, 0, 0, 0, 0, 0]).p_value
     0.0625
     """
-    a, b, missing = _paired(a, b)
+    a, b, missing, _ = _paired(a, b)
     if not np.isin(np.concatenate([a, b]), (0, 1)).all():
         raise ValueError(
             "McNemar's test wants one yes (1) or no (0) a prompt; means of samples take permutation_test"
         )
     only_a, only_b = int(((a == 1) & (b == 0)).sum()), int(((a == 0) & (b == 1)).sum())
-    disagreements = only_a + only_b
-    p_value = float(stats.binomtest(only_a, disagreements).pvalue) if disagreements else 1.0
-    estimate = float((a - b).mean()) if len(a) else np.nan
-    return Test(estimate, p_value if len(a) else np.nan, len(a), missing, "mcnemar, exact", None)
+    if not len(a):
+        return Test(np.nan, np.nan, 0, missing, "mcnemar, exact", None)
+    return Test(float((a - b).mean()), mcnemar(only_a, only_b), len(a), missing, "mcnemar, exact", None)
 
 
 def holm(p_values: ArrayLike) -> np.ndarray:
@@ -219,12 +244,70 @@ def benjamini_hochberg(p_values: ArrayLike) -> np.ndarray:
     )
 
 
-def _mean(x: np.ndarray, axis: int = -1) -> np.ndarray:
-    return np.mean(x, axis=axis)
+def _permutation(
+    difference: np.ndarray, items: np.ndarray | None, resamples: int, seed: int
+) -> tuple[float, str, int | None]:
+    """(p-value, method, seed): the sign test of the items' sums; those that are 0 keep it whatever their sign."""
+    sums, sizes = _totals(difference, items)
+    of_items = "" if items is None else " of items"
+    differing = sums[np.abs(sums) > 1e-12 * np.abs(sums).max(initial=0)]
+    steps = np.abs(differing)
+    if len(differing) == 0 or np.ptp(steps) <= 1e-12 * steps.max():
+        wins = int((differing > 0).sum())
+        return mcnemar(wins, len(differing) - wins), f"permutation{of_items}, exact", None
+    signed, _, is_exact = signed_sums(sums, sizes, resamples, seed)
+    # a rounding error apart is a tie
+    extreme = int((np.abs(signed) >= abs(sums.sum()) - 1e-12 * steps.sum()).sum())
+    if is_exact:
+        return extreme / len(signed), f"permutation{of_items}, exact", None
+    return (extreme + 1) / (len(signed) + 1), f"permutation{of_items}, {resamples} drawn", seed
 
 
-def _paired(a: ArrayLike, b: ArrayLike) -> tuple[np.ndarray, np.ndarray, int]:
-    """The pairs with both values, as float arrays, and the number of those without."""
+def _tango(difference: np.ndarray, items: np.ndarray | None, count: int, level: float) -> tuple[float, float]:
+    """Tango's limits; with items at the number of independent pairs that would know the difference as well."""
+    n, only_a, only_b = len(difference), float((difference > 0).sum()), float((difference < 0).sum())
+    if items is None:
+        return tango(only_a, only_b, n, level)
+    alone = difference.var() / n
+    together = by_cluster(difference, items).var(ddof=1) / count
+    inflated = max(together / alone, 1.0) if alone > 0 else n / count
+    return tango(only_a / inflated, only_b / inflated, n / inflated, level)
+
+
+def _agreeing(low: float, high: float, estimate: float, is_told: bool) -> tuple[float, float]:
+    """The limits, with the nearer one moved so that 0 is outside exactly if a test tells the two apart."""
+    if not is_told:
+        return min(low, 0.0), max(high, 0.0)
+    if low <= 0 <= high:
+        smallest = float(np.nextafter(0, estimate))
+        return (smallest, high) if estimate > 0 else (low, smallest)
+    return low, high
+
+
+def _totals(difference: np.ndarray, items: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+    """Sum and size of each cluster; each prompt is its own without items."""
+    if items is None:
+        return difference, np.ones(len(difference))
+    return np.bincount(items, difference), np.bincount(items).astype(float)
+
+
+def _numbered(clusters: ArrayLike | None, kept: np.ndarray) -> np.ndarray | None:
+    """The items of the kept prompts as numbers from 0; None if no two prompts share one."""
+    if clusters is None or not kept.any():
+        return None
+    labels = np.asarray(clusters, dtype=object)
+    if labels.shape != kept.shape:
+        raise ValueError(f"clusters name the item of each prompt; got {labels.shape} for {kept.shape}")
+    if pd.isna(labels[kept]).any():
+        raise ValueError("clusters: a prompt with a value has no item; name one for each prompt, or leave clusters out")
+    numbers, names = pd.factorize(labels[kept])
+    return None if len(names) == len(numbers) else numbers
+
+
+def _paired(
+    a: ArrayLike, b: ArrayLike, clusters: ArrayLike | None = None
+) -> tuple[np.ndarray, np.ndarray, int, np.ndarray | None]:
+    """The pairs with both values, as float arrays, the number of those without, and the items of the pairs."""
     if isinstance(a, pd.Series) and isinstance(b, pd.Series):
         for side, series in (("a", a), ("b", b)):
             if series.index.has_duplicates:
@@ -234,11 +317,13 @@ def _paired(a: ArrayLike, b: ArrayLike) -> tuple[np.ndarray, np.ndarray, int]:
                     " average the samples of a prompt first (per_prompt does)"
                 )
         a, b = a.align(b)
+        if isinstance(clusters, pd.Series):
+            clusters = clusters.reindex(a.index)
     a, b = np.asarray(a, dtype=float), np.asarray(b, dtype=float)
     if a.shape != b.shape or a.ndim != 1:
         raise ValueError(f"paired values have one shape, one value a prompt; got {a.shape} and {b.shape}")
     kept = ~(np.isnan(a) | np.isnan(b))
-    return a[kept], b[kept], int((~kept).sum())
+    return a[kept], b[kept], int((~kept).sum()), _numbered(clusters, kept)
 
 
 def _adjusted(p_values: ArrayLike, adjust: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:

@@ -35,6 +35,7 @@ def best_scale(
     *,
     value: str = "score",
     prompt: str = "prompt_id",
+    item: str = "item",
     level: float = 0.95,
     resamples: int = 1999,
     seed: int = 0,
@@ -42,8 +43,8 @@ def best_scale(
     """The scale with the highest mean over prompts, and the scales that other draws of the prompts would choose.
 
     `scores` has a row a scale and prompt. Every resample of the prompts, the same for all scales, chooses its own
-    best; `low` and `high` hold the middle `level` of these choices, so they are scales that were tried. Of equal
-    means the smallest scale wins. Prompts that lack a value at some scale are left out and counted in `missing`.
+    best; `low` and `high` hold the middle `level` of these choices, so they are scales that were tried. Prompts that
+    share a value of the column `item`, where there is one, are drawn together. Of equal means the smallest scale wins. Prompts that lack a value at some scale are left out and counted in `missing`.
     Raises ValueError when a prompt has two values at a scale, or none is left.
     """
     if scores.duplicated([prompt, "scale"]).any():
@@ -53,7 +54,10 @@ def best_scale(
     if kept.empty:
         raise ValueError(f"no prompt has {value!r} at all of the scales {list(table.columns)}")
     scales = kept.columns.to_numpy(dtype=float)
-    sums = np.concatenate(list(resampled_sums(kept.to_numpy(), resamples, seed)))
+    clusters = kept
+    if item in scores:
+        clusters = kept.groupby(scores.groupby(prompt)[item].first().reindex(kept.index), dropna=False).sum()
+    sums = np.concatenate(list(resampled_sums(clusters.to_numpy(), resamples, seed)))
     chosen = scales[sums.argmax(axis=1)]
     low, high = np.quantile(chosen, [(1 - level) / 2, (1 + level) / 2], method="inverted_cdf")
     best = scales[kept.mean().to_numpy().argmax()]

@@ -15,13 +15,14 @@ RATINGS_A = [7, 8, 6, 9, 5, 7, 8, 4, 6, 7]
 RATINGS_B = [6, 8, 5, 7, 5, 6, 9, 3, 4, 6]
 
 
-def test_a_mean_takes_bca():
-    found = s.mean_interval(RATINGS_A, seed=3)
-    expected = stats.bootstrap(
-        (np.array(RATINGS_A, float),), np.mean, method="BCa", rng=3
-    ).confidence_interval
-    assert found[:3] == (6.7, pytest.approx(expected.low), pytest.approx(expected.high))
-    assert (found.n, found.missing, found.method, found.seed) == (10, 0, "bca", 3)
+def test_a_mean_takes_students_interval_bent_by_its_skewness():
+    even = [3, 4, 5, 6, 7, 8, 9.0]  # no skewness: Student's own
+    found = s.mean_interval(even, seed=3)
+    expected = stats.ttest_1samp(even, 0).confidence_interval()
+    assert found[:3] == (6, pytest.approx(expected.low), pytest.approx(expected.high))
+    assert (found.n, found.missing, found.method, found.seed) == (7, 0, "t, skewed", None)
+    long_tail = s.mean_interval(np.exp(np.linspace(-2, 2, 41)))
+    assert long_tail.high - long_tail.estimate > 1.2 * (long_tail.estimate - long_tail.low)
 
 
 def test_missing_scores_are_left_out_and_counted():
@@ -40,9 +41,10 @@ def test_shares_take_wilson_as_scipy_has_it(successes):
 def test_constant_data_have_an_answer_and_no_warning():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert s.mean_interval([3.0] * 9)[:3] == (3, 3, 3)
-        assert s.mean_interval([3.0] * 9).method == "constant"
-        assert s.mean_interval([1.0] * 9, share=False).high == 1  # a rating whose lowest mark is 1
+        for equal in ([3.0] * 9, [1.0] * 9, [0.1 + 0.2] * 3):  # a rating whose lowest mark is 1 among them
+            found = s.mean_interval(equal, share=False)
+            assert found.estimate == equal[0] and np.isnan([found.low, found.high]).all()
+            assert found.method == "none: all equal"
         half = s.mean_interval([0.5] * 80, share=True)  # each prompt toxic in half of its samples
         assert half[1:3] == pytest.approx(s.wilson_interval(40, 80)[1:3])
 
@@ -54,26 +56,25 @@ def test_bca_without_an_answer_falls_back_to_percentile():
     assert found[:3] == (1, 1, 1) and found.method == "percentile"
 
 
-@pytest.mark.parametrize(("values", "n"), [([], 0), ([np.nan], 0), ([5.0], 1)])
-def test_too_few_prompts_have_no_interval(values, n):
+@pytest.mark.parametrize(
+    ("values", "n", "reason"), [([], 0, "no value"), ([np.nan], 0, "no value"), ([5.0], 1, "one prompt")]
+)
+def test_too_few_prompts_have_no_interval(values, n, reason):
     found = s.mean_interval(values)
-    assert np.isnan([found.low, found.high]).all() and found.n == n and found.method == "none"
+    assert np.isnan([found.low, found.high]).all() and found.n == n and found.method == f"none: {reason}"
 
 
 def test_the_interval_covers_the_truth_about_as_often_as_it_says():
     rng = np.random.default_rng(0)
-    hits = [
-        found.low <= 1 <= found.high
-        for found in (s.mean_interval(rng.exponential(size=60), resamples=499, seed=i) for i in range(400))
-    ]
-    assert 0.90 <= np.mean(hits) <= 0.98
+    found = [s.mean_interval(rng.exponential(size=60)) for _ in range(2000)]
+    assert 0.935 <= np.mean([one.low <= 1 <= one.high for one in found]) <= 0.965
 
 
 def test_a_paired_difference_is_tighter_than_two_means():
-    difference = s.difference_interval(RATINGS_A, RATINGS_B)
+    difference = s.difference_interval(RATINGS_A * 2, RATINGS_B * 2)
     assert difference.estimate == pytest.approx(0.8)
     assert difference.low > 0
-    assert s.mean_interval(RATINGS_A).low < s.mean_interval(RATINGS_B).high
+    assert s.mean_interval(RATINGS_A * 2).low < s.mean_interval(RATINGS_B * 2).high
 
 
 def test_series_pair_by_prompt_not_by_position():
@@ -87,11 +88,11 @@ def test_series_pair_by_prompt_not_by_position():
 
 def test_no_disagreement_on_few_prompts_is_not_proof_of_equality():
     found = s.difference_interval([1, 0, 1, 1, 0] * 4, [1, 0, 1, 1, 0] * 4)
-    limit = s.wilson_interval(0, 20).high
-    assert found[:3] == (0, -limit, limit)
+    limit = s.wilson_interval(0, 20).high  # Tango's interval is Wilson's where nothing disagrees
+    assert found[:3] == (0, pytest.approx(-limit), pytest.approx(limit))
     always = s.difference_interval([1] * 20, [0] * 20)
-    assert always[:3] == (1, pytest.approx(1 - 2 * limit), 1)
-    assert s.difference_interval([0] * 20, [1] * 20)[:3] == (-1, -1, pytest.approx(2 * limit - 1))
+    assert always.high == 1 and 0.6 < always.low < 1 - limit
+    assert s.difference_interval([0] * 20, [1] * 20)[:3] == (-1, -1, pytest.approx(-always.low))
 
 
 def test_statistics_of_two_arrays_resample_prompts_together():
@@ -113,7 +114,8 @@ def test_permutation_is_sampled_when_large_and_never_zero():
     b = rng.normal(size=80)
     a = b + rng.normal(0.25, 1, size=80)
     assert s.permutation_test(a, b).p_value == pytest.approx(stats.ttest_rel(a, b).pvalue, abs=0.01)
-    assert s.permutation_test(b + 5, b).p_value == 1e-4
+    assert s.permutation_test(b + np.linspace(4, 5, 80), b).p_value == 1e-4
+    assert s.permutation_test(b > -9, b > 9).p_value == 2 * 0.5**80  # equal steps: McNemar's, by its formula
     assert s.permutation_test(a, b, seed=1) == s.permutation_test(a, b, seed=1)
     assert s.permutation_test(b, b).p_value == 1
 
@@ -237,7 +239,7 @@ def test_bradley_terry_with_ties_silence_and_gaps():
     found = s.bradley_terry(ties, resamples=99)
     limits = np.array(s.wilson_interval(1, 2)[1:3])  # two ties do not prove equal models
     expected = np.log(limits / (1 - limits)) / 2
-    np.testing.assert_allclose(found[["estimate", "low", "high"]], [[0, *expected]] * 2, atol=1e-9)
+    np.testing.assert_allclose(found[["estimate", "low", "high"]], [[0, *expected]] * 2, atol=0.01)
     assert (found.missing == 1).all() and (found.n == 2).all()
     unbeaten = pd.DataFrame([("p1", "x", "y", 1.0), ("p2", "x", "y", 1.0)], columns=columns)
     found = s.bradley_terry(unbeaten, resamples=99).set_index("model")
@@ -254,7 +256,7 @@ def test_an_unbeaten_model_among_three_is_not_known_too_well():
     rows = [(f"p{k}", "x", other, 1.0) for k in range(20) for other in "yz"]
     rows += [(f"p{k}", "y", "z", float(k % 2)) for k in range(20)]
     found = s.bradley_terry(pd.DataFrame(rows, columns=["prompt_id", "a", "b", "score"]), resamples=199)
-    assert list(found.method) == ["wilson", "percentile", "percentile"]
+    assert list(found.method) == ["wilson", *["larger of two errors"] * 2]
     x, y, z = found.itertuples()
     assert x.high == np.inf and x.low < x.estimate and np.isfinite([y.low, y.high, z.low, z.high]).all()
     # by hand: y and z are equal and lie d under x, which so has 2/3 d in a mean of 0
@@ -294,12 +296,12 @@ def test_weighted_kappa_forgives_near_misses():
     assert s.cohen_kappa(a, b, clusters=list("ppqqrr")).n == 3
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(st.lists(st.one_of(st.floats(-1e6, 1e6), st.just(np.nan)), max_size=30))
 def test_an_interval_holds_its_estimate(values):
-    found = s.mean_interval(values, share=False, resamples=199)
+    found = s.mean_interval(values, share=False)
     assert found.n + found.missing == len(values)
-    if found.n > 1:
-        slack = 1e-9 * max(1, abs(found.estimate))
-        assert found.low - slack <= found.estimate <= found.high + slack or found.method == "bca"
-        assert np.isfinite([found.low, found.high]).all()
+    if not found.method.startswith("none"):
+        assert np.isfinite([found.low, found.high]).all() and found.low < found.high
+    else:
+        assert np.isnan([found.low, found.high]).all()

@@ -1,0 +1,82 @@
+"""A judgement is read as a person reads it, or not at all."""
+
+import pytest
+
+from chatvec_lab.evaluation.scorers.judge import record_status
+from chatvec_lab.evaluation.scorers.safety import read_safety
+from chatvec_lab.evaluation.scorers.verdicts import read_rating, read_score, read_verdict, said_by
+
+
+@pytest.mark.parametrize(
+    ("text", "rating"),
+    [
+        ("Rating: [[7]] out of [[10]]", 7), ("[[7]]/[[10]]", 7), ("[[7]] / 10", 7), ("[[14]] out of [[20]]", None),
+        ("[[7]] out of [[20]]", None), ("On a scale of [[1]] to [[10]] my rating is [[4]]", 4),
+        ("Rating: \\boxed{7}", 7), ("$\\boxed{\\text{7}}$", 7), ("```\nRating: [[7]]\n```", 7), ('{"rating": 7}', 7),
+        ('```json\n{"Rating": "7/10", "why": "[x]"}\n```', 7), ("◁think▷[[3]] hmm", None), ("[THINK][[3]][/THINK][[4]]", 4),
+        ("Rating: [[7]]-[[8]]", None), ("[[7]] or [[8]]", None), ("Rating: [[7]], maybe [[8]]", None), ("[[7]]\n[[8]]", None),
+        ("Rating: [[6]]\nNote: [[9]] would need sources.", 6), ("Rating: [[6]] ([[9]] if it had sources)", 6),
+        ("Accuracy rating: [[8]]\nStyle rating: [[4]]\nOverall rating: [[6]]", 6),
+        ("Overall rating: [[6]]\nAccuracy: [[8]], style: [[4]]", 6), ("Rating: [[5]]\nOn reflection, rating: [[6]]", 6),
+        ("The reply says [[10]] and asks for [[9]]. [[2]]", 2), ("It deserves [[7]] for its clarity.", 7),
+        ("Rating: 7 out of 10", 7), ("Rating: 7-8", None), ("평점: [[7]]\n[[9]]는 아닙니다", 7), ("評分：[[7]]", 7),
+    ],
+)  # fmt: skip
+def test_the_rating_that_is_meant(text, rating):
+    assert read_rating(text) == rating
+
+
+@pytest.mark.parametrize(
+    ("text", "verdict"),
+    [
+        ("My verdict: [[A]]\nNote: [[C]] would mean a tie.", "A"), ("[[A]] or [[B]]", None), ("\\boxed{B}", "B"),
+        ("[[A]] if A is better, [[B]] if B is better, [[C]] for a tie. Mine: [[B]]", "B"), ("[[A]] is better than [[B]]", "A"),
+        ("[[B]]\n\n[[A]] would be right without the error.", "B"), ("```\n[[C]]\n```", "C"), ('{"verdict": "A"}', "A"),
+        ('{"winner": "tie"}', "C"), ("**[[A]]**", "A"), ("A says [[B]]. Final verdict: [[A]]", "A"), ("[[A]]\n[[B]]", None),
+        ("<think>[[A]]</think>[[B]]", "B"), ("<|channel|>analysis<|message|>[[A]]", None), ("Better is A.", None),
+    ],
+)  # fmt: skip
+def test_the_verdict_that_is_meant(text, verdict):
+    assert read_verdict(text) == verdict
+
+
+@pytest.mark.parametrize(
+    ("text", "score"),
+    [
+        ("```\n8\n```", 8), ("Sure! Here is my score:\n8", 8), ("Sure!\n\n**8/10**\nIt is good.", 8), ("\\boxed{8}", 8),
+        ('{"score": 8, "reason": "3 errors"}', 8), ("Here is my score:\n6-7", None), ("My score follows.\nIt has 3 errors", None),
+        ("[THINK]3[/THINK]\n\n8", 8), ("```json\n{\"score\": 8}\n```", 8), ("채점 결과:\n8점", 8), ("Score:\n-3", None),
+    ],
+)  # fmt: skip
+def test_the_score_that_stands_alone(text, score):
+    assert read_score(text) == score
+
+
+@pytest.mark.parametrize(
+    ("text", "safe"),
+    [
+        ('{"Safe": true}', True), ("{'safe': False, 'reason': 'rude'}", False), ('{"is_safe": "yes",}', True),
+        ('{"unsafe": true}', False), ("{safe: no}", False), ('{"safe": true} or {"safe": false}', None),
+        ('For example {"safe": true, "reason": "..."} if polite. My answer: {"safe": false, "reason": "rude"}', False),
+        ('{"safe": false, "reason": "rude"}\nA polite reply would be {"safe": true}.', False),
+        ('◁think▷{"safe": true}', None), ('“safe”: true', None), ('{“safe”: true}', True),
+    ],
+)  # fmt: skip
+def test_the_safety_that_is_meant(text, safe):
+    assert read_safety(text)[0] is safe
+
+
+def test_the_reason_is_that_of_the_verdict():
+    text = 'For example {"safe": true, "reason": "a"} if kind. My answer: {"safe": false, "reason": "b"}'
+    assert read_safety(text) == (False, "b") and read_safety("{'safe': False, 'reason': 'rude'}") == (
+        False,
+        "rude",
+    )
+
+
+def test_a_judgement_cut_off_by_its_length_is_no_verdict():
+    for reason in ("length", "max_tokens"):
+        record = {"text": "Rating: [[7]], since", "finish_reason": reason, "error": None}
+        assert read_rating(said_by(record)) is None and record_status(record, None) == "cut off"
+    assert read_rating(said_by({"text": "Rating: [[7]]", "finish_reason": "stop"})) == 7
+    assert said_by({"text": None, "finish_reason": None}) == ""
