@@ -4,13 +4,14 @@ Batches are cut from the list of prompts alone, so a run that was killed goes on
 finished batch is a file. Replies are kept raw: what is measured on them is computed from this table.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
 import pandas as pd
 from tqdm import tqdm
 
+from chatvec_lab.evaluation.asking.rendering import ChatTemplate
 from chatvec_lab.evaluation.asking.responses import (
     Conversation,
     Decoding,
@@ -19,11 +20,13 @@ from chatvec_lab.evaluation.asking.responses import (
     check_template,
     conversations,
     digest,
+    kept_date,
     plain_text,
     reply_row,
     responses_table,
     some,
 )
+from chatvec_lab.evaluation.asking.thinking import marks_kept, split
 from chatvec_lab.evaluation.statistics.comparison import Interval, mean_interval
 
 __all__ = ["batch_disagreement", "end_ids", "respond"]
@@ -36,6 +39,8 @@ def respond(
     *,
     template: Literal["chat", "plain"] = "chat",
     system: str | None = None,
+    template_arguments: Mapping | None = None,
+    template_date: str | None = None,
     max_tokens: int = 256,
     temperature: float = 0.0,
     top_p: float = 1.0,
@@ -54,11 +59,15 @@ def respond(
     Columns: prompt_id, set, language, turn (from 1), sample (from 0), prompt (what the user said in this
     turn), response, tokens (of the response, the one that ends it not counted), finish_reason ("stop",
     "length", or "context" when earlier turns left no room: the response is then empty), seed (missing
-    when greedy).
+    when greedy), thinking_format (what `thinking.split` takes the response apart by), template_date (what the
+    chat template was given as today, if it writes a date). The response is raw: thoughts stay in it.
 
-    prompts: see `conversations`. In later turns the model sees its own earlier replies.
+    prompts: see `conversations`. In later turns the model sees its own earlier answers, without their thoughts.
     template: "chat" renders the tokenizer's chat template, with `system` as its system prompt; "plain" lets
       the model continue the bare text (CP models, RealToxicityPrompts); later turns then follow on new lines.
+      A template that drops a message is a ValueError.
+    template_arguments: for the chat template, such as {"enable_thinking": False}.
+    template_date: the day ("2026-11-28") of a template that writes one; None is that of the run in `out`, else today.
     temperature: 0 is greedy; above it, each reply is drawn from `seed`, its prompt_id, sample and turn.
     stop: strings that end a reply and are cut off, beside the end tokens of model, tokenizer and template.
     context: the most tokens of prompt and reply together; None is the model's max_position_embeddings.
@@ -68,8 +77,16 @@ def respond(
     """
     decoding = Decoding(max_tokens, temperature, top_p, top_k, repetition_penalty, tuple(stop))
     decoding.check_samples(samples)
+    check_template(template, system)
     talks = conversations(prompts)
-    speaker = _Speaker(model, tokenizer, decoding, template, system, seed, context)
+    chat = None
+    if template == "chat":
+        chat = ChatTemplate(
+            _with_template(tokenizer), date=template_date or kept_date(out), arguments=template_arguments
+        )
+    elif template_arguments:
+        raise ValueError("template_arguments are for template='chat'; plain text has no template.")
+    speaker = _Speaker(model, tokenizer, decoding, chat, system, seed, context)
     batches = _batches(talks, speaker.first_lengths(talks), samples, batch_size)
     settings = {
         **vars(decoding),
@@ -80,6 +97,8 @@ def respond(
         "context": speaker.context,
         "batch_size": batch_size,
     }
+    settings |= {"template_arguments": dict(template_arguments)} if template_arguments else {}
+    settings |= {"template_date": chat.date} if chat is not None and chat.date else {}
     identity = _identity(model, tokenizer, talks) if out is not None else {}
     parts = Parts(out, settings, identity)
     was_training = model.training
@@ -124,39 +143,29 @@ def _batches(talks, lengths, samples: int, batch_size: int) -> list[list[tuple[C
 class _Speaker:
     """A model, its tokenizer and its settings: turns a batch of conversations into rows of replies."""
 
-    def __init__(self, model, tokenizer, decoding, template, system, seed, context):
-        check_template(template, system)
-        if template == "chat" and not tokenizer.chat_template:
-            raise ValueError(
-                "template='chat', but the tokenizer has no chat template. Take the chat model's tokenizer, "
-                "set tokenizer.chat_template, or ask for template='plain'."
-            )
+    def __init__(self, model, tokenizer, decoding, chat: ChatTemplate | None, system, seed, context):
         self.model, self.tokenizer, self.decoding = model, tokenizer, decoding
-        self.template, self.system, self.seed = template, system, seed
+        self.chat, self.system, self.seed = chat, system, seed
         self.context = context or getattr(model.config.get_text_config(), "max_position_embeddings", None)
-        self.end_ids = end_ids(model, tokenizer, template)
+        self.end_ids = end_ids(model, tokenizer, "plain" if chat is None else "chat")
+        self.hidden_ids = _hidden_ids(tokenizer)
 
     def encode(self, talks: list[Conversation], replies: list[list[str]]) -> list[list[int]]:
         """Token ids that the model sees before its next reply, given its earlier replies."""
         if not talks:
             return []
         turns = zip(talks, replies, strict=True)
-        if self.template == "chat":
+        if self.chat is not None:
             texts = [self._rendered(talk, said) for talk, said in turns]
             return self.tokenizer(texts, add_special_tokens=False)["input_ids"]
         return self.tokenizer([plain_text(talk.turns, said) for talk, said in turns])["input_ids"]
 
     def _rendered(self, talk: Conversation, said: list[str]) -> str:
-        from jinja2 import TemplateError
-
-        messages = chat_messages(talk.turns, said, self.system)
+        answers = [split(text, self.chat.thinking_format).answer or "" for text in said]
         try:
-            return self.tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
-        except TemplateError as error:
-            roles = ", ".join(message["role"] for message in messages)
-            raise ValueError(
-                f"The chat template refuses {talk.prompt_id!r} (roles {roles}): {error}"
-            ) from error
+            return self.chat.render(chat_messages(talk.turns, answers, self.system))
+        except ValueError as error:
+            raise ValueError(f"{talk.prompt_id!r} cannot be asked. {error}") from error
 
     def first_lengths(self, talks: list[Conversation]) -> list[int]:
         """Tokens of each first prompt; ValueError lists all that are empty or leave no room for a reply."""
@@ -194,6 +203,8 @@ class _Speaker:
                     tokens=tokens,
                     finish_reason=reason,
                     seed=None if self.decoding.is_greedy else self.seed,
+                    thinking_format="auto" if self.chat is None else self.chat.thinking_format,
+                    template_date=None if self.chat is None else self.chat.date,
                 )
                 rows.append(row)
         return rows
@@ -227,7 +238,25 @@ class _Speaker:
         return found
 
     def _text(self, ids: list[int]) -> str:
-        return self.tokenizer.decode(ids, skip_special_tokens=True)
+        """The reply's text, without special tokens other than the marks of a thought."""
+        return self.tokenizer.decode([i for i in ids if i not in self.hidden_ids])
+
+
+def _hidden_ids(tokenizer) -> frozenset[int]:
+    """The special tokens that no reply shows: all but the marks of a thought."""
+    special = {i: str(token) for i, token in tokenizer.added_tokens_decoder.items() if token.special}
+    special |= dict(zip(tokenizer.all_special_ids, tokenizer.all_special_tokens, strict=True))
+    marks = marks_kept(special.values())
+    return frozenset(i for i, token in special.items() if token not in marks)
+
+
+def _with_template(tokenizer):
+    if not tokenizer.chat_template:
+        raise ValueError(
+            "template='chat', but the tokenizer has no chat template. Take the chat model's tokenizer, "
+            "set tokenizer.chat_template, or ask for template='plain'."
+        )
+    return tokenizer
 
 
 def end_ids(model, tokenizer, template: Literal["chat", "plain"] = "chat") -> frozenset[int]:
@@ -240,9 +269,7 @@ def end_ids(model, tokenizer, template: Literal["chat", "plain"] = "chat") -> fr
     if tokenizer.eos_token_id is not None:
         found.add(tokenizer.eos_token_id)
     if template == "chat":
-        marker = "chatvec"
-        turns = [{"role": "user", "content": marker}, {"role": "assistant", "content": marker}]
-        after = tokenizer.apply_chat_template(turns, tokenize=False).rpartition(marker)[2].strip()
+        after = ChatTemplate(tokenizer).after_reply().strip()
         ids = tokenizer(after, add_special_tokens=False)["input_ids"] if after else []
         if ids and ids[0] in {*tokenizer.all_special_ids, *tokenizer.added_tokens_decoder}:
             found.add(ids[0])

@@ -27,6 +27,7 @@ __all__ = [
     "claim",
     "conversations",
     "digest",
+    "kept_date",
     "key_of",
     "plain_text",
     "random_stream",
@@ -37,7 +38,7 @@ __all__ = [
 
 COLUMNS = [
     *("prompt_id", "set", "language", "turn", "sample"),
-    *("prompt", "response", "tokens", "finish_reason", "seed"),
+    *("prompt", "response", "tokens", "finish_reason", "seed", "thinking_format", "template_date"),
 ]
 _NUMBERS = ("turn", "sample", "tokens", "seed")
 _SCHEMA = pa.schema([(name, pa.int64() if name in _NUMBERS else pa.string()) for name in COLUMNS])
@@ -182,17 +183,19 @@ def reply_row(
     tokens: int | None,
     finish_reason: str | None,
     seed: int | None,
+    thinking_format: str = "auto",
+    template_date: str | None = None,
 ) -> dict:
     """One row of the responses table; turns count from 1, samples from 0."""
     values = (*talk[:3], turn, sample, talk.turns[turn - 1], response, tokens, finish_reason, seed)
-    return dict(zip(COLUMNS, values, strict=True))
+    return dict(zip(COLUMNS, (*values, thinking_format, template_date), strict=True))
 
 
 def responses_table(rows: list[dict], talks: list[Conversation]) -> pd.DataFrame:
     """The rows as a table with fixed columns and dtypes, in the order of the conversations, sample, turn."""
     place = {talk.key: number for number, talk in enumerate(talks)}
     rows = sorted(rows, key=lambda row: (place[key_of(row)], row["sample"], row["turn"]))
-    text = dict.fromkeys(("prompt_id", "set", "language", "prompt", "response", "finish_reason"), "str")
+    text = dict.fromkeys([name for name in COLUMNS if name not in _NUMBERS], "str")
     numbers = {"turn": "int64", "sample": "int64", "tokens": "Int64", "seed": "Int64"}
     return pd.DataFrame(rows, columns=COLUMNS).astype(text | numbers)
 
@@ -230,6 +233,14 @@ class Parts:
         if self.folder is not None:
             table = pa.Table.from_pylist(rows, schema=_SCHEMA)
             _write_whole(self.folder / f"{name}.parquet", lambda file: pq.write_table(table, file))
+
+
+def kept_date(folder: str | Path | None) -> str | None:
+    """The date that the templates of an unfinished run in this folder were given; None without one."""
+    path = None if folder is None else Path(folder) / "run.json"
+    if path is None or not path.exists():
+        return None
+    return json.loads(path.read_text(encoding="utf-8")).get("template_date")
 
 
 def claim(folder: Path, run: dict) -> None:

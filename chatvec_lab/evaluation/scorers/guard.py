@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+from chatvec_lab.evaluation.asking.rendering import ChatTemplate
+
 __all__ = ["GuardVerdict", "LocalGuard", "read_guard"]
 
 
@@ -62,7 +64,8 @@ class LocalGuard:
         if not asked:
             return records
         model, tokenizer = self._load()
-        prompts = {i: tokenizer.apply_chat_template(questions[i], tokenize=False) for i in asked}
+        chat = ChatTemplate(tokenizer)
+        prompts = {i: chat.render(questions[i], is_asked=False) for i in asked}
         asked.sort(key=lambda i: len(prompts[i]))
         for start in range(0, len(asked), self._batch_size):
             batch = asked[start : start + self._batch_size]

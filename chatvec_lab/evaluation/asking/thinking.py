@@ -1,0 +1,300 @@
+"""What a reply thinks and what it answers, told apart when it is read: the response itself is never altered.
+
+Reasoning models write a thought before their answer, each family between marks of its own. A format is a row of
+FORMATS, with a version; which one a reply is in follows from its chat template (`format_of`), or "auto" looks for
+the marks of any. A mark in quotation marks or backticks is spoken about, not used.
+"""
+
+import re
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+
+__all__ = [
+    "FORMATS",
+    "Format",
+    "Split",
+    "answer_of",
+    "answers",
+    "format_of",
+    "marks_kept",
+    "split",
+    "thinking_scores",
+    "with_answers",
+]
+
+
+class Format(NamedTuple):
+    """How a thought is marked: `opening` begins it, `closing` ends it; `wrapping` may stand around the answer."""
+
+    version: int
+    opening: str
+    closing: str
+    wrapping: tuple[str, ...] = ()
+
+
+FORMATS = {
+    # Qwen3, QwQ, DeepSeek-R1, GLM, SmolLM3, Kimi-K2, Phi-4-reasoning; Granite and Hunyuan wrap the answer
+    "think": Format(1, "<think>", "</think>", ("<answer>", "</answer>", "<response>", "</response>")),
+    "magistral": Format(1, "[THINK]", "[/THINK]"),
+    "harmony": Format(1, "<|channel|>", "<|end|>"),  # gpt-oss: channels, of which "final" is the answer
+    "seed": Format(1, "<seed:think>", "</seed:think>"),
+    "kimi": Format(1, "◁think▷", "◁/think▷"),
+    "gemma": Format(1, "<|channel>", "<channel|>"),  # Gemma 4; the channel's name stands on its first line
+    "thought": Format(1, "<thought>", "</thought>"),  # EXAONE Deep
+    "thinking": Format(1, "<thinking>", "</thinking>", ("<output>", "</output>")),  # Reflection and its kin
+    "cohere": Format(
+        1,
+        "<|START_THINKING|>",
+        "<|END_THINKING|>",
+        ("<|START_RESPONSE|>", "<|END_RESPONSE|>", "<|START_TEXT|>", "<|END_TEXT|>"),
+    ),
+}
+_HARMONY = ("<|start|>", "<|channel|>", "<|message|>", "<|end|>", "<|return|>", "<|call|>", "<|constrain|>")
+_INSIDE = ":inside"  # of a format's name: the template opened the thought, so the reply begins within it
+
+
+class Split(NamedTuple):
+    """The parts of a reply: `thinking` is None without a thought, `answer` None if the reply never left it."""
+
+    thinking: str | None
+    answer: str | None
+    format: str  # "think/1"; "none" where there is no mark of a thought
+
+
+def split(text: str | None, format: str = "auto") -> Split:
+    """Thought and answer of one reply.
+
+    `format`: a name of FORMATS, with or without version ("think", "think/1"; "think:inside" or "think/1:inside"
+    where the prompt had opened the thought already), "none", or "auto". Raises ValueError for any other.
+
+    >>> split("<think>\\nTwo and two.\\n</think>\\n\\nFour.")
+    Split(thinking='Two and two.', answer='Four.', format='think/1')
+    >>> split("<think>\\nTwo and two, so").answer is None
+    True
+    >>> split("Two and two, so", "think:inside")
+    Split(thinking='Two and two, so', answer=None, format='think/1')
+    """
+    if not isinstance(text, str):
+        return Split(None, None, "none")
+    name, is_inside = _named(format)
+    if name == "auto":
+        name = _found(text)
+    if name == "none":
+        return Split(None, text, "none")
+    label = f"{name}/{FORMATS[name].version}"
+    thoughts, said = _channels(text) if name == "harmony" else _tagged(text, FORMATS[name], is_inside)
+    if thoughts is None:
+        return Split(None, said, label)
+    answer = None if said is None else _unwrapped(said, FORMATS[name].wrapping)
+    if name == "gemma":
+        thoughts = [part.removeprefix("thought\n") for part in thoughts]
+    return Split("\n\n".join(part for part in map(str.strip, thoughts) if part), answer, label)
+
+
+def answer_of(text: object) -> str | None:
+    """What a reply says behind its thought, if it has one; None if it never gets there, or is no text.
+
+    >>> answer_of("[THINK]Hm.[/THINK]Yes."), answer_of("Yes."), answer_of("<think>Hm")
+    ('Yes.', 'Yes.', None)
+    """
+    return split(text).answer
+
+
+def answers(responses: pd.DataFrame) -> list[str | None]:
+    """What scorers read of each reply: the column `answer` if there is one, else it is split off here.
+
+    The column `thinking_format` (as `respond` writes it) says in which format; without it "auto".
+    """
+    return _as_texts(responses["answer"]) if "answer" in responses else [s.answer for s in _splits(responses)]
+
+
+def with_answers(responses: pd.DataFrame, format: str | None = None) -> pd.DataFrame:
+    """The responses with the columns `thinking` and `answer` behind them; `response` is as it was.
+
+    `format` as in `split`; None takes each reply's own `thinking_format`, or "auto" where there is none.
+    `answer` is missing where generation ended inside the thought, or before a word of an answer at the last token.
+    """
+    splits = _splits(responses, format)
+    return responses.assign(
+        thinking=pd.array([s.thinking for s in splits], dtype="str"),
+        answer=pd.array([s.answer for s in splits], dtype="str"),
+    )
+
+
+def thinking_scores(responses: pd.DataFrame, *, tokenizer=None, format: str | None = None) -> pd.DataFrame:
+    """How each reply thinks, one row a reply; a reply that is missing has missing numbers.
+
+    Columns: those that identify the reply, thinks (1.0 with a thought, an empty one is none), thinking_tokens (of
+    the `tokenizer`; without one missing where there is a thought, 0 elsewhere), thinking_language (as detected, of
+    thoughts), no_answer (1.0 if it ended before an answer), ended (1.0 if it ended by itself, 0.0 cut off, NaN if
+    not told), scorer (the format, with version).
+    """
+    from chatvec_lab.evaluation._frames import identity
+    from chatvec_lab.evaluation.language import read_language
+
+    splits = _splits(responses, format)
+    is_reply = np.array([isinstance(text, str) for text in responses["response"]], dtype=bool)
+    thoughts = [(s.thinking or "").strip() for s in splits]
+    reasons = responses["finish_reason"] if "finish_reason" in responses else [None] * len(responses)
+    known = {"stop": 1.0, "eos": 1.0, "length": 0.0, "max_tokens": 0.0, "context": 0.0}
+    tokens = [_count(thought, tokenizer) for thought in thoughts]
+    return identity(responses).assign(
+        thinks=np.where(is_reply, [float(bool(t)) for t in thoughts], np.nan),
+        thinking_tokens=np.where(is_reply, np.array(tokens, dtype=float), np.nan),
+        thinking_language=pd.array([read_language(t).language if t else None for t in thoughts], dtype="str"),
+        no_answer=np.where(is_reply, [float(s.answer is None) for s in splits], np.nan),
+        ended=np.array([known.get(reason, np.nan) for reason in reasons], dtype=float),
+        scorer=[f"thinking format {s.format}" for s in splits],
+    )
+
+
+def format_of(template: str, prompt: str = "") -> str:
+    """The format that a chat template writes or reads, "auto" if it has none of the marks.
+
+    `prompt` is what the template adds for the reply to come: if it opens a thought and leaves it open, the reply
+    begins inside it.
+
+    >>> format_of("{{ content.split('</think>')[-1] }}", "<|im_start|>assistant\\n<think>\\n")
+    'think/1:inside'
+    """
+    names = [n for n, f in FORMATS.items() if f.opening in template or f.closing in template]
+    names = [
+        n for n in names if n != "harmony" or "<|channel|>" in template
+    ]  # others end turns with <|end|>, too
+    if not names:
+        return "auto"
+    form = FORMATS[names[0]]
+    is_open = names[0] != "harmony" and prompt.rfind(form.opening) > prompt.rfind(form.closing)
+    return f"{names[0]}/{form.version}{_INSIDE if is_open else ''}"
+
+
+def marks_kept(tokens: Iterable[str]) -> set[str]:
+    """Which of these special tokens mark a thought: a reply is decoded with them, its other special tokens dropped.
+
+    >>> sorted(marks_kept(["<s>", "[THINK]", "[/THINK]", "<|end|>"]))
+    ['[/THINK]', '[THINK]']
+    """
+    known, kept = set(tokens), set()
+    for name, form in FORMATS.items():
+        if form.opening in known:
+            kept |= set(_HARMONY) if name == "harmony" else {form.opening, form.closing, *form.wrapping}
+    return kept & known
+
+
+def _named(format: str) -> tuple[str, bool]:
+    """(name, whether the reply begins inside the thought)."""
+    name, inside, rest = str(format).partition(_INSIDE)
+    name, _, version = name.partition("/")
+    if name in ("auto", "none") and not version and not inside:
+        return name, False
+    if name not in FORMATS or rest or (version and version != str(FORMATS[name].version)):
+        known = ", ".join(f"{n}/{f.version}" for n, f in FORMATS.items())
+        raise ValueError(f"thinking format {format!r}: choose 'auto', 'none' or one of {known}")
+    return name, bool(inside)
+
+
+def _found(text: str) -> str:
+    """The format whose mark comes first; "none" without any."""
+    if _CHANNEL.match(text) or _BARE_CHANNEL.match(text):
+        return "harmony"
+    found = {n: next(_marks(text, f), None) for n, f in FORMATS.items() if n != "harmony"}
+    places = {n: place for n, (place, _) in ((n, mark) for n, mark in found.items() if mark)}
+    if places:
+        return min(places, key=places.get)
+    start = text.strip()  # cut off while the first mark was being written
+    cut = (n for n, f in FORMATS.items() if 1 < len(start) < len(f.opening) and f.opening.startswith(start))
+    return next(cut, "none")
+
+
+def _marks(text: str, form: Format) -> Iterable[tuple[int, str]]:
+    """(place, mark) of each opening and closing mark that is used, not spoken about."""
+    for found in re.finditer(f"{re.escape(form.opening)}|{re.escape(form.closing)}", text):
+        before, after = text[: found.start()][-1:], text[found.end() :][:1]
+        if not (before in _QUOTES and after == _QUOTES[before]):
+            yield found.start(), found[0]
+
+
+_QUOTES = {"`": "`", '"': '"', "'": "'", "“": "”", "‘": "’", "「": "」", "『": "』", "«": "»"}
+
+
+def _tagged(text: str, form: Format, is_inside: bool) -> tuple[list[str] | None, str | None]:
+    """(thoughts, what is said outside them); None for no thought, None for no answer."""
+    if len(text.strip()) > 1 and form.opening.startswith(text.strip()):
+        return [], None
+    thoughts, said, start = [], [], 0
+    is_thought = has_marks = is_inside
+    for place, mark in _marks(text, form):
+        has_marks = True
+        if (
+            mark == form.closing and not is_thought
+        ):  # its opening mark was in the prompt: all so far was thought
+            thoughts, said = [*thoughts, *said], []
+        is_before = is_thought or mark == form.closing
+        (thoughts if is_before else said).append(text[start:place])
+        is_thought, start = mark == form.opening, place + len(mark)
+    (thoughts if is_thought else said).append(text[start:])
+    if not has_marks:
+        return None, text
+    return thoughts, None if is_thought else "".join(said)
+
+
+_CHANNEL = re.compile(r"\s*(?:<\|start\|>\s*assistant\s*)?<\|channel\|>")
+_BARE_CHANNEL = re.compile(r"\s*(?:analysis|commentary)(?=[^\W\d_a-z]|.*assistantfinal)", re.DOTALL)
+_PART = re.compile(
+    r"(?:<\|start\|>\s*assistant\s*)?<\|channel\|>\s*(\w+)[^<]*(?:<\|constrain\|>[^<]*)?<\|message\|>"
+    r"(.*?)(?=<\|end\|>|<\|return\|>|<\|call\|>|<\|start\|>|<\|channel\|>|\Z)",
+    re.DOTALL,
+)
+
+
+def _channels(text: str) -> tuple[list[str] | None, str | None]:
+    """Harmony's messages by channel, also where a server dropped the special tokens between them."""
+    if "<|channel|>" in text:
+        parts = _PART.findall(text)
+        finals = [body for channel, body in parts if channel == "final"]
+        return [body for channel, body in parts if channel != "final"], "".join(finals) if finals else None
+    if len(text.strip()) > 1 and "<|channel|>".startswith(text.strip()):
+        return [], None
+    if not _BARE_CHANNEL.match(text):
+        return None, text
+    before, mark, after = text.rpartition("assistantfinal")
+    thought = re.sub(r"^\s*(?:analysis|commentary)", "", before if mark else text)
+    return [thought.replace("assistantcommentary", "\n\n").replace("assistantanalysis", "\n\n")], (
+        after if mark else None
+    )
+
+
+def _unwrapped(answer: str, marks: tuple[str, ...]) -> str:
+    """The answer without the marks around it, and without the lines between thought and answer."""
+    answer = answer.strip()
+    for opening, closing in zip(marks[::2], marks[1::2], strict=True):
+        if answer.startswith(opening):
+            answer = answer.removeprefix(opening).removesuffix(closing).strip()
+    return answer
+
+
+def _splits(responses: pd.DataFrame, format: str | None = None) -> list[Split]:
+    """Each reply's split; an empty answer that the last allowed token ended was none yet."""
+    given = responses["thinking_format"] if "thinking_format" in responses else [None] * len(responses)
+    formats = [format or (one if isinstance(one, str) else "auto") for one in given]
+    reasons = responses["finish_reason"] if "finish_reason" in responses else [None] * len(responses)
+    found = [split(text, one) for text, one in zip(_as_texts(responses["response"]), formats, strict=True)]
+    return [
+        s._replace(answer=None) if s.thinking and s.answer == "" and reason in ("length", "max_tokens") else s
+        for s, reason in zip(found, reasons, strict=True)
+    ]
+
+
+def _as_texts(column: Iterable) -> list[str | None]:
+    return [text if isinstance(text, str) else None for text in column]
+
+
+def _count(thought: str, tokenizer) -> float:
+    if not thought:
+        return 0.0
+    return (
+        np.nan if tokenizer is None else float(len(tokenizer(thought, add_special_tokens=False)["input_ids"]))
+    )
