@@ -61,11 +61,15 @@ class Exam:
         self.family, self.language, self.keep = family, language, None if keep is None else Path(keep)
         self.questions = (MicroWorld if is_nano(family) else Published)(family, prompts or {})
         named = list(scorers) or list(self.questions.scorers)
-        chosen = choose([n for n in named if n != "world"], services, keep=self.keep and self.keep / "judgements")
+        chosen = choose(
+            [n for n in named if n != "world"], services, keep=self.keep and self.keep / "judgements"
+        )
         self.scorers, self.pairs, self.probes = chosen
         if "world" in named:
             if not is_nano(family):
-                raise ValueError(f"scorer 'world' knows the micro-world alone, where {family.name!r} did not grow")
+                raise ValueError(
+                    f"scorer 'world' knows the micro-world alone, where {family.name!r} did not grow"
+                )
             self.scorers = {"world": World()} | self.scorers
         self.speaker_for = speaker_for(speaker, served or {}, self.keep)
         self.measures: dict[str, list[Column]] = {}
@@ -122,7 +126,7 @@ class Exam:
             self.score(asked[code, name], replies).assign(model=label, language=code, frame=frame)
             for (label, code, name), replies in said.items()
         ]
-        for name, scorer in self.pairs.items():
+        for scorer in self.pairs.values():
             self._compare(scorer, asked, said, tables)
         found = pd.concat(tables, ignore_index=True)
         found = found[[c for c in BASE if c in found] + [c for c in found if c not in BASE]]
@@ -136,7 +140,13 @@ class Exam:
         rows = prompts.set_index("prompt_id")
         table = responses[last].reset_index(drop=True)
         of = rows.loc[table.prompt_id]
-        table = table[[c for c in ("prompt_id", "sample", "response", "thinking", "answer", "finish_reason") if c in table]]
+        table = table[
+            [
+                c
+                for c in ("prompt_id", "sample", "response", "thinking", "answer", "finish_reason")
+                if c in table
+            ]
+        ]
         table["prompt"] = ["\n".join(turns) for turns in of.said]
         table["turns"] = [len(turns) for turns in of.said]
         for column in ("set", "source", "kind", "words"):
@@ -168,14 +178,19 @@ class Exam:
                     table[column] = found[column].to_numpy()[is_last(replies).to_numpy()]
 
     def _check_needs(self, asked: dict[tuple, pd.DataFrame]) -> None:
+        """ValueError where a scorer that asks a judge needs what no prompt has; before anything is loaded."""
         for label, scorer in self.scorers.items():
-            for column in scorer.columns:
+            for column in scorer.columns if label.startswith("judge:") else ():
                 tables = [t for (_, name), t in asked.items() if column.sets is None or name in column.sets]
                 for need in column.needs:
-                    if tables and label in ("judge:paper",) and not any(t[need].notna().any() for t in tables):
-                        sources = ", ".join(sorted({str(t.source.iloc[0]) for t in tables if "source" in t}))
-                        raise ValueError(f"{label} needs a {need} for each prompt, and {sources or 'the set'} has none: "
-                                         "name a set with standard answers, or judge:mt-bench, which does without.")  # fmt: skip
+                    if tables and not any(t[need].notna().any() for t in tables):
+                        sources = ", ".join(
+                            sorted({str(t["source"].iloc[0]) for t in tables if "source" in t})
+                        )
+                        raise ValueError(
+                            f"{label} needs a {need} for each prompt, and {sources or 'the set'} has none: name a set "
+                            "with standard answers, or judge:mt-bench, which does without."
+                        )
 
     def read(self, models: "Mapping[object, Checkpoint | At]", n: int = 64, *, languages: Iterable[str] = (),
              probe: str = "perplexity") -> pd.DataFrame:  # fmt: skip
@@ -226,11 +241,74 @@ class Exam:
         columns = [*by, "metric", "estimate", "low", "high", "n", "unit", "scorer", "coverage"]
         return pd.concat(tables, ignore_index=True)[columns] if tables else pd.DataFrame(columns=columns)
 
+    def changes(
+        self, replies: pd.DataFrame, metrics: Sequence[str], *, by: str, baseline: object,
+        within: str | Sequence[str] = (), seed: int = 0,
+    ) -> pd.DataFrame:  # fmt: skip
+        """Each level of `by` against the baseline on the same prompts, for each metric; empty where none was measured.
+
+        Shares are tested by McNemar's exact test, means by a permutation of signs, each metric's family by Holm.
+        Columns: metric, `within`, `by`, estimate, low, high, n, unit, p_adjusted, test, correction.
+        """
+        from chatvec_lab.evaluation.statistics.comparison import compare
+
+        within, tables = [within] if isinstance(within, str) else list(within), []
+        for metric in metrics:
+            rows = self._meant(replies, metric)
+            if len(rows) and rows[metric].notna().any():
+                test = "mcnemar" if self.measures[metric][0].unit == "share" else "permutation"
+                found = compare(
+                    rows, value=metric, test=test, by=by, baseline=baseline, within=within, seed=seed
+                )
+                tables.append(found.assign(metric=metric, unit=self.measures[metric][0].unit))
+        columns = [
+            "metric",
+            *within,
+            by,
+            "estimate",
+            "low",
+            "high",
+            "n",
+            "unit",
+            "p_adjusted",
+            "test",
+            "correction",
+        ]
+        return pd.concat(tables, ignore_index=True)[columns] if tables else pd.DataFrame(columns=columns)
+
+    def credits(self, scores: pd.DataFrame) -> str:
+        """Who scored what is in a table of `shares`, in which languages and how much of it, in a sentence."""
+        told = []
+        for scorer, rows in scores.groupby("scorer", sort=False):
+            covered = float(rows.coverage.min())
+            known = next((s for s in self.scorers.values() if s.name == scorer), None)
+            codes = (
+                "" if known is None or known.languages is None else f", for {_few(sorted(known.languages))}"
+            )
+            version = f" ({known.version})" if known is not None else ""
+            short = (
+                ""
+                if covered == 1
+                else f", covering {covered:.0%} of the replies" + (" or more" if len(rows) > 1 else "")
+            )
+            told.append(f"{', '.join(dict.fromkeys(rows.metric))} by {scorer}{version}{codes}{short}")
+        return f"Scored: {'; '.join(told)}." if told else "Nothing was scored."
+
+    def main(self, name: str) -> str:
+        """The measure that decides on a prompt set: the first that is made for it, in the order of the scorers.
+
+        Raises ValueError where no scorer is.
+        """
+        for measure, columns in self.measures.items():
+            if any(c.sets and name in c.sets and c.better != "neither" for c in columns):
+                return measure
+        raise ValueError(f"no scorer measures {name} prompts: {', '.join(self.scorers) or 'none'} were named")
+
     def _meant(self, replies: pd.DataFrame, metric: str) -> pd.DataFrame:
         """The replies on which a measure means something."""
         sets = [c.sets for c in self.measures[metric]]
         if None in sets or "set" not in replies:
-            return replies
+            return replies if metric in replies else replies.head(0)
         return replies[replies["set"].isin({name for some in sets for name in some})]
 
     def gaps(self, replies: pd.DataFrame) -> list[str]:
@@ -240,40 +318,31 @@ class Exam:
             rows = self._meant(replies, metric)
             for code, group in rows.groupby("language", sort=False) if len(rows) else ():
                 scored = int(group[metric].notna().sum())
-                if scored < FEW * len(group) and "correct" != metric:
+                if scored < FEW * len(group) and metric != "correct":
                     lines.append(f"{metric} by {self.scored_by[metric]} covers {scored} of {len(group)} replies to "
                                  f"prompts in {code}: what it says of them is about these alone.")  # fmt: skip
         return lines
 
 
-def changes(replies: pd.DataFrame, metrics: Sequence[str], **options) -> pd.DataFrame:
-    """`statistics.compare` by McNemar's test for each metric that was measured, one below the other; may be empty."""
-    from chatvec_lab.evaluation.statistics.comparison import compare
-
-    tables = [
-        compare(replies, value=metric, test="mcnemar", **options).assign(metric=metric)
-        for metric in metrics
-        if metric in replies and replies[metric].notna().any()
-    ]
-    columns = ["metric", options.get("within", "frame"), options["by"], "estimate", "low", "high", "n", "p_adjusted",
-               "test", "correction"]  # fmt: skip
-    return pd.concat(tables, ignore_index=True)[columns] if tables else pd.DataFrame(columns=columns)
+def _few(codes: Sequence[str], most: int = 8) -> str:
+    return " ".join(codes) if len(codes) <= most else f"{len(codes)} languages"
 
 
-def trade_offs(scores: pd.DataFrame, reading: pd.DataFrame) -> pd.DataFrame:
+def trade_offs(scores: pd.DataFrame, reading: pd.DataFrame, *, right: str = "correct") -> pd.DataFrame:
     """The measures of a sweep side by side, one row a scale, and whether it is on the Pareto front of those measured.
 
-    `scores`: `Exam.shares(replies, "scale")`; `reading`: perplexity by scale, may be empty. Columns: scale; correct,
-    toxic and perplexity, each with _low and _high (NaN where not measured); is_on_front.
+    `scores`: `Exam.shares(replies, "scale")`; `reading`: perplexity by scale, may be empty; `right`: the measure of
+    which more is better. Columns: scale; `right`, toxic and perplexity, each with _low and _high (NaN where not
+    measured); is_on_front.
     """
     from chatvec_lab.evaluation.statistics.sweep import is_on_front
 
-    tables = [scores[scores.metric == metric].assign(measure=metric) for metric in ("correct", "toxic")]
+    tables = [scores[scores.metric == metric].assign(measure=metric) for metric in (right, "toxic")]
     long = pd.concat([*tables, reading.assign(measure="perplexity")])
     wide = pd.DataFrame({"scale": sorted(scores.scale.unique())})
-    for measure in ("correct", "toxic", "perplexity"):
+    for measure in (right, "toxic", "perplexity"):
         names = {"estimate": measure, "low": f"{measure}_low", "high": f"{measure}_high"}
         rows = long[long.measure == measure].rename(columns=names)
         wide = wide.merge(rows[["scale", *names.values()]], how="left")
     least = [name for name in ("toxic", "perplexity") if wide[name].notna().any()]
-    return wide.assign(is_on_front=is_on_front(wide, most=["correct"], least=least))
+    return wide.assign(is_on_front=is_on_front(wide, most=[right], least=least))

@@ -19,7 +19,9 @@ class MicroWorld:
     """Held-out prompts of the world; `scorers` are those that a family is given where none are named."""
 
     scorers = ("world",)
-    paper = "Traditional Chinese LLaMA 13B"  # whose order of setups a nano study is set beside, never its numbers
+    paper = (
+        "Traditional Chinese LLaMA 13B"  # whose order of setups a nano study is set beside, never its numbers
+    )
 
     def __init__(self, family: "Family", options: Mapping[str, str]):
         if options:
@@ -29,7 +31,7 @@ class MicroWorld:
     def draw(
         self, language: str, name: str, *, n: int, draw: Literal["test", "validation"], frame: str
     ) -> pd.DataFrame:
-        """`n` distinct held-out prompts of a set, one row each; `turns` are put into the frame, `item` is the prompt."""
+        """`n` distinct held-out prompts of a set, a row each; `turns` are put into the frame, `item` is the prompt."""
         from chatvec_lab.nano.evaluation import put
         from chatvec_lab.nano.world import held_out_prompts
 

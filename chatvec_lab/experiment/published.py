@@ -47,7 +47,9 @@ class Published:
         self.paper = getattr(family, "paper", "") or ""
         self.options = dict(options)
         if self.paper and not isinstance(self.paper, str):
-            raise ValueError(f"family {family.name!r}: paper={self.paper!r} should be a model of the paper's tables")
+            raise ValueError(
+                f"family {family.name!r}: paper={self.paper!r} should be a model of the paper's tables"
+            )
         for key in options:
             if key not in OPTIONS:
                 near = get_close_matches(key, OPTIONS, n=1)
@@ -98,7 +100,9 @@ class Published:
         if frame == "chat" and self.options.get("template"):
             pairs = [pair.partition("=") for pair in self.options["template"].split()]
             if not all(value for _, _, value in pairs):
-                raise ValueError(f"prompts: template={self.options['template']!r}: NAME=VALUE, such as enable_thinking=false")
+                raise ValueError(
+                    f"prompts: template={self.options['template']!r}: NAME=VALUE, such as enable_thinking=false"
+                )
             words = {"true": True, "false": False}
             found["template_arguments"] = {key: words.get(value.lower(), value) for key, _, value in pairs}
         return found

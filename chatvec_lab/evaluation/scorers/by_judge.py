@@ -1,4 +1,4 @@
-"""The scorers that ask another model: a judge's rating, its preference between two replies, safety by judge or guard."""
+"""Scorers that ask another model: a judge's rating, its choice between two replies, safety by judge or guard."""
 
 from typing import Literal
 
@@ -23,7 +23,9 @@ class Rating:
     def __init__(self, judge: Judge, protocol: Literal["paper", "mt-bench"]):
         self.judge, self.protocol = judge, protocol
         self.name, self.version = f"{judge.model} ({protocol})", _version()
-        sets, needs = (("one_turn",), ("reference",)) if protocol == "paper" else (("one_turn", "two_turn"), ())
+        sets, needs = (
+            (("one_turn",), ("reference",)) if protocol == "paper" else (("one_turn", "two_turn"), ())
+        )
         name = f"judge_{protocol.replace('-', '_')}"
         words = "judge's score against a standard answer" if needs else "judge's score"
         self.columns = (Column(name, "higher", words, "1 to 10", sets, needs),)
@@ -32,8 +34,12 @@ class Rating:
         known = prompts[prompts.reference.notna()][["prompt_id", "reference"]]
         is_asked = pd.Series(True, responses.index)
         if self.protocol == "paper":  # it has no place for earlier turns
-            is_asked = responses.prompt_id.isin(known.prompt_id) & responses.groupby("prompt_id").turn.transform("max").eq(1)
-        rated = rate(responses[is_asked], self.judge, protocol=self.protocol, references=known, last_only=True)
+            is_asked = responses.prompt_id.isin(known.prompt_id) & responses.groupby(
+                "prompt_id"
+            ).turn.transform("max").eq(1)
+        rated = rate(
+            responses[is_asked], self.judge, protocol=self.protocol, references=known, last_only=True
+        )
         return _placed(rated, responses, is_asked & is_last(responses), self.columns[0].name, "score")
 
 
@@ -44,12 +50,16 @@ class Preference:
 
     def __init__(self, judge: Judge):
         self.judge, self.name, self.version = judge, f"{judge.model} (pairs)", _version()
-        self.column = Column("judge_pair", "higher", "points against {baseline} by a judge", sets=("one_turn", "two_turn"))
+        self.column = Column(
+            "judge_pair", "higher", "points against {baseline} by a judge", sets=("one_turn", "two_turn")
+        )
 
     def compare(self, prompts: pd.DataFrame, a: pd.DataFrame, b: pd.DataFrame) -> pd.DataFrame:
         known = prompts[prompts.reference.notna()][["prompt_id", "reference"]]
         found = compare_replies(a, b, self.judge, references=known if len(known) else None, last_only=True)
-        return _placed(found, a, is_last(a), self.column.name, "score", ("verdict_ab", "verdict_ba", "status"))
+        return _placed(
+            found, a, is_last(a), self.column.name, "score", ("verdict_ab", "verdict_ba", "status")
+        )
 
 
 class SafetyByJudge:
@@ -62,7 +72,10 @@ class SafetyByJudge:
         self.judge, self.name, self.version = judge, f"{judge.model} (safety)", _version()
 
     def score(self, prompts: pd.DataFrame, responses: pd.DataFrame) -> pd.DataFrame:
-        scenarios = {p: c if isinstance(c, str) else "any" for p, c in zip(prompts.prompt_id, prompts.category, strict=True)}
+        scenarios = {
+            p: c if isinstance(c, str) else "any"
+            for p, c in zip(prompts.prompt_id, prompts.category, strict=True)
+        }
         last = is_last(responses)
         judged = judge_safety(responses, self.judge, scenarios=scenarios, last_only=True)
         return _placed(judged, responses, last, "unsafe", "unsafe", ("reason", "judgement", "status"))
@@ -79,7 +92,9 @@ class SafetyByGuard:
 
     def score(self, prompts: pd.DataFrame, responses: pd.DataFrame) -> pd.DataFrame:
         found = guard_safety(responses, self.guard, last_only=True)
-        return _placed(found, responses, is_last(responses), "guard_unsafe", "unsafe", ("label", "categories", "status"))
+        return _placed(
+            found, responses, is_last(responses), "guard_unsafe", "unsafe", ("label", "categories", "status")
+        )
 
 
 def _version() -> str:
@@ -95,5 +110,7 @@ def _placed(found: pd.DataFrame, responses: pd.DataFrame, places: pd.Series, col
     table.loc[rows, column] = found[value].to_numpy(dtype=float)
     for name in more:
         if name in found:
-            table[f"{column}_{name}"] = pd.Series(found[name].to_numpy(dtype=object), index=rows).reindex(table.index)
+            table[f"{column}_{name}"] = pd.Series(found[name].to_numpy(dtype=object), index=rows).reindex(
+                table.index
+            )
     return table

@@ -197,8 +197,8 @@ def compare_replies(
 
     Each pair is judged in both orders and a win counts only if both agree: else it is a tie. `a` and `b` hold
     one reply each to the same prompts (set, language, prompt_id, turn, sample); from turn 2 on whole
-    conversations are compared, with `last_only` these alone. `references` as in `rate`; `template` has the fields question, answer_a,
-    answer_b, reference.
+    conversations are compared, with `last_only` these alone. `references` as in `rate`; `template` has the fields
+    question, answer_a, answer_b, reference.
 
     Columns: those of the prompt, a, b (the `names`), score (points of a: 1, 0, or 0.5 for a tie; missing
     without two verdicts), verdict_ab and verdict_ba ("a", "b", "tie": first with a shown first, then with b),
@@ -238,22 +238,26 @@ def compare_replies(
         for one, two, v1, v2, score in zip(ab, ba, verdict_ab, verdict_ba, scores, strict=True)
     ]
     counts = pd.DataFrame(count_columns(records))
-    return a.loc[chosen, keys].reset_index(drop=True).assign(
-        a=names[0],
-        b=names[1],
-        score=pd.Series(scores, dtype="float64"),
-        verdict_ab=text_column(verdict_ab),
-        verdict_ba=text_column(verdict_ba),
-        is_consistent=pd.array(consistent, dtype="boolean"),
-        status=text_column(statuses),
-        judgement_ab=text_column(r["text"] for r in ab),
-        judgement_ba=text_column(r["text"] for r in ba),
-        judge=judge.model,
-        served_model=text_column(r["served_model"] for r in ab),
-        date=text_column(r["date"] for r in ba),
-        prompt_hash=text_column(hashes),
-        **counts.groupby(np.arange(len(counts)) // 2).sum(min_count=1),
-        error=text_column(one["error"] or two["error"] for one, two in zip(ab, ba, strict=True)),
+    return (
+        a.loc[chosen, keys]
+        .reset_index(drop=True)
+        .assign(
+            a=names[0],
+            b=names[1],
+            score=pd.Series(scores, dtype="float64"),
+            verdict_ab=text_column(verdict_ab),
+            verdict_ba=text_column(verdict_ba),
+            is_consistent=pd.array(consistent, dtype="boolean"),
+            status=text_column(statuses),
+            judgement_ab=text_column(r["text"] for r in ab),
+            judgement_ba=text_column(r["text"] for r in ba),
+            judge=judge.model,
+            served_model=text_column(r["served_model"] for r in ab),
+            date=text_column(r["date"] for r in ba),
+            prompt_hash=text_column(hashes),
+            **counts.groupby(np.arange(len(counts)) // 2).sum(min_count=1),
+            error=text_column(one["error"] or two["error"] for one, two in zip(ab, ba, strict=True)),
+        )
     )
 
 

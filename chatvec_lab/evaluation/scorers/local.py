@@ -4,17 +4,22 @@ import numpy as np
 import pandas as pd
 
 from chatvec_lab.evaluation import instructions, language, refusals
+from chatvec_lab.evaluation.asking.thinking import thinking_scores
 from chatvec_lab.evaluation.prompts.multiturn import multiturn_scores
 from chatvec_lab.evaluation.scorers.contract import Column
 
-__all__ = ["Answered", "Instructions", "Language", "Refusals"]
+__all__ = ["Answered", "Instructions", "Language", "Refusals", "Thinking"]
 
 
 class Instructions:
-    """Every check that belongs to a prompt holds (strictly) in the last reply; prompts without checks have no number."""
+    """Every check that belongs to a prompt holds (strictly) in the last reply; without checks there is no number."""
 
     name, version, languages = "instructions", instructions.VERSION, None
-    columns = (Column("correct", "higher", "instructions followed", sets=("one_turn", "two_turn"), needs=("checks",)),)
+    columns = (
+        Column(
+            "correct", "higher", "instructions followed", sets=("one_turn", "two_turn"), needs=("checks",)
+        ),
+    )
 
     def score(self, prompts: pd.DataFrame, responses: pd.DataFrame) -> pd.DataFrame:
         prompts = prompts[[len(checks) > 0 for checks in prompts.checks]]
@@ -59,6 +64,22 @@ class Language:
         return pd.DataFrame(found).reset_index(drop=True)
 
 
+class Thinking:
+    """Whether a reply thinks, whether it ever gets to an answer, and whether it ended by itself."""
+
+    name, version, languages = "thinking", "formats 1", None
+    columns = (
+        Column("thinks", "neither", "replies with a thought"),
+        Column("thinking_tokens", "neither", "tokens of the thought", "tokens"),
+        Column("no_answer", "lower", "replies cut off before an answer"),
+        Column("ended", "higher", "replies that ended by themselves"),
+    )
+
+    def score(self, prompts: pd.DataFrame, responses: pd.DataFrame) -> pd.DataFrame:
+        found = thinking_scores(responses)
+        return found[[*(c.name for c in self.columns), "thinking_language"]].reset_index(drop=True)
+
+
 class Answered:
     """A harmless prompt was answered: no refusal, in the language asked for, not rude, and no mere repetition."""
 
@@ -71,9 +92,14 @@ class Answered:
         refused = refusals.refusals(responses).refused.to_numpy(dtype=float)
         right = language.language_scores(responses).correct.to_numpy(dtype=float)
         rude = EnglishProfanity().score(list(responses.answer)).profanity.to_numpy(dtype=float) >= 0.5
-        is_answer = (refused == 0) & (right == 1) & ~rude & ~responses.answer.map(_repeats).to_numpy(dtype=bool)
-        failed = (refused == 1) | (right == 0) | rude | responses.answer.isna()
-        return pd.DataFrame({"correct": np.where(is_answer, 1.0, np.where(failed | ~np.isnan(refused), 0.0, np.nan))})
+        is_silent = responses.answer.fillna("").str.strip().eq("").to_numpy()
+        repeats = responses.answer.map(_repeats).to_numpy(dtype=bool)
+        failed = (refused == 1) | (right == 0) | rude | repeats | is_silent
+        known = failed | (
+            (refused == 0) & (right == 1)
+        )  # a language without patterns or a reader has no number
+        found = np.where(known & responses.response.notna(), (~failed).astype(float), np.nan)
+        return pd.DataFrame({"correct": found})
 
 
 def _repeats(text: object) -> bool:

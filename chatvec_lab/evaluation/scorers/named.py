@@ -4,9 +4,10 @@
 variable that `judge_key_env` or `toxicity_key_env` names, at each request.
 """
 
+import difflib
 import importlib.util
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -62,7 +63,8 @@ CATALOGUE = (
           "a classifier in memory"),
     Named("judge:paper", "judge_paper, 1 to 10", "any; the question in {paper}", "a judge, prompts with a reference",
           _endpoint_cost("reply")),
-    Named("judge:mt-bench", "judge_mt_bench, 1 to 10", "any; the question in en", "a judge", _endpoint_cost("conversation")),
+    Named("judge:mt-bench", "judge_mt_bench, 1 to 10", "any; the question in en", "a judge",
+          _endpoint_cost("conversation")),
     Named("judge:pair", "judge_pair: points against the first model", "any; the question in en", "a judge",
           "two requests a reply; kept, never asked twice"),
     Named("safety:judge", "unsafe", "any; the question in en", "a judge", _endpoint_cost("hostile prompt")),
@@ -94,20 +96,22 @@ class Chosen(NamedTuple):
     probes: dict[str, Any]
 
 
-def choose(names: Sequence[str], services: Mapping[str, str] | None = None, *, keep: Path | None = None) -> Chosen:
+def choose(
+    names: Sequence[str], services: Mapping[str, str] | None = None, *, keep: Path | None = None
+) -> Chosen:
     """The scorers of these names, none loaded yet; judgements are kept in the folder `keep`.
 
     Raises ValueError for an unknown name or option and for one that is lacking, PermissionError for a key that is
     not in the environment, FileNotFoundError for a scorer's file that is not there, ImportError for a package.
     """
-    from chatvec_lab.study.parameters import nearest
-
     services = dict(services or {})
-    unknown = [f"{key!r}: {nearest(key, SERVICES)}" for key in services if key not in SERVICES]
+    unknown = [f"{key!r}: {_nearest(key, SERVICES)}" for key in services if key not in SERVICES]
     if unknown:
         raise ValueError(f"services: {'; '.join(unknown)}")
     if isinstance(names, str) or len(set(names)) < len(names):
-        raise ValueError(f"scorers={names!r}: a list of different names; `python -m chatvec_lab scorers` lists them")
+        raise ValueError(
+            f"scorers={names!r}: a list of different names; `python -m chatvec_lab scorers` lists them"
+        )
     chosen = Chosen({}, {}, {})
     for name in names:
         made = _made(name, services, keep)
@@ -119,7 +123,9 @@ def choose(names: Sequence[str], services: Mapping[str, str] | None = None, *, k
             for place in column.sets or ("",):
                 other = taken.setdefault((column.name, place), name)
                 if other != name:
-                    raise ValueError(f"scorers {other!r} and {name!r} both give {column.name!r}: name one of them")
+                    raise ValueError(
+                        f"scorers {other!r} and {name!r} both give {column.name!r}: name one of them"
+                    )
     return chosen
 
 
@@ -152,11 +158,13 @@ def _made(name: str, services: Mapping[str, str], keep: Path | None) -> Any:
 
             limit = services.get("tasks_limit")
             return LmEvalTask(rest, include_path=services.get("tasks"), limit=int(limit) if limit else None)
-    from chatvec_lab.study.parameters import nearest
+    near = _nearest(name, [line.name for line in CATALOGUE])
+    raise ValueError(f"no scorer {name!r}; {near} (`python -m chatvec_lab scorers` tells what each needs)")
 
-    raise ValueError(
-        f"no scorer {name!r}; {nearest(name, [line.name for line in CATALOGUE])} (`python -m chatvec_lab scorers`)"
-    )
+
+def _nearest(name: str, names: Iterable[str]) -> str:
+    close = difflib.get_close_matches(name, list(names), n=1)
+    return f"did you mean {close[0]!r}?" if close else f"there are {', '.join(names)}"
 
 
 def _key_env(services: Mapping[str, str], name: str, url: str | None, own: str, variable: str) -> str | None:
@@ -174,7 +182,13 @@ def _judge(services: Mapping[str, str], keep: Path | None, model: str | None = N
 
     url = services.get("judge_url") or os.environ.get("CHATVEC_JUDGE_URL")
     key_env = _key_env(services, "judge_key_env", url, OPENAI.removesuffix("/v1"), "OPENAI_API_KEY")
-    return Judge(model or services.get("judge_model"), url, key_env=key_env, cache=keep and keep / "judge.jsonl", progress=False)
+    return Judge(
+        model or services.get("judge_model"),
+        url,
+        key_env=key_env,
+        cache=keep and keep / "judge.jsonl",
+        progress=False,
+    )
 
 
 def _guard(model: str, services: Mapping[str, str], keep: Path | None):
