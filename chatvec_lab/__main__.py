@@ -19,6 +19,7 @@ def main(argv: list[str] | None = None) -> int:
     _add_inspect(verbs)
     _add_push(verbs)
     _add_families(verbs)
+    _add_scorers(verbs)
     options = parser.parse_args(argv)
     try:
         return options.run(options) or 0
@@ -243,6 +244,27 @@ def _families(options) -> int:
 
     family = load_family(options.name, seed=options.seed)
     print(descent_page(family.check()))
+    return 0
+
+
+def _add_scorers(verbs) -> None:
+    parser = verbs.add_parser(
+        "scorers",
+        help="list the scorers of replies, or try one of toxicity",
+        description="What may stand in a notebook's `scorers`: names, what they give, languages, needs and cost; and "
+        "the options of its `services`. --check tries a toxicity scorer on 128 labelled sentences in 8 languages.",
+    )
+    parser.add_argument("--check", metavar="NAME", help="such as toxicity:perspective; asks its endpoint or model")
+    parser.add_argument("--service", action="append", default=[], metavar="NAME=VALUE",
+                        help="an option of `services`, such as toxicity_url=...; repeatable")  # fmt: skip
+    parser.set_defaults(run=_scorers)
+
+
+def _scorers(options) -> int:
+    from chatvec_lab.evaluation.scorers import named
+
+    given = dict(text.partition("=")[::2] for text in options.service)
+    print(named.page() if not options.check else named.checked(options.check, given))
     return 0
 
 

@@ -44,12 +44,7 @@ class Published:
     def __init__(self, family: "Family", options: Mapping[str, str]):
         from difflib import get_close_matches
 
-        self.paper = getattr(family, "paper", "") or ""
         self.options = dict(options)
-        if self.paper and not isinstance(self.paper, str):
-            raise ValueError(
-                f"family {family.name!r}: paper={self.paper!r} should be a model of the paper's tables"
-            )
         for key in options:
             if key not in OPTIONS:
                 near = get_close_matches(key, OPTIONS, n=1)

@@ -37,6 +37,7 @@ class Family:
     notes: str = ""
     facts: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     confounds: tuple[str, ...] = ()
+    paper: tuple[str, ...] = ()  # whose rows of the paper's tables it repeats (`experiment.paper`)
 
     @property
     def languages(self) -> tuple[str, ...]:
@@ -74,7 +75,7 @@ class Family:
         return check(self, **options)
 
 
-_FAMILY_KEYS = ("name", "base", "chat", "cp", "others", "notes", "confounds")
+_FAMILY_KEYS = ("name", "base", "chat", "cp", "others", "notes", "confounds", "paper")
 _MEMBER_KEYS = ("source", "revision", "licence", "parameters", "vocabulary", "dtype", "notes")
 
 
@@ -189,7 +190,12 @@ def _from_yaml(file: Path) -> Family:
         described.get("notes", ""),
         facts,
         tuple(described.get("confounds") or ()),
+        _listed(described.get("paper")),
     )
+
+
+def _listed(value: str | list[str] | None) -> tuple[str, ...]:
+    return (value,) if isinstance(value, str) else tuple(map(str, value or ()))
 
 
 def _unknown(what: str, asked: str, names, where: str) -> str:

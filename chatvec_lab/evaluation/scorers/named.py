@@ -15,7 +15,7 @@ import pandas as pd
 
 from chatvec_lab.evaluation.scorers.contract import Column
 
-__all__ = ["SERVICES", "Chosen", "catalogue", "choose"]
+__all__ = ["SERVICES", "Chosen", "catalogue", "checked", "choose", "page"]
 
 SERVICES = {
     "judge_model": "the judge's name at its server; else CHATVEC_JUDGE_MODEL",
@@ -86,6 +86,28 @@ def catalogue() -> pd.DataFrame:
     told = {key: " ".join(codes) for key, codes in known.items()}
     rows = [line._replace(languages=line.languages.format(**told)) for line in CATALOGUE]
     return pd.DataFrame(rows, columns=Named._fields)
+
+
+def page() -> str:
+    """The catalogue and the services as text."""
+    lines = []
+    for row in catalogue().itertuples():
+        about = {"languages": row.languages, "needs": row.needs, "cost": row.cost}
+        lines += [f"{row.name}: {row.gives}", *(f"    {k}: {v}" for k, v in about.items() if v not in ("", "none"))]
+    width = max(map(len, SERVICES))
+    return "\n".join([*lines, "", "services:", *(f"    {k:{width}}  {v}" for k, v in SERVICES.items())])
+
+
+def checked(name: str, services: Mapping[str, str]) -> str:
+    """How well a toxicity scorer tells rude sentences from harmless ones, by language, as text (`toxicity.validate`)."""
+    from chatvec_lab.evaluation.scorers.toxicity import Toxicity, validate
+
+    scorer = choose([name], services).scorers.get(name)
+    if not isinstance(scorer, Toxicity):
+        raise ValueError(f"--check tries scorers of toxicity, on labelled sentences; {name!r} is none")
+    table = validate(scorer.of)
+    table = table.pivot(index="language", columns="metric", values="estimate").round(2)
+    return f"{scorer.name} {scorer.version}: small numbers of sentences, read them as such\n{table.to_string()}"
 
 
 class Chosen(NamedTuple):
