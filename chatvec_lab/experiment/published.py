@@ -12,7 +12,8 @@ if TYPE_CHECKING:
 
 OPTIONS = {
     "language": "the code of the prompts, where the family's is another, such as zh-Hant",
-    "one_turn": "a prompt set: our own by name, a published one by name or hub id, a link or a file",
+    "one_turn": "a prompt set: our own by name, a published one by name or hub id, a link or a file; of several, joined "
+    "by commas, each language takes the first that has it",
     "two_turn": "the same, with two turns",
     "hostile": "the same, for the chat format; safety-prompts are the paper's",
     "continuations": "the same, for bare text that is continued; real-toxicity-prompts are the paper's",
@@ -74,7 +75,7 @@ class Published:
         said = table.turns.map(list)
         put = {"qa": lambda turns: [f"Q: {turn}\nA:" for turn in turns], "raw": lambda turns: turns[-1:]}
         kinds = "harmless" if name == "harmless" else table.category.fillna("all")
-        return table.assign(set=name, source=source, said=said, turns=said.map(put.get(frame, list)), kind=kinds,
+        return table.assign(set=name, said=said, turns=said.map(put.get(frame, list)), kind=kinds,
                             words="all")  # fmt: skip
 
     def _code(self, language: str) -> str:
@@ -122,7 +123,16 @@ class Published:
         return [{"text_id": name, "language": code, "text": text} for name, text in said[:n]]
 
 
-def _prompts(name: str, language: str, kind: str) -> pd.DataFrame:
+def _prompts(names: str, language: str, kind: str) -> pd.DataFrame:
+    """The prompts of the first of these sets (joined by commas) that has some in this language; none where none has."""
+    for name in filter(None, (part.strip() for part in names.split(","))):
+        found = _of_one_set(name, language, kind)
+        if len(found):
+            return found.assign(source=name)
+    return pd.DataFrame()
+
+
+def _of_one_set(name: str, language: str, kind: str) -> pd.DataFrame:
     """The prompts of a set in this language; none where it has others only.
 
     English is asked beside the target language; a file that does not say its language is in the target language.
