@@ -146,7 +146,7 @@ def _of_one_set(name: str, language: str, kind: str) -> pd.DataFrame:
     elif name in prompts.SETS or name in ("hostile", "harmless"):
         if language not in prompts.LANGUAGES:
             return pd.DataFrame()
-        is_ours = (DATA / "prompts" / name).is_dir()
+        is_ours = (DATA / "prompts" / name / f"{language}.jsonl").is_file()
         table = prompts.load_prompts(name if is_ours else "continuations", language)
         if not is_ours or (name, kind) == ("continuations", "continuations"):
             table = table[table.category.isin(HARMLESS) == (kind == "harmless")]
