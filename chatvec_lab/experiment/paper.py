@@ -152,7 +152,11 @@ def measured(folders: Sequence[str | Path], family: "Family") -> pd.DataFrame:
                            source=None if comparison == APART else SOURCE)  # fmt: skip
         if len(both):
             found[key] = both
-    return pd.concat(found.values(), ignore_index=True)[COLUMNS] if found else pd.DataFrame(columns=COLUMNS)
+    if not found:
+        return pd.DataFrame(columns=COLUMNS)
+    table = pd.concat(found.values(), ignore_index=True)[COLUMNS]
+    quoted = set(table[table.comparison.ne(APART)].table)  # of which the paper has this setting in another condition
+    return table[table.comparison.ne(APART) | ~table.table.isin(quoted)].reset_index(drop=True)
 
 
 def _comparison(

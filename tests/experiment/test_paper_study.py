@@ -76,11 +76,8 @@ def test_every_table_of_the_paper_has_a_measured_row(done):
     for study in ("apart", "labelled"):
         assert set(tables(done, study, "measured").table) == TABLES
         assert tables(done, study, "measured").here.notna().all()
-    page = (done["out"] / "labelled" / "index.html").read_text()
-    for notebook in ("04_instruction_following", "05_toxicity", "07_limits"):
-        summary = json.loads(next((done["out"] / "labelled").glob(f"cells/{notebook}/*/summary.json")).read_text())
-        assert "not measured over" in summary["answer"] or "not measured" not in summary["answer"], summary["answer"]
-        assert summary["question"] in page
+    for study in ("apart", "labelled"):
+        assert "Not measured here: Tables" not in answer(done, study) or not HAS_TASKS
 
 
 def test_a_family_without_a_setting_stands_apart_and_says_why(done):
@@ -94,7 +91,8 @@ def test_a_family_of_the_papers_setting_stands_beside_it(done):
     beside = tables(done, "labelled", "beside")
     assert set(beside.table) == TABLES and beside.paper.notna().all()
     rows = beside.set_index(["table", "condition", "setup"])
-    assert rows.paper["1", "no_system_prompt", "CP + τ"] == 7.03 and rows.scorer["1", "no_system_prompt", "CP + τ"] == "gpt-4 (paper)"
+    merged = rows.loc[("1", "no_system_prompt", "CP + τ")]
+    assert (merged.paper, merged.scorer) == (7.03, "gpt-4 (paper)")
     assert rows.paper["6", "chat_vector", "τ of xwin"] == 7.28
     assert 1 <= rows.here["8", "", "CP + τ → FT"] <= 10
     assert "Measured as the paper did" in answer(done, "labelled")
