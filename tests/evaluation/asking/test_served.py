@@ -18,6 +18,8 @@ class Model:
 
     def __init__(self):
         self.requests, self.down, self.failures = [], set(), 0
+        self.refuses, self.thought, self.context = (), "", 10**6
+        self.says = lambda asked, body: f"you said {asked}"
         self.lock = threading.Lock()
         model = self
 
@@ -48,9 +50,13 @@ class Model:
             return ((500, b"oops"), (429, b"slow down"), (200, b'{"choices": []}'), (200, b'{"cho'))[
                 number % 4
             ]
-        text = f"you said {asked}"
-        choice = {"finish_reason": "stop", "text": text, "message": {"content": text}}
-        return 200, json.dumps({"choices": [choice], "usage": {"completion_tokens": 3}}).encode()
+        if refused := [name for name in self.refuses if name in body]:
+            return 422, json.dumps({"detail": f"Extra inputs are not permitted: {refused[0]}"}).encode()
+        text = self.says(asked, body)
+        message = {"content": text} | ({"reasoning_content": self.thought} if self.thought else {})
+        choice = {"finish_reason": "stop", "text": text, "message": message}
+        usage = {"completion_tokens": 3, "prompt_tokens": min(len(asked) // 4, self.context)}
+        return 200, json.dumps({"choices": [choice], "usage": usage}).encode()
 
 
 @pytest.fixture
@@ -110,9 +116,10 @@ def test_a_torn_line_is_asked_for_again(model, tmp_path):
     before = len(model.requests)
     pd.testing.assert_frame_equal(whole, respond_served(model.url, "m", prompts(5), **settings))
     assert len(model.requests) == before + 2
-    assert len(file.read_bytes().splitlines()) == 5
-    with pytest.raises(ValueError, match="model: 'm' there, 'n' now"):
-        respond_served(model.url, "n", prompts(5), **settings)
+    assert len(file.read_bytes().splitlines()) == 6, "the torn line, and its conversation again"
+    before = len(model.requests)
+    respond_served(model.url, "n", prompts(5), **settings)
+    assert len(model.requests) == before + 10, "another model's replies are its own, in the same folder"
 
 
 def test_each_sample_has_its_own_seed_and_the_run_repeats_it(model):
@@ -138,3 +145,55 @@ def test_plain_text_goes_to_completions_and_the_key_to_no_file(model, tmp_path, 
     assert {key for *_, key in model.requests} == {"Bearer sk-very-secret"}
     assert found.response.tolist()[0] == "you said 0.1"
     assert all(b"secret" not in path.read_bytes() for path in tmp_path.iterdir())
+
+
+def test_a_stop_string_that_the_server_keeps_is_cut(model):
+    model.says = lambda asked, body: "one\ntwo\nthree"
+    found = respond_served(model.url, "m", prompts(3, turns=1), template="plain", stop=["\n"], progress=False)
+    assert found.response.tolist() == ["one"] * 3 and found.finish_reason.eq("stop").all()
+
+
+@pytest.mark.parametrize("refused", [("seed",), ("top_k", "repetition_penalty"), ("stop",)])
+def test_options_that_the_server_refuses_are_left_out_by_name(model, refused):
+    model.refuses = refused
+    settings = {"temperature": 0.5, "top_k": 5, "repetition_penalty": 1.1, "stop": ["#"], "progress": False}
+    with pytest.warns(UserWarning, match=f"left out: .*{refused[0]} "):
+        found = respond_served(model.url, "m", prompts(8, turns=1), **settings)
+    assert found.response.notna().all()
+    assert not set(refused) & set(model.requests[-1][1]) and "temperature" in model.requests[-1][1]
+
+
+def test_a_server_that_refuses_what_decides_the_reply_is_an_error_not_another_decoding(model):
+    model.refuses = ("temperature",)
+    with pytest.raises(ValueError, match="not permitted: temperature"):
+        respond_served(model.url, "m", prompts(8, turns=1), progress=False)
+
+
+def test_sampling_that_the_server_ignores_is_noticed(model):
+    model.says = lambda asked, body: f"always the same long answer to {asked}"
+    settings = {"temperature": 1.0, "samples": 3, "progress": False}
+    with pytest.raises(ValueError, match="all samples of 5 prompts are equal"):
+        respond_served(model.url, "m", prompts(5, turns=1), **settings)
+    model.says = lambda asked, body: f"another answer each time {body['seed']}"
+    assert len(respond_served(model.url, "m", prompts(5, turns=1), **settings)) == 15
+
+
+def test_a_prompt_that_the_server_cuts_has_no_reply(model):
+    long = [{"prompt_id": f"long{i}", "prompt": "word " * n} for i, n in enumerate((10, 20, 40, 60, 200, 400))]
+    whole = respond_served(model.url, "m", long, progress=False)
+    assert whole.response.notna().all()
+    model.context = 120  # tokens; the two longest no longer fit
+    with pytest.warns(UserWarning, match="cut 2 prompts to its context"):
+        found = respond_served(model.url, "m", long, progress=False).set_index("prompt_id")
+    assert found.finish_reason.eq("context").tolist() == [False] * 4 + [True, True]
+    assert found.response.isna().tolist() == [False] * 4 + [True, True]
+
+
+def test_a_thought_in_a_field_of_its_own_is_part_of_the_raw_reply_and_not_said_again(model):
+    from chatvec_lab.evaluation.asking.thinking import with_answers
+
+    model.thought = "Let me think."
+    found = with_answers(respond_served(model.url, "m", prompts(1), progress=False))
+    assert found.answer.tolist() == ["you said 0.1", "you said 0.2"] and found.thinking.eq("Let me think.").all()
+    assert "<think>" in found.response[0]
+    assert model.requests[-1][1]["messages"][1] == {"role": "assistant", "content": "you said 0.1"}
