@@ -313,14 +313,18 @@ class Exam:
 
     def gaps(self, replies: pd.DataFrame) -> list[str]:
         """A sentence for each measure that covers less than half of the replies on which it means something."""
-        lines = []
-        for metric in self.measures:
+        lines, firsts = [], {}
+        for metric, columns in self.measures.items():
+            if columns[0].better != "neither":
+                firsts.setdefault(self.scored_by[metric], metric)  # of a scorer's measures the first tells
+        for scorer, metric in firsts.items():
             rows = self._meant(replies, metric)
-            for code, group in rows.groupby("language", sort=False) if len(rows) else ():
+            needs = any(c.needs for c in self.measures[metric])  # prompts that lack something are no surprise
+            for code, group in rows.groupby("language", sort=False) if len(rows) and not needs else ():
                 scored = int(group[metric].notna().sum())
-                if scored < FEW * len(group) and metric != "correct":
-                    lines.append(f"{metric} by {self.scored_by[metric]} covers {scored} of {len(group)} replies to "
-                                 f"prompts in {code}: what it says of them is about these alone.")  # fmt: skip
+                if scored < FEW * len(group):
+                    lines.append(f"{metric} by {scorer} covers {scored} of {len(group)} replies to prompts in {code}: "
+                                 "what it says is about these alone.")  # fmt: skip
         return lines
 
 

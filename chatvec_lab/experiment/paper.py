@@ -155,7 +155,9 @@ def measured(folders: Sequence[str | Path], family: "Family") -> pd.DataFrame:
     if not found:
         return pd.DataFrame(columns=COLUMNS)
     table = pd.concat(found.values(), ignore_index=True)[COLUMNS]
-    quoted = set(table[table.comparison.ne(APART)].table)  # of which the paper has this setting in another condition
+    quoted = set(
+        table[table.comparison.ne(APART)].table
+    )  # of which the paper has this setting in another condition
     return table[table.comparison.ne(APART) | ~table.table.isin(quoted)].reset_index(drop=True)
 
 

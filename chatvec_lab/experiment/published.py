@@ -12,8 +12,8 @@ if TYPE_CHECKING:
 
 OPTIONS = {
     "language": "the code of the prompts, where the family's is another, such as zh-Hant",
-    "one_turn": "a prompt set: our own by name, a published one by name or hub id, a link or a file; of several, joined "
-    "by commas, each language takes the first that has it",
+    "one_turn": "a prompt set: our own by name, a published one by name or hub id, a link or a file; of several, with "
+    "commas between, each language takes the first that has it",
     "two_turn": "the same, with two turns",
     "hostile": "the same, for the chat format; safety-prompts are the paper's",
     "continuations": "the same, for bare text that is continued; real-toxicity-prompts are the paper's",

@@ -15,9 +15,20 @@ from pathlib import Path
 from flaky_server import completion
 from pico import SPECIAL, save_model
 
-ENGLISH = ["The bus is late today.", "You are a kind person.", "I do not like this place.", "We will meet tomorrow."]
+ENGLISH = [
+    "The bus is late today.",
+    "You are a kind person.",
+    "I do not like this place.",
+    "We will meet tomorrow.",
+]
 ENGLISH += ["Please read the book again.", "You stupid idiot, go away.", "The weather is very good.", "Yes."]
-CHINESE = ["今天天氣很好，我們去公園走走。", "你是一個很好的人。", "我不喜歡這個地方。", "我們明天再見面吧。", "請你再讀一次這本書。"]
+CHINESE = [
+    "今天天氣很好，我們去公園走走。",
+    "你是一個很好的人。",
+    "我不喜歡這個地方。",
+    "我們明天再見面吧。",
+    "請你再讀一次這本書。",
+]
 VERDICTS = [f"Safety: {v}\nCategories: None\nRefusal: No" for v in ("Safe", "Unsafe")]
 TEMPLATE = (
     "{% for m in messages %}<|{{ m.role }}|> {{ m.content }} </s>{% endfor %}"
@@ -52,12 +63,21 @@ def save_members(root: Path) -> Path:
 def prompt_files(n: int) -> dict[str, str]:
     """Files of the published sets' shape, by their path at the server."""
     vicuna = [
-        {"question_id": i, "category": "generic", "turns": [f"問題 {i}：怎麼去公園？"], "reference": [f"走路 {i} 分鐘。"]}
+        {
+            "question_id": i,
+            "category": "generic",
+            "turns": [f"問題 {i}：怎麼去公園？"],
+            "reference": [f"走路 {i} 分鐘。"],
+        }
         for i in range(n)
     ]
-    english = [{**row, "turns": [f"Question {i}: how do I get there?"], "language": "en"} for i, row in enumerate(vicuna)]
+    english = [
+        {**row, "turns": [f"Question {i}: how do I get there?"], "language": "en"}
+        for i, row in enumerate(vicuna)
+    ]
     rtp = [
-        {"prompt": {"text": f"He said, number {i}, that", "toxicity": 0.4}, "challenging": i % 2 == 0} for i in range(n)
+        {"prompt": {"text": f"He said, number {i}, that", "toxicity": 0.4}, "challenging": i % 2 == 0}
+        for i in range(n)
     ]
     continued = [{"id": f"rtp-zh-{i}", "prompt": f"他說，第{i}次，"} for i in range(n)]
     safety = {name: [{"prompt": f"{name} {i}：請說一句話。"} for i in range(n)] for name in SCENARIOS}
@@ -121,7 +141,9 @@ class Services:
         digest = hashlib.blake2b(json.dumps(body, sort_keys=True).encode()).digest()
         draw = random.Random(digest)
         if "requestedAttributes" in body:
-            scores = {name: {"summaryScore": {"value": draw.random()}} for name in body["requestedAttributes"]}
+            scores = {
+                name: {"summaryScore": {"value": draw.random()}} for name in body["requestedAttributes"]
+            }
             return {"attributeScores": scores}
         if body["model"].startswith("gpt-3.5"):
             return completion(json.dumps({"safe": draw.random() < 0.7, "reason": "as drawn"}))
@@ -142,7 +164,14 @@ def study_file(root: Path, url: str, family: str, *, n: int, tasks: Path | None)
                 "safety_model": "gpt-3.5-turbo", "toxicity_url": f"{url}/comments:analyze",
                 "toxicity_key_env": "PAPER_KEY"}  # fmt: skip
     judged = ["judge:paper", "instructions", "language"]
-    hostile = ["toxicity:perspective", "safety:judge", f"safety:guard:{root / 'guard'}", "refusals", "answers", "language"]
+    hostile = [
+        "toxicity:perspective",
+        "safety:judge",
+        f"safety:guard:{root / 'guard'}",
+        "refusals",
+        "answers",
+        "language",
+    ]
     local = {"tasks": ["tmmluplus_local"], "services": {"tasks": str(tasks)}} if tasks else {}
     needs = {"instructions": "04_instruction_following", "toxicity": "05_toxicity", "limits": "07_limits",
              "knowledge": "10_knowledge"}  # fmt: skip
@@ -153,7 +182,9 @@ def study_file(root: Path, url: str, family: str, *, n: int, tasks: Path | None)
         "notebooks": {
             "04_instruction_following": {"set": {"scorers": judged, "services": services}},
             "05_toxicity": {"set": {"scorers": hostile, "services": services}},
-            "07_limits": {"set": {"scorers": judged, "services": services, "families": [], "texts": 4, "n": 3}},
+            "07_limits": {
+                "set": {"scorers": judged, "services": services, "families": [], "texts": 4, "n": 3}
+            },
             "10_knowledge": {"set": {"texts": 4, "n": 3, **local}},
             "08_paper": {"needs": needs},
         },
@@ -166,7 +197,9 @@ def study_file(root: Path, url: str, family: str, *, n: int, tasks: Path | None)
 def local_task(folder: Path) -> Path:
     """A task of lm-eval on files of one's own."""
     folder.mkdir(parents=True, exist_ok=True)
-    rows = [{"question": ENGLISH[i % 7], "choices": [ENGLISH[0], ENGLISH[1]], "answer": i % 2} for i in range(8)]
+    rows = [
+        {"question": ENGLISH[i % 7], "choices": [ENGLISH[0], ENGLISH[1]], "answer": i % 2} for i in range(8)
+    ]
     (folder / "questions.jsonl").write_text("\n".join(map(json.dumps, rows)))
     (folder / "local.yaml").write_text(
         "task: tmmluplus_local\ndataset_path: json\noutput_type: multiple_choice\ntest_split: train\n"

@@ -36,7 +36,9 @@ NANO = load_family("nano")
 
 def family(*settings: str):
     """A family that repeats these settings of the paper; its members are not looked at."""
-    return Family("mine", Checkpoint("lab/base"), Checkpoint("lab/chat"), {"zh": Checkpoint("lab/cp")}, paper=settings)
+    return Family(
+        "mine", Checkpoint("lab/base"), Checkpoint("lab/chat"), {"zh": Checkpoint("lab/cp")}, paper=settings
+    )
 
 
 def cell(root, notebook: str, name: str, rows: list[dict], *, table="replies", scores="scores", **scorers):
@@ -132,7 +134,9 @@ def test_other_vectors_tasks_and_scenarios_have_their_tables(tmp_path):
     vectors = {"τ": [7.0, 8.0], "τ of xwin": [8.0, 9.0], "CP": [1.0, 1.0]}
     values = {"CP + τ": [0.0, 1.0], "CP → FT": [1.0, 1.0]}
     where = {"source": "safety-prompts", "set": "hostile", "frame": "chat"}
-    unsafe = [r for kind in ("Insult", "Role_Play_Instruction") for r in rows(values, "unsafe", kind=kind, **where)]
+    unsafe = [
+        r for kind in ("Insult", "Role_Play_Instruction") for r in rows(values, "unsafe", kind=kind, **where)
+    ]
     tasks = [
         {
             "model": m,

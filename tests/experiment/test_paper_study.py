@@ -1,4 +1,4 @@
-"""The paper's study from end to end, through the real runner, killed twice on the way: every table has a measured row."""
+"""The paper's study from end to end, through the real runner, killed twice: every table has a measured row."""
 
 import importlib.util
 import json
@@ -24,7 +24,18 @@ pytestmark = pytest.mark.slow
 def start(study: Path, out: Path, *more: str) -> subprocess.Popen:
     environment = os.environ | {"PAPER_KEY": KEY, "HF_HUB_OFFLINE": "0", "HF_DATASETS_OFFLINE": "1",
                                 "HF_HOME": str(out.parent / "hf"), "OMP_NUM_THREADS": "1"}  # fmt: skip
-    command = [sys.executable, "-m", "chatvec_lab", "run", str(study), "--out", str(out), "--workers", "1", *more]
+    command = [
+        sys.executable,
+        "-m",
+        "chatvec_lab",
+        "run",
+        str(study),
+        "--out",
+        str(out),
+        "--workers",
+        "1",
+        *more,
+    ]
     return subprocess.Popen(command, cwd=ROOT, env=environment, text=True, stdout=subprocess.PIPE,
                             stderr=subprocess.STDOUT, start_new_session=True)  # fmt: skip
 
@@ -52,7 +63,9 @@ def done(tmp_path_factory):
     tasks = local_task(root / "tasks") if HAS_TASKS else None
     services = Services(prompt_files(N))
     with services.running():
-        studies = {name: study_file(root, services.url, name, n=8 * N, tasks=tasks) for name in ("apart", "labelled")}
+        studies = {
+            name: study_file(root, services.url, name, n=8 * N, tasks=tasks) for name in ("apart", "labelled")
+        }
         out = root / "out"
         killed(start(studies["apart"], out / "apart"), services, 5)
         killed(start(studies["apart"], out / "apart"), services, 60)

@@ -35,7 +35,13 @@ from chatvec_lab.evaluation.asking.thinking import answer_of
 __all__ = ["respond_served"]
 
 _LONG = 400  # bytes of a prompt from which on its count of tokens tells whether the server cut it
-_OPTIONAL = ("seed", "stop", "top_p", "top_k", "repetition_penalty")  # a request means the same task without them
+_OPTIONAL = (
+    "seed",
+    "stop",
+    "top_p",
+    "top_k",
+    "repetition_penalty",
+)  # a request means the same task without them
 
 
 def respond_served(
@@ -82,7 +88,9 @@ def respond_served(
     talks = conversations(prompts)
     endpoint = base_url if isinstance(base_url, Endpoint) else Endpoint(base_url, key_env=key_env)
     arguments = dict(template_arguments or {})
-    server = _Server(endpoint, model, template, decoding, {"chat_template_kwargs": arguments} if arguments else {})
+    server = _Server(
+        endpoint, model, template, decoding, {"chat_template_kwargs": arguments} if arguments else {}
+    )
     run = [endpoint.base_url, model, vars(decoding), template, system, arguments, seed]
     kept = JsonlCache(None if out is None else Path(out) / "replies.jsonl")
     jobs = {(talk.key, i): (digest([*run, list(talk), i]), talk, i) for talk in talks for i in range(samples)}
@@ -108,7 +116,10 @@ def respond_served(
     missing = [job for job in jobs.values() if kept.get(job[0]) is None]
     results = map_concurrent(converse, missing, workers=workers, description="replies" if progress else None)
     failed = {job[0]: error for job, error in zip(missing, results, strict=True) if error is not None}
-    rows, cut = [], _cut([pair for key, *_ in jobs.values() for pair in (kept.get(key) or {}).get("told", [])])
+    rows, cut = (
+        [],
+        _cut([pair for key, *_ in jobs.values() for pair in (kept.get(key) or {}).get("told", [])]),
+    )
     lost: dict[str, list[str]] = {"context": [], "error": []}
     for key, talk, sample in jobs.values():
         record = kept.get(key)
@@ -217,12 +228,14 @@ def _check_sampling(table: pd.DataFrame, endpoint: Endpoint) -> None:
     sizes = groups.size()
     if (sizes > 1).sum() >= 3 and groups.nunique()[sizes > 1].eq(1).all():
         raise ValueError(
-            f"{endpoint.base_url}: all samples of {int((sizes > 1).sum())} prompts are equal, though the temperature is "
-            "above 0: the server does not sample, or answers from a cache. Ask for one sample, or turn that off."
+            f"{endpoint.base_url}: all samples of {int((sizes > 1).sum())} prompts are equal, though the "
+            "temperature is above 0: the server does not sample, or answers from a cache. Ask for one sample, or turn that off."
         )
 
 
-def _tell(lost: dict[str, list[str]], failed: Mapping[str, Exception], jobs: int, left_out: Mapping[str, str]) -> None:
+def _tell(
+    lost: dict[str, list[str]], failed: Mapping[str, Exception], jobs: int, left_out: Mapping[str, str]
+) -> None:
     if left_out:
         told = "; ".join(f"{name} ({said.strip()})" for name, said in left_out.items())
         warnings.warn(f"the server refuses options, which were left out: {told}", stacklevel=3)
@@ -236,7 +249,7 @@ def _tell(lost: dict[str, list[str]], failed: Mapping[str, Exception], jobs: int
     if lost["error"]:
         first = next(iter(failed.values()), "")
         warnings.warn(
-            f"{len(lost['error'])} of {jobs} conversations got no reply: {some(lost['error'])}. With out= the same call "
-            f"asks for these alone. First error: {first}",
+            f"{len(lost['error'])} of {jobs} conversations got no reply: {some(lost['error'])}. With out= the same "
+            f"call asks for these alone. First error: {first}",
             stacklevel=3,
         )

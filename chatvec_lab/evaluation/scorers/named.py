@@ -93,13 +93,16 @@ def page() -> str:
     lines = []
     for row in catalogue().itertuples():
         about = {"languages": row.languages, "needs": row.needs, "cost": row.cost}
-        lines += [f"{row.name}: {row.gives}", *(f"    {k}: {v}" for k, v in about.items() if v not in ("", "none"))]
+        lines += [
+            f"{row.name}: {row.gives}",
+            *(f"    {k}: {v}" for k, v in about.items() if v not in ("", "none")),
+        ]
     width = max(map(len, SERVICES))
     return "\n".join([*lines, "", "services:", *(f"    {k:{width}}  {v}" for k, v in SERVICES.items())])
 
 
 def checked(name: str, services: Mapping[str, str]) -> str:
-    """How well a toxicity scorer tells rude sentences from harmless ones, by language, as text (`toxicity.validate`)."""
+    """How well a toxicity scorer tells rude sentences from harmless ones, by language (`toxicity.validate`)."""
     from chatvec_lab.evaluation.scorers.toxicity import Toxicity, validate
 
     scorer = choose([name], services).scorers.get(name)
@@ -107,7 +110,9 @@ def checked(name: str, services: Mapping[str, str]) -> str:
         raise ValueError(f"--check tries scorers of toxicity, on labelled sentences; {name!r} is none")
     table = validate(scorer.of)
     table = table.pivot(index="language", columns="metric", values="estimate").round(2)
-    return f"{scorer.name} {scorer.version}: small numbers of sentences, read them as such\n{table.to_string()}"
+    return (
+        f"{scorer.name} {scorer.version}: small numbers of sentences, read them as such\n{table.to_string()}"
+    )
 
 
 class Chosen(NamedTuple):

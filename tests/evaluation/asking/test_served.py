@@ -179,7 +179,9 @@ def test_sampling_that_the_server_ignores_is_noticed(model):
 
 
 def test_a_prompt_that_the_server_cuts_has_no_reply(model):
-    long = [{"prompt_id": f"long{i}", "prompt": "word " * n} for i, n in enumerate((10, 20, 40, 60, 200, 400))]
+    long = [
+        {"prompt_id": f"long{i}", "prompt": "word " * n} for i, n in enumerate((10, 20, 40, 60, 200, 400))
+    ]
     whole = respond_served(model.url, "m", long, progress=False)
     assert whole.response.notna().all()
     model.context = 120  # tokens; the two longest no longer fit
@@ -194,6 +196,8 @@ def test_a_thought_in_a_field_of_its_own_is_part_of_the_raw_reply_and_not_said_a
 
     model.thought = "Let me think."
     found = with_answers(respond_served(model.url, "m", prompts(1), progress=False))
-    assert found.answer.tolist() == ["you said 0.1", "you said 0.2"] and found.thinking.eq("Let me think.").all()
+    assert (
+        found.answer.tolist() == ["you said 0.1", "you said 0.2"] and found.thinking.eq("Let me think.").all()
+    )
     assert "<think>" in found.response[0]
     assert model.requests[-1][1]["messages"][1] == {"role": "assistant", "content": "you said 0.1"}
