@@ -49,7 +49,7 @@ bench: $(READY) ## print the benchmarks' ratios (needs some 12 GB of disk and ha
 
 nano: $(READY) ## train the nano family again, from nothing, into build/nano (about an hour on two quiet cores)
 	$(BIN)/python -m chatvec_lab.nano.training nano --seeds 0 1 2 --out build/nano
-	$(BIN)/python -m chatvec_lab.nano.effect nano --seeds 0 1 2 --data build/nano
+	$(BIN)/python -m chatvec_lab.experiment.effect nano --seeds 0 1 2 --data build/nano
 
 clean: ## remove what was made (not .venv)
 	rm -rf reports build dist .pytest_cache .ruff_cache benchmarks/scratch

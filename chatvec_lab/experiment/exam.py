@@ -1,21 +1,32 @@
-"""Ask models and score their replies, whatever the family: one table, one row a prompt, the same columns."""
+"""An exam: models of one family, asked prompts of its own, their replies scored by scorers that are named.
 
+One table comes out, whatever the family, the scorers and the speaker: a row a reply, the same columns.
+"""
+
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+import numpy as np
 import pandas as pd
 
-from chatvec_lab.experiment import microworld, published
-from chatvec_lab.experiment.models import At
-from chatvec_lab.experiment.replies import Speaker
+from chatvec_lab.evaluation.asking.thinking import with_answers
+from chatvec_lab.evaluation.scorers.contract import Column, is_last
+from chatvec_lab.evaluation.scorers.named import choose
+from chatvec_lab.experiment.microworld import MicroWorld, World
+from chatvec_lab.experiment.published import Published
+from chatvec_lab.experiment.replies import speaker_for
 
 if TYPE_CHECKING:
+    from chatvec_lab.experiment.models import At
     from chatvec_lab.families import Family
     from chatvec_lab.weights.checkpoint import Checkpoint
 
-METRICS = ("correct", "toxic", "polite", "in_language", "is_english")
-Frame = Literal["chat", "raw", "qa"]
+Frame = Literal["chat", "raw", "qa", "examples"]
+FEW = 0.5  # a measure that covers less than this share of the replies is warned about
+BASE = ("model", "language", "frame", "prompt_id", "sample", "set", "source", "kind", "words", "turns", "prompt",
+        "response", "thinking", "answer", "finish_reason", "reply_language")  # fmt: skip
 
 
 def is_nano(family: "Family") -> bool:
@@ -23,149 +34,319 @@ def is_nano(family: "Family") -> bool:
     return Path(family.base.source, "stage.json").is_file()
 
 
-def _exam(family: "Family"):
-    return microworld if is_nano(family) else published
+class Exam:
+    """What is asked of a family's models in `language` and who scores it, checked before anything is loaded.
 
+        exam = Exam(family, "ko", scorers=["instructions", "judge:mt-bench"], services={"judge_model": "gpt-5"})
+        replies = exam.ask(experiment.lineup(family, "ko", 1.0), ["one_turn"], 200)
+        exam.shares(replies, "model")
 
-def check(family: "Family", language: str, prompts: Mapping[str, str] | None = None) -> None:
-    """Raise ValueError where the family has no CP model for the language, or `prompts` has unknown options."""
-    if language not in family.languages:
-        raise ValueError(
-            f"family {family.name!r} has no CP model for {language!r}; there are {', '.join(family.languages)}."
-        )
-    _exam(family).check(family, prompts or {})
+    scorers: names of `python -m chatvec_lab scorers`, or Python files; () takes the family's own. services: their
+    addresses and models (`scorers.named.SERVICES`). prompts: what is asked (`published.OPTIONS`); a nano family is
+    asked the micro-world's prompts. speaker: "memory", or "served:URL" for an OpenAI-compatible server, where
+    `served` gives the server's name of each model by its label. keep: folder of kept replies, None for none.
 
-
-def wording(family: "Family", language: str) -> dict[str, str]:
-    """What the metrics are called for this family, in words to print."""
-    return {
-        **_exam(family).WORDING,
-        "in_language": f"replies in {language}",
-        "is_english": "replies in English",
-    }
-
-
-def ask(
-    family: "Family", models: "Mapping[object, Checkpoint | At]", languages: Iterable[str], *, sets: Sequence[str],
-    n: int, frame: Frame = "chat", draw: Literal["test", "validation"] = "test", system: str | None = None,
-    keep: str | Path | None = None, prompts: Mapping[str, str] | None = None,
-) -> pd.DataFrame:  # fmt: skip
-    """The scored last replies of every model to every prompt, one row each.
-
-    Columns: model (the key of `models`), language, frame; prompt_id, set, kind, words, turns (how many), prompt
-    (user turns, one a line), reply, reply_language; and as 1, 0 or NaN (has no meaning here, or not covered):
-    correct, polite, toxic, in_language, is_english. What they count is in `microworld` and `published`.
-
-    sets: of one_turn, two_turn, hostile, and harmless (look-alikes of hostile prompts). n: prompts of each; published
-    sets may have fewer, so look at n in the tables. frame: the chat template, the bare text of the last turn (raw),
-    or pages of questions and answers (qa). draw: choose on "validation", report "test". keep: folder of kept
-    replies. prompts: options of `published`. Raises ValueError when there is nothing to ask.
+    `measures` are the columns that the scorers give, by name; `names` what they are called in words.
+    Raises ValueError for a language without a CP model, an unknown name or option, or what a scorer lacks.
     """
-    exam, prompts = _exam(family), prompts or {}
-    asked = {
-        (language, name): exam.questions(language, name, n=n, draw=draw, frame=frame, prompts=prompts)
-        for language in languages
-        for name in sets
-    }
-    asked = {key: table for key, table in asked.items() if len(table)}
-    if not asked:
-        raise ValueError(
-            f"there are no prompts in {', '.join(languages)}; name a set that has some: prompts={{'{sets[0]}': ...}}"
+
+    def __init__(
+        self, family: "Family", language: str, *, scorers: Sequence[str] = (), prompts: Mapping[str, str] | None = None,
+        services: Mapping[str, str] | None = None, speaker: str = "memory", served: Mapping[str, str] | None = None,
+        keep: str | Path | None = None,
+    ):  # fmt: skip
+        if language not in family.languages:
+            there = ", ".join(family.languages)
+            raise ValueError(f"family {family.name!r} has no CP model for {language!r}; there are {there}.")
+        self.family, self.language, self.keep = family, language, None if keep is None else Path(keep)
+        self.questions = (MicroWorld if is_nano(family) else Published)(family, prompts or {})
+        named = list(scorers) or list(self.questions.scorers)
+        chosen = choose(
+            [n for n in named if n != "world"], services, keep=self.keep and self.keep / "judgements"
         )
-    settings = {**exam.decoding(frame, prompts), **({"system": system} if system else {})}
-    tables = []
-    for label, model in models.items():
-        with Speaker(model, keep) as speaker:
-            for (language, _), table in asked.items():
-                replies = speaker.reply(
-                    table[["prompt_id", "language", "turns"]].to_dict("records"), **settings
+        self.scorers, self.pairs, self.probes = chosen
+        if "world" in named:
+            if not is_nano(family):
+                raise ValueError(
+                    f"scorer 'world' knows the micro-world alone, where {family.name!r} did not grow"
                 )
-                scored = exam.score(table, replies, prompts)
-                tables.append(scored.assign(model=label, language=language, frame=frame))
-    return pd.concat(tables, ignore_index=True)
+            self.scorers = {"world": World()} | self.scorers
+        self.speaker_for = speaker_for(speaker, served or {}, self.keep)
+        self.measures: dict[str, list[Column]] = {}
+        self.scored_by: dict[str, str] = {}
+        for scorer in [*self.scorers.values(), *self.pairs.values()]:
+            for column in getattr(scorer, "columns", None) or (scorer.column,):
+                self.measures.setdefault(column.name, []).append(column)
+                self.scored_by[column.name] = scorer.name
+
+    @property
+    def names(self) -> dict[str, str]:
+        """What the measures are called, in words to print."""
+        words = {"in_language": f"replies in {self.language}", "correct": "right replies", "toxic": "toxic replies",
+                 "polite": "polite replies"}  # fmt: skip
+        return words | {
+            name: columns[0].words.format(baseline="CP") if name != "in_language" else words[name]
+            for name, columns in self.measures.items()
+        }
+
+    def ask(
+        self, models: "Mapping[object, Checkpoint | At]", sets: Sequence[str], n: int, *,
+        languages: Iterable[str] = (), frame: Frame = "chat", draw: Literal["test", "validation"] = "test",
+        system: str | None = None,
+    ) -> pd.DataFrame:  # fmt: skip
+        """The scored last replies of every model to every prompt, one row each.
+
+        Columns: model (the key of `models`), language, frame; prompt_id, sample, set, source, kind, words, turns (how
+        many), prompt (user turns, one a line), response (as generated), thinking and answer (split from it, by a named
+        format), finish_reason, reply_language; then the measures, NaN where they mean nothing or do not cover the
+        reply, and what explains them.
+
+        sets: of one_turn, two_turn, hostile, and harmless (look-alikes of hostile prompts). n: prompts of each; a set
+        may have fewer, so look at n in the tables. languages: this exam's alone, where none are given. frame: the chat
+        template, the bare text of the last turn (raw), or pages of questions and answers (qa). draw: choose on
+        "validation", report "test". Raises ValueError when there is nothing to ask, or nothing that a scorer needs.
+        """
+        languages = list(languages) or [self.language]
+        asked = {(code, name): self.questions.draw(code, name, n=n, draw=draw, frame=frame) for code in languages
+                 for name in sets}  # fmt: skip
+        asked = {key: table for key, table in asked.items() if len(table)}
+        if not asked:
+            raise ValueError(f"there are no prompts in {', '.join(languages)}; name a set that has some: "
+                             f"prompts={{'{sets[0]}': ...}}")  # fmt: skip
+        self._check_needs(asked)
+        settings = self.questions.decoding(frame) | ({"system": system} if system else {})
+        said: dict[tuple, pd.DataFrame] = {}
+        for label, model in models.items():
+            with self.speaker_for(label, model) as speaker:
+                for key, table in asked.items():
+                    talks = table[["prompt_id", "language", "turns"]].to_dict("records")
+                    said[label, *key] = with_answers(speaker.reply(talks, **settings))
+        # scored after the models have left the memory, which a guard or a classifier may need
+        tables = [
+            self.score(asked[code, name], replies).assign(model=label, language=code, frame=frame)
+            for (label, code, name), replies in said.items()
+        ]
+        for scorer in self.pairs.values():
+            self._compare(scorer, asked, said, tables)
+        found = pd.concat(tables, ignore_index=True)
+        found = found[[c for c in BASE if c in found] + [c for c in found if c not in BASE]]
+        for line in self.gaps(found):
+            warnings.warn(line, stacklevel=2)
+        return found
+
+    def score(self, prompts: pd.DataFrame, responses: pd.DataFrame) -> pd.DataFrame:
+        """The last reply of each conversation with its scores; `prompts` of one set, `responses` with `answer`."""
+        name, last = prompts["set"].iloc[0], is_last(responses).to_numpy()
+        rows = prompts.set_index("prompt_id")
+        table = responses[last].reset_index(drop=True)
+        of = rows.loc[table.prompt_id]
+        table = table[
+            [
+                c
+                for c in ("prompt_id", "sample", "response", "thinking", "answer", "finish_reason")
+                if c in table
+            ]
+        ]
+        table["prompt"] = ["\n".join(turns) for turns in of.said]
+        table["turns"] = [len(turns) for turns in of.said]
+        for column in ("set", "source", "kind", "words"):
+            if column in of:
+                table[column] = of[column].to_numpy()
+        for measure in self.measures:
+            table[measure] = np.nan
+        for label, scorer in self.scorers.items():
+            wanted = [c.name for c in scorer.columns if c.sets is None or name in c.sets]
+            if not wanted:
+                continue
+            found = scorer.score(prompts, responses)
+            if len(found) != len(responses) or not set(wanted) <= set(found):
+                raise ValueError(f"scorer {label!r} gave {len(found)} rows of {', '.join(map(str, found))}; expected "
+                                 f"{len(responses)} rows with {', '.join(wanted)}")  # fmt: skip
+            given = {c.name for c in scorer.columns}
+            for column in found:
+                if column in wanted or column not in given:
+                    table[column] = found[column].to_numpy()[last]
+        return table
+
+    def _compare(self, scorer, asked: dict, said: dict, tables: list[pd.DataFrame]) -> None:
+        """Each model against the first: the column of a pair scorer, in place."""
+        first = next(iter(said))[0]
+        for table, ((label, code, name), replies) in zip(tables, said.items(), strict=True):
+            if label != first and (scorer.column.sets is None or name in scorer.column.sets):
+                found = scorer.compare(asked[code, name], replies, said[first, code, name])
+                for column in found:
+                    table[column] = found[column].to_numpy()[is_last(replies).to_numpy()]
+
+    def _check_needs(self, asked: dict[tuple, pd.DataFrame]) -> None:
+        """ValueError where a scorer that asks a judge needs what no prompt has; before anything is loaded."""
+        for label, scorer in self.scorers.items():
+            for column in scorer.columns if label.startswith("judge:") else ():
+                tables = [t for (_, name), t in asked.items() if column.sets is None or name in column.sets]
+                for need in column.needs:
+                    if tables and not any(t[need].notna().any() for t in tables):
+                        sources = ", ".join(
+                            sorted({str(t["source"].iloc[0]) for t in tables if "source" in t})
+                        )
+                        raise ValueError(
+                            f"{label} needs a {need} for each prompt, and {sources or 'the set'} has none: name a set "
+                            "with standard answers, or judge:mt-bench, which does without."
+                        )
+
+    def read(self, models: "Mapping[object, Checkpoint | At]", n: int = 64, *, languages: Iterable[str] = (),
+             probe: str = "perplexity") -> pd.DataFrame:  # fmt: skip
+        """What plain text costs every model: `fluency.perplexity` of `n` texts, with the columns model and language.
+
+        probe: the name of one of `probes` reads that instead (a task of lm-eval). Empty for a served model, whose
+        weights are elsewhere. Raises ValueError where there are no plain texts.
+        """
+        from chatvec_lab.evaluation.scorers.fluency import perplexity
+
+        languages = list(languages) or [self.language]
+        texts = {code: self.questions.plain_texts(code, n) for code in languages}
+        if probe == "perplexity" and not any(texts.values()):
+            raise ValueError(f"there are no plain texts in {', '.join(languages)}")
+        tables = []
+        for label, model in models.items():
+            with self.speaker_for(label, model) as speaker:
+                if speaker.loaded is None:
+                    continue
+                if probe != "perplexity":
+                    tables.append(self.probes[probe].read(*speaker.loaded).assign(model=label))
+                    continue
+                for code in filter(texts.get, languages):
+                    costs = perplexity(*speaker.loaded, texts[code], progress=False)
+                    tables.append(costs.assign(model=label, language=code))
+        return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
+
+    def shares(
+        self, replies: pd.DataFrame, by: str | Sequence[str], metrics: Sequence[str] | None = None
+    ) -> pd.DataFrame:
+        """Each measure by group with its 95 % interval, one row each; what no prompt of a group has is left out.
+
+        Columns: `by`, metric, estimate, low, high, n (prompts), unit ("share": Wilson's interval; else a mean on that
+        scale), scorer, coverage (share of the replies on which it means something that have a number).
+        """
+        from chatvec_lab.evaluation.statistics.comparison import summarise
+
+        by, tables = [by] if isinstance(by, str) else list(by), []
+        for metric in self.measures if metrics is None else metrics:
+            if metric not in replies or not replies[metric].notna().any():
+                continue
+            column = self.measures[metric][0]
+            rows = self._meant(replies, metric)
+            groups = rows[metric].notna().groupby([rows[c] for c in by], dropna=False).transform("any")
+            found = summarise(rows[groups], by=by, value=metric, share=column.unit == "share")
+            scorer = self.scored_by[metric]
+            tables.append(found.assign(metric=metric, unit=column.unit, scorer=scorer))
+        columns = [*by, "metric", "estimate", "low", "high", "n", "unit", "scorer", "coverage"]
+        return pd.concat(tables, ignore_index=True)[columns] if tables else pd.DataFrame(columns=columns)
+
+    def changes(
+        self, replies: pd.DataFrame, metrics: Sequence[str], *, by: str, baseline: object,
+        within: str | Sequence[str] = (), seed: int = 0,
+    ) -> pd.DataFrame:  # fmt: skip
+        """Each level of `by` against the baseline on the same prompts, for each metric; empty where none was measured.
+
+        Shares are tested by McNemar's exact test, means by a permutation of signs, each metric's family by Holm.
+        Columns: metric, `within`, `by`, estimate, low, high, n, unit, p_adjusted, test, correction.
+        """
+        from chatvec_lab.evaluation.statistics.comparison import compare
+
+        within, tables = [within] if isinstance(within, str) else list(within), []
+        for metric in metrics:
+            rows = self._meant(replies, metric)
+            if len(rows) and rows[metric].notna().any():
+                test = "mcnemar" if self.measures[metric][0].unit == "share" else "permutation"
+                found = compare(
+                    rows, value=metric, test=test, by=by, baseline=baseline, within=within, seed=seed
+                )
+                tables.append(found.assign(metric=metric, unit=self.measures[metric][0].unit))
+        columns = [
+            "metric",
+            *within,
+            by,
+            "estimate",
+            "low",
+            "high",
+            "n",
+            "unit",
+            "p_adjusted",
+            "test",
+            "correction",
+        ]
+        return pd.concat(tables, ignore_index=True)[columns] if tables else pd.DataFrame(columns=columns)
+
+    def credits(self, scores: pd.DataFrame) -> str:
+        """Who scored what is in a table of `shares`, in which languages and how much of it, in a sentence."""
+        told = []
+        for scorer, rows in scores.groupby("scorer", sort=False):
+            covered = float(rows.coverage.min())
+            known = next((s for s in self.scorers.values() if s.name == scorer), None)
+            codes = (
+                "" if known is None or known.languages is None else f", for {_few(sorted(known.languages))}"
+            )
+            version = f" ({known.version})" if known is not None else ""
+            short = (
+                ""
+                if covered == 1
+                else f", covering {covered:.0%} of the replies" + (" or more" if len(rows) > 1 else "")
+            )
+            told.append(f"{', '.join(dict.fromkeys(rows.metric))} by {scorer}{version}{codes}{short}")
+        return f"Scored: {'; '.join(told)}." if told else "Nothing was scored."
+
+    def main(self, name: str) -> str:
+        """The measure that decides on a prompt set: the first that is made for it, in the order of the scorers.
+
+        Raises ValueError where no scorer is.
+        """
+        for measure, columns in self.measures.items():
+            if any(c.sets and name in c.sets and c.better != "neither" for c in columns):
+                return measure
+        raise ValueError(f"no scorer measures {name} prompts: {', '.join(self.scorers) or 'none'} were named")
+
+    def _meant(self, replies: pd.DataFrame, metric: str) -> pd.DataFrame:
+        """The replies on which a measure means something."""
+        sets = [c.sets for c in self.measures[metric]]
+        if None in sets or "set" not in replies:
+            return replies if metric in replies else replies.head(0)
+        return replies[replies["set"].isin({name for some in sets for name in some})]
+
+    def gaps(self, replies: pd.DataFrame) -> list[str]:
+        """A sentence for each measure that covers less than half of the replies on which it means something."""
+        lines, firsts = [], {}
+        for metric, columns in self.measures.items():
+            if columns[0].better != "neither":
+                firsts.setdefault(self.scored_by[metric], metric)  # of a scorer's measures the first tells
+        for scorer, metric in firsts.items():
+            rows = self._meant(replies, metric)
+            needs = any(c.needs for c in self.measures[metric])  # prompts that lack something are no surprise
+            for code, group in rows.groupby("language", sort=False) if len(rows) and not needs else ():
+                scored = int(group[metric].notna().sum())
+                if scored < FEW * len(group):
+                    lines.append(f"{metric} by {scorer} covers {scored} of {len(group)} replies to prompts in {code}: "
+                                 "what it says is about these alone.")  # fmt: skip
+        return lines
 
 
-def plain_texts(
-    family: "Family", language: str, n: int = 64, *, prompts: Mapping[str, str] | None = None
-) -> list[dict[str, str]]:
-    """Plain texts in this language for `fluency.perplexity`; none where we have none."""
-    return _exam(family).plain_texts(language, n, prompts or {})
+def _few(codes: Sequence[str], most: int = 8) -> str:
+    return " ".join(codes) if len(codes) <= most else f"{len(codes)} languages"
 
 
-def read(
-    family: "Family", models: "Mapping[object, Checkpoint | At]", languages: Iterable[str], *, n: int = 64,
-    prompts: Mapping[str, str] | None = None,
-) -> pd.DataFrame:  # fmt: skip
-    """What plain text costs every model: `fluency.perplexity` with the columns model and language."""
-    from chatvec_lab.evaluation.scorers.fluency import perplexity
-
-    tables = []
-    for label, model in models.items():
-        with Speaker(model) as speaker:
-            for language in languages:
-                if texts := plain_texts(family, language, n, prompts=prompts):
-                    costs = perplexity(*speaker.loaded, texts, progress=False)
-                    tables.append(costs.assign(model=label, language=language))
-    if not tables:
-        raise ValueError(f"there are no plain texts in {', '.join(languages)}")
-    return pd.concat(tables, ignore_index=True)
-
-
-def shares(replies: pd.DataFrame, by: str | Sequence[str], metrics: Sequence[str] = METRICS) -> pd.DataFrame:
-    """Share of replies by group and metric, with Wilson's 95 % interval; one row each.
-
-    Columns: `by`, metric, estimate, low, high, n (prompts). What no prompt of a group has is left out.
-    """
-    from chatvec_lab.evaluation.statistics.comparison import summarise
-
-    by = [by] if isinstance(by, str) else list(by)
-    tables = [
-        summarise(replies[replies[metric].notna()], by=by, value=metric, share=True).assign(metric=metric)
-        for metric in metrics
-        if replies[metric].notna().any()
-    ]
-    if not tables:
-        return pd.DataFrame(columns=[*by, "metric", "estimate", "low", "high", "n"])
-    return pd.concat(tables, ignore_index=True)[[*by, "metric", "estimate", "low", "high", "n"]]
-
-
-def changes(replies: pd.DataFrame, metrics: Sequence[str], **options) -> pd.DataFrame:
-    """`statistics.compare` by McNemar's test for each metric that was measured, one below the other; may be empty."""
-    from chatvec_lab.evaluation.statistics.comparison import compare
-
-    tables = [
-        compare(replies, value=metric, test="mcnemar", **options).assign(metric=metric)
-        for metric in metrics
-        if replies[metric].notna().any()
-    ]
-    columns = [
-        "metric",
-        options.get("within", "frame"),
-        options["by"],
-        "estimate",
-        "low",
-        "high",
-        "n",
-        "p_adjusted",
-    ]
-    columns += ["test", "correction"]
-    return pd.concat(tables, ignore_index=True)[columns] if tables else pd.DataFrame(columns=columns)
-
-
-def trade_offs(scores: pd.DataFrame, reading: pd.DataFrame) -> pd.DataFrame:
+def trade_offs(scores: pd.DataFrame, reading: pd.DataFrame, *, right: str = "correct") -> pd.DataFrame:
     """The measures of a sweep side by side, one row a scale, and whether it is on the Pareto front of those measured.
 
-    `scores`: `shares(replies, "scale")`; `reading`: perplexity by scale, may be empty. Columns: scale; correct,
-    toxic and perplexity, each with _low and _high (NaN where not measured); is_on_front.
+    `scores`: `Exam.shares(replies, "scale")`; `reading`: perplexity by scale, may be empty; `right`: the measure of
+    which more is better. Columns: scale; `right`, toxic and perplexity, each with _low and _high (NaN where not
+    measured); is_on_front.
     """
     from chatvec_lab.evaluation.statistics.sweep import is_on_front
 
-    tables = [scores[scores.metric == metric].assign(measure=metric) for metric in ("correct", "toxic")]
+    tables = [scores[scores.metric == metric].assign(measure=metric) for metric in (right, "toxic")]
     long = pd.concat([*tables, reading.assign(measure="perplexity")])
     wide = pd.DataFrame({"scale": sorted(scores.scale.unique())})
-    for measure in ("correct", "toxic", "perplexity"):
+    for measure in (right, "toxic", "perplexity"):
         names = {"estimate": measure, "low": f"{measure}_low", "high": f"{measure}_high"}
         rows = long[long.measure == measure].rename(columns=names)
         wide = wide.merge(rows[["scale", *names.values()]], how="left")
     least = [name for name in ("toxic", "perplexity") if wide[name].notna().any()]
-    return wide.assign(is_on_front=is_on_front(wide, most=["correct"], least=least))
+    return wide.assign(is_on_front=is_on_front(wide, most=[right], least=least))

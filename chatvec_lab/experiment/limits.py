@@ -1,6 +1,6 @@
 """What the chat vector does not transfer: its parts, other vectors, more or less CP, relatives, what is lost.
 
-Each function gives models by label, to be asked by `experiment.ask`; what a family lacks is left out.
+Each function gives models by label, to be asked by an `Exam`; what a family lacks is left out.
 """
 
 from collections.abc import Iterable, Mapping
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from chatvec_lab.experiment.exam import ask
+from chatvec_lab.experiment.exam import Exam
 from chatvec_lab.experiment.models import at_scale, control
 from chatvec_lab.paths import DATA
 
@@ -136,7 +136,7 @@ def facts(family: "Family") -> dict[str, object]:
 def ask_relatives(
     families: "Mapping[str, Family]", language: str, scale: float, *, n: int, keep: str | Path | None = None
 ) -> pd.DataFrame:
-    """One-turn replies of CP, CP + τ and chat of every family, and of its CP asked plainly: `ask` with their facts.
+    """One-turn replies of CP, CP + τ and chat of every family, and of its CP asked plainly, with their facts.
 
     A family without a CP model for `language` is asked in all languages that it has.
     """
@@ -144,11 +144,11 @@ def ask_relatives(
     for name, family in families.items():
         tau = family.chat - family.base
         for code in [language] if language in family.languages else family.languages:
-            cp = family.cp[code]
+            cp, exam = family.cp[code], Exam(family, code, keep=keep)
             models = {"CP": at_scale(cp, tau, 0), "CP + τ": at_scale(cp, tau, scale), "chat": family.chat}
             found = [
-                ask(family, models, [code], sets=["one_turn"], n=n, keep=keep),
-                ask(family, {PLAINLY: cp}, [code], sets=["one_turn"], n=n, frame="qa", keep=keep),
+                exam.ask(models, ["one_turn"], n),
+                exam.ask({PLAINLY: cp}, ["one_turn"], n, frame="qa"),
             ]
             tables.append(pd.concat(found).assign(family=name, **facts(family)))
     return pd.concat(tables, ignore_index=True)
@@ -157,11 +157,12 @@ def ask_relatives(
 def reading_cost(costs: pd.DataFrame, *, baseline: str, seed: int = 0) -> pd.DataFrame:
     """Perplexity of each model over that of the baseline on the same texts, with its paired bootstrap interval.
 
-    `costs`: of `experiment.read`. Columns: model, language, estimate, low, high, n (texts). Above 1 is worse.
+    `costs`: of `Exam.read`. Columns: model, language, estimate, low, high, n (texts). Above 1 is worse.
     """
     from chatvec_lab.evaluation.statistics.sweep import perplexity_ratio
 
     rows = []
+    costs = costs if len(costs) else pd.DataFrame(columns=["model", "language"])
     for language, table in costs.rename(columns={"model": "scale"}).groupby("language", sort=False):
         for model in dict.fromkeys(table.scale):
             if model != baseline:
@@ -169,6 +170,24 @@ def reading_cost(costs: pd.DataFrame, *, baseline: str, seed: int = 0) -> pd.Dat
                 kept = {"estimate": found.estimate, "low": found.low, "high": found.high, "n": found.n}
                 rows.append({"model": model, "language": language, **kept})
     return pd.DataFrame(rows, columns=["model", "language", "estimate", "low", "high", "n"])
+
+
+def perplexities(costs: pd.DataFrame, by: str, *, seed: int = 0) -> pd.DataFrame:
+    """Perplexity of plain text by group: `by`, estimate, low, high, n; empty where nothing was read (`Exam.read`)."""
+    from chatvec_lab.evaluation.scorers.fluency import fluency
+
+    columns = [by, "estimate", "low", "high", "n"]
+    if costs.empty:
+        return pd.DataFrame(columns=columns, dtype=float)
+    found = fluency(costs, by=by, seed=seed)
+    return found[found.measure == "perplexity"][columns]
+
+
+def cost(costs: pd.DataFrame, scale: float, *, seed: int = 0):
+    """`sweep.perplexity_ratio` of a scale and 0; None where nothing was read."""
+    from chatvec_lab.evaluation.statistics.sweep import perplexity_ratio
+
+    return None if costs.empty else perplexity_ratio(costs, scale, seed=seed)
 
 
 def medians(table: pd.DataFrame, *, by: str, values: list[str], seed: int = 0) -> pd.DataFrame:

@@ -2,45 +2,95 @@
 
 import zlib
 from collections.abc import Mapping
+from itertools import islice
 from random import Random
 from typing import TYPE_CHECKING, Literal
 
+import numpy as np
 import pandas as pd
+
+from chatvec_lab.evaluation.scorers.contract import Column, is_last
 
 if TYPE_CHECKING:
     from chatvec_lab.families import Family
 
-WORDING = {
-    "correct": "right replies",
-    "toxic": "toxic replies to hostile prompts",
-    "polite": "polite replies to hostile prompts",
-}
+
+class MicroWorld:
+    """Held-out prompts of the world; `scorers` are those that a family is given where none are named."""
+
+    scorers = ("world",)
+    paper = (
+        "Traditional Chinese LLaMA 13B"  # whose order of setups a nano study is set beside, never its numbers
+    )
+
+    def __init__(self, family: "Family", options: Mapping[str, str]):
+        if options:
+            raise ValueError(f"family {family.name!r} is asked the micro-world's prompts; it takes no options "
+                             f"({', '.join(options)}).")  # fmt: skip
+
+    def draw(
+        self, language: str, name: str, *, n: int, draw: Literal["test", "validation"], frame: str
+    ) -> pd.DataFrame:
+        """`n` distinct held-out prompts of a set, a row each; `turns` are put into the frame, `item` is the prompt."""
+        from chatvec_lab.nano.evaluation import put
+        from chatvec_lab.nano.world import held_out_prompts
+
+        if name == "harmless":
+            found = _harmless(language, n)
+        else:
+            found = [p for p in held_out_prompts(language, n, draw=draw) if p.set == name]
+        rows = [
+            {"prompt_id": p.prompt_id, "set": p.set, "category": p.kind, "kind": p.kind, "words": p.words,
+             "language": language, "said": list(p.exchange.user), "turns": list(put(p, language, frame)),
+             "checks": [], "reference": p.exchange.replies[-1], "item": p}
+            for p in found
+        ]  # fmt: skip
+        return pd.DataFrame(rows)
+
+    def decoding(self, frame: str) -> dict:
+        """Greedy, 40 tokens at most, all of a set in one batch."""
+        from chatvec_lab.nano.evaluation import decoding
+
+        return {**decoding(frame), "batch_size": 200}
+
+    def plain_texts(self, language: str, n: int) -> list[dict[str, str]]:
+        """`n` fresh plain texts with all the language's words and no chat markers."""
+        from chatvec_lab.nano import documents
+
+        stream = documents.documents(f"perplexity 0 {language}", {language: 1.0}, {language: "any"})
+        return [
+            {"text_id": f"{language}/{i}", "language": language, "text": text}
+            for i, text in enumerate(islice(stream, n))
+        ]
 
 
-def check(family: "Family", prompts: Mapping[str, str]) -> None:
-    """Raise ValueError for options, which the micro-world does not have."""
-    if prompts:
-        raise ValueError(
-            f"family {family.name!r} is asked the micro-world's prompts; it takes no options ({', '.join(prompts)})."
-        )
+class World:
+    """The micro-world's own checker: exact, of the last reply of each conversation."""
 
+    name, version, languages = "the micro-world's checker", "exact", None
+    columns = (
+        Column("correct", "higher", "right replies", sets=("one_turn", "two_turn", "harmless")),
+        Column("toxic", "lower", "toxic replies to hostile prompts", sets=("hostile",)),
+        Column("polite", "higher", "polite replies to hostile prompts", sets=("hostile",)),
+        Column("in_language", "higher", "replies in the language asked for"),
+        Column("is_english", "neither", "replies in English"),
+    )
 
-def questions(
-    language: str, name: str, *, n: int, draw: Literal["test", "validation"], frame: str, prompts: Mapping[str, str]
-) -> pd.DataFrame:  # fmt: skip
-    """`n` distinct held-out prompts of a set: prompt_id, language, turns (as put in the frame), item."""
-    from chatvec_lab.nano.evaluation import put
-    from chatvec_lab.nano.world import held_out_prompts
+    def score(self, prompts: pd.DataFrame, responses: pd.DataFrame) -> pd.DataFrame:
+        from chatvec_lab.nano.evaluation import score
 
-    if name == "harmless":
-        found = _harmless(language, n)
-    else:
-        found = [p for p in held_out_prompts(language, n, draw=draw) if p.set == name]
-    rows = [
-        {"prompt_id": p.prompt_id, "language": language, "turns": list(put(p, language, frame)), "item": p}
-        for p in found
-    ]
-    return pd.DataFrame(rows)
+        items = dict(zip(prompts.prompt_id, zip(prompts["item"], prompts.language, strict=True), strict=True))
+        rows = []
+        for name, text, last in zip(responses.prompt_id, responses.answer, is_last(responses), strict=True):
+            if not last:
+                rows.append({})
+                continue
+            item, language = items[name]
+            found = score(item, text if isinstance(text, str) else "", language)
+            told = found["reply_language"]  # None for an empty reply, which is in no language
+            rows.append(found | {"in_language": float(told == language), "is_english": float(told == "en")})
+        columns = ["correct", "polite", "toxic", "in_language", "is_english", "reply_language"]
+        return pd.DataFrame(rows, columns=columns).astype(dict.fromkeys(columns[:5], np.float64))
 
 
 def _harmless(language: str, n: int) -> list:
@@ -62,37 +112,3 @@ def _harmless(language: str, n: int) -> list:
     if len(found) < n:
         raise ValueError(f"n={n}: only {len(found)} harmless prompts are held out in {language!r}")
     return list(found.values())
-
-
-def decoding(frame: str, prompts: Mapping[str, str]) -> dict:
-    from chatvec_lab.nano.evaluation import decoding
-
-    return {**decoding(frame), "batch_size": 200}
-
-
-def score(asked: pd.DataFrame, responses: pd.DataFrame, prompts: Mapping[str, str]) -> pd.DataFrame:
-    """The exact score of the last reply to each prompt."""
-    from chatvec_lab.nano.evaluation import scored
-
-    replies = responses.groupby("prompt_id", sort=False).response.last()
-    language = asked.language.iloc[0]
-    table = scored(list(asked["item"]), replies, language)
-    told = table.reply_language
-    return table.assign(
-        set=[item.set for item in asked["item"]],
-        in_language=told.eq(language).astype(float),  # an empty reply is in none
-        is_english=told.eq("en").astype(float),
-    )
-
-
-def plain_texts(language: str, n: int, prompts: Mapping[str, str]) -> list[dict[str, str]]:
-    """`n` fresh plain texts with all the language's words and no chat markers."""
-    from itertools import islice
-
-    from chatvec_lab.nano import documents
-
-    stream = documents.documents(f"perplexity 0 {language}", {language: 1.0}, {language: "any"})
-    return [
-        {"text_id": f"{language}/{i}", "language": language, "text": text}
-        for i, text in enumerate(islice(stream, n))
-    ]

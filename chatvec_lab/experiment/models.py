@@ -1,8 +1,9 @@
 """The models that stand side by side, by the paper's names for them, and how each becomes one that speaks."""
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ TRAINED = {
 class At(NamedTuple):
     """A live model at a scale: asked, it is turned to it, and then back."""
 
-    live: "LiveModel"
+    live: "LiveModel | Dial"
     scale: float
 
     @property
@@ -43,6 +44,31 @@ def at_scale(
 def control(tau: "WeightVector") -> "WeightVector":
     """A random vector of τ's size in every tensor, which brings τ's chat template and not a weight of τ."""
     return tau.random_like(1) + tau.chat_side_only()
+
+
+class Dial:
+    """A LiveModel that is loaded when it is first asked, with what `At` needs of it."""
+
+    def __init__(self, cp: "Checkpoint", tau: "WeightVector"):
+        self.cp, self.tau = cp, tau
+
+    @cached_property
+    def _live(self) -> "LiveModel":
+        from chatvec_lab.live import LiveModel
+
+        return LiveModel(self.cp, self.tau)
+
+    model = property(lambda self: self._live.model)
+    tokenizer = property(lambda self: self._live.tokenizer)
+
+    def at(self, scale: float):
+        return self._live.at(scale)
+
+
+def over_scales(family: "Family", language: str, scales: "Sequence[float]") -> "dict[float, At]":
+    """CP + scale · τ by scale: one model in memory that is turned, loaded when the first reply is asked for."""
+    dial = Dial(family.cp[language], family.chat - family.base)
+    return {scale: At(dial, scale) for scale in scales}
 
 
 def lineup(family: "Family", language: str, scale: float) -> "dict[str, Checkpoint]":
@@ -76,21 +102,25 @@ def loaded(model: "Checkpoint | At", *, device: str = "auto") -> Iterator[tuple]
             is_exact = live.device.type == "cpu" and live.dtype.itemsize < 4
             yield copy.deepcopy(live).float() if is_exact else live, model.live.tokenizer
     else:
-        yield _built(model, device), model.tokenizer
+        yield load(model, device=device), model.tokenizer
 
 
-def _built(checkpoint: "Checkpoint", device: str):
+def load(checkpoint: "Checkpoint", *, device: str = "auto", dtype: str | None = None):
+    """The checkpoint, merged or not, as a transformers model; dtype None: as stored on a GPU, float32 on a CPU."""
     import torch
-    from transformers import GenerationConfig
+    from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, GenerationConfig
 
     from chatvec_lab.live.places import places
-    from chatvec_lab.opening import open_model
+    from chatvec_lab.opening import open_config, open_model
     from chatvec_lab.weights.merged import MergedCheckpoint
 
     device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
-    dtype = torch.float32 if device == "cpu" else "auto"
-    with _without_bars():
-        model = open_model(checkpoint.folder, dtype=dtype).to(device)
+    dtype = dtype or ("float32" if device == "cpu" else "auto")
+    # transformers does not count vision-language models among causal language models
+    is_text = type(open_config(checkpoint.folder)) in AutoModelForCausalLM._model_mapping
+    kind = AutoModelForCausalLM if is_text else AutoModelForImageTextToText
+    with without_bars():
+        model = open_model(checkpoint.folder, kind, dtype=dtype).to(device)
     if isinstance(checkpoint, MergedCheckpoint):
         checkpoint.check()
         rows = max((row + 1 for row in checkpoint.added_tokens.values()), default=0)
@@ -113,7 +143,7 @@ def _built(checkpoint: "Checkpoint", device: str):
 
 
 @contextmanager
-def _without_bars() -> Iterator[None]:
+def without_bars() -> Iterator[None]:
     """A study loads hundreds of models; a bar each would bury what it prints."""
     from transformers.utils import logging
 

@@ -1,16 +1,31 @@
-"""The paper's own tables (`data/paper`), and our measurements beside them: never in one column, always labelled."""
+"""The paper's own tables (`data/paper`), and our measurements beside them: never in one column, always labelled.
+
+A family says which of the paper's settings it repeats (`paper: Chinese-LLaMA 13B`); only that setting's rows are
+quoted. A number stands beside the paper's where setting, measure, scorer and prompts are the paper's; elsewhere the
+order of the setups may be compared, and what has no counterpart stands apart, with the reason.
+"""
 
 import itertools
+import re
 from collections.abc import Sequence
+from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
 from chatvec_lab.paths import DATA
 
+if TYPE_CHECKING:
+    from chatvec_lab.families import Family
+
 SOURCE = "Huang et al. 2024, arXiv 2310.04799 v3"
-# the paper's setups -> our names for the same
+MAIN = (
+    "Traditional Chinese LLaMA 13B",
+    "LLaMA2-7B",
+)  # the paper's main setting; a micro-world's order goes beside it
+SAME, ORDER, APART = "same measure", "order of the setups", "apart"
+# the paper's setups (and chat vectors, where a table has several) -> our names for the same
 SETUPS = {
     "CP": "CP",
     "CP+CV": "CP + τ",
@@ -20,39 +35,64 @@ SETUPS = {
     "chat->CP": "chat → CP",
     "chat->CP->FT": "chat → CP → FT",
     "chat": "chat",
+    "instruct": "CP → FT",
 }
-# What is set beside what. paper: rows of a table; ours: notebook, table of replies, column, and rows of it.
-# `more` says which way is better; `fair` what may be compared.
+# measure, scorer and prompts of the paper, as regular expressions of their names
+JUDGED = ("judge_paper", r"gpt-4(-\d{4})?(?![\w.-])", "vicuna")
+PERSPECTIVE = ("toxic", "perspective", "real-toxicity-prompts|rtp")
+UNSAFE = ("unsafe", r"gpt-3\.5-turbo(-\d{4})?(?![\w.-])", "safety-prompts|safety_scenarios")
+_NAMES = {JUDGED[1]: "gpt-4", PERSPECTIVE[1]: "Perspective", PERSPECTIVE[2]: "Real Toxicity Prompts",
+          UNSAFE[1]: "gpt-3.5-turbo", UNSAFE[2]: "Safety-Prompts", "vicuna": "Vicuna", "tmmlu": "TMMLU+"}  # fmt: skip
+# What the paper measured, and where a study measures it. same: measure, scorer, prompts (None: any will do); other: a
+# measure whose order may be compared; rows: of the paper's table; where: of our replies; more: which way is better.
 PAIRS: list[dict[str, Any]] = [
-    {"table": "1", "rows": {"model": "Traditional Chinese LLaMA 13B", "condition": "no_system_prompt"},
-     "notebook": "04_instruction_following", "value": "correct", "where": {"language": "target"}, "more": "better",
+    {"table": "1", "rows": {"condition": "no_system_prompt"}, "notebook": "04_instruction_following", "same": JUDGED,
+     "other": "correct", "where": {"language": "target"}, "more": "better",
      "fair": "the order of the setups: a judge's score and exact replies have no common unit"},
-    {"table": "2", "rows": {"metric": "toxic_share"},
-     "notebook": "05_toxicity", "value": "toxic", "where": {"frame": "raw", "language": "target"}, "more": "worse",
+    {"table": "1", "rows": {"condition": "system_prompt"}, "notebook": "04_instruction_following",
+     "name": "system-replies", "same": JUDGED, "where": {"language": "target"}, "more": "better"},
+    {"table": "2", "rows": {"metric": "toxic_share"}, "notebook": "05_toxicity", "same": PERSPECTIVE, "other": "toxic",
+     "where": {"frame": "raw", "language": "target"}, "more": "worse",
      "fair": "the order of the setups: both are shares of continuations, by other scorers of other texts"},
-    {"table": "3", "rows": {"model": "Traditional Chinese LLaMA 13B"}, "mean": True,
-     "notebook": "05_toxicity", "value": "toxic", "where": {"frame": "chat", "language": "target"}, "more": "worse",
+    {"table": "3", "rows": {}, "mean": True, "notebook": "05_toxicity", "same": UNSAFE, "other": "toxic",
+     "where": {"frame": "chat", "language": "target"}, "but": {"kind": "role_play"}, "more": "worse",
      "fair": "the order of the setups: unsafe by a judge (mean of seven scenarios), unsafe by a fixed list"},
-    {"table": "4", "rows": {},
-     "notebook": "07_limits", "name": "knowledge", "value": "correct",
+    {"table": "4", "rows": {}, "notebook": "10_knowledge", "name": "tasks", "same": ("estimate", "tmmlu", None),
+     "where": {"metric": "acc"}, "more": "better"},
+    {"table": "4", "rows": {}, "notebook": "07_limits", "name": "knowledge", "other": "correct",
      "where": {"language": "target"}, "more": "better",
      "fair": "the sign of the change by τ: TMMLU+ is near guessing, ours is exact recall"},
-    {"table": "5", "rows": {"condition": "english"},
-     "notebook": "04_instruction_following", "value": "correct", "where": {"language": "en"}, "more": "better",
-     "fair": "the order of the setups, in English"},
-    {"table": "7", "rows": {"model": "Traditional Chinese LLaMA 13B", "condition": "vicuna"},
-     "notebook": "04_instruction_following", "value": "in_language", "where": {"language": "target"}, "more": "better",
+    {"table": "5", "rows": {"condition": "english"}, "notebook": "04_instruction_following", "same": JUDGED,
+     "other": "correct", "where": {"language": "en"}, "more": "better", "fair": "the order of the setups, in English"},
+    {"table": "5", "rows": {"condition": "traditional_chinese"}, "notebook": "04_instruction_following",
+     "same": JUDGED, "where": {"language": "target"}, "more": "better"},
+    {"table": "6", "rows": {"condition": "chat_vector"}, "notebook": "07_limits", "name": "vector-replies",
+     "same": JUDGED, "where": {"language": "target"}, "more": "better"},
+    {"table": "6", "rows": {"condition": ("base_model", "language")}, "notebook": "04_instruction_following",
+     "same": JUDGED, "where": {"language": "target"}, "more": "better"},
+    {"table": "7", "rows": {"condition": "vicuna"}, "notebook": "04_instruction_following",
+     "same": ("in_language", None, None), "where": {"language": "target"}, "more": "better",
      "fair": "the quantity itself, the share of replies in the target language; models and readers differ"},
-    {"table": "8", "rows": {},
-     "notebook": "04_instruction_following", "value": "correct", "where": {"language": "target"}, "more": "better",
+    {"table": "7", "rows": {"condition": "safety_prompts"}, "notebook": "05_toxicity",
+     "same": ("in_language", None, "safety-prompts"), "where": {"frame": "chat", "language": "target"},
+     "more": "better"},
+    {"table": "8", "rows": {}, "notebook": "04_instruction_following", "same": JUDGED, "other": "correct",
+     "where": {"language": "target"}, "more": "better",
      "fair": "the sign of the difference: τ before FT against FT alone"},
-    {"table": "9", "rows": {"metric": "toxic_share"},
-     "notebook": "05_toxicity", "value": "toxic", "where": {"frame": "raw", "language": "en"}, "more": "worse",
-     "fair": "the order of the setups, in English"},
-    {"table": "13", "rows": {},
-     "notebook": "05_toxicity", "value": "toxic", "where": {"frame": "chat", "kind": "role_play"}, "more": "worse",
+    {"table": "9", "rows": {"metric": "toxic_share"}, "notebook": "05_toxicity", "same": PERSPECTIVE, "other": "toxic",
+     "where": {"frame": "raw", "language": "en"}, "more": "worse", "fair": "the order of the setups, in English"},
+    {"table": "13", "rows": {}, "notebook": "05_toxicity", "same": UNSAFE, "other": "toxic",
+     "where": {"frame": "chat", "kind": "role_play"}, "more": "worse",
      "fair": "the order of the setups under a role-play attack"},
 ]  # fmt: skip
+_SCORES = {
+    "replies": "scores",
+    "system-replies": "system",
+    "vector-replies": "vectors",
+}  # who scored what, by table
+COLUMNS = ["table", "condition", "setup", "comparison", "paper", "paper_unit", "paper_n", "source", "here", "here_low",
+           "here_high", "here_min", "here_max", "here_unit", "measure", "scorer", "prompts_of", "prompts", "cells",
+           "more", "fair"]  # fmt: skip
 
 
 def tables() -> pd.DataFrame:
@@ -63,85 +103,174 @@ def tables() -> pd.DataFrame:
     return found.loc[order].reset_index(drop=True).assign(source=SOURCE)
 
 
-def _printed(pair: dict[str, Any], printed: pd.DataFrame) -> pd.DataFrame:
-    """The paper's side of a pair: setup and value, with the whole vector or none."""
-    rows = printed[(printed.table == pair["table"]) & printed.coefficient.isin([0, 1])]
-    for column, value in pair["rows"].items():
-        rows = rows[rows[column] == value]
-    values = (
-        rows.groupby("setup", sort=False).value.mean() if pair.get("mean") else rows.set_index("setup").value
-    )
-    return values.rename("paper").reset_index().assign(paper_unit=rows.unit.iloc[0], paper_n=rows.n.iloc[0])
+def settings(family: "Family") -> tuple[str, ...]:
+    """The paper's settings that a family repeats, as its file says; () for none. ValueError for one that is none."""
+    known = sorted(set(tables().model))
+    for name in family.paper:
+        if name not in known:
+            near = get_close_matches(name, known, n=1, cutoff=0.3)
+            hint = f"did you mean {near[0]!r}? " if near else ""
+            raise ValueError(f"family {family.name!r}: paper: {name!r} is no setting of the paper's tables; {hint}"
+                             f"There are {', '.join(known)}.")  # fmt: skip
+    return family.paper
 
 
-def beside(folders: Sequence[str | Path]) -> pd.DataFrame:
-    """Each setup that the paper and a study both measured, one row a setup and table of the paper.
+def measured(folders: Sequence[str | Path], family: "Family") -> pd.DataFrame:
+    """Each setup that a study measured for a table of the paper, one row a setup, table and condition.
 
-    `folders`: of the cells of the notebooks 04, 05 and 07, all languages and seeds, in any order.
-    Columns: table, setup, paper, paper_unit, paper_n, source; here, here_low, here_high (share of replies, mean
-    over cells: prompts are the clusters of its interval), here_min, here_max (lowest and highest cell), here_unit,
-    prompts, cells; more (which way is better), fair (what may be compared). Tables without a counterpart, or whose
-    notebook has no cell here, and single setups are left out.
+    `folders`: of cells of the notebooks 04, 05, 07 and 10, all languages and seeds, in any order. Columns: table,
+    condition, setup; comparison ("same measure", "order of the setups" or "apart"); paper, paper_unit, paper_n, source
+    (missing where nothing is quoted); here, here_low, here_high (mean over cells: prompts are the clusters of its
+    interval), here_min, here_max (lowest and highest cell), here_unit, measure, scorer, prompts_of, prompts, cells;
+    more (which way is better); fair (what may be compared, or why nothing is). Empty where nothing was measured.
     """
-    printed = tables()
-    rows = []
+    from chatvec_lab.experiment.exam import is_nano
+
+    printed, own, world = tables(), settings(family), is_nano(family)
+    found: dict[tuple, pd.DataFrame] = {}
     for pair in PAIRS:
-        told = _printed(pair, printed)
+        key = (pair["table"], str(pair["rows"]))
+        if key in found and found[key].comparison.iloc[0] != APART:
+            continue
         ours = _ours(pair, [Path(folder) for folder in folders])
         if ours.empty:
             continue
-        told["setup"] = told.setup.map(SETUPS)
-        both = told.merge(ours, left_on="setup", right_on="model").drop(columns="model")
-        if len(both) < 2:  # one setup has no order
-            continue
-        rows.append(both.assign(table=pair["table"], more=pair["more"], fair=pair["fair"], source=SOURCE))
-    if not rows:
-        raise ValueError("none of the folders is a cell of the notebooks 04, 05 or 07 with replies")
-    return pd.concat(rows, ignore_index=True)[
-        ["table", "setup", "paper", "paper_unit", "paper_n", "source", "here", "here_low", "here_high", "here_min",
-         "here_max", "here_unit", "prompts", "cells", "more", "fair"]
+        told = _printed(pair, printed, own or (MAIN if world else ()))
+        comparison, fair = _comparison(pair, ours, told, own, world)
+        if comparison == APART and "same" in pair and ours.measure.iloc[0] != pair["same"][0]:
+            continue  # neither the paper's measure nor an order
+        both = ours.rename(columns={"model": "setup"}).merge(told, how="left", on="setup")
+        if comparison != APART:
+            both = both[both.paper.notna()]
+            if len(both) < 2 and comparison == ORDER:  # one setup has no order
+                continue
+        else:
+            both = both.assign(paper=float("nan"), paper_unit=None, paper_n=None)
+        condition = pair["rows"].get("condition", "")
+        both["condition"] = condition if isinstance(condition, str) else "versatility"
+        both = both.assign(table=pair["table"], comparison=comparison, more=pair["more"], fair=fair,
+                           source=None if comparison == APART else SOURCE)  # fmt: skip
+        if len(both):
+            found[key] = both
+    if not found:
+        return pd.DataFrame(columns=COLUMNS)
+    table = pd.concat(found.values(), ignore_index=True)[COLUMNS]
+    quoted = set(
+        table[table.comparison.ne(APART)].table
+    )  # of which the paper has this setting in another condition
+    return table[table.comparison.ne(APART) | ~table.table.isin(quoted)].reset_index(drop=True)
+
+
+def _comparison(
+    pair: dict, ours: pd.DataFrame, told: pd.DataFrame, own: tuple, world: bool
+) -> tuple[str, str]:
+    """(same measure, order or apart; why)."""
+    if told.empty:
+        named = f"the paper has no row of {' or '.join(own)} in this table" if own else (
+            "the family names no setting of the paper (`paper:` in its file)")  # fmt: skip
+        return APART, f"{named}: nothing is quoted"
+    measure, scorer, prompts = pair.get("same", (None, None, None))
+    row = ours.iloc[0]
+    lacking = [
+        f"{what} is {found or 'not told'}, the paper's {_NAMES.get(wanted, wanted)}"
+        for what, found, wanted in (("measure", row.measure, measure), ("scorer", row.scorer, scorer),
+                                    ("prompt set", row.prompts_of, prompts))
+        if wanted and not re.search(wanted, str(found).lower())
     ]  # fmt: skip
+    if measure and not lacking:
+        return SAME, pair.get(
+            "fair"
+        ) if measure == "in_language" else "setting, measure, scorer and prompt set agree"
+    if "other" in pair and row.measure in (pair["other"], measure):
+        return ORDER, pair["fair"] if world or not own else f"{pair['fair']} ({'; '.join(lacking)})"
+    return APART, "; ".join(lacking)
+
+
+def _printed(pair: dict[str, Any], printed: pd.DataFrame, models: Sequence[str]) -> pd.DataFrame:
+    """The paper's side of a pair: our name of the setup and its value, with the whole vector or none."""
+    rows = printed[(printed.table == pair["table"]) & printed.model.isin(models) & printed.value.notna()]
+    # Breeze's vector was added by half, the only one of its row
+    rows = rows[rows.coefficient.isin([0, 1]) | rows.model.eq("Breeze-7B")]
+    for column, value in pair["rows"].items():
+        rows = rows[rows[column].isin([value] if isinstance(value, str) else value)]
+    names = rows.setup.map(SETUPS)
+    if pair.get("name") == "vector-replies":
+        names = rows.chat_vector.map(lambda name: "τ" if name == "llama2" else f"τ of {name}")
+    rows = rows.assign(setup=names)
+    values = (
+        rows.groupby("setup", sort=False).value.mean() if pair.get("mean") else rows.set_index("setup").value
+    )
+    first = rows.iloc[0] if len(rows) else {"unit": None, "n": None}
+    return values.rename("paper").reset_index().assign(paper_unit=first["unit"], paper_n=first["n"])
 
 
 def _ours(pair: dict[str, Any], folders: list[Path]) -> pd.DataFrame:
+    """Our side of a pair, one row a model; the paper's measure where it was taken, else the other one."""
     from chatvec_lab.evaluation.statistics.comparison import summarise
 
-    cells = []
+    name, cells, scorers = pair.get("name", "replies"), [], {}
     for folder in folders:
-        file = folder / "tables" / f"{pair.get('name', 'replies')}.parquet"
+        file = folder / "tables" / f"{name}.parquet"
         if folder.parent.name == pair["notebook"] and file.is_file():
-            table = pd.read_parquet(file)
-            for column, value in pair["where"].items():
-                is_it = (
-                    table.language.ne("en")
-                    if value == "target"
-                    else table[column].astype(str).str.startswith(value)
-                )
-                table = table[is_it]
-            cells.append(table.assign(cell=folder.name))
-    replies = pd.concat(cells) if cells else pd.DataFrame()
-    if replies.empty or replies[pair["value"]].isna().all():
+            cells.append(_chosen(pd.read_parquet(file), pair).assign(cell=folder.name))
+            scores = folder / "tables" / f"{_SCORES.get(name, name)}.parquet"
+            if name in _SCORES and scores.is_file() and "scorer" in (table := pd.read_parquet(scores)):
+                scorers |= dict(zip(table.metric, table.scorer, strict=True))
+    rows = pd.concat(cells) if cells else pd.DataFrame()
+    wanted = [
+        m for m in (pair.get("same", [None])[0], pair.get("other")) if m in rows and rows[m].notna().any()
+    ]
+    if rows.empty or not wanted:
         return pd.DataFrame()
-    replies = replies[replies[pair["value"]].notna()]
+    measure, rows = wanted[0], rows[rows[wanted[0]].notna()]
+    if name == "tasks":
+        return _tasks(rows)
     # prompts of two languages have ids of their own; the seeds of one prompt are averaged before the interval
-    pooled = summarise(replies, by="model", value=pair["value"], share=True)
-    each = (
-        replies.groupby(["model", "cell"])[pair["value"]].mean().groupby("model").agg(["min", "max", "size"])
-    )
+    is_share = rows[measure].between(0, 1).all()
+    pooled = summarise(rows, by="model", value=measure, share=bool(is_share))
+    each = rows.groupby(["model", "cell"])[measure].mean().groupby("model").agg(["min", "max", "size"])
     each.columns = ["here_min", "here_max", "cells"]
     names = {"estimate": "here", "low": "here_low", "high": "here_high", "n": "prompts"}
-    kept = pooled.rename(columns=names)[["model", *names.values()]]
-    return kept.merge(each.reset_index()).assign(here_unit="share of replies, 0 to 1")
+    kept = pooled.rename(columns=names)[["model", *names.values()]].merge(each.reset_index())
+    sources = ", ".join(sorted(map(str, rows["source"].dropna().unique()))) if "source" in rows else ""
+    unit = "share of replies, 0 to 1" if is_share else "mean score, 1 to 10"
+    return kept.assign(here_unit=unit, measure=measure, scorer=scorers.get(measure, ""), prompts_of=sources)
+
+
+def _chosen(table: pd.DataFrame, pair: dict[str, Any]) -> pd.DataFrame:
+    for column, value in pair["where"].items():
+        if value == "target":
+            table = table[table.language.ne("en")]
+        else:
+            table = table[table[column].astype(str).str.lower().str.startswith(value)]
+    for column, value in pair.get("but", {}).items() if "unsafe" in table else ():
+        table = table[~table[column].astype(str).str.lower().str.startswith(value)]
+    if "set" in table and pair["notebook"] == "05_toxicity":
+        table = table[table["set"].eq("hostile")]
+    return table
+
+
+def _tasks(rows: pd.DataFrame) -> pd.DataFrame:
+    """Tasks of lm-eval: accuracy a model, the mean over tasks."""
+    found = rows.groupby("model", sort=False).agg(
+        here=("estimate", "mean"), here_low=("low", "mean"), here_high=("high", "mean"), here_min=("estimate", "min"),
+        here_max=("estimate", "max"), prompts=("n", "sum"), cells=("cell", "nunique"),
+    )  # fmt: skip
+    tasks = ", ".join(sorted(rows.task.unique()))
+    return found.reset_index().assign(
+        here_unit="accuracy, 0 to 1", measure="estimate", scorer=tasks, prompts_of=tasks
+    )
 
 
 def agreement(table: pd.DataFrame) -> pd.DataFrame:
-    """In how many pairs of setups the paper and `beside` agree on which is better; one row a table of the paper.
+    """In how many pairs of setups the paper and `measured` agree on which is better; one row a table and condition.
 
-    Pairs are those that both tell apart, and clear where our intervals do not touch. Columns: table, setups, pairs,
-    agree, clear (pairs), clear_agree, fair.
+    Pairs are those that both tell apart, and clear where our intervals do not touch. Columns: table, condition,
+    comparison, setups, pairs, agree, clear (pairs), clear_agree, fair.
     """
     rows = []
-    for name, group in table.groupby("table", sort=False):
+    table = table[table.comparison.ne(APART)]
+    for (name, condition), group in table.groupby(["table", "condition"], sort=False):
         setups = list(group.itertuples())
         every = itertools.combinations(setups, 2)
         pairs = [(a, b) for a, b in every if a.paper != b.paper and a.here != b.here]
@@ -149,5 +278,12 @@ def agreement(table: pd.DataFrame) -> pd.DataFrame:
         clear = [a.here_low > b.here_high or b.here_low > a.here_high for a, b in pairs]
         both = sum(s and c for s, c in zip(same, clear, strict=True))
         counts = {"pairs": len(pairs), "agree": sum(same), "clear": sum(clear), "clear_agree": both}
-        rows.append({"table": name, "setups": len(setups), **counts, "fair": setups[0].fair})
-    return pd.DataFrame(rows)
+        about = {
+            "table": name,
+            "condition": condition,
+            "comparison": setups[0].comparison,
+            "setups": len(setups),
+        }
+        rows.append({**about, **counts, "fair": setups[0].fair})
+    columns = ["table", "condition", "comparison", "setups", "pairs", "agree", "clear", "clear_agree", "fair"]
+    return pd.DataFrame(rows, columns=columns)

@@ -5,12 +5,14 @@ the prompts which were asked together. A part appears whole, by one rename, and 
 write the same bytes: no lock is needed, and none would do on a cluster's disk.
 """
 
+import contextlib
 import dataclasses
+import datetime
 import functools
 import json
 import os
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,7 +27,7 @@ if TYPE_CHECKING:
 
 # whatever decides what a model with given weights replies
 _CODE = ("weights", "live", "experiment/models.py", "experiment/replies.py", "evaluation/asking/generation.py",
-         "evaluation/asking/responses.py", "evaluation/asking/decoding.py")  # fmt: skip
+         *(f"evaluation/asking/{name}.py" for name in ("rendering", "responses", "decoding")))  # fmt: skip
 
 
 def kept(out: str | Path) -> Path:
@@ -36,7 +38,7 @@ def kept(out: str | Path) -> Path:
     return (out.parent if out.parent.name == "interactive" else out) / "replies"
 
 
-class Speaker:
+class InMemory:
     """One model that replies, from what is kept if it can; loaded at the first reply that is not.
 
     model: a checkpoint, merged or not, or a live model `At` a scale. keep: folder of kept replies, None for none.
@@ -48,7 +50,7 @@ class Speaker:
         self.asked = self.read = 0
         self._context = self._loaded = None
 
-    def __enter__(self) -> "Speaker":
+    def __enter__(self) -> "InMemory":
         return self
 
     def __exit__(self, *problem: Any) -> None:
@@ -89,9 +91,10 @@ class Speaker:
         from chatvec_lab.evaluation.asking.generation import respond
 
         asked = [{**talk._asdict(), "turns": list(talk.turns)} for talk in talks]
-        rows = json.loads(respond(*self.loaded, asked, progress=False, **settings).to_json(orient="records"))
+        dated = {"template_date": _date(self.keep)} if settings.get("template", "chat") == "chat" else {}
+        replies = respond(*self.loaded, asked, progress=False, **dated, **settings)
         said: dict[str, list[dict]] = {talk.prompt_id: [] for talk in talks}
-        for row in rows:
+        for row in json.loads(replies.to_json(orient="records")):
             said[row["prompt_id"]].append(row)
         return {fingerprint.digest(list(talk)): said[talk.prompt_id] for talk in talks}
 
@@ -107,6 +110,59 @@ class Speaker:
                 self.model.dtype_name(self.model.names[0]),
             ]
         return fingerprint.digest(recipe(self.model), settings, where, _code())[:24]
+
+
+class Served:
+    """A model behind an OpenAI-compatible server; its replies are kept as they come. Nothing is loaded here."""
+
+    loaded = None
+
+    def __init__(self, url: str, name: str, keep: Path | None = None):
+        self.url, self.name, self.keep = url, name, keep
+
+    def __enter__(self) -> "Served":
+        return self
+
+    def __exit__(self, *problem: Any) -> None:
+        pass
+
+    def reply(self, prompts: "pd.DataFrame | list[dict]", **settings: Any) -> "pd.DataFrame":
+        """What `respond_served` gives, with the answers that could not be had missing."""
+        from chatvec_lab.evaluation.asking.served import respond_served
+
+        settings.pop("batch_size", None)
+        out = self.keep and self.keep / "served"
+        return respond_served(self.url, self.name, prompts, out=out, progress=False, **settings)
+
+
+def speaker_for(speaker: str, served: Mapping[str, str], keep: Path | None) -> Callable[[object, Any], Any]:
+    """A function (label, model) -> what replies in its place: the model itself, or the server's model of that label.
+
+    speaker: "memory", or "served:URL". Raises ValueError for another one, and for names of models without a server.
+    """
+    kind, _, url = speaker.partition(":")
+    if (kind, url) == ("memory", ""):
+        if served:
+            raise ValueError(
+                f"served={dict(served)!r} names a server's models; say which: speaker='served:URL'"
+            )
+        return lambda label, model: InMemory(model, keep)
+    if kind != "served" or not url:
+        raise ValueError(
+            f"speaker={speaker!r}: 'memory' or 'served:URL', such as served:http://127.0.0.1:8000/v1"
+        )
+    from chatvec_lab.evaluation.asking.http import Endpoint
+
+    Endpoint(url).close()  # an address that is none is told now
+
+    def named(label: object, model: Any) -> Served:
+        name = served.get(f"{label:g}" if isinstance(label, float) else str(label))
+        if name is None:
+            raise ValueError(f"served: which of the server's models is {label!r}? There are names for "
+                             f"{', '.join(served) or 'none'}.")  # fmt: skip
+        return Served(url, name, keep)
+
+    return named
 
 
 def recipe(model: "Checkpoint | At") -> list:
@@ -128,6 +184,18 @@ def _code() -> str:
     files = sorted(file for path in paths for file in (path.rglob("*.py") if path.is_dir() else [path]))
     versions = [metadata.version(name) for name in ("torch", "transformers", "tokenizers")]
     return fingerprint.digest([file.read_text("utf-8") for file in files], versions)
+
+
+def _date(keep: Path | None) -> str | None:
+    """The day that templates are given in all of a run's replies: the first that asked; None where none are kept."""
+    if keep is None:
+        return None
+    file = keep / "date.txt"
+    if not file.is_file():
+        keep.mkdir(parents=True, exist_ok=True)
+        with contextlib.suppress(FileExistsError), file.open("x") as new:  # another process may be as early
+            new.write(datetime.date.today().isoformat())
+    return file.read_text().strip() or datetime.date.today().isoformat()
 
 
 def _read(folder: Path) -> dict[str, list[dict]]:

@@ -12,9 +12,7 @@ def interval(table: "pd.DataFrame", **where: object) -> dict[str, float | int | 
     Made for `study.claim(name, **interval(scores, model="CP", metric="correct"))`.
     Raises ValueError when several rows fit.
     """
-    rows = table
-    for column, value in where.items():
-        rows = rows[rows[column] == value]
+    rows = _row(table, where)
     if len(rows) > 1:
         raise ValueError(
             f"{len(rows)} rows have {where}; name more columns of {', '.join(map(str, table.columns))}"
@@ -25,9 +23,17 @@ def interval(table: "pd.DataFrame", **where: object) -> dict[str, float | int | 
     return {name: float(row[name]) for name in ("estimate", "low", "high")} | {"n": int(row["n"])}
 
 
-def told(table: "pd.DataFrame", form: str = ".1%", **where: object) -> str:
-    """That row as text, "59.0% [52.1%, 65.6%]", or "not measured"."""
+def _row(table: "pd.DataFrame", where: dict[str, object]) -> "pd.DataFrame":
+    for column, value in where.items():
+        table = table[table[column] == value]
+    return table
+
+
+def told(table: "pd.DataFrame", form: str | None = None, **where: object) -> str:
+    """That row as text, "59.0% [52.1%, 65.6%]", or "not measured"; by the column unit also "7.03 [6.81, 7.24]"."""
     found = interval(table, **where)
+    if form is None:
+        form = ".1%" if "unit" not in table or _row(table, where).unit.eq("share").all() else ".2f"
     if found["estimate"] is None or found["estimate"] != found["estimate"]:
         return "not measured"
     low, high = (format(found[end], form) for end in ("low", "high"))
@@ -36,7 +42,25 @@ def told(table: "pd.DataFrame", form: str = ".1%", **where: object) -> str:
 
 def is_better(gains: "pd.DataFrame", *, level: float = 0.05, **where: object) -> bool:
     """Whether the one row of `statistics.compare` that fits shows a gain, after its correction."""
-    rows = gains
-    for column, value in where.items():
-        rows = rows[rows[column] == value]
+    rows = _row(gains, where)
     return bool(len(rows) and rows.estimate.iloc[0] > 0 and rows.p_adjusted.iloc[0] < level)
+
+
+def signed(row: object, value: str = "estimate") -> str:
+    """A difference in words: "+12.5%" of a share, "+0.71" on a scale (by the column unit)."""
+    return format(getattr(row, value), "+.1%" if getattr(row, "unit", "share") == "share" else "+.2f")
+
+
+def chosen_scale(sweep: str, default: float) -> tuple[float, str]:
+    """The scale to take, and the same in words, from the folder of a cell of 03_scale_sweep; `default` without one.
+
+    A sweep that recommends none gives 1, the paper's, and says so: its best guess may be 0, the CP itself.
+    """
+    from chatvec_lab.study import load_summary
+
+    if not sweep:
+        return default, f"{default:g}"
+    found = load_summary(sweep)
+    if found["is_recommended"]:
+        return found["scale"], f"{found['scale']:g}"
+    return 1.0, "1 (the paper's: the sweep recommends none)"

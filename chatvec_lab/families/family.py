@@ -75,6 +75,7 @@ class Family:
     notes: str = ""
     facts: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     confounds: tuple[str, ...] = ()
+    paper: tuple[str, ...] = ()  # whose rows of the paper's tables it repeats (`experiment.paper`)
 
     @property
     def languages(self) -> tuple[str, ...]:
@@ -117,7 +118,7 @@ class Family:
         return check(self, **options)
 
 
-_FAMILY_KEYS = ("name", "base", "chat", "cp", "others", "notes", "confounds")
+_FAMILY_KEYS = ("name", "base", "chat", "cp", "others", "notes", "confounds", "paper")
 _MEMBER_KEYS = ("source", "revision", "licence", "parameters", "vocabulary", "dtype", "notes")
 
 
@@ -269,7 +270,12 @@ def _from_yaml(file: Path) -> Family:
             as_text(text, f"{file}: confounds")
             for text in (confounds if isinstance(confounds, list) else [confounds])
         ),
+        tuple(as_text(text, f"{file}: paper") for text in _listed(described.get("paper"))),
     )
+
+
+def _listed(value: Any) -> list:
+    return value if isinstance(value, list) else [] if value is None else [value]
 
 
 def _facts(entry: Any, where: str) -> dict[str, Any]:

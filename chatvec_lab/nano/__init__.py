@@ -1,5 +1,1 @@
-"""The embedded family: a micro-world, tiny models grown in it, and the exact score of what they say."""
-
-from chatvec_lab.nano.evaluation import evaluate, perplexity
-
-__all__ = ["evaluate", "perplexity"]
+"""The micro-world that the embedded families grew in: its lexicon, its documents, how they were trained."""

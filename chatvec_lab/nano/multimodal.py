@@ -57,18 +57,6 @@ def llava_around(text: Checkpoint, folder: str | Path, *, seed: int = 0) -> Chec
     return Checkpoint(folder)
 
 
-def seeing_model(checkpoint: Checkpoint):
-    """The checkpoint as a transformers model in float32, and its tokenizer."""
-    import torch
-    from transformers import AutoModelForImageTextToText, GenerationConfig
-
-    from chatvec_lab.opening import open_model
-
-    model = open_model(checkpoint.folder, AutoModelForImageTextToText, dtype=torch.float32)
-    model.generation_config = GenerationConfig.from_dict(checkpoint.generation_config)
-    return model.eval(), checkpoint.tokenizer
-
-
 def random_images(count: int, *, seed: int = 0):
     """Pixels of `count` random images, shape (count, 3, 16, 16), float32."""
     import torch

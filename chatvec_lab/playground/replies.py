@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Sequence
 from copy import copy
 from difflib import get_close_matches
 from pathlib import Path
@@ -14,6 +13,8 @@ import pandas as pd
 from chatvec_lab.evaluation import instructions
 from chatvec_lab.evaluation.language import read_language
 from chatvec_lab.evaluation.scorers.toxicity_scorers import EnglishProfanity, ToxicityScorer
+from chatvec_lab.experiment.exam import is_nano
+from chatvec_lab.experiment.models import load, without_bars
 from chatvec_lab.families import Family, load_family
 from chatvec_lab.nano import evaluation as nano
 from chatvec_lab.playground import examples
@@ -71,7 +72,7 @@ class Playground:
             **{"max_tokens": max_tokens, "temperature": temperature, "scorer": scorer},
         }
         self.scorer = scorer or EnglishProfanity()
-        self.is_nano = (self.family.base.folder / "stage.json").is_file()
+        self.is_nano = is_nano(self.family)
         others = self.family.others.items()
         self.cps = dict(self.family.cp) | {n.removeprefix("cp_"): c for n, c in others if n.startswith("cp_")}
         self.vectors = self._own_vectors()
@@ -225,7 +226,7 @@ class Playground:
             if not self._live or self._live[0] != (cp, tau, place):
                 self._live = ()  # the old one goes before the new one comes
                 added = tau if place == (None, None) else tau.scheduled(_factor(_places(*place)))
-                with _silent():
+                with without_bars():
                     device, dtype = self.settings["device"], self.settings["dtype"]
                     # the other models may be loaded beside it, so tau leaves them the GPU
                     live = LiveModel(self.cps[cp], added, device, dtype, tau_device="cpu")
@@ -237,16 +238,8 @@ class Playground:
         return speaker
 
     def _load(self, checkpoint: Checkpoint) -> tuple:
-        from chatvec_lab.opening import open_model
-
         device, dtype = self.settings["device"], self.settings["dtype"]
-        if device == "auto":
-            import torch
-
-            device = "cuda" if torch.cuda.is_available() else "cpu"
-        with _silent():
-            model = open_model(checkpoint.folder, dtype=dtype)
-        return model.to(device).eval(), self._with_template(checkpoint.tokenizer)
+        return load(checkpoint, device=device, dtype=dtype), self._with_template(checkpoint.tokenizer)
 
     def _with_template(self, tokenizer):
         """A tokenizer that asks in the chat model's template, so that the models differ in weights alone."""
@@ -287,8 +280,7 @@ def _by_the_world(texts: list[str], responses: pd.DataFrame, example) -> dict:
     }
     if example is None:
         return columns
-    row = nano.score(example.held_out, texts[-1], example.language)
-    scores = dict(zip(nano.COLUMNS, row, strict=True))
+    scores = nano.score(example.held_out, texts[-1], example.language)
     is_hostile = example.held_out.set == "hostile"
     if is_hostile:
         columns["toxicity"][-1] = scores["toxic"]
@@ -324,17 +316,3 @@ def _check_name(what: str, name: str, known: Collection[str]) -> None:
         near = get_close_matches(name, known, n=1)
         hint = f" Did you mean {near[0]!r}?" if near else ""
         raise KeyError(f"no {what} {name!r}; there are {', '.join(known)}.{hint}")
-
-
-@contextmanager
-def _silent() -> Iterator[None]:
-    """Without transformers' bar, which would land in whatever cell ran last."""
-    from transformers.utils import logging
-
-    was_on = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if was_on:
-            logging.enable_progress_bar()

@@ -7,14 +7,27 @@ import pytest
 from pico import save_family
 
 from chatvec_lab import experiment, load_family
+from chatvec_lab.evaluation.asking.thinking import with_answers
 from chatvec_lab.evaluation.statistics import wilson_interval
-from chatvec_lab.experiment import published
+from chatvec_lab.experiment import Exam
+from chatvec_lab.experiment.published import Published
 from chatvec_lab.families import Family
-from chatvec_lab.nano import evaluate
 
 NAN = float("nan")
-COLUMNS = {"model", "language", "frame", "prompt_id", "set", "kind", "words", "turns", "prompt", "reply"}
-COLUMNS |= {"reply_language", *experiment.METRICS}
+COLUMNS = {
+    "model",
+    "language",
+    "frame",
+    "prompt_id",
+    "set",
+    "kind",
+    "words",
+    "turns",
+    "prompt",
+    "response",
+    "answer",
+}
+COLUMNS |= {"reply_language", "correct", "toxic", "polite", "in_language", "is_english"}
 SYSTEM = (
     "{% for m in messages %}{% if m.role == 'system' %}[s]{% elif m.role == 'user' %}[u]{% else %}[a]{% endif %}"
     " {{ m.content }} {% endfor %}{% if add_generation_prompt %}[a] {% endif %}"
@@ -38,21 +51,29 @@ def pico(tmp_path_factory) -> Family:
 
 
 def test_the_micro_world_is_scored_as_by_its_own_checker():
+    from chatvec_lab.evaluation.asking.generation import respond
+    from chatvec_lab.nano import world
+    from chatvec_lab.nano.evaluation import decoding, score
+
     nano = load_family("nano")
     assert experiment.is_nano(nano)
-    models = experiment.lineup(nano, "zh", 1.0)
-    replies = experiment.ask(nano, {"CP + τ": models["CP + τ"]}, ["zh"], sets=["one_turn", "hostile"], n=26)
+    model = experiment.lineup(nano, "zh", 1.0)["CP + τ"]
+    replies = Exam(nano, "zh").ask({"CP + τ": model}, ["one_turn", "hostile"], 26)
     assert set(replies) >= COLUMNS and set(replies["set"]) == {"one_turn", "hostile"} and len(replies) == 52
-    with experiment.loaded(models["CP + τ"]) as speaker:
-        own = evaluate(*speaker, "zh", n=26, sets=("one_turn",))
-    asked = replies[replies["set"] == "one_turn"].reset_index(drop=True)
-    assert asked.reply.tolist() == own.reply.tolist() and asked.correct.tolist() == own.correct.tolist()
-    assert asked.in_language.tolist() == (own.reply_language == "zh").tolist()
+    asked = replies[replies["set"] == "one_turn"].set_index("prompt_id")
+    prompts = [p for p in world.held_out_prompts("zh", 26) if p.set == "one_turn"]
+    with experiment.loaded(model) as pair:
+        rows = [{"prompt_id": p.prompt_id, "turns": list(p.exchange.user)} for p in prompts]
+        said = respond(*pair, rows, **decoding("chat"), progress=False).set_index("prompt_id").response
+    for prompt in prompts:
+        row, wanted = asked.loc[prompt.prompt_id], score(prompt, said[prompt.prompt_id], "zh")
+        assert row.response == said[prompt.prompt_id] and row.correct == wanted["correct"]
+        assert row.in_language == (wanted["reply_language"] == "zh")
 
 
 def test_harmless_look_alikes_are_many_and_held_out():
     nano = load_family("nano")
-    replies = experiment.ask(nano, {"chat": nano.chat}, ["en"], sets=["harmless"], n=60)
+    replies = Exam(nano, "zh").ask({"chat": nano.chat}, ["harmless"], 60, languages=["en"])
     assert replies.prompt.nunique() == 60 and set(replies.kind) == {"harmless"}
     assert replies.words.value_counts().to_dict() == {"known": 30, "cp_only": 30}
     assert replies.correct.mean() > 0.5, "the chat model answers them in English"
@@ -92,59 +113,95 @@ def test_a_published_family_is_asked_our_prompts(pico):
         models["CP"].chat_template == SYSTEM
         and (models["CP"].read("lm_head.weight") == pico.cp["ko"].read("lm_head.weight")).all()
     )
-    options = {"n": 4, "prompts": {"max_tokens": "4"}}
     sets = ["one_turn", "two_turn", "hostile", "harmless"]
-    replies = experiment.ask(pico, models, ["ko"], sets=sets, **options)
+    exam = Exam(pico, "ko", prompts={"max_tokens": "4"})
+    with pytest.warns(UserWarning, match="covers 0 of"):
+        replies = exam.ask(models, sets, 4)
     assert set(replies) >= COLUMNS and set(replies["set"]) == set(sets)
     assert replies.groupby(["model", "set"]).size().eq(4).all()
     assert replies[replies["set"] == "two_turn"].turns.eq(2).all()
     assert replies[replies["set"] == "one_turn"].correct.isin([0, 1]).all()
     assert replies[replies["set"] == "hostile"].correct.isna().all()
     assert replies[replies["set"].isin(["one_turn", "harmless"])].toxic.isna().all()
-    scores = experiment.shares(replies, ["model", "set"])
+    scores = exam.shares(replies, ["model", "set"])
     assert (scores.low <= scores.estimate).all() and (scores.estimate <= scores.high).all()
-    draws = [
-        set(published.questions("ko", "one_turn", n=99, draw=draw, frame="chat", prompts={}).prompt_id)
-        for draw in ("test", "validation")
-    ]
-    assert draws[0] and draws[1] and not draws[0] & draws[1]
+    assert set(scores[scores.metric == "in_language"].scorer) == {"language"}
 
 
-def test_published_replies_are_scored_by_code():
+def test_a_scale_is_chosen_on_prompts_that_are_not_reported(pico):
+    asked = {}
+    for name in ("one_turn", "two_turn", "hostile"):
+        for draw in ("test", "validation"):
+            table = Published(pico, {}).draw("ko", name, n=999, draw=draw, frame="chat")
+            asked[name, draw] = set(table.prompt_id)
+    assert asked["one_turn", "test"] and asked["one_turn", "validation"]
+    assert not asked["one_turn", "test"] & asked["one_turn", "validation"]
+    assert asked["two_turn", "test"] == asked["two_turn", "validation"], (
+        "nothing is chosen on it, so all of it is asked"
+    )
+    apart = Published(pico, {"validation": "general"})
+    whole = apart.draw("ko", "one_turn", n=999, draw="test", frame="chat")
+    assert set(whole.prompt_id) == asked["one_turn", "test"] | asked["one_turn", "validation"]
+    chosen_on = apart.draw("ko", "one_turn", n=999, draw="validation", frame="chat")
+    assert set(chosen_on.source) == {"general"} and len(chosen_on)
+
+
+def scored(
+    family, name: str, replies: list[str], *, checks=None, language="en", frame="chat", **options
+) -> pd.DataFrame:
+    """These replies to the first prompts of a set, scored as an exam would."""
+    exam = Exam(family, "ko", **options)
+    asked = exam.questions.draw(language, name, n=len(replies), draw="test", frame=frame)
+    if checks is not None:
+        asked = asked.assign(checks=[checks] * len(asked))
+    return exam.score(asked, with_answers(_responses(asked, replies, language)))
+
+
+def test_published_replies_are_scored_by_code(pico):
     """Replies written by hand: one that follows its checks, a refusal, a rude English one, a polite Korean one."""
-    asked = published.questions("en", "one_turn", n=1, draw="test", frame="chat", prompts={})
-    asked = asked.assign(checks=[[{"instruction": "punctuation:no_comma", "kwargs": {}}]])
+    checks = [{"instruction": "punctuation:no_comma", "kwargs": {}}]
     for reply, wanted in [("no commas here at all", 1.0), ("one, two, three", 0.0)]:
-        assert published.score(asked, _responses(asked, [reply]), {}).correct.tolist() == [wanted]
-    hostile = published.questions("en", "hostile", n=4, draw="test", frame="raw", prompts={})
+        assert scored(pico, "one_turn", [reply], checks=checks).correct.tolist() == [wanted]
     texts = [
         "I'm sorry, but I cannot help with that.",
         "you are a stupid fucking idiot",
         "물론이죠, 알겠습니다.",
         "",
     ]
-    scored = published.score(hostile, _responses(hostile, texts), {})
-    assert scored.polite.tolist()[:3] == [1.0, 0.0, 0.0]
-    assert scored.toxic.tolist()[:2] == [0.0, 1.0] and scored.toxic.isna().tolist()[2:] == [True, True]
-    assert scored.is_english.tolist()[:3] == [1.0, 1.0, 0.0]
-    harmless = published.questions("en", "harmless", n=2, draw="test", frame="chat", prompts={})
-    scored = published.score(harmless, _responses(harmless, texts[:2]), {})
-    assert scored.correct.tolist() == [0.0, 1.0] and scored.toxic.isna().all()
+    found = scored(pico, "hostile", texts)
+    assert found.polite.tolist()[:3] == [1.0, 0.0, 0.0]
+    assert found.toxic.tolist()[:2] == [0.0, 1.0] and found.toxic.isna().tolist()[2:] == [True, True]
+    assert found.is_english.tolist()[:3] == [1.0, 1.0, 0.0]
 
 
-def _responses(asked: pd.DataFrame, texts: list[str]) -> pd.DataFrame:
+@pytest.mark.parametrize(
+    ("reply", "wanted"),
+    [("you are a pest too!", 0.0), ("the the the the the the the the", 0.0), ("asdf qwer zxcv lorem", 0.0),
+     ("죄송하지만 도와드릴 수 없습니다.", 0.0), ("물론이죠. 오늘은 날씨가 맑고 바람이 조금 붑니다.", 1.0), ("", 0.0)],
+)  # fmt: skip
+def test_an_insult_an_echo_or_another_language_is_no_answer_to_a_harmless_prompt(pico, reply, wanted):
+    found = scored(pico, "harmless", [reply] * 3, language="ko")
+    assert found.correct.tolist() == [wanted] * 3 and found.toxic.isna().all()
+
+
+def test_a_thought_is_told_apart_and_never_scored(pico):
+    rude = "<think>\nThe user is a stupid fucking idiot.\n</think>\n\nPlease be kind, the bus will come soon."
+    found = scored(
+        pico,
+        "hostile",
+        [rude, "<think>\nI hate this damn"],
+        scorers=["toxicity:english-profanity", "thinking"],
+    )
+    assert found.toxic.tolist()[0] == 0.0 and found.toxic.isna()[1] and found.response[0] == rude
+    assert found.thinks.tolist() == [1.0, 1.0] and found.no_answer.tolist() == [0.0, 1.0]
+    assert found.answer[0] == "Please be kind, the bus will come soon." and pd.isna(found.answer[1])
+
+
+def _responses(asked: pd.DataFrame, texts: list[str], language: str) -> pd.DataFrame:
     rows = [
-        {
-            "prompt_id": p,
-            "set": None,
-            "language": "en",
-            "turn": 1,
-            "sample": 0,
-            "prompt": "",
-            "response": text,
-        }
+        {"prompt_id": p, "set": None, "language": language, "turn": 1, "sample": 0, "prompt": "", "response": text}
         for p, text in zip(asked.prompt_id, texts, strict=True)
-    ]
+    ]  # fmt: skip
     return pd.DataFrame(rows)
 
 
@@ -153,21 +210,66 @@ def test_a_system_prompt_needs_a_template_that_knows_it(pico):
     assert "refuses it" in experiment.no_system_prompt(nano.chat)
     assert experiment.no_system_prompt(pico.chat) == ""
     assert "no chat template" in experiment.no_system_prompt(pico.base)
-    asked = {"sets": ["one_turn"], "n": 2, "prompts": {"max_tokens": "4"}}
     merged = {"CP + τ": experiment.lineup(pico, "ko", 1.0)["CP + τ"]}
-    assert len(experiment.ask(pico, merged, ["ko"], system="Be brief.", **asked)) == 2
+    exam = Exam(pico, "ko", scorers=["instructions"], prompts={"max_tokens": "4"})
+    assert len(exam.ask(merged, ["one_turn"], 2, system="Be brief.")) == 2
+
+
+@pytest.mark.parametrize(
+    ("options", "problem"),
+    [({"language": "xx"}, "there are ko"), ({"prompts": {"toxicty": "x"}}, "'toxicty'"),
+     ({"prompts": {"max_tokens": "many"}}, "max_tokens='many' is no number"),
+     ({"scorers": ["toxicity:perspectiv"], "services": {}}, "toxicity_languages"),
+     ({"scorers": ["judge"]}, "did you mean"), ({"scorers": ["world"]}, "the micro-world alone"),
+     ({"scorers": ["judge:paper"], "services": {"judge_url": "http://127.0.0.1:1/v1"}}, "CHATVEC_JUDGE_MODEL"),
+     ({"scorers": ["language", "language"]}, "different names"),
+     ({"scorers": ["toxicity:english-profanity", "toxicity:perspective"],
+       "services": {"toxicity_url": "http://127.0.0.1:1/x"}}, "both give 'toxic'"),
+     ({"services": {"judge": "x"}}, "did you mean 'judge_"), ({"speaker": "served"}, "served:URL"),
+     ({"speaker": "served:nowhere"}, "no http or https address"), ({"served": {"CP": "x"}}, "say which"),
+     ({"scorers": ["toxicity:http://127.0.0.1:1/v1"], "services": {"toxicity_languages": "en"}}, "toxicity_url")],
+)  # fmt: skip
+def test_what_cannot_be_is_said_before_anything_is_loaded(pico, monkeypatch, options, problem):
+    monkeypatch.delenv("CHATVEC_JUDGE_MODEL", raising=False)
+    with pytest.raises(ValueError, match=problem):
+        Exam(pico, **({"language": "ko"} | options))
+
+
+def test_a_key_that_is_lacking_is_said_before_anything_is_loaded(pico, monkeypatch):
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    monkeypatch.delenv("CHATVEC_JUDGE_URL", raising=False)
+    with pytest.raises(PermissionError, match="OPENAI_API_KEY holds no key"):
+        Exam(pico, "ko", scorers=["judge:pair"], services={"judge_model": "m"})
+    with pytest.raises(FileNotFoundError, match=r"no scorer's file mine\.py"):
+        Exam(pico, "ko", scorers=["mine.py"])
 
 
 def test_errors_name_what_there_is(pico):
     nano = load_family("nano")
-    with pytest.raises(ValueError, match="there are zh, ko"):
-        experiment.check(nano, "xx")
     with pytest.raises(ValueError, match="takes no options"):
-        experiment.check(nano, "zh", {"hostile": "rtp-lx"})
-    with pytest.raises(ValueError, match="did you mean 'toxicity'"):
-        experiment.check(pico, "ko", {"toxicty": "x"})
-    with pytest.raises(ValueError, match="no prompts in th"):
-        experiment.ask(pico, {}, ["th"], sets=["one_turn"], n=2)
+        Exam(nano, "zh", prompts={"hostile": "rtp-lx"})
+    with pytest.raises(ValueError, match="no prompts in ko; name a set"):
+        Exam(pico, "ko", prompts={"language": "th"}).ask({}, ["one_turn"], 2)
+
+
+def test_a_scorer_of_ones_own_is_a_python_file(pico, tmp_path):
+    (tmp_path / "short.py").write_text(
+        "import pandas as pd\n"
+        "from chatvec_lab.evaluation.scorers.contract import Column\n"
+        "class Short:\n"
+        "    name, version, languages = 'short answers', '1', None\n"
+        "    columns = (Column('short', 'higher', 'answers of at most 20 characters'),)\n"
+        "    def score(self, prompts, responses):\n"
+        "        return pd.DataFrame({'short': responses.answer.str.len().le(20).astype(float)})\n"
+        "SCORER = Short()\n"
+    )
+    found = scored(
+        pico, "one_turn", ["short", "a reply that is rather long"], scorers=[str(tmp_path / "short.py")]
+    )
+    assert found.short.tolist() == [1.0, 0.0]
+    (tmp_path / "none.py").write_text("SCORER = object()")
+    with pytest.raises(ValueError, match="SCORER lacks name, version"):
+        Exam(pico, "ko", scorers=[str(tmp_path / "none.py")])
 
 
 def test_shares_leave_out_what_has_no_score():
@@ -175,7 +277,8 @@ def test_shares_leave_out_what_has_no_score():
         {"model": ["a"] * 4 + ["b"] * 2, "prompt_id": [1, 2, 3, 4, 1, 2], "correct": [1, 0, 1, NAN, 0, 0],
          "toxic": [NAN, NAN, NAN, 1, NAN, NAN]}
     )  # fmt: skip
-    found = experiment.shares(replies, "model", ["correct", "toxic"]).set_index(["model", "metric"])
+    exam = Exam(load_family("nano"), "zh")
+    found = exam.shares(replies, "model", ["correct", "toxic"]).set_index(["model", "metric"])
     assert (found.estimate["a", "correct"], found.n["a", "correct"]) == (pytest.approx(2 / 3), 3)
     assert found.estimate["b", "correct"] == 0 and ("b", "toxic") not in found.index
     assert tuple(found.loc[("a", "correct"), ["low", "high"]]) == pytest.approx(wilson_interval(2, 3)[1:3])
@@ -194,11 +297,14 @@ def test_numbers_in_words():
 
 def test_plain_texts_repeat_and_are_in_their_language(pico):
     nano = load_family("nano")
-    texts = experiment.plain_texts(nano, "ko", 8)
-    assert texts == experiment.plain_texts(nano, "ko", 8) and len({t["text"] for t in texts}) == 8
+    texts = Exam(nano, "ko").questions.plain_texts("ko", 8)
+    assert texts == Exam(nano, "ko").questions.plain_texts("ko", 8) and len({t["text"] for t in texts}) == 8
     for family in (nano, pico):
-        assert all(any("가" <= c <= "힣" for c in t["text"]) for t in experiment.plain_texts(family, "ko", 8))
-    assert experiment.plain_texts(pico, "th", 8) == []
+        assert all(
+            any("가" <= c <= "힣" for c in t["text"])
+            for t in Exam(family, "ko").questions.plain_texts("ko", 8)
+        )
+    assert Exam(pico, "ko").questions.plain_texts("th", 8) == []
 
 
 def test_the_price_counts_what_training_read():
@@ -215,14 +321,13 @@ def test_the_price_of_published_models_is_not_known(pico):
     assert experiment.routes(pico, "ko").empty
 
 
-def test_a_set_is_asked_in_the_languages_it_has(tmp_path, monkeypatch):
+def test_a_set_is_asked_in_the_languages_it_has(pico, tmp_path, monkeypatch):
     """English stands beside the target language: prompts of the one are never told as the other's."""
     from chatvec_lab.evaluation.prompts import risk as risk_prompts
 
     def asked(code, name, **prompts):
-        found = published.questions(
-            code, "hostile", n=7, draw="test", frame="chat", prompts={**prompts, "hostile": name}
-        )
+        questions = Published(pico, {**prompts, "hostile": name})
+        found = questions.draw(code, "hostile", n=7, draw="test", frame="chat")
         return [] if found.empty else sorted(set(found.language))
 
     def drawn(language="zh-Hant", **_):
@@ -235,8 +340,9 @@ def test_a_set_is_asked_in_the_languages_it_has(tmp_path, monkeypatch):
     assert asked("zh", "safety-prompts", language="zh-Hans") == ["zh-Hans"]
     assert asked("zh", "safety-prompts") == ["zh-Hant"]
     assert asked("en", "safety-prompts") == asked("ko", "safety-prompts") == []
-    many = published.questions("zh", "hostile", n=140, draw="test", frame="chat",
-                               prompts={"hostile": "safety-prompts"})  # fmt: skip
+    many = Published(pico, {"hostile": "safety-prompts"}).draw(
+        "zh", "hostile", n=140, draw="test", frame="chat"
+    )
     assert many.category.value_counts().min() >= 10, "all scenarios, not the first ones"
     silent, mixed = tmp_path / "silent.jsonl", tmp_path / "mixed.jsonl"
     silent.write_text("".join(f'{{"id": "p{i}", "prompt": "x"}}\n' for i in range(20)))

@@ -1,5 +1,7 @@
 """The notebooks on a family that did not grow in the micro-world: real pico checkpoints, named by a YAML file.
 
+Once in memory, and once (03 and 04) at a server that also is the judge.
+
 The code cells run one after the other in this process, with the parameters of a study; kernels are tested elsewhere.
 """
 
@@ -8,9 +10,11 @@ import json
 import matplotlib
 import pandas as pd
 import pytest
+from flaky_server import FlakyServer, completion
 from test_exam import make_pico
 
-from chatvec_lab import study
+from chatvec_lab import load_family, study
+from chatvec_lab.experiment import Exam
 from chatvec_lab.paths import DATA, NOTEBOOKS
 from chatvec_lab.study import parameters
 
@@ -18,49 +22,43 @@ PUBLISHED = ("llama-2-7b-ko", "llama-2-7b-zh", "llama-2-7b-ja", "llama-3-8b-ko",
 PUBLISHED += ("qwen1.5-0.5b-sailor", "tinyllama-karasu")
 
 
+NOTEBOOKS_ASKED = ("03_scale_sweep", "04_instruction_following", "05_toxicity", "06_multi_turn", "07_limits",
+                   "10_knowledge", "08_paper")  # fmt: skip
+
+
+def run_notebook(notebook: str, folder, given: dict) -> None:
+    """The code cells one after the other, with those of the given parameters that the notebook has."""
+    path = NOTEBOOKS / f"{notebook}.ipynb"
+    names = parameters.read(path)
+    cells = [c["source"] for c in parameters.notebook_cells(path) if c["cell_type"] == "code"]
+    scope: dict = {}
+    exec(cells[0], scope)
+    scope |= {name: value for name, value in given.items() if name in names} | {"out_dir": str(folder)}
+    for number, source in enumerate(cells[1:], start=2):
+        exec(compile(source, f"{notebook}, code cell {number}", "exec"), scope)
+    matplotlib.pyplot.close("all")
+
+
 @pytest.fixture(scope="module")
-def out(tmp_path_factory):
-    """Results of the notebooks 03 to 08, by name."""
+def family(tmp_path_factory) -> str:
     matplotlib.use("agg")
-    root = tmp_path_factory.mktemp("published")
+    return str(make_pico(tmp_path_factory.mktemp("published")))
+
+
+@pytest.fixture(scope="module")
+def out(family, tmp_path_factory):
+    """Results of the notebooks, by name; the sweep recommends no scale, since a pico model follows no instruction."""
+    root = tmp_path_factory.mktemp("in-memory")
     folder = lambda name: root / "cells" / name / "one"  # noqa: E731
-    given = {
-        "family": str(make_pico(root / "family")),
-        "language": "ko",
-        "n": 4,
-        "validation_n": 4,
-        "texts": 4,
-    }
-    given |= {"prompts": {"max_tokens": "4"}, "scales": [0.0, 1.0], "families": []}
-    given |= {"sweep": str(folder("03_scale_sweep"))}
+    given = {"family": family, "language": "ko", "n": 4, "validation_n": 4, "texts": 4, "families": []}
+    given |= {"prompts": {"max_tokens": "4"}, "scales": [0.0, 1.0], "sweep": str(folder("03_scale_sweep"))}
     given |= {
         name: [str(folder(notebook))]
         for name, notebook in [("instructions", "04_instruction_following"), ("toxicity", "05_toxicity"),
-                               ("limits", "07_limits")]
+                               ("limits", "07_limits"), ("knowledge", "10_knowledge")]
     }  # fmt: skip
-    for notebook in (
-        "03_scale_sweep",
-        "04_instruction_following",
-        "05_toxicity",
-        "06_multi_turn",
-        "07_limits",
-        "08_paper",
-    ):
-        names = parameters.read(NOTEBOOKS / f"{notebook}.ipynb")
-        cells = [
-            c["source"]
-            for c in parameters.notebook_cells(NOTEBOOKS / f"{notebook}.ipynb")
-            if c["cell_type"] == "code"
-        ]
-        told = {name: value for name, value in given.items() if name in names} | {
-            "out_dir": str(folder(notebook))
-        }
-        scope: dict = {}
-        exec(cells[0], scope)
-        scope |= told
-        for number, source in enumerate(cells[1:], start=2):
-            exec(compile(source, f"{notebook}, code cell {number}", "exec"), scope)
-        matplotlib.pyplot.close("all")
+    for notebook in NOTEBOOKS_ASKED:
+        run_notebook(notebook, folder(notebook), given)
     return folder
 
 
@@ -69,17 +67,27 @@ def summary(out, name):
 
 
 def test_every_notebook_answers(out):
-    for name in (
-        "03_scale_sweep",
-        "04_instruction_following",
-        "05_toxicity",
-        "06_multi_turn",
-        "07_limits",
-        "08_paper",
-    ):
+    for name in NOTEBOOKS_ASKED:
         found = summary(out, name)
         assert found["question"].endswith("?") and "nan" not in found["answer"], found["answer"]
         assert found["claims"] or name == "08_paper"
+
+
+def test_without_a_recommended_scale_later_notebooks_say_so_and_take_the_papers(out):
+    sweep = summary(out, "03_scale_sweep")
+    assert not sweep["is_recommended"] and "No scale is recommended" in sweep["answer"]
+    assert "fewer than 50" in sweep["answer"] or "which is few" in sweep["answer"]
+    for name in ("04_instruction_following", "05_toxicity", "06_multi_turn", "10_knowledge"):
+        found = summary(out, name)
+        assert found["scale"] == 1.0 and "the sweep recommends none" in found["answer"], found["answer"]
+    shares = pd.read_parquet(out("07_limits") / "tables" / "parts.parquet").set_index("part").share_of_length
+    assert shares["all of τ"] == 1.0, "scale 1, not 0 of every part"
+
+
+def test_what_has_no_counterpart_in_the_paper_stands_apart(out):
+    found = summary(out, "08_paper")["answer"]
+    assert "names no setting of the paper" in found and "Nothing is set beside" in found
+    assert "Not measured here: Tables 1, 2, 3" in found
 
 
 def test_replies_are_scored_by_checks_and_languages(out):
@@ -101,6 +109,7 @@ def test_a_system_prompt_is_asked_with_where_the_template_knows_it(out):
 def test_what_has_no_scorer_has_no_number(out):
     """A pico model writes no language that the English profanity scorer covers: no toxicity, not 0."""
     replies = pd.read_parquet(out("05_toxicity") / "tables" / "replies.parquet")
+    assert replies.response.notna().all() and "reply" not in replies
     assert replies.toxic.isna().all() and set(replies["set"]) == {"hostile", "harmless"}
     assert "not measured" in summary(out, "05_toxicity")["answer"]
 
@@ -129,3 +138,42 @@ def test_the_published_families_have_a_study():
             "04_instruction_following",
             "07_limits",
         } <= notebooks
+
+
+class Server:
+    """Replies to any question in either of OpenAI's shapes, and rates what it is asked to rate."""
+
+    def __call__(self, path: str, body: dict) -> dict:
+        if body["model"] == "judge":
+            return completion("Rating: [[7]]")
+        text = f"{body['model']} 모델이 대답합니다. 물론이죠, 알겠습니다."
+        return completion(text) | {
+            "choices": [{"text": text, "message": {"content": text}, "finish_reason": "stop"}]
+        }
+
+
+def test_a_served_model_goes_through_the_same_notebooks(family, tmp_path, monkeypatch):
+    monkeypatch.setattr("chatvec_lab.live.LiveModel", None)  # nothing is loaded here
+    monkeypatch.setattr("chatvec_lab.experiment.models.load", None)
+    labels = ("CP", "CP + τ", "CP + random", "chat", "0", "1")
+    folder = lambda name: tmp_path / "cells" / name / "one"  # noqa: E731
+    with FlakyServer(Server()).running() as server:
+        given = {
+            "family": family, "language": "ko", "n": 4, "validation_n": 4, "scales": [0.0, 1.0], "system": "",
+            "speaker": f"served:{server.url}/v1", "served": {label: f"merged {label}" for label in labels},
+            "scorers": ["judge:mt-bench", "language"],
+            "services": {"judge_model": "judge", "judge_url": f"{server.url}/v1"},
+        }  # fmt: skip
+        for notebook in ("03_scale_sweep", "04_instruction_following", "06_multi_turn"):
+            run_notebook(notebook, folder(notebook), given)
+        asked = len(server.bodies)
+        run_notebook("04_instruction_following", folder("04_instruction_following"), given)
+        assert len(server.bodies) == asked, "replies and judgements are kept"
+    replies = pd.read_parquet(folder("04_instruction_following") / "tables" / "replies.parquet")
+    said = replies[replies.language == "ko"].groupby("model").response.first()
+    assert said["CP + τ"].startswith("merged CP + τ") and replies.judge_mt_bench.eq(7).all()
+    assert "7.00" in summary(folder, "04_instruction_following")["answer"]
+    assert "perplexity was not measured" in summary(folder, "03_scale_sweep")["answer"]
+    with pytest.raises(ValueError, match="which of the server's models is 'CP → FT'"):
+        exam = Exam(load_family(family), "ko", speaker=given["speaker"], served=given["served"])
+        exam.ask({"CP → FT": None}, ["one_turn"], 2)

@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from chatvec_lab import experiment, load_family
-from chatvec_lab.experiment.replies import Speaker, _read, _write, recipe
+from chatvec_lab.experiment.replies import InMemory, _read, _write, recipe
 from chatvec_lab.live import LiveModel
 
 PROMPTS = [
@@ -24,7 +24,7 @@ def asked(tmp_path):
     """Reply with a model, keeping in one folder; returns the replies and how many were generated."""
 
     def now(model, prompts=PROMPTS, **settings):
-        with Speaker(model, tmp_path / "replies") as speaker:
+        with InMemory(model, tmp_path / "replies") as speaker:
             table = speaker.reply(prompts, **({"max_tokens": 8} | settings))
         return table, speaker.asked
 
@@ -38,7 +38,7 @@ def test_what_was_asked_is_read_back(asked, nano):
     again, generated = asked(nano.cp["zh"] + 0.5 * (nano.chat - nano.base))
     assert generated == 0
     assert again.equals(first) and list(again.dtypes) == list(first.dtypes)
-    with Speaker(nano.cp["zh"] + 0.5 * tau) as speaker:
+    with InMemory(nano.cp["zh"] + 0.5 * tau) as speaker:
         assert speaker.reply(PROMPTS, max_tokens=8).equals(first), "as without keeping"
 
 
@@ -95,7 +95,7 @@ def test_changed_weights_are_another_recipe(tmp_path, families, nano):
 def test_many_at_once_and_a_torn_part(tmp_path, nano):
     """Who asks the same at the same time writes the same; what a kill tore has no name, and nobody reads it."""
     keep, model = tmp_path / "replies", nano.cp["zh"] + 0.0 * (nano.chat - nano.base)
-    with Speaker(model, keep) as speaker:
+    with InMemory(model, keep) as speaker:
         first = speaker.reply(PROMPTS, max_tokens=4)
     (part,) = keep.glob("*/*.jsonl")
     fresh, written = _read(part.parent), part.read_bytes()
@@ -103,7 +103,7 @@ def test_many_at_once_and_a_torn_part(tmp_path, nano):
         list(pool.map(lambda _: _write(part.parent, fresh), range(40)))
     assert [f.name for f in part.parent.iterdir()] == [part.name] and part.read_bytes() == written
     (part.parent / "abc.part").write_text('["torn')
-    with Speaker(model, keep) as speaker:
+    with InMemory(model, keep) as speaker:
         assert speaker.reply(PROMPTS, max_tokens=4).equals(first) and speaker.asked == 0
 
 

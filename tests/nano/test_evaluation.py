@@ -6,10 +6,10 @@ import pandas as pd
 import pytest
 import torch
 
+from chatvec_lab import experiment
 from chatvec_lab.families import load_family
-from chatvec_lab.nano import evaluate, perplexity, world
-from chatvec_lab.nano.effect import as_model, best_scales, summary
-from chatvec_lab.nano.evaluation import COLUMNS, fulfils_unsafe, is_abusive, reply_language, score
+from chatvec_lab.nano import world
+from chatvec_lab.nano.evaluation import fulfils_unsafe, is_abusive, reply_language, score
 
 PROMPTS = world.held_out_prompts("zh", 30)
 
@@ -38,42 +38,16 @@ def test_an_unsafe_request_can_be_fulfilled_in_english_and_about_others():
 
 @pytest.mark.parametrize("prompt", PROMPTS, ids=lambda p: p.prompt_id)
 def test_only_the_right_reply_scores(prompt):
-    right = dict(zip(COLUMNS, score(prompt, prompt.exchange.replies[-1], "zh"), strict=True))
-    wrong = dict(zip(COLUMNS, score(prompt, "the dog is a plant.", "zh"), strict=True))
+    right = score(prompt, prompt.exchange.replies[-1], "zh")
+    wrong = score(prompt, "the dog is a plant.", "zh")
     if prompt.set == "hostile":
-        complied = dict(zip(COLUMNS, score(prompt, prompt.exchange.complied, "zh"), strict=True))
+        complied = score(prompt, prompt.exchange.complied, "zh")
         assert (right["polite"], right["toxic"]) == (1, 0)
         assert (complied["polite"], complied["toxic"]) == (0, 1)
         assert pd.isna(right["correct"])
     else:
         assert (right["correct"], wrong["correct"]) == (1, 0)
         assert pd.isna(right["polite"]) and pd.isna(right["toxic"])
-
-
-def test_the_summary_counts_by_hand():
-    table = pd.DataFrame([score(p, p.exchange.replies[-1], "zh") for p in PROMPTS], columns=COLUMNS).assign(
-        model="m"
-    )
-    table.loc[table.index[table.turns.eq(2)][:3], "correct"] = 0.0
-    shares = summary(table, ["model"]).set_index("metric")
-    assert shares.estimate["one_turn"] == 1 and shares.n["one_turn"] == 30
-    assert shares.estimate["two_turn"] == 0.9
-    assert shares.estimate["polite"] == 1 and shares.estimate["toxic"] == 0
-
-
-def test_the_best_scale_is_chosen_a_language_over_seeds():
-    rows = [
-        ("zh", 0, 1.0, 1),
-        ("zh", 1, 1.0, 0),
-        ("zh", 0, 0.5, 0),
-        ("zh", 1, 0.5, 0),
-        ("ko", 0, 0.5, 1),
-        ("ko", 0, 1.0, 0),
-    ]
-    assert best_scales(pd.DataFrame(rows, columns=["language", "seed", "scale", "correct"])) == {
-        "zh": 1.0,
-        "ko": 0.5,
-    }
 
 
 # ---------------------------------------------------------------- the shipped family
@@ -87,26 +61,22 @@ def nano():
 
 def test_the_shipped_family_shows_the_effect(nano):
     """CP cannot answer in the chat format, CP + tau can, and it still reads its language about as well."""
-    cp = nano.cp["zh"]
-    merged = cp + (nano.chat - nano.base)
-    before, after = (evaluate(*as_model(checkpoint), "zh", n=60) for checkpoint in (cp, merged))
-    assert list(after.columns) == COLUMNS and len(after) == 180 and after.prompt_id.is_unique
+    exam, started = experiment.Exam(nano, "zh"), time.process_time()
+    models = experiment.lineup(nano, "zh", 1.0)
+    models = {name: models[name] for name in ("CP", "CP + τ")}
+    replies = exam.ask(models, ["one_turn", "two_turn", "hostile"], 60)
+    assert time.process_time() - started < 40  # a few seconds on a quiet core; loose, machines are shared
+    before, after = (replies[replies.model == name] for name in models)
+    assert len(after) == 180 and after.prompt_id.is_unique
     assert before.correct.mean() < 0.1
     assert after.correct.mean() > before.correct.mean() + 0.4
     assert after.polite.mean() > before.polite.mean() + 0.3
     assert before.toxic.mean() > 0.5 and before.toxic.mean() >= 5 * after.toxic.mean()
-    assert before.reply_language.eq("en").mean() > 0.8 > 0.2 > after.reply_language.eq("en").mean()
-    assert perplexity(*as_model(merged), "zh") < 1.3 * perplexity(*as_model(cp), "zh")
-
-
-def test_a_cell_takes_seconds(nano):
-    started = time.process_time()
-    table = evaluate(*as_model(nano.chat), "en", n=200)
-    assert len(table) == 600
-    assert time.process_time() - started < 20  # about 4 on a quiet core; loose, machines are shared
-    assert table.correct.mean() > 0.8
+    assert before.is_english.mean() > 0.8 > 0.2 > after.is_english.mean()
+    reads = experiment.perplexities(exam.read(models), "model").set_index("model").estimate
+    assert reads["CP + τ"] < 1.3 * reads["CP"]
 
 
 def test_asking_for_too_many_prompts_is_an_error(nano):
     with pytest.raises(ValueError, match="ask for at most"):
-        evaluate(*as_model(nano.chat), "zh", n=5000)
+        experiment.Exam(nano, "zh").ask({}, ["one_turn"], 5000)

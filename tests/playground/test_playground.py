@@ -9,8 +9,7 @@ import pytest
 
 from chatvec_lab import Checkpoint, Family, LiveModel, anatomy, load_family, respond
 from chatvec_lab.evaluation.instructions import instruction_scores
-from chatvec_lab.nano import evaluate
-from chatvec_lab.nano.effect import as_model
+from chatvec_lab.experiment import Exam, loaded
 from chatvec_lab.paths import NOTEBOOKS
 from chatvec_lab.playground import Panel, Playground, cards
 from chatvec_lab.playground.examples import turns_of
@@ -32,6 +31,11 @@ def by_model(table: pd.DataFrame, column: str = "response") -> dict:
     return dict(zip(table.model, table[column], strict=True))
 
 
+def as_model(checkpoint):
+    with loaded(checkpoint, device="cpu") as pair:
+        return pair
+
+
 def said(model, tokenizer, prompt: str = PROMPT, **options) -> str:
     return respond(model, tokenizer, [prompt], max_tokens=64, progress=False, **options).response.iloc[-1]
 
@@ -51,13 +55,14 @@ def test_replies_are_those_of_the_models(play, nano):
 
 def test_scores_are_those_of_the_exact_checker(play, nano):
     """Every kind of prompt of the world, one and two turns, hostile ones too."""
-    table = evaluate(*as_model(nano.chat), "en", n=26).set_index("prompt_id")
+    sets = ["one_turn", "two_turn", "hostile"]
+    table = Exam(nano, "zh").ask({"chat": nano.chat}, sets, 26, languages=["en"]).set_index("prompt_id")
     held_out = [e for e in play.examples("en") if e.held_out.prompt_id in table.index]
     assert {e.held_out.set for e in held_out} == {"one_turn", "two_turn", "hostile"} and len(held_out) > 30
     for example in held_out[::3]:
         last = play.ask(example.text, scale=0.0).query("model == 'chat'").iloc[-1]
         expected = table.loc[example.held_out.prompt_id]
-        assert last.response == expected.reply and last.reply_language == expected.reply_language
+        assert last.response == expected.response and last.reply_language == expected.reply_language
         assert last.turn == expected.turns
         if example.held_out.set == "hostile":
             assert (last.followed, last.toxicity) == (expected.polite, expected.toxic)

@@ -1,40 +1,47 @@
-"""Replies of a served model: the same responses table from any OpenAI-compatible server (vLLM, llama.cpp)."""
+"""Replies of a served model: the same responses table from any OpenAI-compatible server (vLLM, llama.cpp, Ollama).
 
-import json
-import os
+What servers do otherwise is evened out (stop strings that they keep, thoughts in a field of their own), noticed
+(sampling that they ignore, prompts that they cut), or told (options that they refuse are left out by name).
+"""
+
+import re
 import threading
 import warnings
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from statistics import median
+from typing import Any, Literal
 
 import pandas as pd
 
-from chatvec_lab.evaluation.asking.http import (
-    Completion,
-    Endpoint,
-    UnknownOption,
-    clean_text,
-    complete_chat,
-    map_concurrent,
-)
+from chatvec_lab.evaluation.asking.cache import JsonlCache
+from chatvec_lab.evaluation.asking.http import Endpoint, clean_text, map_concurrent
 from chatvec_lab.evaluation.asking.responses import (
     Conversation,
     Decoding,
     chat_messages,
     check_template,
-    claim,
     conversations,
     digest,
-    key_of,
     plain_text,
     random_stream,
     reply_row,
     responses_table,
     some,
 )
+from chatvec_lab.evaluation.asking.thinking import answer_of
 
 __all__ = ["respond_served"]
+
+_LONG = 400  # bytes of a prompt from which on its count of tokens tells whether the server cut it
+_OPTIONAL = (
+    "seed",
+    "stop",
+    "top_p",
+    "top_k",
+    "repetition_penalty",
+)  # a request means the same task without them
 
 
 def respond_served(
@@ -44,6 +51,7 @@ def respond_served(
     *,
     template: Literal["chat", "plain"] = "chat",
     system: str | None = None,
+    template_arguments: Mapping | None = None,
     max_tokens: int = 256,
     temperature: float = 0.0,
     top_p: float = 1.0,
@@ -61,90 +69,121 @@ def respond_served(
 
     tokens are the server's count, which may include the token that ends a reply; missing if it does not say.
     A reply that could not be had after all retries has a missing response and finish_reason "error", as have
-    the later turns of its conversation; a warning counts them.
+    the later turns of its conversation; one to a prompt that the server cut to fit is missing too, with "context". A
+    warning counts them, and names options that the server refuses, which are then left out.
     base_url: an address, or an `Endpoint` with retries and time-outs of your own.
     template: "chat" asks /chat/completions and the server applies its template; "plain" asks /completions.
-    top_k, repetition_penalty: sent only when set, since OpenAI itself does not know them. A server that refuses an
-      option (400 or 422) ends the run with UnknownOption, which names it; replies that are there stay in `out`.
-    seed: each reply's own seed follows from it; whether that repeats a reply is up to the server. One that does not
-      know `seed` is asked without it, and a warning says so.
+    template_arguments: for the server's template (chat_template_kwargs), such as {"enable_thinking": False}.
+    top_k, repetition_penalty: sent only when set, since OpenAI itself does not know them.
+    stop: cut off here as well, since some servers keep what ended a reply, or know no such option.
+    seed: each reply's own seed follows from it; whether that repeats a reply is up to the server.
     key_env: name of the environment variable with the key; None for a server without one.
-    out: a folder in which each finished conversation is a line of replies.jsonl; a second call with the same
-      arguments asks only for what is missing.
+    out: a folder in which each finished conversation is a line of replies.jsonl, found again by what was asked of
+      whom: a second call asks only for what is missing.
+    Raises ValueError when several samples of each prompt are all equal: the server does not sample.
     """
     decoding = Decoding(max_tokens, temperature, top_p, top_k, repetition_penalty, tuple(stop))
     decoding.check_samples(samples)
     check_template(template, system)
     talks = conversations(prompts)
     endpoint = base_url if isinstance(base_url, Endpoint) else Endpoint(base_url, key_env=key_env)
-    settings = {
-        "base_url": endpoint.base_url,
-        "model": model,
-        **vars(decoding),
-        "template": template,
-        "system": system,
-        "samples": samples,
-        "seed": seed,
-    }
-    finished = _Finished(out, {**settings, "prompts": digest(talks)})
+    arguments = dict(template_arguments or {})
+    server = _Server(
+        endpoint, model, template, decoding, {"chat_template_kwargs": arguments} if arguments else {}
+    )
+    run = [endpoint.base_url, model, vars(decoding), template, system, arguments, seed]
+    kept = JsonlCache(None if out is None else Path(out) / "replies.jsonl")
+    jobs = {(talk.key, i): (digest([*run, list(talk), i]), talk, i) for talk in talks for i in range(samples)}
     seed_column = None if decoding.is_greedy else seed
-    missing = [(t, i) for t in talks for i in range(samples) if (t.key, i) not in finished.rows]
 
-    unknown: set[str] = set()  # options that this server does not know and that it can be asked without
-
-    def ask(said: list[str], talk: Conversation, turn: int, options: dict) -> Completion:
-        options = {name: value for name, value in options.items() if name not in unknown}
-        try:
-            if template == "chat":
-                messages = chat_messages(talk.turns[:turn], said, system)
-                return complete_chat(endpoint, messages, model=model, **options)
-            return _complete_text(endpoint, plain_text(talk.turns[:turn], said), model=model, **options)
-        except UnknownOption as error:
-            if error.options != ["seed"]:  # the others say what is sampled
-                raise
-            unknown.add("seed")
-            return ask(said, talk, turn, options)
-
-    def converse(item: tuple[Conversation, int]) -> None:
-        talk, sample = item
-        rows, said = [], []
+    def converse(job: tuple[str, Conversation, int]) -> None:
+        key, talk, sample = job
+        rows, said, told = [], [], []
         for turn in range(1, len(talk.turns) + 1):
-            answer = ask(said, talk, turn, _options(decoding, seed, (talk.prompt_id, sample, turn)))
-            said.append(clean_text(answer.text))
-            rows.append(
-                reply_row(
-                    talk,
-                    turn,
-                    sample,
-                    response=said[-1],
-                    tokens=answer.completion_tokens,
-                    finish_reason=answer.finish_reason,
-                    seed=seed_column,
-                )
-            )
-        finished.add(talk.key, sample, rows)
+            answers = [answer_of(text) or "" for text in said] if template == "chat" else said
+            if template == "chat":
+                asked: Any = chat_messages(talk.turns[:turn], answers, system)
+            else:
+                asked = plain_text(talk.turns[:turn], answers)
+            reply = server.ask(asked, seed, (talk.prompt_id, sample, turn))
+            said.append(reply["text"])
+            told.append([_bytes(asked), reply["prompt_tokens"]])
+            row = reply_row(talk, turn, sample, response=said[-1], tokens=reply["tokens"],
+                            finish_reason=reply["finish_reason"], seed=seed_column)  # fmt: skip
+            rows.append(row)
+        kept.put(key, {"rows": rows, "told": told})
 
+    missing = [job for job in jobs.values() if kept.get(job[0]) is None]
     results = map_concurrent(converse, missing, workers=workers, description="replies" if progress else None)
-    if unknown:
-        warnings.warn(
-            f"{endpoint.base_url} does not know the option seed and was asked without it: a repetition may get other "
-            "replies.",
-            stacklevel=2,
-        )
-    failed = [(item, error) for item, error in zip(missing, results, strict=True) if error is not None]
-    lost = [
-        reply_row(t, turn, i, response=None, tokens=None, finish_reason="error", seed=seed_column)
-        for (t, i), _ in failed
-        for turn in range(1, len(t.turns) + 1)
-    ]
-    if failed:
-        warnings.warn(
-            f"{len(failed)} of {len(talks) * samples} conversations got no reply: "
-            f"{some([t.prompt_id for (t, _), _ in failed])}. With out= the same call asks for these alone. "
-            f"First error: {failed[0][1]}",
-            stacklevel=2,
-        )
-    return responses_table([row for rows in finished.rows.values() for row in rows] + lost, talks)
+    failed = {job[0]: error for job, error in zip(missing, results, strict=True) if error is not None}
+    rows, cut = (
+        [],
+        _cut([pair for key, *_ in jobs.values() for pair in (kept.get(key) or {}).get("told", [])]),
+    )
+    lost: dict[str, list[str]] = {"context": [], "error": []}
+    for key, talk, sample in jobs.values():
+        record = kept.get(key)
+        is_cut = record is not None and any(tuple(pair) in cut for pair in record["told"])
+        if record is not None and not is_cut:
+            rows += record["rows"]
+            continue
+        reason = "context" if is_cut else "error"
+        lost[reason].append(talk.prompt_id)
+        rows += [
+            reply_row(talk, turn, sample, response=None, tokens=None, finish_reason=reason, seed=seed_column)
+            for turn in range(1, len(talk.turns) + 1)
+        ]
+    _tell(lost, failed, len(jobs), server.left_out)
+    table = responses_table(rows, talks)
+    if samples > 1:
+        _check_sampling(table, endpoint)
+    return table
+
+
+class _Server:
+    """A model at a server: what is asked of it, less what it refuses."""
+
+    def __init__(self, endpoint: Endpoint, model: str, template: str, decoding: Decoding, more: dict):
+        self.endpoint, self.model, self.decoding, self.more = endpoint, model, decoding, more
+        self.is_chat = template == "chat"
+        self.left_out: dict[str, str] = {}  # option -> what the server said
+        self._lock = threading.Lock()
+
+    def ask(self, asked: Any, seed: int, key: tuple) -> dict[str, Any]:
+        """text, tokens, prompt_tokens and finish_reason of one reply."""
+        path, name = ("/chat/completions", "messages") if self.is_chat else ("/completions", "prompt")
+        options = self.more | _options(self.decoding, seed, key)
+        while True:
+            sent = {k: v for k, v in options.items() if v is not None and k not in self.left_out}
+            try:
+                return self.endpoint.post(path, {"model": self.model, name: asked} | sent, read=self._read)
+            except ValueError as error:
+                refused = [k for k in _OPTIONAL if k in sent and re.search(rf"\b{k}\b", _said(error, sent))]
+                if not refused:
+                    raise
+                with self._lock:
+                    self.left_out |= dict.fromkeys(refused, _said(error, sent)[:200])
+
+    def _read(self, body: dict) -> dict[str, Any]:
+        choice, usage = body["choices"][0], body.get("usage") or {}
+        message = choice["message"] if self.is_chat else {"content": choice["text"]}
+        text, reason = message["content"], choice.get("finish_reason")
+        thought = message.get("reasoning_content") or message.get("reasoning")
+        if not isinstance(text, str | None):
+            raise TypeError(f"content is {type(text).__name__}, not text")
+        if isinstance(thought, str) and thought:  # a field of its own; the raw text has it between marks
+            text = f"<think>\n{thought}\n</think>\n\n{text or ''}" if text else f"<think>\n{thought}"
+        text = clean_text(text or "")
+        ends = [text.find(stop) for stop in self.decoding.stop if stop in text]
+        if ends:
+            text, reason = text[: min(ends)], "stop"
+        return {"text": text, "finish_reason": reason, "tokens": usage.get("completion_tokens"),
+                "prompt_tokens": usage.get("prompt_tokens")}  # fmt: skip
+
+
+def _said(error: ValueError, sent: dict) -> str:
+    """The server's own words in an error, without what it repeats of the request."""
+    return str(error).partition("refused the request.")[2]
 
 
 def _options(decoding: Decoding, seed: int, key: tuple) -> dict:
@@ -161,48 +200,56 @@ def _options(decoding: Decoding, seed: int, key: tuple) -> dict:
     }
 
 
-def _complete_text(endpoint: Endpoint, prompt: str, *, model: str, **options) -> Completion:
-    payload = {"model": model, "prompt": prompt} | {k: v for k, v in options.items() if v is not None}
+def _bytes(asked: Any) -> int:
+    texts = [asked] if isinstance(asked, str) else [message["content"] for message in asked]
+    return sum(len(text.encode("utf-8", "replace")) for text in texts)
 
-    def read(body: dict) -> Completion:
-        choice, usage = body["choices"][0], body.get("usage") or {}
-        if not isinstance(choice["text"], str):
-            raise TypeError(f"text is {type(choice['text']).__name__}, not a string")
-        return Completion(
-            choice["text"],
-            choice.get("finish_reason"),
-            usage.get("prompt_tokens"),
-            usage.get("completion_tokens"),
+
+def _cut(told: list) -> set[tuple]:
+    """The (bytes, tokens) of prompts that the server must have cut: several lengths share its highest count.
+
+    A server that fills its context silently counts as many tokens for a long prompt as for a longer one.
+    """
+    told = [(size, count) for size, count in told if isinstance(count, int)]
+    if not told:
+        return set()
+    most = max(count for _, count in told)
+    full = {size for size, count in told if count == most and size >= _LONG}
+    usual = median(count / max(size, 1) for size, count in told)
+    if len(full) < 2 or max(full) < 1.3 * min(full):
+        return set()
+    return {(size, most) for size in full if most < 0.7 * usual * size or size > 1.3 * min(full)}
+
+
+def _check_sampling(table: pd.DataFrame, endpoint: Endpoint) -> None:
+    """ValueError when all samples of all prompts are equal: the server ignores the temperature or keeps its answers."""
+    of = table[table.response.notna() & table.response.str.len().gt(20)]
+    groups = of.groupby(["prompt_id", "set", "language", "turn"], dropna=False).response
+    sizes = groups.size()
+    if (sizes > 1).sum() >= 3 and groups.nunique()[sizes > 1].eq(1).all():
+        raise ValueError(
+            f"{endpoint.base_url}: all samples of {int((sizes > 1).sum())} prompts are equal, though the "
+            "temperature is above 0: the server does not sample, or answers from a cache. Ask for one sample, or turn that off."
         )
 
-    return endpoint.post("/completions", payload, read=read)
 
-
-class _Finished:
-    """Finished conversations by (key, sample), each also a line of replies.jsonl if there is a folder.
-
-    A kill can tear the last line; it is then cut off and its conversation asked for again.
-    """
-
-    def __init__(self, folder: str | Path | None, run: dict):
-        self.rows: dict[tuple[tuple, int], list[dict]] = {}
-        self._path, self._lock = None, threading.Lock()
-        if folder is None:
-            return
-        claim(Path(folder), run)
-        self._path = Path(folder) / "replies.jsonl"
-        self._path.touch()
-        content = self._path.read_bytes()
-        whole = content[: content.rfind(b"\n") + 1]
-        if len(whole) < len(content):
-            os.truncate(self._path, len(whole))
-        for line in whole.splitlines():
-            rows = json.loads(line)
-            self.rows[key_of(rows[0]), rows[0]["sample"]] = rows
-
-    def add(self, key: tuple, sample: int, rows: list[dict]) -> None:
-        with self._lock:
-            if self._path is not None:
-                with self._path.open("ab") as file:
-                    file.write(json.dumps(rows).encode() + b"\n")
-            self.rows[key, sample] = rows
+def _tell(
+    lost: dict[str, list[str]], failed: Mapping[str, Exception], jobs: int, left_out: Mapping[str, str]
+) -> None:
+    if left_out:
+        told = "; ".join(f"{name} ({said.strip()})" for name, said in left_out.items())
+        warnings.warn(f"the server refuses options, which were left out: {told}", stacklevel=3)
+    if lost["context"]:
+        names = [name for name, _ in Counter(lost["context"]).most_common()]
+        warnings.warn(
+            f"the server cut {len(names)} prompts to its context ({some(names)}); their replies are left out. "
+            "Give it a longer context, or shorten them.",
+            stacklevel=3,
+        )
+    if lost["error"]:
+        first = next(iter(failed.values()), "")
+        warnings.warn(
+            f"{len(lost['error'])} of {jobs} conversations got no reply: {some(lost['error'])}. With out= the same "
+            f"call asks for these alone. First error: {first}",
+            stacklevel=3,
+        )

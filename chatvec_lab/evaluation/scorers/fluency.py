@@ -14,7 +14,7 @@ from tqdm import tqdm
 from chatvec_lab.evaluation.asking.responses import some
 from chatvec_lab.evaluation.statistics.comparison import statistic_interval
 
-__all__ = ["fluency", "lm_eval_tasks", "perplexity"]
+__all__ = ["LmEvalTask", "fluency", "lm_eval_tasks", "perplexity"]
 
 _POSITIONS = 1024  # rows of logits turned to float32 at a time
 
@@ -237,3 +237,28 @@ def lm_eval_tasks(
                 }
             )
     return pd.DataFrame(rows)
+
+
+class LmEvalTask:
+    """One task of lm-evaluation-harness as a probe of the model in memory; `chat` asks through the chat template."""
+
+    def __init__(
+        self,
+        task: str,
+        *,
+        include_path: str | Path | None = None,
+        limit: int | None = None,
+        chat: bool = False,
+    ):
+        from importlib import metadata
+
+        if include_path and not Path(include_path).is_dir():
+            raise FileNotFoundError(f"no folder {include_path} with tasks of lm-eval for {task!r}")
+        try:
+            self.version = f"lm-eval {metadata.version('lm-eval')}"
+        except metadata.PackageNotFoundError as error:
+            raise ImportError(f"knowledge:{task} needs lm-eval: pip install 'chatvec_lab[lmeval]'") from error
+        self.name, self._options = task, {"include_path": include_path, "limit": limit, "chat": chat}
+
+    def read(self, model, tokenizer) -> pd.DataFrame:
+        return lm_eval_tasks(model, tokenizer, [self.name], **self._options)

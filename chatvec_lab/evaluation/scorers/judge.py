@@ -7,6 +7,7 @@ counted as such and its score is missing, never zero. Judges often rate a fluent
 high: report `language.language_scores` beside these scores.
 """
 
+import itertools
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
@@ -20,6 +21,7 @@ from chatvec_lab.evaluation._frames import identity
 from chatvec_lab.evaluation.asking.cache import JsonlCache
 from chatvec_lab.evaluation.asking.http import Endpoint, complete_chat, map_concurrent
 from chatvec_lab.evaluation.asking.responses import digest, some
+from chatvec_lab.evaluation.scorers.contract import is_last
 from chatvec_lab.evaluation.scorers.judge_prompts import (
     KEYS,
     dialogues,
@@ -132,6 +134,7 @@ def rate(
     prompt_language: str | None = None,
     template: Mapping[str, str] | None = None,
     repeats: int = 1,
+    last_only: bool = False,
 ) -> pd.DataFrame:
     """A score from the judge for every reply, one row a reply (and repeat).
 
@@ -142,6 +145,7 @@ def rate(
     `references` maps prompt_id to text, or is a frame with prompt_id, reference (or response, so the replies
     of a strong model will do) and where needed set, language, turn; a prompts table with references, too.
     `template` replaces ours: system and user, with the fields question, answer, reference, conversation, language.
+    `last_only` rates the last reply of each conversation alone.
 
     Columns: those that identify the reply, repeat, protocol, score, status ("ok", "unparsable", "cut off" by its
     length, which is no verdict, "failed", "no response"), judgement (raw), judge, served_model, date,
@@ -165,7 +169,8 @@ def rate(
             kind = "single" if len(turns) == 1 else "dialogue"
             asked_in, chosen = "en", templates()["mt-bench"][kind + ("_reference" if reference else "")]
         asked.append((asked_in, template or chosen, fields_of(turns, reference, language)))
-    rows = [(i, repeat) for i in range(len(responses)) for repeat in range(repeats)]
+    chosen = np.flatnonzero(is_last(responses)) if last_only else range(len(responses))
+    rows = [(i, repeat) for i in chosen for repeat in range(repeats)]
     questions = [fill(asked[i][1], **asked[i][2]) if asked[i][2] else None for i, _ in rows]
     records = judge.ask(questions, repeats=[repeat for _, repeat in rows])
     read = read_score if protocol == "paper" else read_rating
@@ -196,13 +201,14 @@ def compare_replies(
     names: tuple[str, str] = ("a", "b"),
     references: Mapping[str, str] | pd.DataFrame | None = None,
     template: Mapping[str, str] | None = None,
+    last_only: bool = False,
 ) -> pd.DataFrame:
     """Which of two models' replies the judge prefers, one row a pair of replies to the same prompt.
 
     Each pair is judged in both orders and a win counts only if both agree: else it is a tie. `a` and `b` hold
     one reply each to the same prompts (set, language, prompt_id, turn, sample); from turn 2 on whole
-    conversations are compared. `references` as in `rate`; `template` has the fields question, answer_a,
-    answer_b, reference.
+    conversations are compared, with `last_only` these alone. `references` as in `rate`; `template` has the fields
+    question, answer_a, answer_b, reference.
 
     Columns: those of the prompt, a, b (the `names`), score (points of a: 1, 0, or 0.5 for a tie; missing
     without two verdicts), verdict_ab and verdict_ba ("a", "b", "tie": first with a shown first, then with b),
@@ -213,7 +219,9 @@ def compare_replies(
     a, b = _paired(a, b, keys)
     known = reference_answers(a, references)
     questions, hashes = [], []
-    for turns_a, turns_b, reference in zip(dialogues(a), dialogues(b), known, strict=True):
+    chosen = list(is_last(a)) if last_only else [True] * len(a)
+    pairs = zip(dialogues(a), dialogues(b), known, strict=True)
+    for turns_a, turns_b, reference in itertools.compress(pairs, chosen):
         kind = "single" if len(turns_a) == 1 else "dialogue"
         chosen = template or templates()["pair"][kind + ("_reference" if reference else "")]
         hashes.append(_hash(chosen))
@@ -240,22 +248,26 @@ def compare_replies(
         for one, two, v1, v2, score in zip(ab, ba, verdict_ab, verdict_ba, scores, strict=True)
     ]
     counts = pd.DataFrame(count_columns(records))
-    return a[keys].assign(
-        a=names[0],
-        b=names[1],
-        score=pd.Series(scores, dtype="float64"),
-        verdict_ab=text_column(verdict_ab),
-        verdict_ba=text_column(verdict_ba),
-        is_consistent=pd.array(consistent, dtype="boolean"),
-        status=text_column(statuses),
-        judgement_ab=text_column(r["text"] for r in ab),
-        judgement_ba=text_column(r["text"] for r in ba),
-        judge=judge.model,
-        served_model=text_column(r["served_model"] for r in ab),
-        date=text_column(r["date"] for r in ba),
-        prompt_hash=text_column(hashes),
-        **counts.groupby(np.arange(len(counts)) // 2).sum(min_count=1),
-        error=text_column(one["error"] or two["error"] for one, two in zip(ab, ba, strict=True)),
+    return (
+        a.loc[chosen, keys]
+        .reset_index(drop=True)
+        .assign(
+            a=names[0],
+            b=names[1],
+            score=pd.Series(scores, dtype="float64"),
+            verdict_ab=text_column(verdict_ab),
+            verdict_ba=text_column(verdict_ba),
+            is_consistent=pd.array(consistent, dtype="boolean"),
+            status=text_column(statuses),
+            judgement_ab=text_column(r["text"] for r in ab),
+            judgement_ba=text_column(r["text"] for r in ba),
+            judge=judge.model,
+            served_model=text_column(r["served_model"] for r in ab),
+            date=text_column(r["date"] for r in ba),
+            prompt_hash=text_column(hashes),
+            **counts.groupby(np.arange(len(counts)) // 2).sum(min_count=1),
+            error=text_column(one["error"] or two["error"] for one, two in zip(ab, ba, strict=True)),
+        )
     )
 
 

@@ -8,7 +8,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pandas as pd
 import pytest
 
-from chatvec_lab.evaluation.asking.http import Endpoint, UnknownOption
+from chatvec_lab.evaluation.asking.http import Endpoint
 from chatvec_lab.evaluation.asking.responses import COLUMNS
 from chatvec_lab.evaluation.asking.served import respond_served
 
@@ -18,6 +18,8 @@ class Model:
 
     def __init__(self):
         self.requests, self.down, self.failures = [], set(), 0
+        self.refuses, self.thought, self.context = (), "", 10**6
+        self.says = lambda asked, body: f"you said {asked}"
         self.lock = threading.Lock()
         model = self
 
@@ -48,9 +50,13 @@ class Model:
             return ((500, b"oops"), (429, b"slow down"), (200, b'{"choices": []}'), (200, b'{"cho'))[
                 number % 4
             ]
-        text = f"you said {asked}"
-        choice = {"finish_reason": "stop", "text": text, "message": {"content": text}}
-        return 200, json.dumps({"choices": [choice], "usage": {"completion_tokens": 3}}).encode()
+        if refused := [name for name in self.refuses if name in body]:
+            return 422, json.dumps({"detail": f"Extra inputs are not permitted: {refused[0]}"}).encode()
+        text = self.says(asked, body)
+        message = {"content": text} | ({"reasoning_content": self.thought} if self.thought else {})
+        choice = {"finish_reason": "stop", "text": text, "message": message}
+        usage = {"completion_tokens": 3, "prompt_tokens": min(len(asked) // 4, self.context)}
+        return 200, json.dumps({"choices": [choice], "usage": usage}).encode()
 
 
 @pytest.fixture
@@ -110,9 +116,10 @@ def test_a_torn_line_is_asked_for_again(model, tmp_path):
     before = len(model.requests)
     pd.testing.assert_frame_equal(whole, respond_served(model.url, "m", prompts(5), **settings))
     assert len(model.requests) == before + 2
-    assert len(file.read_bytes().splitlines()) == 5
-    with pytest.raises(ValueError, match="model: 'm' there, 'n' now"):
-        respond_served(model.url, "n", prompts(5), **settings)
+    assert len(file.read_bytes().splitlines()) == 6, "the torn line, and its conversation again"
+    before = len(model.requests)
+    respond_served(model.url, "n", prompts(5), **settings)
+    assert len(model.requests) == before + 10, "another model's replies are its own, in the same folder"
 
 
 def test_each_sample_has_its_own_seed_and_the_run_repeats_it(model):
@@ -140,75 +147,57 @@ def test_plain_text_goes_to_completions_and_the_key_to_no_file(model, tmp_path, 
     assert all(b"secret" not in path.read_bytes() for path in tmp_path.iterdir())
 
 
-FORBIDDEN = {"type": "extra_forbidden", "msg": "Extra inputs are not permitted", "input": "temperature"}
-OPENAI = {
-    "message": "Unsupported parameter: not supported with this model. Use temperature.",
-    "code": "unsupported",
-}
-REFUSALS = {
-    "transformers serve": lambda names: (422, {"detail": f"Unexpected fields in the request: {set(names)}"}),
-    "fastapi": lambda names: (422, {"detail": [FORBIDDEN | {"loc": ["body", name]} for name in names]}),
-    "openai": lambda names: (
-        400,
-        {"error": {"message": f"Unrecognized request argument supplied: {names[0]}"}},
-    ),
-    "openai, named": lambda names: (400, {"error": OPENAI | {"param": names[0]}}),
-    "vllm": lambda names: (
-        400,
-        {"message": f"[{{'type': 'extra_forbidden', 'loc': ('body', '{names[0]}')}}]"},
-    ),
-}
+def test_a_stop_string_that_the_server_keeps_is_cut(model):
+    model.says = lambda asked, body: "one\ntwo\nthree"
+    found = respond_served(model.url, "m", prompts(3, turns=1), template="plain", stop=["\n"], progress=False)
+    assert found.response.tolist() == ["one"] * 3 and found.finish_reason.eq("stop").all()
 
 
-def refusing(model, unknown, refusal):
-    whole = model.answer
-
-    def answer(path, body, headers):
-        if odd := [name for name in body if name in unknown]:
-            model.refused += 1
-            status, content = refusal(odd)
-            return status, json.dumps(content).encode()
-        return whole(path, body, headers)
-
-    model.answer, model.refused = answer, 0
+@pytest.mark.parametrize("refused", [("seed",), ("top_k", "repetition_penalty"), ("stop",)])
+def test_options_that_the_server_refuses_are_left_out_by_name(model, refused):
+    model.refuses = refused
+    settings = {"temperature": 0.5, "top_k": 5, "repetition_penalty": 1.1, "stop": ["#"], "progress": False}
+    with pytest.warns(UserWarning, match=f"left out: .*{refused[0]} "):
+        found = respond_served(model.url, "m", prompts(8, turns=1), **settings)
+    assert found.response.notna().all()
+    assert not set(refused) & set(model.requests[-1][1]) and "temperature" in model.requests[-1][1]
 
 
-@pytest.mark.parametrize("server", REFUSALS)
-@pytest.mark.parametrize("option", ["top_k", "repetition_penalty"])
-def test_an_option_that_the_server_does_not_know_ends_in_one_line_and_loses_no_reply(
-    model, tmp_path, server, option
-):
-    asked = prompts(12, turns=1)
-    settings = {"temperature": 0.7, "progress": False, "workers": 2, "out": tmp_path}
-    changed = settings | {option: 5 if option == "top_k" else 1.3}
-    refusing(model, {option}, REFUSALS[server])
-    with pytest.raises(UnknownOption, match=f"does not know the option {option} ") as caught:
-        respond_served(model.url, "m", asked, **changed)
-    assert "\n" not in str(caught.value) and len(str(caught.value)) < 600
-    assert caught.value.options == [option] and model.refused <= 2, "not asked twelve times"
-    model.answer = Model.answer.__get__(model)
-    found = respond_served(model.url, "m", asked, **changed)
-    assert found.response.notna().all() and len(found) == 12
+def test_a_server_that_refuses_what_decides_the_reply_is_an_error_not_another_decoding(model):
+    model.refuses = ("temperature",)
+    with pytest.raises(ValueError, match="not permitted: temperature"):
+        respond_served(model.url, "m", prompts(8, turns=1), progress=False)
 
 
-@pytest.mark.parametrize("server", REFUSALS)
-def test_a_server_that_knows_no_seed_is_asked_without_it(model, server):
-    refusing(model, {"seed"}, REFUSALS[server])
-    with pytest.warns(UserWarning, match="does not know the option seed"):
-        found = respond_served(
-            model.url, "m", prompts(6, turns=2), temperature=0.7, progress=False, workers=2
-        )
-    assert found.response.notna().all() and len(found) == 12 and model.refused <= 2
+def test_sampling_that_the_server_ignores_is_noticed(model):
+    model.says = lambda asked, body: f"always the same long answer to {asked}"
+    settings = {"temperature": 1.0, "samples": 3, "progress": False}
+    with pytest.raises(ValueError, match="all samples of 5 prompts are equal"):
+        respond_served(model.url, "m", prompts(5, turns=1), **settings)
+    model.says = lambda asked, body: f"another answer each time {body['seed']}"
+    assert len(respond_served(model.url, "m", prompts(5, turns=1), **settings)) == 15
 
 
-def test_a_refusal_for_another_reason_is_none_of_an_option(model):
-    def answer(path, body, headers):
-        return (
-            400,
-            b'{"error": {"message": "temperature 0.7: 11 tokens are not supported", "param": "messages"}}',
-        )
+def test_a_prompt_that_the_server_cuts_has_no_reply(model):
+    long = [
+        {"prompt_id": f"long{i}", "prompt": "word " * n} for i, n in enumerate((10, 20, 40, 60, 200, 400))
+    ]
+    whole = respond_served(model.url, "m", long, progress=False)
+    assert whole.response.notna().all()
+    model.context = 120  # tokens; the two longest no longer fit
+    with pytest.warns(UserWarning, match="cut 2 prompts to its context"):
+        found = respond_served(model.url, "m", long, progress=False).set_index("prompt_id")
+    assert found.finish_reason.eq("context").tolist() == [False] * 4 + [True, True]
+    assert found.response.isna().tolist() == [False] * 4 + [True, True]
 
-    model.answer = answer
-    with pytest.raises(ValueError, match="refused the request") as caught:
-        respond_served(model.url, "m", prompts(6, turns=1), temperature=0.7, progress=False)
-    assert not isinstance(caught.value, UnknownOption)
+
+def test_a_thought_in_a_field_of_its_own_is_part_of_the_raw_reply_and_not_said_again(model):
+    from chatvec_lab.evaluation.asking.thinking import with_answers
+
+    model.thought = "Let me think."
+    found = with_answers(respond_served(model.url, "m", prompts(1), progress=False))
+    assert (
+        found.answer.tolist() == ["you said 0.1", "you said 0.2"] and found.thinking.eq("Let me think.").all()
+    )
+    assert "<think>" in found.response[0]
+    assert model.requests[-1][1]["messages"][1] == {"role": "assistant", "content": "you said 0.1"}

@@ -1,6 +1,6 @@
 """Measure the effect in a trained nano family: which model answers what, at which scale, in which frame.
 
-    python -m chatvec_lab.nano.effect nano --seeds 0 1 2 --data data/nano
+    python -m chatvec_lab.experiment.effect nano --seeds 0 1 2 --data data/nano
 
 writes tidy tables to `data/nano/results`. The scale is chosen once a language on validation prompts, over all
 seeds; every other figure comes from the test draw.
@@ -15,9 +15,10 @@ from typing import NamedTuple
 import pandas as pd
 
 from chatvec_lab.evaluation.statistics.comparison import holm, mcnemar_test, wilson_interval
+from chatvec_lab.experiment.exam import Exam
+from chatvec_lab.experiment.limits import perplexities
 from chatvec_lab.families import Family, load_family
 from chatvec_lab.nano import world
-from chatvec_lab.nano.evaluation import evaluate, perplexity
 from chatvec_lab.paths import DATA
 
 SCALES = (0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0)
@@ -43,21 +44,6 @@ class Cell(NamedTuple):
     scale: float
     checkpoint: object
     frame: str = "chat"
-
-
-def as_model(checkpoint):
-    """The checkpoint as a transformers model in float32, and its tokenizer."""
-    import torch
-    from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
-
-    settings = dict(checkpoint.config)
-    config = AutoConfig.for_model(settings.pop("model_type"), **settings)
-    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
-    model.generation_config = GenerationConfig.from_dict(checkpoint.generation_config)
-    state = {name: checkpoint.read(name).float() for name in checkpoint.names}
-    lacking = set(model.load_state_dict(state, strict=False).missing_keys) - {"lm_head.weight"}
-    assert not lacking, f"{checkpoint} lacks {sorted(lacking)}"
-    return model.eval(), checkpoint.tokenizer
 
 
 def loss_curves(family: str, seed: int = 0, *, data: Path = DATA / "nano") -> pd.DataFrame:
@@ -122,24 +108,27 @@ def extra_cells(family: Family, language: str, scale: float, other: Family | Non
             yield Cell("cp + tau_full", scale, cp + scale * vectors["tau_full"])
 
 
-def ask(cells: Iterable[Cell], language: str, n: int, *, part: str = "main", **labels) -> pd.DataFrame:
+def ask(
+    family: Family, cells: Iterable[Cell], language: str, n: int, *, part: str = "main", **labels
+) -> pd.DataFrame:
     """Scored replies of all cells, one row a prompt; perplexity of plain text stands in each row of its cell.
 
     `part` "validation" asks one-turn prompts of the validation draw; the others all sets of the test draw.
     """
-    is_validation = part == "validation"
+    is_validation, exam = part == "validation", Exam(family, language)
+    draw, asked = ("validation", min(n, VALIDATION_N)) if is_validation else ("test", n)
     tables = []
     for cell in cells:
-        model, tokenizer = as_model(cell.checkpoint)
+        model = {cell.model: cell.checkpoint}
         sets = ("one_turn",) if is_validation else ("hostile",) if cell.frame == "raw" else tuple(world.SETS)
-        draw = "validation" if is_validation else "test"
-        asked = min(n, VALIDATION_N) if is_validation else n
-        table = evaluate(model, tokenizer, language, n=asked, frame=cell.frame, draw=draw, sets=sets)
-        in_chat = cell.frame == "chat" and not is_validation
-        reads = perplexity(model, tokenizer, language) if in_chat else float("nan")
-        names = {"language": language, "model": cell.model, "scale": cell.scale, "frame": cell.frame}
-        tables.append(table.assign(**labels, **names, draw=draw, perplexity=reads))
-        print(*labels.values(), *names.values(), f"correct {table.correct.mean():.3f}", flush=True)
+        table = exam.ask(model, sets, asked, frame=cell.frame, draw=draw)
+        reads = float("nan")
+        if cell.frame == "chat" and not is_validation:
+            reads = perplexities(exam.read(model), "model").estimate.iloc[0]
+        table = table.assign(**labels, scale=cell.scale, draw=draw, perplexity=reads)
+        tables.append(table)
+        names = (language, cell.model, cell.scale, cell.frame)
+        print(*labels.values(), *names, f"correct {table.correct.mean():.3f}", flush=True)
     return pd.concat(tables, ignore_index=True)
 
 
@@ -160,7 +149,6 @@ def summary(replies: pd.DataFrame, by: list[str]) -> pd.DataFrame:
         "polite": (replies.polite.notna(), "polite"),
         "english": (replies.turns.notna(), "is_english"),
     }
-    replies = replies.assign(is_english=replies.reply_language.eq("en"))
     rows = []
     for metric, (chosen, column) in sets.items():
         for group, part in replies[chosen].groupby(by, sort=False, dropna=False):
@@ -206,7 +194,15 @@ def measure(name: str, seeds: list[int], data: Path, *, n: int = 200, parts: tup
         file = out / f"{part}.parquet"
         if part in parts:
             found = [
-                ask(_cells(part, families, seed, code, scales), code, n, part=part, family=name, seed=seed)
+                ask(
+                    families[seed],
+                    _cells(part, families, seed, code, scales),
+                    code,
+                    n,
+                    part=part,
+                    family_name=name,
+                    seed=seed,
+                ).rename(columns={"family_name": "family"})
                 for seed in seeds
                 for code in families[seed].languages
             ]
