@@ -14,6 +14,7 @@ VERBS = (
     "inspect",
     "push",
     "families",
+    "scorers",
 )  # modules of this package, in the order of --help
 
 

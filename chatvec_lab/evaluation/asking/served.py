@@ -16,7 +16,7 @@ from typing import Any, Literal
 import pandas as pd
 
 from chatvec_lab.evaluation.asking.cache import JsonlCache
-from chatvec_lab.evaluation.asking.http import Endpoint, clean_text, map_concurrent
+from chatvec_lab.evaluation.asking.http import Endpoint, UnknownOption, clean_text, map_concurrent
 from chatvec_lab.evaluation.asking.responses import (
     Conversation,
     Decoding,
@@ -157,6 +157,12 @@ class _Server:
             sent = {k: v for k, v in options.items() if v is not None and k not in self.left_out}
             try:
                 return self.endpoint.post(path, {"model": self.model, name: asked} | sent, read=self._read)
+            except UnknownOption as error:
+                refused = [k for k in _OPTIONAL if k in sent and k in error.options]
+                if not refused:
+                    raise
+                with self._lock:
+                    self.left_out |= dict.fromkeys(refused, str(error).partition("It said: ")[2])
             except ValueError as error:
                 refused = [k for k in _OPTIONAL if k in sent and re.search(rf"\b{k}\b", _said(error, sent))]
                 if not refused:
