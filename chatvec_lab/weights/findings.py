@@ -251,13 +251,13 @@ def kinship(
     )  # elements for each of two measures: half a percent of the members
     for term, chat, base in known:
         rows = rows_for([base, chat, base, merged.cp], budget)
-        apart: dict[tuple[str, str], float] = {}
+        apart: dict[str, list[float]] = {"chat": [], "CP": []}
         for role, member in (("chat", chat), ("CP", merged.cp)):
             placed = term.leaf.placed if role == "CP" else {}
             for candidate in (base, *bases):
                 table = evidence(member, candidate, rows=rows, seed=seed, placed=placed)
                 table = [row for row in table if _counts(merged, candidate, row, term.leaf.placed)]
-                apart[role, candidate.label] = _distance(table)
+                apart[role].append(_distance(table))
                 if candidate is base:
                     lines.append(_descends(role, member, base, table, found))
         if bases:
@@ -307,21 +307,26 @@ def _descends(
 
 
 def _nearest(
-    models: Mapping[str, Checkpoint], bases: list[Checkpoint], apart: Mapping, found: list[Finding]
+    models: Mapping[str, Checkpoint],
+    bases: list[Checkpoint],
+    apart: Mapping[str, list[float]],
+    found: list[Finding],
 ) -> list[str]:
     """Which of several candidate bases chat and CP lie nearest to."""
+    names = [
+        base.label if [b.label for b in bases].count(base.label) == 1 else f"{base.label} (--base {i})"
+        for i, base in enumerate(bases, 1)
+    ]
     lines = []
     for role, member in models.items():
-        known = {
-            base.label: apart[role, base.label] for base in bases if not np.isnan(apart[role, base.label])
-        }
+        known = {name: far for name, far in zip(names, apart[role], strict=True) if not np.isnan(far)}
         if not known:
             continue
         near = min(known, key=known.get)
-        told = ", ".join(f"{label} {distance:.3f}" for label, distance in known.items())
+        told = ", ".join(f"{name} {far:.3f}" for name, far in known.items())
         lines.append(f"{role} {member.label}: nearest base {near} (distance over the base's length: {told})")
-        if near != bases[0].label:
-            text = f"{role} {member.label} lies nearer to {near} than to {bases[0].label} ({told})."
+        if near != names[0]:
+            text = f"{role} {member.label} lies nearer to {near} than to {names[0]} ({told})."
             found.append(Finding("nearest base", False, text))
     return lines
 
