@@ -10,10 +10,10 @@ def add(verbs) -> None:
     parser = verbs.add_parser(
         "check",
         help="whether a merge makes sense, before a byte is written",
-        description="Whether chat - base may be added to the CP: how tensors and vocabularies pair, what the configs say "
-        "of the same weights, whether chat and CP are of the base, how much of the vector the CP holds already, and what "
-        "would be carried or left out. Headers, configs and tokenizers are read, and a seeded sample of rows. Exit "
-        "status: 0 when `merge` would go on, 1 when it would refuse.",
+        description="Whether chat - base may be added to the CP: how tensors and vocabularies pair, what the configs "
+        "say of the same weights, whether chat and CP are of the base, how much of the vector the CP holds already, and "
+        "what would be carried or left out. Headers, configs and tokenizers are read, and a seeded sample of rows. "
+        "Exit status: 0 when `merge` would go on, 1 when it would refuse.",
     )
     models = parser.add_argument_group("models (folder or hub id, 'id@revision' for a revision)")
     models.add_argument(
@@ -56,19 +56,21 @@ def run(options) -> int:
 
     if bool(options.vector) == bool(options.chat) or (options.chat and not options.base):
         raise ValueError("no vector to check: give --chat and --base, or --vector.")
-    open_ = (
-        _checkpoint if options.full else lambda text: sparsely(_checkpoint(text))
-    )  # few rows, without a download
-    cp, bases = open_(options.cp), [open_(base) for base in options.base]
+    whole = {text: _checkpoint(text) for text in (options.cp, options.chat, *options.base) if text}
+    # of models on the hub a few rows are read, without a download
+    found = whole if options.full else {text: sparsely(model) for text, model in whole.items()}
+    is_remote = any(found[text] is not whole[text] for text in whole)
+    cp, bases = found[options.cp], [found[base] for base in options.base]
     if options.vector:
-        tau, candidates = WeightVector.load(options.vector), []
+        tau, candidates = WeightVector.load(options.vector), bases
     else:
-        tau, candidates = open_(options.chat) - bases[0], bases[1:]
+        tau, candidates = found[options.chat] - bases[0], bases[1:]
     if options.within is not None:
         tau = tau.within(cp, options.within or None)
     report = preflight(
         cp, tau, vocabulary=options.vocabulary, copy_special=options.copy_special, add_tokens=options.add_tokens,
         bases=candidates, full=options.full, force=options.force, out=options.out, seed=options.seed,
+        places=40 if is_remote else 1000,
     )  # fmt: skip
     print(report)
     print("merge would refuse this." if report.refusals else "merge would go on.")

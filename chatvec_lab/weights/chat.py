@@ -25,8 +25,8 @@ class ChatSide:
     """`generation` is the generation config with token strings for `*_token_id`; `special` the chat's special tokens.
 
     `rows(tensor, token)` gives the chat model's own row and the base's row of the same token (None where it has none).
-    `rules()` says how its tokenizer cuts text (see `tokenizers.rules_of`); `prompts()` gives short talks as the template
-    writes them, with the pieces into which that tokenizer cuts them (see `tokenizers.prompts_of`).
+    `rules()` says how its tokenizer cuts text (see `tokenizers.rules_of`); `prompts()` gives short talks as the
+    template writes them, with the pieces into which that tokenizer cuts them (see `tokenizers.prompts_of`).
     """
 
     label: str

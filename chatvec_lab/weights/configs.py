@@ -162,7 +162,7 @@ def _defaults(model_type: str | None) -> dict[str, Any]:
 
 
 def differences(ours: Mapping[str, Any], base: Mapping[str, Any]) -> list[tuple[Difference, str]]:
-    """The lines of the table in which two `settings_of` differ, each with a text such as "rope_theta 10000, base 20000".
+    """The lines of the table in which two `settings_of` differ, with a text such as "rope_theta 10000, base 20000".
 
     A setting that only one of the two states is compared with the default of the other's class.
     """

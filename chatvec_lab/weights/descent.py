@@ -184,7 +184,7 @@ class Holding:
 def holding(
     merged: MergedCheckpoint, base: Checkpoint, *, elements: int | None, seed: int = 0, places: int = 1000
 ) -> Holding:
-    """What the CP of `merged` holds of its vector, whose base is `base`; `elements` bounds what is read, None: no bound.
+    """What the CP of `merged` holds of its vector, whose base is `base`; `elements` bounds what is read (None: all).
 
     Only tensors that get the vector count, and rows of tokens that base, chat and CP all have.
     """

@@ -124,20 +124,17 @@ def compare_prompts(merged: MergedCheckpoint) -> tuple[int, list[str]]:
             continue
         if ours["text"] != wanted["text"]:
             at = _first_other(ours["text"], wanted["text"])
-            lines.append(
-                f"the template writes …{ours['text'][max(0, at - 12) : at + 12]!r}, for chat …{wanted['text'][max(0, at - 12) : at + 12]!r}"
-            )
+            around = slice(max(0, at - 12), at + 12)
+            lines.append(f"the template writes {ours['text'][around]!r}, for chat {wanted['text'][around]!r}")
         elif ours["pieces"] != wanted["pieces"]:
-            at = _first_other(ours["pieces"], wanted["pieces"])
-            around = slice(max(0, at - 1), at + 3)
-            lines.append(
-                f"piece {at + 1} of {len(wanted['pieces'])}: {' '.join(ours['pieces'][around])}, chat {' '.join(wanted['pieces'][around])}"
-            )
+            at, count = _first_other(ours["pieces"], wanted["pieces"]), len(wanted["pieces"])
+            here, there = (" ".join(p["pieces"][max(0, at - 1) : at + 3]) for p in (ours, wanted))
+            lines.append(f"piece {at + 1} of {count}: {here}, chat {there}")
     return len(theirs), lines
 
 
 def mending(merged: MergedCheckpoint) -> str | None:
-    """The settings of tokenizer_config.json with which the CP's tokenizer cuts the prompts as chat does, found by trying."""
+    """The settings of tokenizer_config.json with which the CP's tokenizer cuts prompts as chat's does, by trying."""
     from chatvec_lab.weights.checkpoint import Checkpoint
 
     theirs = merged.chat_side.rules()
@@ -168,7 +165,7 @@ def mending(merged: MergedCheckpoint) -> str | None:
 
 
 def compare_saved(live, folder: Path) -> list[str]:
-    """In what the tokenizer of a saved folder, as transformers opens it, differs from the live one; empty for nothing."""
+    """In what the tokenizer of a saved folder, as transformers opens it, differs from the live one."""
     from chatvec_lab.weights.checkpoint import Checkpoint
 
     saved, lines = Checkpoint(folder).tokenizer, []

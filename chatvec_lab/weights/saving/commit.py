@@ -200,7 +200,10 @@ def _locked(folder: Path, path: Path) -> int:
 
 
 def _ours(folder: Path, path: Path) -> tuple[dict[str, Any], set[str]]:
-    """The journal of the partial folder (empty for a fresh one), and what we put there; FileExistsError for all else."""
+    """The journal of the partial folder (empty for a fresh one), and the names that we put there.
+
+    FileExistsError when there is anything else.
+    """
     journal = _read(folder / JOURNAL)
     known = {JOURNAL, f"{JOURNAL}.tmp"}
     if journal.get("format") == OURS:

@@ -142,9 +142,10 @@ def save(
         digests.check_unchanged()
 
     carried = sum(merged.is_carried(name) for name in merged.names)
+    digest = manifest["weights"]["digest"]
     return SaveReport(
         path=path, changed=len(merged.names) - carried, carried=carried, shards=len(shards), resumed=resumed,
-        bytes=total, seconds=time.perf_counter() - started, vocabulary=report, verified=verify, digest=manifest["weights"]["digest"],
+        bytes=total, seconds=time.perf_counter() - started, vocabulary=report, verified=verify, digest=digest,
         dtypes=tuple(sorted({t.dtype for tensors in shards.values() for t in tensors})), preflight=told,
     )  # fmt: skip
 
