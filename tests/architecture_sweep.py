@@ -18,13 +18,12 @@ import time
 import traceback
 from pathlib import Path
 
-import numpy as np
-import torch
-import transformers
-
 import architectures
+import numpy as np
 import pico
 import reference
+import torch
+import transformers
 
 SCALE, ROWS, MORE = 0.7, architectures.INNER, 24  # as many tokens as the width of an MLP
 RESERVED = [*pico.SPECIAL, *(f"<r{i}>" for i in range(9))]  # ids that configs name keep their places
@@ -68,7 +67,6 @@ def examine(kind: str, root: Path) -> dict:
             result[step] = f"refused: {_said(error)}"
         except Exception as error:  # a traceback of any kind is a finding
             result[step] = f"failed: {_said(error)} {traceback.format_exc().splitlines()[-3].strip()}"
-        gc.collect()
     return result | {"seconds": round(time.time() - start, 1)}
 
 
@@ -330,6 +328,8 @@ def worker(out: Path, kinds: list[str]) -> None:
             result = examine(kind, root)
         finally:
             shutil.rmtree(root, ignore_errors=True)
+            gc.collect()
+            gc.freeze()  # the libraries' own objects need not be looked at again
         (out / f"{kind}.json").write_text(json.dumps(result, indent=1))
         print("right" if is_right(result) else "      ", kind, result.get("seconds"), flush=True)
 

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from chatvec_lab.weights.checkpoint import sparsely
-from chatvec_lab.weights.layout import has_vocabulary_axis, is_buffer, layer_of, module_of
 from chatvec_lab.weights.numerics import exact
 from chatvec_lab.weights.sources import files
 from chatvec_lab.weights.vocabulary import runs
@@ -125,13 +124,14 @@ def _evidence(
 ) -> list[dict[str, Any]]:
     result = []
     for name in _sampled(base, layers):
-        row = {"tensor": name, "layer": layer_of(name), "module": module_of(name), "rows": 0, "elements": 0}
+        part = base.layout[name]
+        row = {"tensor": name, "layer": part.layer, "module": part.module, "rows": 0, "elements": 0}
         problem = _problem(member, base, name)
         if problem is None:
             generator = np.random.default_rng([seed, *name.encode()])
             ours, theirs = _chosen(member, base, name, rows, generator)
             if len(ours):
-                row |= _compare(_read(member, name, ours), _read(base, name, theirs))
+                row |= _compare(_read(member, _stored(member, base, name), ours), _read(base, name, theirs))
                 if np.isnan(row["cosine"]):
                     problem = "is zero or holds NaN, here or in the base: a damaged file?"
             else:
@@ -144,26 +144,30 @@ def _evidence(
 
 
 def _sampled(base: Checkpoint, layers: int) -> list[str]:
-    """Embedding, head, and the matrices of evenly spaced layers, in file order. Norms and biases tell nothing."""
+    """Tables of tokens, and the matrices of evenly spaced layers of the text, in file order. Norms tell nothing."""
+    parts = base.layout.parts
     matrices = [
         name
         for name in base.names
-        if len(base.shape(name)) > 1 and base.dtype_name(name) in files.FLOATS and not is_buffer(name)
+        if len(base.shape(name)) > 1
+        and base.dtype_name(name) in files.FLOATS
+        and parts[name].module != "buffer"
     ]
-    numbers = sorted({layer_of(name) for name in matrices} - {None})
+    numbers = sorted({parts[n].layer for n in matrices if parts[n].component == "text"} - {None})
     if numbers:
         picked = {numbers[round(i)] for i in np.linspace(0, len(numbers) - 1, max(1, layers))}
-        return [n for n in matrices if layer_of(n) in picked or has_vocabulary_axis(n)]
+        is_picked = lambda part: part.component == "text" and part.layer in picked  # noqa: E731
+        return [n for n in matrices if is_picked(parts[n]) or base.layout.is_table(n)]
     return matrices
 
 
 def _problem(member: Checkpoint, base: Checkpoint, name: str) -> str | None:
     """Why a tensor cannot be compared, or None."""
-    stored = member.resolve(name)
+    stored = _stored(member, base, name)
     if stored is None:
         return "is missing: another architecture"
     ours, theirs = member.shape(stored), base.shape(name)
-    if ours[1:] != theirs[1:] or (ours[0] != theirs[0] and not has_vocabulary_axis(name)):
+    if ours[1:] != theirs[1:] or (ours[0] != theirs[0] and not base.layout.is_table(name)):
         return f"has the shape {ours}, in the base {theirs}: another architecture"
     if ours[0] != theirs[0] and None in (member.vocabulary, base.vocabulary):
         return (
@@ -179,9 +183,9 @@ def _chosen(member, base, name: str, count: int, generator) -> tuple[np.ndarray,
     starts = np.unique(generator.integers(0, max(1, total - _RUN + 1), max(1, count // _RUN)))
     theirs = np.unique(starts[:, None] + np.arange(_RUN))
     theirs = theirs[theirs < total]
-    if not has_vocabulary_axis(name) or len(shape) != 2 or None in (member.vocabulary, base.vocabulary):
+    if not base.layout.is_table(name) or len(shape) != 2 or None in (member.vocabulary, base.vocabulary):
         return theirs, theirs
-    rows = member.shape(member.resolve(name))[0]
+    rows = member.shape(_stored(member, base, name))[0]
     pairs = [
         (member.vocabulary.tokens.get(token, rows), row)
         for token, row in base.vocabulary.tokens.items()
@@ -196,11 +200,15 @@ def _chosen(member, base, name: str, count: int, generator) -> tuple[np.ndarray,
     return picked[:, 1], picked[:, 0]
 
 
+def _stored(member: Checkpoint, base: Checkpoint, name: str) -> str | None:
+    """The member's tensor for one of the base's, whoever saved it."""
+    return member.resolve(base.layout.published(name))
+
+
 def _read(model: Checkpoint, name: str, rows: np.ndarray) -> np.ndarray:
     """These rows of a tensor in float64, shape (rows, width)."""
-    stored = model.resolve(name)
-    width = model.shape(stored)[-1]
-    pieces = [model.raw(stored, row * width, (row + n) * width) for _, row, n in runs(rows)]
+    width = model.shape(name)[-1]
+    pieces = [model.raw(name, row * width, (row + n) * width) for _, row, n in runs(rows)]
     return exact.widen(np.concatenate(pieces)).astype(np.float64).reshape(len(rows), width)
 
 

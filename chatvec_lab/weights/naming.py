@@ -242,7 +242,7 @@ def parts_of(
         where = component(said[: place - 1] if place else said)
         layer = int(split[place]) if place else None
         module = kind(split, (classes or {}).get(name, ()), where)
-        if is_buffer(name) and buffers is None or name in (buffers or ()):
+        if (is_buffer(name) and buffers is None) or name in (buffers or ()):
             module = "buffer"
         elif name == "output.weight":
             module = "head"
