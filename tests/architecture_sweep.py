@@ -67,7 +67,6 @@ def examine(kind: str, root: Path) -> dict:
             result[step] = f"refused: {_said(error)}"
         except Exception as error:  # a traceback of any kind is a finding
             result[step] = f"failed: {_said(error)} {traceback.format_exc().splitlines()[-3].strip()}"
-        gc.collect()
     return result | {"seconds": round(time.time() - start, 1)}
 
 
@@ -329,6 +328,8 @@ def worker(out: Path, kinds: list[str]) -> None:
             result = examine(kind, root)
         finally:
             shutil.rmtree(root, ignore_errors=True)
+            gc.collect()
+            gc.freeze()  # the libraries' own objects need not be looked at again
         (out / f"{kind}.json").write_text(json.dumps(result, indent=1))
         print("right" if is_right(result) else "      ", kind, result.get("seconds"), flush=True)
 

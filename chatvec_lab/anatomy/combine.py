@@ -1,4 +1,4 @@
-"""Exact aggregates of the per-tensor tables: by layer, by kind of module, or over the whole model."""
+"""Exact aggregates of the per-tensor tables: by layer, kind of module, projection or component, or over the whole model."""
 
 from __future__ import annotations
 
@@ -10,15 +10,18 @@ import numpy as np
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-By = Literal["layer", "module", "model"]
+Axis = Literal["layer", "module", "projection", "component"]
+By = Axis | Literal["model"]
+AXES = ("layer", "module", "projection", "component")
 
 
-def combine(table: DataFrame, by: By | Sequence[Literal["layer", "module"]] = "model") -> DataFrame:
+def combine(table: DataFrame, by: By | Sequence[Axis] = "model") -> DataFrame:
     """The table's statistics over all tensors of each layer, kind of module, or the model: sums, not means of ratios.
 
     `table` comes from `norms`, `family_norms`, `cosines`, `interference` or `fidelity` (any subset of its rows);
     `by` "layer" keeps one row for the tensors outside the layers (layer missing), ["layer", "module"] gives the
-    cells of a heat map. A missing statistic of one tensor makes that of its group missing.
+    cells of a heat map. Layers of several components (text, vision …) are never added up: where the table has
+    several, the result is by component too. A missing statistic of one tensor makes that of its group missing.
     Raises ValueError for a table of another kind, or one that is combined over modules and then by module.
 
     >>> import pandas
@@ -30,11 +33,13 @@ def combine(table: DataFrame, by: By | Sequence[Literal["layer", "module"]] = "m
     0      0  5.0          0.1      2.0        0.25
     """
     axes = [] if by == "model" else [by] if isinstance(by, str) else list(by)
-    unknown = [axis for axis in axes if axis not in ("layer", "module")]
+    if "layer" in axes and "component" not in axes and "component" in table and table.component.nunique() > 1:
+        axes = ["component", *axes]
+    unknown = [axis for axis in axes if axis not in AXES]
     lacking = [axis for axis in axes if axis not in table]
     if unknown or lacking:
         raise ValueError(
-            f"by={by!r}: expected 'layer', 'module', 'model' or a list of the first two, and columns of that name; "
+            f"by={by!r}: expected 'model', or {', '.join(AXES)}, or a list of these, and columns of that name; "
             f"the table has {', '.join(table.columns)}."
         )
     kind = next((mark for mark in _KINDS if mark in table and "parameters" in table), None)

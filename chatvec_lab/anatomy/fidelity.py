@@ -12,6 +12,7 @@ from numba import njit
 
 from chatvec_lab.anatomy.blocks import run
 from chatvec_lab.anatomy.kernels import _SUM, _double, _known
+from chatvec_lab.anatomy.tables import PLACE, place
 from chatvec_lab.weights.checkpoint import Checkpoint
 from chatvec_lab.weights.numerics import exact
 from chatvec_lab.weights.numerics.blocks import Workspace, block_spans
@@ -21,7 +22,7 @@ from chatvec_lab.weights.vector import WeightVector
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-COLUMNS = ["scale", "dtype", "tensor", "layer", "module", "unchanged", "relative_error", "cosine", "parameters",
+COLUMNS = ["scale", "dtype", "tensor", *PLACE, "unchanged", "relative_error", "cosine", "parameters",
            "share_zero", "l2", "effective_l2"]  # fmt: skip
 _UNCHANGED, _ZERO, _ERROR, _WANTED, _LEFT, _DOT = range(6)
 
@@ -49,7 +50,7 @@ def fidelity(
     scales, dtypes = _checked(cp, tau, scales, dtypes)
     merged = cp.add(tau)
     merged.check()
-    names = [name for name in cp.names if tau.resolve(name) and cp.dtype_name(name) in files.FLOATS]
+    names = [name for name in cp.names if not merged.is_carried(name)]
     grid = [(scale, dtype) for scale in scales for dtype in dtypes]
     jobs = [(name, *span) for name in names for span in block_spans(cp.shape(name))]
     local = threading.local()
@@ -160,7 +161,7 @@ def _table(merged, tau, grid, totals) -> DataFrame:
         for (scale, dtype), s in zip(grid, sums, strict=True):
             l2, left = sqrt(s[_WANTED]), sqrt(s[_LEFT])
             rows.append({
-                "scale": scale, "dtype": dtype, "tensor": name, "layer": part.layer, "module": part.module,
+                "scale": scale, "dtype": dtype, "tensor": name, **place(part),
                 "unchanged": (s[_UNCHANGED] - outside) / n if n else nan,
                 "relative_error": sqrt(s[_ERROR]) / l2 if l2 else nan,
                 "cosine": min(1.0, max(-1.0, s[_DOT] / (l2 * left))) if l2 and left else nan,

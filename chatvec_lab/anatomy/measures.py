@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 from chatvec_lab.anatomy.onepass import one_pass
 from chatvec_lab.anatomy.tables import Survey, tables
-from chatvec_lab.weights.layout import has_vocabulary_axis
 from chatvec_lab.weights.vector import WeightVector
 
 if TYPE_CHECKING:
@@ -40,7 +39,7 @@ def norms(
 ) -> DataFrame:
     """Size of every tensor of every vector, one row each.
 
-    Columns: vector, tensor, layer (missing outside the layers), module, parameters (elements that have a
+    Columns: vector, tensor, component, layer (within it; missing outside the layers), module, projection, parameters (elements that have a
     difference: rows of tokens that only one side has do not count), l2, relative_l2 (to the base's L2 over the
     same elements; missing without a base, or where it is 0), rms, max_abs, share_zero (exactly zero),
     share_above (magnitude above `line`; DARE's 0.002 unless told), base_l2. Vectors need not be of one family.
@@ -52,7 +51,7 @@ def norms(
 def cosines(vectors: Mapping[str, WeightVector], *, progress: bool = True) -> DataFrame:
     """Cosine between every pair of vectors, one row a pair and tensor.
 
-    Columns: a, b, tensor, layer, module, cosine, sign_agreement (share of equal signs among the elements that
+    Columns: a, b, tensor, component, layer, module, projection, cosine, sign_agreement (share of equal signs among the elements that
     are not zero in either), random_sd (standard deviation of the cosine of two random directions of this size,
     1/sqrt(parameters), mean 0), signs_sd (the same for vectors with these very magnitudes and random signs;
     larger, since large entries meet; both are lower bounds for updates that move many weights as one),
@@ -71,7 +70,7 @@ def interference(
 ) -> DataFrame:
     """Where the largest entries of two vectors meet, and whether they pull against each other; a row a pair and tensor.
 
-    Columns: a, b, tensor, layer, module, parameters, top_a and top_b (shares of the entries that count as the
+    Columns: a, b, tensor, component, layer, module, projection, parameters, top_a and top_b (shares of the entries that count as the
     largest; ties and the estimate below move them from `top`), overlap (share of the smaller set that is in both),
     expected_overlap (what independent places would give), opposed (share of the overlap with opposite signs; 0.5
     by chance). The threshold of a tensor is exact up to 32,768 elements, and from an even sample of so many above.
@@ -91,9 +90,9 @@ def vocabulary(vectors: Mapping[str, WeightVector], *, progress: bool = True) ->
     share_zero of the difference (missing for new rows, which have none), model_rms and base_rms of the stored
     rows themselves (missing where the vector is not one difference). Reads embedding and head only.
     """
-    return tables(
-        one_pass(checked(vectors), DARE_LINE, together=False, progress=progress, only=has_vocabulary_axis)
-    ).vocabulary
+    known = checked(vectors)
+    is_table = lambda name: any(v.is_table(name) for v in known.values() if v.resolve(name))  # noqa: E731
+    return tables(one_pass(known, DARE_LINE, together=False, progress=progress, only=is_table)).vocabulary
 
 
 def family_norms(
@@ -101,7 +100,7 @@ def family_norms(
 ) -> DataFrame:
     """`norms` of several families in one table, to lay models of different depth and width over one another.
 
-    Adds the columns family (first) and relative_depth = layer / layers of that family (last; missing outside).
+    Adds the columns family (first) and relative_depth = layer / layers of that family's component (last; missing outside).
     """
     import pandas as pd
 
@@ -109,7 +108,8 @@ def family_norms(
     for family, vectors in families.items():
         table = norms(vectors, line=line, progress=progress)
         table.insert(0, "family", family)
-        table["relative_depth"] = (table.layer / (table.layer.max() + 1)).astype("Float64")
+        deepest = table.groupby("component").layer.transform("max")
+        table["relative_depth"] = (table.layer / (deepest + 1)).astype("Float64")
         tables.append(table)
     if not tables:
         raise ValueError("families is empty: give {family: {vector: chat - base}}.")

@@ -14,7 +14,7 @@ import numpy as np
 from chatvec_lab.anatomy import kernels
 from chatvec_lab.anatomy.blocks import pieces_of
 from chatvec_lab.anatomy.measures import checked
-from chatvec_lab.weights.layout import layer_of, module_of
+from chatvec_lab.anatomy.tables import PLACE, place
 from chatvec_lab.weights.numerics.blocks import Workspace, block_spans
 from chatvec_lab.weights.transforms import randomised_svd
 from chatvec_lab.weights.vector import WeightVector
@@ -23,9 +23,9 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
 EXACT_UP_TO = 2048  # the shorter side up to which "auto" computes every singular value
-SPECTRUM = ["vector", "tensor", "layer", "module", "index", "singular_value", "energy", "effective_rank",
+SPECTRUM = ["vector", "tensor", *PLACE, "index", "singular_value", "energy", "effective_rank",
             "stable_rank", "rank_90", "largest_rank", "method"]  # fmt: skip
-SUBSPACES = ["a", "b", "tensor", "layer", "module", "side", "index", "cosine", "overlap", "random_overlap"]
+SUBSPACES = ["a", "b", "tensor", *PLACE, "side", "index", "cosine", "overlap", "random_overlap"]
 
 
 def spectrum(
@@ -40,7 +40,7 @@ def spectrum(
     """The `rank` largest singular values of every matrix of every vector, one row a value.
 
     `tensors`: a regular expression that picks names (all matrices unless told; stacked experts count one by one,
-    as name[0], name[1], ...). Columns: vector, tensor, layer, module, index (from 1), singular_value, energy
+    as name[0], name[1], ...). Columns: vector, tensor, component, layer, module, projection, index (from 1), singular_value, energy
     (share of the squared Frobenius norm up to this index), and of the whole matrix: effective_rank (exp of the
     entropy of the singular values' shares, Roy and Vetterli 2007), stable_rank (squared Frobenius over squared
     spectral norm), rank_90 (values needed for 90 % of the energy), largest_rank (the shorter side), method.
@@ -61,7 +61,7 @@ def spectrum(
         short = min(matrix.shape)
         is_exact = method == "exact" or (method == "auto" and short <= EXACT_UP_TO)
         values = singular_values(matrix) if is_exact else _leading(matrix, rank, seed)[1]
-        first = {"vector": vector, "tensor": tensor, "layer": layer_of(name), "module": module_of(name)}
+        first = {"vector": vector, "tensor": tensor, **place(vectors[vector].part(name))}
         whole = _ranks(values, kernels.squares(matrix.reshape(-1)), complete=len(values) == short)
         energy = whole.pop("energy")
         rows += [
@@ -83,7 +83,7 @@ def subspaces(
     """How far the leading directions of two vectors coincide: principal angles, one row a pair, matrix, side and angle.
 
     Compares the spans of the `rank` leading left (output) and right (input) singular vectors. Columns: a, b,
-    tensor, layer, module, side, index (from 1), cosine (of the principal angle, from 1 = shared to 0), overlap (mean
+    tensor, component, layer, module, projection, side, index (from 1), cosine (of the principal angle, from 1 = shared to 0), overlap (mean
     squared cosine: the share of one span that lies in the other) and random_overlap (its mean for random spans,
     rank / side). Embedding and head are compared over tokens that both vectors know. A matrix that is zero in
     either vector, or smaller than `rank`, is left out.
@@ -104,7 +104,7 @@ def subspaces(
                 spans[tensor][vector] = (left, right.T)
         for tensor, of in spans.items():
             for a, b in combinations(of, 2):
-                first = {"a": a, "b": b, "tensor": tensor, "layer": layer_of(name), "module": module_of(name)}
+                first = {"a": a, "b": b, "tensor": tensor, **place(vectors[a].part(name))}
                 for side, ours, theirs in zip(("left", "right"), of[a], of[b], strict=True):
                     rows += _angles(first | {"side": side}, ours, theirs)
     return pd.DataFrame(rows, columns=SUBSPACES).astype({"layer": "Int64"})

@@ -14,16 +14,17 @@ import numpy as np
 from chatvec_lab.anatomy import kernels
 from chatvec_lab.anatomy.blocks import NEW, Piece
 from chatvec_lab.anatomy.onepass import Pass, Sums, pairs_of
-from chatvec_lab.weights.layout import has_vocabulary_axis, layer_of, module_of
+from chatvec_lab.weights.layout import Part
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-NORMS = ["vector", "tensor", "layer", "module", "parameters", "l2", "relative_l2", "rms", "max_abs",
+PLACE = ["component", "layer", "module", "projection"]
+NORMS = ["vector", "tensor", *PLACE, "parameters", "l2", "relative_l2", "rms", "max_abs",
          "share_zero", "share_above", "base_l2"]  # fmt: skip
-COSINES = ["a", "b", "tensor", "layer", "module", "cosine", "sign_agreement", "random_sd", "signs_sd",
+COSINES = ["a", "b", "tensor", *PLACE, "cosine", "sign_agreement", "random_sd", "signs_sd",
            "parameters", "both_moved", "l2_a", "l2_b"]  # fmt: skip
-INTERFERENCE = ["a", "b", "tensor", "layer", "module", "parameters", "top_a", "top_b", "overlap",
+INTERFERENCE = ["a", "b", "tensor", *PLACE, "parameters", "top_a", "top_b", "overlap",
                 "expected_overlap", "opposed"]  # fmt: skip
 VOCABULARY = ["vector", "tensor", "module", "rows", "count", "parameters", "l2", "relative_l2", "rms", "max_abs",
               "share_zero", "model_rms", "base_rms"]  # fmt: skip
@@ -69,8 +70,17 @@ def _norm_rows(done: Pass):
         for name in v.names:
             found = [(p, s) for p, s in done.by_tensor[name] if i in p.members]
             if found:
-                yield {"vector": vector, "tensor": name, "layer": layer_of(name), "module": module_of(name),
-                       **_size(found, i)}  # fmt: skip
+                yield {"vector": vector, "tensor": name, **place(v.part(name)), **_size(found, i)}  # fmt: skip
+
+
+def place(part: Part) -> dict[str, object]:
+    """What a tensor is, in the columns of a table."""
+    return {
+        "component": part.component,
+        "layer": part.layer,
+        "module": part.module,
+        "projection": part.projection,
+    }
 
 
 def _size(found: list[tuple[Piece, Sums]], i: int) -> dict[str, float]:
@@ -96,9 +106,11 @@ def _pair_rows(done: Pass):
     """(row of cosines, row of interference) of every pair and tensor."""
     for (i, a), (j, b) in combinations(enumerate(done.names), 2):
         for name in done.by_tensor:
-            if name not in done.vectors[i].names and name not in done.vectors[j].names:
+            holders = [done.vectors[k] for k in (i, j) if name in done.vectors[k].names]
+            if not holders:
                 continue
-            first = {"a": a, "b": b, "tensor": name, "layer": layer_of(name), "module": module_of(name)}
+            part = holders[0].part(name)
+            first = {"a": a, "b": b, "tensor": name, **place(part)}
             cosine, meeting = _pair([(p, s) for p, s in done.by_tensor[name]], i, j)
             yield first | cosine, first | meeting
 
@@ -145,14 +157,14 @@ def _ratio(part: float, whole: float) -> float:
 
 def _vocabulary_rows(done: Pass):
     for i, (vector, v) in enumerate(zip(done.names, done.vectors, strict=True)):
-        for name in filter(has_vocabulary_axis, v.names):
+        for name in filter(v.is_table, v.names):
             kinds: dict[str, list] = defaultdict(list)
             for piece, sums in done.by_tensor[name]:
                 if i in piece.members:
                     kinds[piece.kinds[piece.members.index(i)]].append((piece, sums))
             for kind in ("shared", "special", "padding", NEW):
                 if kind in kinds:
-                    yield {"vector": vector, "tensor": name, "module": module_of(name), "rows": kind,
+                    yield {"vector": vector, "tensor": name, "module": v.part(name).module, "rows": kind,
                            **_row_statistics(kinds[kind], i, kind)}  # fmt: skip
 
 

@@ -45,8 +45,9 @@ def layer_profile(
 
     `table`: one row a layer and hue, such as `combine(norms, ["layer", "module"])` of one vector. Tensors outside
     the layers (embedding, head, final norm) have no place on the axis and are left out; `heat_map` shows them.
+    Of several components (vision, audio …) the text is drawn, unless `hue` is "component".
     """
-    table = _with_pairs(table).dropna(subset=["layer"])
+    table = _of_text(_with_pairs(table), hue).dropna(subset=["layer"])
     _lines(ax, table, "layer", y, hue)
     _layer_ticks(ax, table)
     return ax
@@ -60,7 +61,7 @@ def depth_profile(
 
     `table`: one row a layer and hue, such as `combine(family_norms(...), "layer")` of one vector.
     """
-    table = _with_pairs(table).dropna(subset=["relative_depth"])
+    table = _of_text(_with_pairs(table), hue).dropna(subset=["relative_depth"])
     _lines(ax, table, "relative_depth", y, hue)
     ax.set_xlim(-0.02, 1)
     return ax
@@ -76,6 +77,7 @@ def heat_map(
     `limit` is the end of the colour scale: signed values (cosines) run from -limit to limit (1 unless told), others
     from 0 to limit (the largest value unless told). Cells without a value are hatched.
     """
+    table = _of_text(table)
     _check_single(table, ["layer", "module"])
     modules = [module for module in MODULES if module in set(table.module)]
     layers = sorted(int(layer) for layer in table.layer.dropna().unique())
@@ -151,7 +153,7 @@ def cosine_profile(table: DataFrame, *, hue: str = "pair", ax: Axes | None = Non
     `table`: one row a layer and pair, such as `combine(cosines, "layer")`. Where pairs differ in size the band is
     the widest of them.
     """
-    table = _with_pairs(table).dropna(subset=["layer"])
+    table = _of_text(_with_pairs(table), hue).dropna(subset=["layer"])
     band = 1.96 * table.groupby("layer").random_sd.max().astype(float)
     ax.fill_between(
         band.index.astype(int), -band, band, color="0.8", linewidth=0, label="95 % of random pairs"
@@ -242,6 +244,13 @@ def _lines(ax: Axes, table: DataFrame, x: str, y: str, hue: str, *, from_zero: b
     ax.set_xlabel(LABELS.get(x, x))
     ax.set_ylabel(LABELS.get(y, y))
     _legend(ax, hue)
+
+
+def _of_text(table: DataFrame, hue: str = "") -> DataFrame:
+    """The text's rows of a table with several components, whose layers share numbers; all where they are told apart."""
+    if hue == "component" or "component" not in table or table.component.nunique() < 2:
+        return table
+    return table[table.component == "text"]
 
 
 def _legend(ax: Axes, hue: str) -> None:

@@ -32,7 +32,8 @@ DASHES = [
     (0, (4, 1, 1, 1)),
 ]
 # a module kind looks the same in every figure
-MODULES = {"attention": 0, "mlp": 1, "norm": 2, "embedding": 3, "head": 4, "router": 5, "other": 7}
+MODULES = {"attention": 0, "mlp": 1, "norm": 2, "embedding": 3, "head": 4, "router": 5, "other": 7,
+           "ssm": 6, "convolution": 8, "projector": 9, "buffer": 10}  # fmt: skip
 
 _SETTINGS = {
     "font.size": 8, "axes.titlesize": 8, "axes.labelsize": 8, "xtick.labelsize": 7, "ytick.labelsize": 7,

@@ -16,7 +16,6 @@ from chatvec_lab.interop.mergekit_methods import Elected, Rescaled, RoundedDown
 from chatvec_lab.reading import read_yaml
 from chatvec_lab.weights.checkpoint import Checkpoint
 from chatvec_lab.weights.difference import Difference
-from chatvec_lab.weights.layout import has_vocabulary_axis, layer_of
 from chatvec_lab.weights.merged import MergedCheckpoint
 from chatvec_lab.weights.sources import files
 from chatvec_lab.weights.transforms import Dare, transformed
@@ -66,14 +65,19 @@ def load(config: str | os.PathLike | Mapping[str, Any], *, seed: int = 0) -> Rec
     sparsify, consensus, normalize, rescale = METHODS[method]
     base, models, settings = _models(config)
     shared = config.get("parameters") or {}
-    last = max((layer_of(n) or 0 for n in base.names), default=0)
+    layers = {
+        n: part.layer
+        for stored, part in base.layout.parts.items()
+        for n in (stored, base.layout.published(stored))
+        if part.component == "text" and part.layer is not None
+    }
     normalize, rescale = _flag(shared, "normalize", normalize), _flag(shared, "rescale", rescale)
     weights = [
-        _evaluator("weight", [own, shared], last, m.label) for m, own in zip(models, settings, strict=True)
+        _evaluator("weight", [own, shared], layers, m.label) for m, own in zip(models, settings, strict=True)
     ]
     for weight in weights:
         _ = [weight(name) for name in base.names]  # so that a missing one is told now
-    factor = _evaluator("lambda", [shared], last, default=1.0)
+    factor = _evaluator("lambda", [shared], layers, default=1.0)
     densities = [_density(own, shared) for own in settings]
     if not sparsify and set(densities) != {1.0}:
         raise ValueError(
@@ -218,9 +222,14 @@ def _density(own: Mapping, shared: Mapping) -> float:
 
 
 def _evaluator(
-    name: str, sources: list[Mapping], last: int, model: str = "", default: float | None = None
+    name: str,
+    sources: list[Mapping],
+    layers: Mapping[str, int],
+    model: str = "",
+    default: float | None = None,
 ) -> Callable[[str], float]:
     """A parameter as a function of the tensor's name: a number, a gradient over the layers, or a list of filters."""
+    last = max(layers.values(), default=0)
 
     def number(value: Any) -> float:
         try:
@@ -237,7 +246,7 @@ def _evaluator(
             first = next(fits, None)
             return None if first is None else evaluate(first.get("value"), tensor)
         points = [number(value) for value in settings]
-        layer = layer_of(tensor)
+        layer = layers.get(tensor)
         at = 0.0 if layer is None else (layer / last if last else 1.0)  # mergekit's t; 0 outside the layers
         place = at * (len(points) - 1)
         below = int(place)
@@ -287,7 +296,9 @@ def _start(config, base, models, weights, *, is_plain: bool) -> tuple[Checkpoint
             "task_arithmetic recipe adds with weight 1. Make it the base_model (see chatvec_lab's own recipes)."
         )
     if source is None:
-        own, *sizes = ({n: m.shape(n)[0] for n in m.names if has_vocabulary_axis(n)} for m in (base, *models))
+        own, *sizes = (
+            {m.layout.published(n): m.shape(n)[0] for n in m.layout.tables} for m in (base, *models)
+        )
         differing = [f"{m.source} ({rows})" for m, rows in zip(models, sizes, strict=True) if rows != own]
         if differing:
             raise ValueError(

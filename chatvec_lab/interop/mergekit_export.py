@@ -15,7 +15,6 @@ import yaml
 
 from chatvec_lab.weights.checkpoint import Checkpoint
 from chatvec_lab.weights.difference import Difference
-from chatvec_lab.weights.layout import has_vocabulary_axis
 from chatvec_lab.weights.merged import MergedCheckpoint
 from chatvec_lab.weights.sources import files
 
@@ -110,7 +109,7 @@ def _setting(values: dict[str, float]) -> float | list[dict]:
 
 
 def _refuse_special_rows(merged: MergedCheckpoint) -> None:
-    rows = {token for n in merged.names if has_vocabulary_axis(n) for token, _ in merged._special(n).values()}
+    rows = {token for n in merged.layout.tables for token, _ in merged._special(n).values()}
     if rows:
         raise ValueError(
             f"mergekit cannot copy or append the rows of {', '.join(sorted(rows))} (copy_special, add_tokens); "
@@ -122,7 +121,7 @@ def _tokenizer(merged: MergedCheckpoint) -> dict:
     """`tokenizer: {source: base}` where vocabularies differ, with the tokens that must keep the CP's row."""
     models = [m for t in merged.vector.terms for m in (t.leaf.plus, t.leaf.minus)]
     cp = merged.cp
-    names = [n for n in cp.names if has_vocabulary_axis(n)]
+    names = cp.layout.tables
     same_rows = all(m.shape(m.resolve(n)) == cp.shape(n) for m in models for n in names if m.resolve(n))
     if cp.vocabulary is None or any(m.vocabulary is None for m in models):
         return {}  # rows pair by number; `check` has refused what differs

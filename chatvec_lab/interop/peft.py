@@ -15,7 +15,6 @@ import numpy as np
 
 from chatvec_lab.opening import open_config, open_model
 from chatvec_lab.weights.checkpoint import Checkpoint, read_json
-from chatvec_lab.weights.layout import layer_of, module_of
 from chatvec_lab.weights.saving.card import fenced, front_matter, hub_names, inline
 from chatvec_lab.weights.saving.commit import commit, refuse_existing
 from chatvec_lab.weights.saving.provenance import Digests, combined, file_digest, source_entry
@@ -204,7 +203,7 @@ def _row(leaf: LowRank, coefficient: float, name: str, pair, reason: str) -> dic
             left_over += float(rest @ rest)
     kept = 0.0 if pair is None else 1.0 - left_over / whole if whole else float("nan")
     return {
-        "tensor": name, "layer": layer_of(name), "module": module_of(name),
+        "tensor": name, "layer": leaf.part(name).layer, "module": leaf.part(name).module,
         "parameters": int(np.prod(leaf.shape(name))),
         "l2": abs(coefficient) * whole**0.5, "energy": kept if whole and coefficient else float("nan"),
         "carried": pair is not None, "reason": reason,

@@ -18,7 +18,7 @@ from chatvec_lab.experiment.models import load, without_bars
 from chatvec_lab.families import Family, load_family
 from chatvec_lab.nano import evaluation as nano
 from chatvec_lab.playground import examples
-from chatvec_lab.weights.layout import KINDS, layer_of, module_of
+from chatvec_lab.weights.layout import KINDS
 
 if TYPE_CHECKING:
     from chatvec_lab.weights.checkpoint import Checkpoint
@@ -90,12 +90,13 @@ class Playground:
     @property
     def layers(self) -> int:
         """How many layers the models have."""
-        return 1 + max((layer_of(name) or 0 for name in self.family.base.names), default=0)
+        parts = self.family.base.layout.parts.values()
+        return 1 + max((part.layer or 0 for part in parts if part.component == "text"), default=0)
 
     @property
     def modules(self) -> list[str]:
         """The kinds of module that the base has, in the order of `weights.layout.KINDS`."""
-        there = {module_of(name) for name in self.family.base.names}
+        there = {part.module for part in self.family.base.layout.parts.values()}
         return [kind for kind in KINDS if kind in there]
 
     def language_of(self, cp: str) -> str:

@@ -19,7 +19,6 @@ from chatvec_lab.evaluation.scorers.toxicity import score_toxicity, toxicity_met
 from chatvec_lab.evaluation.scorers.toxicity_scorers import EnglishProfanity
 from chatvec_lab.evaluation.statistics import mean_interval
 from chatvec_lab.weights.inspect import inspect
-from chatvec_lab.weights.layout import module_of
 from chatvec_lab.weights.saving.provenance import weights_digest
 
 pytestmark = pytest.mark.real
@@ -63,7 +62,12 @@ def share(scores: pd.Series) -> dict:
 def test_our_own_checkpoint_reads_it(smollm2):
     assert sum(torch.tensor(smollm2.shape(n)).prod().item() for n in smollm2.names) == 134_515_008
     assert smollm2.is_tied and len(smollm2.vocabulary.tokens) == 49_152
-    assert {module_of(n) for n in smollm2.names} == {"embedding", "attention", "mlp", "norm"}
+    assert {part.module for part in smollm2.layout.parts.values()} == {
+        "embedding",
+        "attention",
+        "mlp",
+        "norm",
+    }
     page = inspect(smollm2.source)
     assert "LlamaForCausalLM" in page and "30 layers" in page and "chat template: yes" in page
 

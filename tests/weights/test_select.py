@@ -6,7 +6,7 @@ import torch
 from pico import CP_TOKENS
 
 from chatvec_lab import Checkpoint
-from chatvec_lab.weights.layout import layer_of, module_of
+from chatvec_lab.weights.naming import parts_of
 from chatvec_lab.weights.transforms import randomised_svd, ties
 
 
@@ -54,7 +54,8 @@ NAMES = {
 
 @pytest.mark.parametrize("name", NAMES)
 def test_names_tell_layer_and_module(name):
-    assert (layer_of(name), module_of(name)) == NAMES[name]
+    part = parts_of([name])[name]
+    assert (part.layer, part.module) == NAMES[name]
 
 
 def test_schedules_multiply(tau):
@@ -64,7 +65,8 @@ def test_schedules_multiply(tau):
         .select(modules="mlp|norm")
     )
     for name in tau.names:
-        factor = {"mlp": 1.0, "norm": 2.0 * (layer_of(name) or 0)}.get(module_of(name), 0.0)
+        part = tau.part(name)
+        factor = {"mlp": 1.0, "norm": 2.0 * (part.layer or 0)}.get(part.module, 0.0)
         assert torch.equal(varied.read(name), factor * tau.read(name))
 
 
