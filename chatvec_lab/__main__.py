@@ -41,7 +41,21 @@ def _add_run(verbs) -> None:
         description="Run the notebooks of a study and write its report.",
     )
     command.add_arguments(parser)
-    parser.set_defaults(run=command.main)
+    parser.set_defaults(run=_run)
+
+
+def _run(options) -> int:
+    from chatvec_lab.study import command, plan
+
+    status = command.main(options)
+    if options.dry_run and not status:
+        from chatvec_lab.experiment import needs
+        from chatvec_lab.families import load_family
+
+        study = plan.load(options.study, set=dict(text.partition("=")[::2] for text in options.set))
+        if study.family and (told := needs.page(load_family(study.family), plan.chosen(study, options.only))):
+            print(told)
+    return status
 
 
 def _add_merge(verbs) -> None:
@@ -254,7 +268,9 @@ def _add_scorers(verbs) -> None:
         description="What may stand in a notebook's `scorers`: names, what they give, languages, needs and cost; and "
         "the options of its `services`. --check tries a toxicity scorer on 128 labelled sentences in 8 languages.",
     )
-    parser.add_argument("--check", metavar="NAME", help="such as toxicity:perspective; asks its endpoint or model")
+    parser.add_argument(
+        "--check", metavar="NAME", help="such as toxicity:perspective; asks its endpoint or model"
+    )
     parser.add_argument("--service", action="append", default=[], metavar="NAME=VALUE",
                         help="an option of `services`, such as toxicity_url=...; repeatable")  # fmt: skip
     parser.set_defaults(run=_scorers)
