@@ -13,4 +13,19 @@ def add(verbs) -> None:
         description="Run the notebooks of a study and write its report.",
     )
     command.add_arguments(parser)
-    parser.set_defaults(run=command.main)
+    parser.set_defaults(run=run)
+
+
+def run(options) -> int:
+    """Run the study; after a dry run also say what it needs of judges, memory and disk."""
+    from chatvec_lab.study import command, plan
+
+    status = command.main(options)
+    if options.dry_run and not status:
+        from chatvec_lab.experiment import needs
+        from chatvec_lab.families import load_family
+
+        study = plan.load(options.study, set=dict(text.partition("=")[::2] for text in options.set))
+        if study.family and (told := needs.page(load_family(study.family), plan.chosen(study, options.only))):
+            print(told)
+    return status

@@ -1,0 +1,101 @@
+"""What a study will need, before it runs: memory, disk, replies, judge's requests and what they cost.
+
+Upper bounds from the parameters alone: a prompt set may hold fewer prompts than are asked for, and what was asked before
+is not asked again. Nothing is loaded and nothing is asked.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from chatvec_lab.families import Family
+    from chatvec_lab.study import Cell
+
+READ, WRITTEN = 900, 200  # tokens of a judge's question and of its answer, about
+SPEED = 1000  # tokens that a GPU writes in a second, in batches, about
+_LOADS = ("01", "03", "04", "05", "06", "07", "09", "10")  # the notebooks that hold a model in memory
+
+
+def replies_of(notebook: str, values: Mapping[str, Any], models: int) -> Counter:
+    """Replies that a cell asks for, at most, by prompt set; "bare" are hostile prompts as text to continue."""
+    n, scales = values.get("n", 0), len(values.get("scales", ()))
+    found: dict[str, dict[str, int]] = {
+        "03": {"one_turn": (n + values.get("validation_n", 0)) * scales, "hostile": n * scales},
+        "04": {"one_turn": n * models * (2 + bool(values.get("system")))},
+        "05": {"hostile": n * models, "harmless": n * models, "bare": n * (models + 3)},
+        "06": {"one_turn": n * models, "two_turn": n * models},
+        "07": {"one_turn": n * 32, "two_turn": n * 2},
+        "10": {"one_turn": n * 2 * min(models, 4)},
+    }
+    return Counter(found.get(notebook[:2], {}))
+
+
+def requests_of(scorers: Iterable[str], replies: Counter) -> Counter:
+    """Requests to judges and endpoints, at most, by scorer's name."""
+    one, two = replies["one_turn"], replies["two_turn"]
+    hostile = replies["hostile"] + replies["bare"]
+    each = {"judge:paper": one, "judge:mt-bench": one + two, "judge:pair": 2 * (one + two), "safety:judge": hostile,
+            "toxicity:perspective": hostile, "toxicity:moderation": hostile}  # fmt: skip
+    return Counter({name: each[name] for name in scorers if each.get(name)})
+
+
+def page(family: "Family", cells: "Iterable[Cell]") -> str:
+    """The needs of these cells, a line each; '' for a family so small that nothing needs to be said."""
+    asked, requests, longest, prices = Counter(), Counter(), 0, set()
+    cells = list(cells)
+    for cell in cells:
+        values = cell.parameters
+        language = values.get("language") or next(iter(family.languages))
+        trained = [
+            m for m in ("cp_ft", "chat_cp", "chat_cp_ft", "cp_tau_ft") if f"{m}_{language}" in family.others
+        ]
+        replies = replies_of(cell.notebook, values, 4 + len(trained) + ("cp_ft" in trained))
+        asked += replies
+        requests += requests_of(values.get("scorers") or (), replies)
+        longest = max(longest, int((values.get("prompts") or {}).get("max_tokens", 256)))
+        prices.add((values.get("services") or {}).get("judge_price", ""))
+    lines = _machine(family, cells) if any(facts.get("parameters") for facts in family.facts.values()) else []
+    if lines and (total := asked.total()):
+        hours = total * longest / SPEED / 3600
+        lines.append(
+            f"replies: {total:,} at most, of {longest} tokens at most; some {hours:.1f} hours at {SPEED:,} tokens a second"
+        )
+    if requests:
+        told = ", ".join(f"{name} {count:,}" for name, count in requests.items())
+        lines.append(f"requests to judges and endpoints, at most: {told}")
+        judged = sum(count for name, count in requests.items() if not name.startswith("toxicity"))
+        lines.append(_cost(judged, prices - {""}))
+    return "\n".join(line for line in lines if line)
+
+
+def _machine(family: "Family", cells: "list[Cell]") -> list[str]:
+    most = max(int(float(facts.get("parameters") or 0)) for facts in family.facts.values())
+    size = 2 * most / 1e9  # GB of one model in 16 bits
+    lines = []
+    if any(
+        cell.parameters.get("speaker", "memory") == "memory" and cell.notebook[:2] in _LOADS for cell in cells
+    ):
+        lines.append(f"memory: {size:.0f} GB of a GPU (or {2 * size:.0f} GB without one, in float32) for one model of "
+                     f"{most / 1e9:.1f} G parameters, and {3 * size:.0f} GB of the machine while a scale is turned")  # fmt: skip
+    members = len(family.members)
+    merged = sum(size for cell in cells if cell.notebook.startswith("01"))
+    lines.append(
+        f"disk: {members * size:.0f} GB for the {members} members, {merged:.0f} GB for merged models that are saved"
+    )
+    return lines
+
+
+def _cost(judged: int, prices: set[str]) -> str:
+    if not judged:
+        return ""
+    tokens = f"some {judged * READ / 1e6:.1f} M tokens read and {judged * WRITTEN / 1e6:.1f} M written by the judge"
+    if len(prices) != 1:
+        return f"{tokens}; for its cost give services: judge_price, such as 2.5/10"
+    try:
+        read, written = map(float, next(iter(prices)).split("/"))
+    except ValueError as error:
+        raise ValueError(
+            f"services: judge_price={next(iter(prices))!r}: two numbers, such as 2.5/10"
+        ) from error
+    return f"{tokens}: about ${judged * (READ * read + WRITTEN * written) / 1e6:,.0f}"

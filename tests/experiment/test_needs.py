@@ -1,0 +1,31 @@
+"""What a study needs, counted by hand from its parameters."""
+
+import pytest
+
+from chatvec_lab import load_family, study
+from chatvec_lab.experiment import needs
+
+FAMILY = load_family("llama-2-13b-zh")  # base, chat, CP and CP → FT: six models in the lineup
+
+
+def test_replies_and_requests_are_counted():
+    values = {"n": 10, "system": "Be kind.", "scorers": ["judge:paper", "judge:pair", "language"]}
+    replies = needs.replies_of("04_instruction_following", values, 6)
+    assert replies == {"one_turn": 180}, "two languages, and the target's again with the system prompt"
+    assert needs.requests_of(values["scorers"], replies) == {"judge:paper": 180, "judge:pair": 360}
+    hostile = needs.replies_of("05_toxicity", {"n": 10}, 6)
+    assert hostile == {"hostile": 60, "harmless": 60, "bare": 90}
+    assert needs.requests_of(["safety:judge", "refusals"], hostile) == {"safety:judge": 150}
+
+
+def test_the_papers_study_tells_its_judge_and_its_price():
+    told = needs.page(FAMILY, study.load("paper-zh").cells)
+    assert "judge:paper" in told and "safety:judge" in told and "about $" in told
+    assert "memory: 27 GB of a GPU" in told and "disk:" in told and "hours" in told
+
+
+def test_a_price_that_is_none_is_refused_and_a_nano_study_needs_no_word():
+    cells = study.load("paper-zh", set={"services": "{judge_model: m, judge_price: cheap}"}).cells
+    with pytest.raises(ValueError, match="two numbers, such as 2.5/10"):
+        needs.page(FAMILY, cells)
+    assert needs.page(load_family("nano"), study.load("nano-quick").cells) == ""
