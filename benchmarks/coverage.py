@@ -31,7 +31,9 @@ def shares(sizes=SIZES, truths=(0.02, 0.1, 0.5, 0.9)) -> pd.DataFrame:
     return _table(rows, 0.93)
 
 
-def differences(sizes=SIZES, disagreements=((0.02, 0), (0.1, 0.02), (0.1, 0.1), (0.5, 0.02), (0.45, 0.45))) -> pd.DataFrame:
+def differences(
+    sizes=SIZES, disagreements=((0.02, 0), (0.1, 0.02), (0.1, 0.1), (0.5, 0.02), (0.45, 0.45))
+) -> pd.DataFrame:
     """A paired difference of yes/no answers, by enumeration; disagreements: only the one, only the other says yes."""
     rows = []
     for n in sizes:
@@ -85,7 +87,9 @@ def items(sizes=(40, 200), simulations=SIMULATIONS // 4, seed=0) -> pd.DataFrame
     for n in sizes:
         clusters = np.repeat(np.arange(n), 3)
         for truth in (0.1, 0.5):
-            chances = rng.beta(truth, 1 - truth, size=(simulations, n))  # correlated within an item by one half
+            chances = rng.beta(
+                truth, 1 - truth, size=(simulations, n)
+            )  # correlated within an item by one half
             drawn = rng.random((simulations, 3 * n)) < np.repeat(chances, 3, axis=1)
             found = [s.mean_interval(row, clusters=clusters) for row in drawn.astype(float)]
             rows.append({"n": n, "truth": f"share {truth}"} | _weighed(found, truth))
@@ -93,7 +97,9 @@ def items(sizes=(40, 200), simulations=SIMULATIONS // 4, seed=0) -> pd.DataFrame
             found = []
             for _ in range(simulations // 5):
                 chance = rng.beta(0.4, 0.4, size=n)
-                ours, theirs = (rng.random(3 * n) < np.repeat(p, 3) for p in (chance * (1 - gain) + gain, chance))
+                ours, theirs = (
+                    rng.random(3 * n) < np.repeat(p, 3) for p in (chance * (1 - gain) + gain, chance)
+                )
                 pair = (ours.astype(float), theirs.astype(float))
                 found.append(s.difference_interval(*pair, clusters=clusters, resamples=999))
             rows.append({"n": n, "truth": f"difference {gain / 2}"} | _weighed(found, gain / 2))
@@ -114,12 +120,16 @@ def kappas(sizes=(40, 200), simulations=SIMULATIONS, seed=0) -> pd.DataFrame:
                 if counts is not None:
                     weights = stats.multinomial.pmf(drawn, n, cells)
                 found = [s.cohen_kappa(*_labels(row, 2)) for row in drawn]
-                rows.append({"n": n, "truth": f"{truth}, one label {often}"} | _weighed(found, truth, weights))
+                rows.append(
+                    {"n": n, "truth": f"{truth}, one label {often}"} | _weighed(found, truth, weights)
+                )
         for weights, truth in ((None, 0.8), ("quadratic", 0.8)):
             cells = _alike(4, truth)
             drawn = rng.multinomial(n, cells.ravel(), size=simulations // 2)
             found = [s.cohen_kappa(*_labels(row, 4), weights=weights) for row in drawn]
-            rows.append({"n": n, "truth": f"{truth}, four labels, {weights or 'no'} weights"} | _weighed(found, truth))
+            rows.append(
+                {"n": n, "truth": f"{truth}, four labels, {weights or 'no'} weights"} | _weighed(found, truth)
+            )
     return _table(rows, 0.92)
 
 
@@ -169,7 +179,12 @@ def _judged(rng: np.random.Generator, truth: np.ndarray, n: int, ties: float) ->
 
 def _tables(n: int) -> np.ndarray:
     return np.array(
-        [(i, j, k, n - i - j - k) for i in range(n + 1) for j in range(n + 1 - i) for k in range(n + 1 - i - j)]
+        [
+            (i, j, k, n - i - j - k)
+            for i in range(n + 1)
+            for j in range(n + 1 - i)
+            for k in range(n + 1 - i - j)
+        ]
     )
 
 
@@ -209,4 +224,6 @@ if __name__ == "__main__":
     if unknown:
         sys.exit(f"no table {', '.join(unknown)}; there are {', '.join(TABLES)}")
     for name in sys.argv[1:] or TABLES:
-        print(f"\n{name}: {TABLES[name].__doc__}\n{TABLES[name]().round(4).to_string(index=False)}", flush=True)
+        print(
+            f"\n{name}: {TABLES[name].__doc__}\n{TABLES[name]().round(4).to_string(index=False)}", flush=True
+        )

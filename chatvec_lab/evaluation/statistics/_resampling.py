@@ -77,7 +77,9 @@ def _kept_signings(n: int, resamples: int, seed: int) -> list[np.ndarray]:
     return [block.astype(np.int8) for block in _drawn_signings(n, resamples, seed)]
 
 
-def mean_ends(sums: np.ndarray, sizes: np.ndarray, resamples: int, seed: int, level: float) -> tuple[float, float]:
+def mean_ends(
+    sums: np.ndarray, sizes: np.ndarray, resamples: int, seed: int, level: float
+) -> tuple[float, float]:
     """The means that a sign test of the clusters would not reject at 1 − level: its inversion (Hartigan 1969).
 
     A signing is as extreme as what was seen for all means between those of its two halves.

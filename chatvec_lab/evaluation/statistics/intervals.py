@@ -12,7 +12,14 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
-from chatvec_lab.evaluation.statistics._closed import by_cluster, effective, mcnemar, skewed_mean, tango, wilson
+from chatvec_lab.evaluation.statistics._closed import (
+    by_cluster,
+    effective,
+    mcnemar,
+    skewed_mean,
+    tango,
+    wilson,
+)
 from chatvec_lab.evaluation.statistics._resampling import bootstrap, mean_ends, signed_sums
 
 RESAMPLES = 9999
@@ -133,7 +140,11 @@ def difference_interval(
         return Interval(estimate, low, high, n, missing, level, method + of_items, seed)
 
     if count < 2:
-        return result(np.nan, np.nan, "none: no pair" if n == 0 else "none: one pair" if items is None else "none: one item")
+        return result(
+            np.nan,
+            np.nan,
+            "none: no pair" if n == 0 else "none: one pair" if items is None else "none: one item",
+        )
     is_binary = bool(np.isin(a, (0, 1)).all() and np.isin(b, (0, 1)).all())
     if not is_binary and 0.5 ** (count - 1) > 1 - level:
         return result(np.nan, np.nan, f"none: {count} {'prompts' if items is None else 'items'} are too few")
@@ -141,7 +152,10 @@ def difference_interval(
         return result(np.nan, np.nan, "none: all equal")
     p_value, _, drawn = _permutation(difference, items, resamples, seed)
     if is_binary:
-        limits, method = _tango(difference, items, count, level), "tango, mcnemar" if items is None else "tango, permutation"
+        limits, method = (
+            _tango(difference, items, count, level),
+            "tango, mcnemar" if items is None else "tango, permutation",
+        )
     else:
         sums, sizes = _totals(difference, items)
         limits, method = mean_ends(sums, sizes, resamples, seed, level), "permutation"
@@ -189,7 +203,12 @@ def wilson_interval(successes: float, n: int, *, level: float = 0.95) -> Interva
 
 
 def permutation_test(
-    a: ArrayLike, b: ArrayLike, *, clusters: ArrayLike | None = None, resamples: int = RESAMPLES, seed: int = 0
+    a: ArrayLike,
+    b: ArrayLike,
+    *,
+    clusters: ArrayLike | None = None,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
 ) -> Test:
     """Paired permutation test that a and b have the same mean: the sign of each difference is exchangeable.
 
@@ -299,7 +318,9 @@ def _numbered(clusters: ArrayLike | None, kept: np.ndarray) -> np.ndarray | None
     if labels.shape != kept.shape:
         raise ValueError(f"clusters name the item of each prompt; got {labels.shape} for {kept.shape}")
     if pd.isna(labels[kept]).any():
-        raise ValueError("clusters: a prompt with a value has no item; name one for each prompt, or leave clusters out")
+        raise ValueError(
+            "clusters: a prompt with a value has no item; name one for each prompt, or leave clusters out"
+        )
     numbers, names = pd.factorize(labels[kept])
     return None if len(names) == len(numbers) else numbers
 

@@ -106,14 +106,18 @@ def cohen_kappa(
         reason = "none: all labels are one" if np.isnan(estimate) else "none: one cluster"
         return Interval(estimate, np.nan, np.nan, len(names), missing, level, reason, None)
     low, high = kappa_limits(tables, penalty, level)
-    return Interval(estimate, float(low), float(high), len(names), missing, level, "wilson of disagreement", None)
+    return Interval(
+        estimate, float(low), float(high), len(names), missing, level, "wilson of disagreement", None
+    )
 
 
 def _told(judgements: pd.DataFrame, prompt: str) -> pd.DataFrame:
     """The rows with a verdict, checked."""
     absent = [c for c in (prompt, "a", "b", "score") if c not in judgements]
     if absent:
-        raise KeyError(f"no column {', '.join(absent)}; the table has {', '.join(map(str, judgements.columns))}")
+        raise KeyError(
+            f"no column {', '.join(absent)}; the table has {', '.join(map(str, judgements.columns))}"
+        )
     told = judgements[judgements["score"].notna()]
     if told.empty:
         raise ValueError(f"no verdict among {len(judgements)} judgements: nothing to order")
