@@ -4,8 +4,8 @@ import sys
 
 try:
     from chatvec_lab.command.main import main
-except KeyboardInterrupt:  # before there is anything to stop
-    sys.exit(130)
 
-if __name__ == "__main__":
-    sys.exit(main())
+    if __name__ == "__main__":
+        sys.exit(main())
+except KeyboardInterrupt:  # before or after there is anything to stop
+    sys.exit(130)

@@ -6,6 +6,7 @@ import argparse
 from importlib import import_module
 
 from chatvec_lab.command import errors
+from chatvec_lab.secrets import hidden_in_output
 
 VERBS = (
     "run",
@@ -24,8 +25,6 @@ def main(argv: list[str] | None = None) -> int:
     A mistake of the user's ends in one paragraph; a fault of our own, in a traceback and a line that says so;
     `--traceback` shows the traceback of either. Nothing that is printed holds a secret of the environment.
     """
-    from chatvec_lab.secrets import hidden_in_output
-
     options = argparse.Namespace(verb=None, traceback=False)
     with hidden_in_output(), errors.told_of_sigterm():
         try:

@@ -6,19 +6,20 @@ recipe asks for that is not known is refused by its name, before anything is rea
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from chatvec_lab.interop.mergekit_methods import Elected, Rescaled, RoundedDown
+from chatvec_lab.interop.mergekit_methods import Elected, Masked, Rescaled, RoundedDown, Share
 from chatvec_lab.reading import read_yaml
 from chatvec_lab.weights.checkpoint import Checkpoint
 from chatvec_lab.weights.difference import Difference
 from chatvec_lab.weights.merged import MergedCheckpoint
 from chatvec_lab.weights.sources import files
-from chatvec_lab.weights.transforms import Dare, transformed
+from chatvec_lab.weights.transforms import transformed
 from chatvec_lab.weights.vector import Term, WeightVector
 
 # sparsification, consensus by sign, normalize, rescale: mergekit 0.1.5's defaults
@@ -78,10 +79,11 @@ def load(config: str | os.PathLike | Mapping[str, Any], *, seed: int = 0) -> Rec
     for weight in weights:
         _ = [weight(name) for name in base.names]  # so that a missing one is told now
     factor = _evaluator("lambda", [shared], layers, default=1.0)
-    densities = [_density(own, shared) for own in settings]
-    if not sparsify and set(densities) != {1.0}:
+    densities = [_density(own, shared, layers, m.label) for m, own in zip(models, settings, strict=True)]
+    least = min(density(name) for density in densities for name in base.names)
+    if not sparsify and least < 1:
         raise ValueError(
-            f"density {min(densities)!r} means nothing to merge_method: {method}; leave it out or use ties."
+            f"density {least!r} means nothing to merge_method: {method}; leave it out or use ties."
         )
     is_plain = not (sparsify or normalize) and factor.is_constant and factor("") == 1.0
     start, kept = _start(config, base, models, weights, is_plain=is_plain)
@@ -93,21 +95,17 @@ def load(config: str | os.PathLike | Mapping[str, Any], *, seed: int = 0) -> Rec
         vector = _scheduled(transformed(Elected(tuple(weights), normalize), *deltas), factor)
     else:
         vector = _weighted(models, deltas, weights, factor, normalize, kept)
-    return Recipe(start + vector, _dtype(config), _notes(config, sparsify, densities))
+    return Recipe(start + vector, _dtype(config), _notes(config, sparsify, least))
 
 
 def _delta(
-    delta: WeightVector, sparsify: str | None, density: float, rescale: bool, seed: int
+    delta: WeightVector, sparsify: str | None, density: Share, rescale: bool, seed: int
 ) -> WeightVector:
     """A model's difference from base_model as the method thins it out."""
-    if not sparsify or density == 1:
+    if not sparsify or (density.is_constant and density("") == 1):
         return delta
-    sparse = transformed(RoundedDown(density) if sparsify == "magnitude" else Dare(density, seed), delta)
-    if rescale:
-        return transformed(Rescaled(), sparse, delta)
-    return (
-        density * sparse if sparsify == "dare" else sparse
-    )  # ours divides by the density, mergekit does not
+    sparse = transformed(RoundedDown(density) if sparsify == "magnitude" else Masked(density, seed), delta)
+    return transformed(Rescaled(), sparse, delta) if rescale else sparse
 
 
 def _dtype(config: Mapping) -> str | None:
@@ -186,7 +184,11 @@ def _models(config: Mapping) -> tuple[Checkpoint, list[Checkpoint], list[Mapping
                 )
         for name in ("normalize", "rescale", "lambda"):
             if name in own:
-                raise ValueError(f"{entry['model']}: {name} belongs under the recipe's own parameters.")
+                hint = " Multiply the weight of the model instead." if name == "lambda" else ""
+                raise ValueError(
+                    f"{entry['model']}: {name} belongs under the recipe's own parameters; under a model mergekit "
+                    f"ignores it without a word.{hint}"
+                )
         model = _checkpoint(entry["model"])
         if _same(model, base):
             continue
@@ -210,15 +212,18 @@ def _flag(settings: Mapping, name: str, default: bool) -> bool:
     return bool(value)
 
 
-def _density(own: Mapping, shared: Mapping) -> float:
-    value = own.get("density", shared.get("density", 1.0))
-    try:
-        value = float(value)
-    except (TypeError, ValueError):
-        raise ValueError(f"density: {value!r} is not supported; only one number a model is.") from None
-    if not 0 < value <= 1:
-        raise ValueError(f"density: {value!r}: expected a share in (0, 1].")
-    return value
+def _density(own: Mapping, shared: Mapping, layers: Mapping[str, int], model: str) -> Share:
+    """A model's density as a function of the tensor's name; every value that a tensor can get is checked."""
+    density = _evaluator("density", [own, shared], layers, model, default=1.0)
+
+    def checked(tensor: str) -> float:
+        value = density(tensor)
+        if not 0 < value <= 1:
+            raise ValueError(f"density: {value!r} of {model}: expected a share in (0, 1].")
+        return value
+
+    checked.is_constant = density.is_constant
+    return checked
 
 
 def _evaluator(
@@ -232,16 +237,23 @@ def _evaluator(
     last = max(layers.values(), default=0)
 
     def number(value: Any) -> float:
-        try:
+        # text is no number, as in mergekit
+        if isinstance(value, bool | int | float) and math.isfinite(value):
             return float(value)
-        except (TypeError, ValueError):
-            raise ValueError(f"{name}: {value!r} of {model or 'the recipe'} is no number.") from None
+        raise ValueError(f"{name}: {value!r} of {model or 'the recipe'} is no number.")
 
     def evaluate(setting: Any, tensor: str) -> float | None:
         settings = setting if isinstance(setting, list) else [setting]
         if not settings:
             return None
         if any(isinstance(item, Mapping) for item in settings):
+            known = ({"value"}, {"filter", "value"})
+            odd = [s for s in settings if not isinstance(s, Mapping) or set(s) not in known]
+            if odd:
+                raise ValueError(
+                    f"{name}: {odd[0]!r} of {model or 'the recipe'}: expected entries with filter and value, or with "
+                    "value alone."
+                )
             fits = (s for s in settings if s.get("filter") in (None, "*") or s["filter"] in tensor)
             first = next(fits, None)
             return None if first is None else evaluate(first.get("value"), tensor)
@@ -338,13 +350,16 @@ def _scheduled(vector: WeightVector, factor: Callable[[str], float]) -> WeightVe
     return WeightVector(tuple(Term(t.factor, t.leaf, (*t.schedules, schedule)) for t in vector.terms))
 
 
-def _notes(config: Mapping, sparsify: str | None, densities: list[float]) -> tuple[str, ...]:
+def _notes(config: Mapping, sparsify: str | None, least: float) -> tuple[str, ...]:
     notes = [f"computed exactly and rounded once, not in {config.get('dtype') or 'the dtype of the models'}"]
-    if sparsify == "dare" and min(densities) < 1:
+    if sparsify == "dare" and least < 1:
         notes.append(
             "the masks of dare are our generator's, not torch's: the same statistics, other elements"
         )
-    if sparsify == "magnitude" and min(densities) < 1:
-        notes.append("among equal magnitudes at the threshold the first in file order are kept")
+    if sparsify == "magnitude" and least < 1:
+        notes.append(
+            "among equal magnitudes at the threshold the first in file order are kept; mergekit's sort is not stable, "
+            "and it may keep others"
+        )
     notes.append("chat template and end-of-turn tokens are the chat model's")
     return tuple(notes)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -10,16 +10,71 @@ import numpy as np
 
 from chatvec_lab.weights.numerics import exact
 from chatvec_lab.weights.numerics.blocks import Workspace
-from chatvec_lab.weights.transforms import Magnitude, Tensor
+from chatvec_lab.weights.transforms import Magnitude, Tensor, drop, magnitude_threshold, random_bits
 from chatvec_lab.weights.vector import WeightVector
+
+Share = Callable[
+    [str], float
+]  # a tensor's name -> a parameter of the recipe there; `is_constant`: the same everywhere
+
+
+def told(share: Share, names: Iterable[str]) -> float | dict[str, float]:
+    """A parameter for the manifest: one number, or that of each tensor."""
+    return share("") if share.is_constant else {name: share(name) for name in names}
 
 
 @dataclass(frozen=True)
 class RoundedDown(Magnitude):
-    """As ours, but mergekit rounds the number of kept elements down."""
+    """As ours, but mergekit rounds the number of kept elements down, and `density` may differ by tensor.
 
-    def kept(self, size: int) -> int:
-        return max(1, int(self.density * size))
+    Of equal magnitudes at the threshold the first in file order stay. mergekit keeps those that an unstable sort
+    happens to put first, so the two may differ there, and only there.
+    """
+
+    density: Share
+
+    def label(self, of: Sequence[str]) -> str:
+        return f"magnitude of {of[0]}"
+
+    def describe(self, of: Sequence[WeightVector]) -> dict:
+        kept = told(self.density, of[0].names)
+        return {"sparsified": "magnitude", "rounded": "down", "density": kept, "of": of[0].describe()}
+
+    def measure(self, tensor: Tensor) -> tuple[float, int] | None:
+        density = self.density(tensor.name)
+        if density == 1.0 or not tensor.size:
+            return None
+        return magnitude_threshold(lambda: tensor.blocks(np.float32), max(1, int(density * tensor.size)))
+
+
+@dataclass(frozen=True)
+class Masked:
+    """Each element with probability `density`, which may differ by tensor, unchanged; the rest zero.
+
+    The mask is that of `transforms.Dare`. mergekit does not divide by the density; `Rescaled` is what it does.
+    """
+
+    density: Share
+    seed: int
+    keeps_chat_side: ClassVar[bool] = True
+
+    def label(self, of: Sequence[str]) -> str:
+        return f"random share of {of[0]}"
+
+    def describe(self, of: Sequence[WeightVector]) -> dict:
+        kept = told(self.density, of[0].names)
+        return {"sparsified": "random", "density": kept, "seed": self.seed, "of": of[0].describe()}
+
+    def measure(self, tensor: Tensor) -> None:
+        return None
+
+    def span(self, tensor: Tensor, known: None, start: int, stop: int, work: Workspace) -> list[exact.Part]:
+        parts, density = tensor.parts(start, stop, work), self.density(tensor.name)
+        if density == 1.0:
+            return parts
+        first = start // 4  # a Philox step gives four numbers
+        bits = random_bits("dare", self.seed, tensor.name).advance(first).random_raw(stop - 4 * first)
+        return drop(parts, bits[start - 4 * first :] >= np.uint64(density * 2.0**64))
 
 
 @dataclass(frozen=True)
@@ -46,7 +101,7 @@ class Rescaled:
 class Elected:
     """Weighted deltas whose sign agrees with that of their sum, added up; divided by their weights to normalize."""
 
-    weights: tuple[Callable[[str], float], ...]
+    weights: tuple[Share, ...]
     normalize: bool
     keeps_chat_side: ClassVar[bool] = True
 
@@ -54,9 +109,9 @@ class Elected:
         return "sign consensus of " + ", ".join(of)
 
     def describe(self, of: Sequence[WeightVector]) -> dict:
-        weights = [{n: w(n) for n in of[0].names} if not w.is_constant else w("") for w in self.weights]
-        told = [delta.describe() for delta in of]
-        return {"consensus": "sign of the sum", "normalize": self.normalize, "weights": weights, "of": told}
+        weights = [told(weight, of[0].names) for weight in self.weights]
+        terms = [delta.describe() for delta in of]
+        return {"consensus": "sign of the sum", "normalize": self.normalize, "weights": weights, "of": terms}
 
     def measure(self, tensor: Tensor) -> None:
         return None

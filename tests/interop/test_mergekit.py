@@ -158,6 +158,55 @@ def test_ties_trims_elects_and_divides(plain):
         assert torch.equal(got, (base.read(name).double() + mean.view(got.shape)).to(got.dtype)), name
 
 
+def test_densities_follow_filters_and_gradients(plain):
+    """Against a reference of its own: argsort, the largest int(density * n), first in file order."""
+    base, chat, cp = plain
+    graded = {
+        "density": [{"filter": "mlp", "value": 0.25}, {"filter": "norm", "value": 1}, {"value": [0.75, 0.5]}]
+    }
+    models = {chat: {"weight": [0.2, 1.0], **graded}, cp: {"weight": 0.5, "density": [0.1, 0.9]}}
+    parameters = {"normalize": False, "lambda": [{"filter": "mlp", "value": 0.5}, {"value": [1, 2]}]}
+    run = mergekit.load(document("ties", base=base, models=models, parameters=parameters, dtype="float32"))
+    for name in base.names:
+        at = 1.0 if "layers.1." in name else 0.0
+        by_model = (
+            (chat, 0.2 + 0.8 * at, 0.25 if "mlp" in name else 1.0 if "norm" in name else 0.75 - 0.25 * at),
+            (cp, 0.5, 0.1 + 0.8 * at),
+        )
+        factor = 0.5 if "mlp" in name else 1.0 + at
+        trimmed = []
+        for model, weight, density in by_model:
+            flat = deltas(model, base, name).reshape(-1)
+            keep = torch.zeros_like(flat)
+            keep[
+                torch.argsort(flat.abs(), descending=True, stable=True)[: max(1, int(density * flat.numel()))]
+            ] = 1
+            trimmed.append(weight * flat * keep)
+        both = torch.stack(trimmed)
+        mask = both.sign() == torch.where(both.sum(0) >= 0, 1.0, -1.0)
+        got = run.merged.vector.read(name, dtype=torch.float64).reshape(-1)
+        torch.testing.assert_close(got, factor * (both * mask).sum(0), rtol=1e-13, atol=1e-16, msg=name)
+    told = json.dumps(run.merged.vector.describe())
+    assert '"model.layers.0.mlp.down_proj.weight": 0.25' in told, (
+        "the manifest has the density of each tensor"
+    )
+
+
+def test_a_share_drawn_by_chance_follows_filters_too(plain):
+    _, chat, cp = plain
+    density = [{"filter": "layers.0.", "value": 0.9}, {"filter": "mlp", "value": 0.2}, {"value": 1}]
+    models = {chat: {"weight": 1, "density": density}}
+    run = mergekit.load(document("dare_linear", base=cp, models=models, parameters={"rescale": False}))
+    for name in cp.names:
+        kept, whole = run.merged.vector.read(name, dtype=torch.float64), deltas(chat, cp, name)
+        if kept.shape != whole.shape or kept.numel() < 500:
+            continue
+        share = 0.9 if "layers.0." in name else 0.2 if "mlp" in name else 1.0
+        assert ((kept == 0) | (kept == whole)).all(), "what stays is as it was"
+        moved = whole != 0
+        assert abs((kept != 0)[moved].double().mean() - share) < 0.08, name
+
+
 @pytest.mark.parametrize("rescale", [True, False])
 def test_dare_keeps_a_share_and_rescales_to_the_same_l1_norm(plain, rescale):
     _, chat, cp = plain
@@ -174,6 +223,7 @@ def test_dare_keeps_a_share_and_rescales_to_the_same_l1_norm(plain, rescale):
     assert run.merged.read("lm_head.weight").isfinite().all()  # rows that are paired by token
 
 
+TIES = {"merge_method": "ties"}
 REFUSED = {
     "slices": (dict(slices=[{"sources": []}]), "slices: is not supported: layers of different places"),
     "method": (dict(merge_method="slerp"), "merge_method: slerp is not supported.*task_arithmetic, ties"),
@@ -186,7 +236,21 @@ REFUSED = {
         dict(parameters={"density": 0.5}),
         "density 0.5 means nothing to merge_method: task_arithmetic",
     ),
-    "gradient": (dict(merge_method="ties", parameters={"density": [0.1, 1]}), "only one number a model"),
+    "gradient": (
+        dict(merge_method="ties", parameters={"density": [0.1, 2]}),
+        r"density: 2.0 .*share in \(0, 1\]",
+    ),
+    "nothing kept": (TIES | {"parameters": {"density": [{"filter": "mlp", "value": 0}]}}, "density: 0.0"),
+    "text": (TIES | {"parameters": {"density": ["0.1", "0.9"]}}, "density: '0.1' of .* is no number"),
+    "mixed": (
+        TIES | {"parameters": {"density": [0.1, {"value": 1}]}},
+        "expected entries with filter and value",
+    ),
+    "misspelt": (
+        TIES | {"parameters": {"density": [{"fitler": "mlp", "value": 1}]}},
+        "expected entries with filter",
+    ),
+    "not finite": (TIES | {"parameters": {"density": float("nan")}}, "density: nan of .* is no number"),
     "union": (dict(tokenizer_source="union"), "union is not supported: it renumbers"),
     "pad": (
         dict(tokenizer={"source": "base", "pad_to_multiple_of": 8}),
@@ -195,6 +259,15 @@ REFUSED = {
     "template": (dict(chat_template="chatml"), "chat_template: chatml names one of mergekit's own"),
     "dtype": (dict(dtype="int8"), "dtype 'int8': expected one of"),
 }
+
+
+@pytest.mark.parametrize("name", ["lambda", "normalize", "rescale"])
+def test_what_mergekit_ignores_under_a_model_is_refused_with_the_reason(plain, name):
+    base, chat, _ = plain
+    with pytest.raises(
+        ValueError, match=f"{name} belongs under the recipe's own parameters; .* mergekit ignores it"
+    ):
+        mergekit.load(document(base=base, models={chat: {"weight": 1, name: 1}}))
 
 
 @pytest.mark.parametrize("case", REFUSED)
@@ -294,6 +367,13 @@ def both(plain, wide, single, one_sided, tmp_path_factory):
     some = {chat: {"weight": 1.0, "density": 0.3}, cp: {"weight": 0.5, "density": 0.6}}
     recipes["ties"] = document("ties", base=base, models=some, **bits)
     whole = {chat: {"weight": 1.0}, cp: {"weight": 0.5}}
+    graded = {
+        "density": [{"filter": "mlp", "value": 0.25}, {"filter": "norm", "value": 1}, {"value": [0.75, 0.5]}]
+    }
+    graded = {chat: {"weight": [0.25, 1.0], **graded}, cp: {"weight": 0.5, "density": [0.125, 0.875]}}
+    recipes["graded ties"] = document(
+        "ties", base=base, models=graded, parameters={"normalize": False}, **bits
+    )
     recipes["ties, all kept"] = document("ties", base=base, models=whole, **bits)
     recipes["dare_ties, all kept"] = document("dare_ties", base=base, models=whole, **bits)
     recipes["dare_linear"] = document("dare_linear", base=base, models=some, **bits)
