@@ -21,8 +21,8 @@ Policy = Literal["match", "skip", "strict"]
 class Vocabulary:
     """Token strings and their rows. `special` holds the tokens marked special or added after training.
 
-    `opaque` is set where only code that is not run here knows every token's row: a digest of the tokenizer's files, with
-    `why` in words. Such a vocabulary pairs, row by row, with one of the very same files. `where` names the file.
+    `opaque` is set where only code that is not run here knows every token's row: a digest of the tokenizer's
+    files, with `why` in words. Such a vocabulary pairs with one of the very same files. `where` is the file.
 
     >>> Vocabulary({"a": 0, "b": 1}).rows_in(Vocabulary({"b": 0, "c": 1}), rows=3)
     array([-1,  0, -1])
@@ -81,8 +81,8 @@ def _unread(ours: Vocabulary, theirs: Vocabulary) -> str:
     unread = ours if ours.opaque else theirs
     return (
         f"the vocabularies of {ours.where or 'one member'} and {theirs.where or 'the other'} differ, and that of "
-        f"{unread.where} cannot be read by token: {unread.why}. Rows of embedding and head cannot be paired. Give both a "
-        "tokenizer.json (load the tokenizer where you trust its code, and save it), or use vocabulary='skip'."
+        f"{unread.where} cannot be read by token: {unread.why}. Rows of embedding and head cannot be paired. Give both "
+        "a tokenizer.json (load the tokenizer where you trust its code, and save it), or use vocabulary='skip'."
     )
 
 

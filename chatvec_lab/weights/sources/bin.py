@@ -98,13 +98,13 @@ def _entry(path: Path, name: str, tensor: _StoredTensor, start: int, size: int) 
     entry = Entry(path, start + tensor.offset * item, tensor.dtype, tensor.shape)
     if tensor.elements * item != size:
         raise _Refused(
-            f"{path}: the storage of {name!r} should have {tensor.elements * item} bytes and has {size}: it is damaged. "
+            f"{path}: the storage of {name!r} should have {tensor.elements * item} bytes and has {size}. "
             "Download or copy it again."
         )
     if entry.nbytes and tensor.offset * item + entry.nbytes > size:
         raise _Refused(
-            f"{path}: {name!r} is longer than its storage ({tensor.offset * item + entry.nbytes} bytes of {size}): it is "
-            "damaged. Download or copy it again."
+            f"{path}: {name!r} is longer than its storage ({tensor.offset * item + entry.nbytes} bytes of {size}). "
+            "Download or copy it again."
         )
     return entry
 

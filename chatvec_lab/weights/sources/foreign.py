@@ -180,7 +180,7 @@ def load_official(folder: str | Path, *, base: Checkpoint | None = None) -> Weig
         vocabulary = vocabulary or base.vocabulary
     if rows.names:
         warnings.warn(
-            f"{folder.name}: {', '.join(sorted(rows.names))} of {OFFICIAL} hold the BASE model's rows, not the chat model's "
+            f"{folder.name}: {', '.join(sorted(rows.names))} in {OFFICIAL} hold the BASE model's rows, not chat's "
             f"(a defect of extract_chat_vector.py){found}. They are not used; for the chat model's rows of special "
             "tokens make the vector from the models: Checkpoint(chat) - Checkpoint(base).",
             UserWarning,

@@ -322,7 +322,7 @@ def _heads(path: Path, field, stored: Stored) -> Heads:
     hidden, query = get("embedding_length"), get("attention.head_count")
     if not hidden or not query or hidden < 0 or query < 0:
         raise ValueError(
-            f"{path}: embedding_length is {hidden} and head_count {query}, expected positive numbers. Download it again."
+            f"{path}: embedding_length is {hidden} and head_count {query}, expected positive. Download it again."
         )
     key = get("attention.head_count_kv", query)
     size = get("attention.key_length", get("rope.dimension_count", hidden // query))
@@ -331,8 +331,8 @@ def _heads(path: Path, field, stored: Stored) -> Heads:
         rows = stored.shape(name)[0] if stored.shape(name) else 0
         if heads is not None and (rows != heads * size or size % 2 or size <= 0):
             raise ValueError(
-                f"{path}: {name} has {rows} rows, which are not {heads} heads of {size}, as the file's metadata say; its "
-                "rows cannot be put in order. Download it again, or use the model's safetensors."
+                f"{path}: {name} has {rows} rows, which are not {heads} heads of {size}, as its metadata say; they "
+                "cannot be put in order. Download it again, or use the model's safetensors."
             )
     if stored.shape(_EMBEDDING)[-1] != hidden:
         raise ValueError(

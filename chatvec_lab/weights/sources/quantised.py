@@ -59,8 +59,8 @@ def refusal(label: str, how: str) -> str:
             "the unquantised checkpoint."
         )
     return (
-        f"{label} is quantised ({how}). Packed weights and their scales have no difference that could be added: use the "
-        "unquantised checkpoint (or dequantise it with the tool that made it, and save that)."
+        f"{label} is quantised ({how}). Packed weights and their scales have no difference that could be added: use "
+        "the unquantised checkpoint (or dequantise it with the tool that made it, and save that)."
     )
 
 

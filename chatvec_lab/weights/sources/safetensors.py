@@ -32,8 +32,8 @@ def safetensors_entries(path: Path) -> dict[str, Entry]:
                 f"{path}: damaged header: {name!r} begins at byte {entry.offset - start} of the data, expected "
                 f"{position - start}: it {kind} {before!r}. Download or copy it again."
                 if before
-                else f"{path}: damaged header: the first tensor, {name!r}, begins at byte {entry.offset - start} of the "
-                "data, expected 0. Download or copy it again."
+                else f"{path}: damaged header: the first tensor, {name!r}, begins at byte {entry.offset - start} of "
+                "the data, expected 0. Download or copy it again."
             )
         position, before = entry.offset + entry.nbytes, name
     if position > length:

@@ -216,7 +216,7 @@ def _tiktoken(content: bytes) -> Iterator[tuple[str, int]]:
 
 
 def _pieces(content: bytes) -> Iterator[str]:
-    """The pieces of a sentencepiece model in their order: field 1 of the message, repeated, with its text in field 1."""
+    """The pieces of a sentencepiece model in their order: field 1 of the message, with the text in field 1."""
     for field, value in _fields(content):
         if field == 1 and isinstance(value, bytes):
             texts = [text for inner, text in _fields(value) if inner == 1 and isinstance(text, bytes)]

@@ -46,7 +46,8 @@ def test_an_unrelated_hub_model_is_refused(served, tmp_path):
 def test_ranges_have_the_bits_of_the_file(served):
     address, home, _, folders = served
     code = (
-        "from chatvec_lab import Checkpoint; from chatvec_lab.weights.sources.hub import Remote\nfrom chatvec_lab.weights.checkpoint import sparsely\n"
+        "from chatvec_lab.weights.checkpoint import Checkpoint, sparsely\n"
+        "from chatvec_lab.weights.sources.hub import Remote\n"
         "c = sparsely(Checkpoint('lab/base')); assert isinstance(c.origin, Remote)\n"
         "print({n: c.raw(n, 5, 40).tolist() for n in c.names if len(c.shape(n)) == 2})\n"
         "print(len(c.vocabulary.tokens), c.is_tied)"
@@ -61,7 +62,7 @@ def test_ranges_have_the_bits_of_the_file(served):
 
 def test_a_network_that_goes_away_is_an_oserror(served):
     code = (
-        "from chatvec_lab import Checkpoint; import huggingface_hub\nfrom chatvec_lab.weights.checkpoint import sparsely\n"
+        "import huggingface_hub; from chatvec_lab.weights.checkpoint import Checkpoint, sparsely\n"
         "c = sparsely(Checkpoint('lab/base')); n = c.names[0]\n"
         "huggingface_hub.hf_hub_url = lambda *_, **__: 'http://127.0.0.1:9'\n"
         "try: c.raw(n, 5, 40)\n"
