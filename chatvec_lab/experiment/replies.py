@@ -116,7 +116,7 @@ def recipe(model: "Checkpoint | At") -> list:
     if isinstance(model, At):
         model = model.checkpoint
     if not isinstance(model, MergedCheckpoint):
-        return [fingerprint.path(model.folder)]
+        return [fingerprint.path(model.path)]
     options = [model.policy, model.copy_special, model.add_tokens]
     vector = json.loads(json.dumps(model.vector.describe(), default=dataclasses.asdict))
     return [*options, vector, recipe(model.cp), *(recipe(source) for source in model.vector.sources())]

@@ -61,6 +61,11 @@ class Checkpoint:
         """The local folder of config and tokenizer; a hub id is downloaded, or found in the cache."""
         return self.origin.folder
 
+    @property
+    def path(self) -> Path:
+        """The folder, or the GGUF file, that holds the model."""
+        return self.origin.path
+
     @cached_property
     def tensors(self) -> Tensors:
         """Where the tensors come from. Reads headers only; ValueError for what is no model, or is quantised."""

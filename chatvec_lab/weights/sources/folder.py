@@ -34,6 +34,10 @@ class Folder:
     def label(self) -> str:
         return self.folder.name
 
+    @property
+    def path(self) -> Path:
+        return self.folder
+
     @cached_property
     def tensors(self) -> Tensors:
         if self._given is not None:

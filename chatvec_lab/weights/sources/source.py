@@ -20,6 +20,8 @@ class Source(Protocol):
     @property
     def folder(self) -> Path: ...  # where config and tokenizer lie as files
     @property
+    def path(self) -> Path: ...  # the folder or file that holds everything: what two models with one label differ in
+    @property
     def tensors(self) -> Tensors: ...
     @property
     def quantisation(self) -> str: ...  # how the weights are packed, in words; "" for whole ones
