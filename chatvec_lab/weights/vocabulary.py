@@ -39,6 +39,13 @@ class Vocabulary:
         return {row: token for token, row in self.tokens.items()}
 
     @cached_property
+    def hole(self) -> int | None:
+        """The first id without a token below the last ordinary token's; None where there is none, as it should be."""
+        taken = set(self.tokens.values())
+        last = max((row for token, row in self.tokens.items() if token not in self.special), default=-1)
+        return next((row for row in range(last) if row not in taken), None)
+
+    @cached_property
     def digest(self) -> str:
         """One text that differs for tokenizers of other tokens, rows or files."""
         facts = [sorted(self.tokens.items()), self.opaque]
@@ -58,6 +65,13 @@ class Vocabulary:
             if self.opaque != other.opaque:
                 raise ValueError(_unread(self, other))
             return np.arange(rows)
+        for side in (self, other):
+            if side.hole is not None:
+                raise ValueError(
+                    f"{side.where or 'the vocabulary'}: no token has the id {side.hole}, though tokens before and behind "
+                    "it are there: is the file damaged? Rows cannot be paired by token; give it whole, or use "
+                    "vocabulary='skip'."
+                )
         found = np.full(rows, -1, np.int64)
         for token, row in self.tokens.items():
             if row < rows:

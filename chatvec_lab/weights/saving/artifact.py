@@ -25,6 +25,7 @@ from chatvec_lab.weights.numerics import exact
 from chatvec_lab.weights.numerics.blocks import Workspace, block_spans
 from chatvec_lab.weights.saving.commit import commit, refuse_existing
 from chatvec_lab.weights.saving.provenance import MANIFEST, Digests, source_entry, write_json
+from chatvec_lab.weights.saving.seal import beside, check_seal
 from chatvec_lab.weights.saving.stream import (
     Streamer,
     Tensor,
@@ -94,6 +95,7 @@ def save_vector(
             **_roles(vector),
             "absent_rows": _absent_rows(vector),
             "sources": [source_entry(source, digests) for source in sources],
+            "beside": beside(work.folder, work.companions),
         }
         work.write_manifest(manifest, lambda _: _card(vector))
         digests.check_unchanged()
@@ -217,6 +219,7 @@ class Stored:
             raise ValueError(
                 f"{folder / MANIFEST} is no manifest of a weight vector (format {FORMAT!r} expected)."
             )
+        check_seal(folder, self.manifest, MANIFEST)
         self.label = self.manifest["label"]
         self.coefficients: dict[str, list[float]] = self.manifest["coefficients"]
         lacking = [name for name in self.coefficients if name not in self.files and self.coefficients[name]]

@@ -26,6 +26,7 @@ from chatvec_lab.weights.saving.provenance import (
     versions,
     write_json,
 )
+from chatvec_lab.weights.saving.seal import seal_of
 
 if TYPE_CHECKING:
     from chatvec_lab.weights.saving.stream import Streamer, Tensor
@@ -100,6 +101,7 @@ class Commit:
         manifest.setdefault("weights", self.weights)
         names = {MANIFEST, "README.md", *(path.name for path in self.companions.iterdir())}
         manifest["companions"] = sorted(names)
+        manifest["seal"] = seal_of(manifest)
         write_json(self.companions / MANIFEST, manifest)
         (self.companions / "README.md").write_text(card(manifest), "utf-8")
         return manifest

@@ -50,6 +50,7 @@ class Digests:
     def check_unchanged(self) -> None:
         """OSError naming the first source whose files are no longer those of the start, or that read otherwise again."""
         for source, before in zip(self._sources, self._states, strict=True):
+            source.tensors.check()
             after = _state(source)
             if after != before:
                 files = sorted(

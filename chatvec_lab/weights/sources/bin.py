@@ -47,7 +47,7 @@ def bin_entries(path: Path, inner: str | None = None) -> dict[str, Entry]:
         return _entries(path, inner)
     except _Refused:
         raise
-    except (OSError, MemoryError):
+    except FileNotFoundError:
         raise
     except Exception as error:  # zipfile and pickle raise almost any kind for damaged bytes
         raise ValueError(

@@ -54,6 +54,18 @@ def safetensors_metadata(path: Path) -> dict[str, str]:
     return _header(path)[0].get("__metadata__", {})
 
 
+def header_bytes(path: Path) -> bytes:
+    """The header as it is stored, with the eight bytes of its length. ValueError for a file that has none."""
+    with open(path, "rb") as file:
+        prefix = file.read(8)
+        size = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else -1
+        if not 2 <= size <= min(_LARGEST_HEADER, path.stat().st_size - 8):
+            raise ValueError(
+                f"{path} is not a whole safetensors file (its header cannot be read). Download it again."
+            )
+        return prefix + file.read(size)
+
+
 def _entry(path: Path, name: str, info: dict, start: int) -> tuple[str, Entry]:
     code, shape, (begin, end) = info["dtype"], info["shape"], info["data_offsets"]
     if code not in SAFETENSORS_DTYPES:
@@ -73,14 +85,7 @@ def _entry(path: Path, name: str, info: dict, start: int) -> tuple[str, Entry]:
 
 def _header(path: Path) -> tuple[dict[str, Any], int]:
     """The parsed header, each field of the right kind, and the byte at which the data begin."""
-    with open(path, "rb") as file:
-        prefix = file.read(8)
-        size = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else -1
-        if not 2 <= size <= min(_LARGEST_HEADER, path.stat().st_size - 8):
-            raise ValueError(
-                f"{path} is not a whole safetensors file (its header cannot be read). Download it again."
-            )
-        raw = file.read(size)
+    raw = header_bytes(path)[8:]
     try:
         if raw[:1] != b"{":
             raise ValueError("it does not begin with '{'")
@@ -91,7 +96,7 @@ def _header(path: Path) -> tuple[dict[str, Any], int]:
         raise ValueError(
             f"{path}: damaged safetensors header ({error}). Download or copy it again."
         ) from error
-    return header, 8 + size
+    return header, 8 + len(raw)
 
 
 def _check_fields(name: str, info: Any) -> None:

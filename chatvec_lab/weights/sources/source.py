@@ -20,7 +20,9 @@ class Source(Protocol):
     @property
     def folder(self) -> Path: ...  # where config and tokenizer lie as files
     @property
-    def path(self) -> Path: ...  # the folder or file that holds everything: what two models with one label differ in
+    def path(
+        self,
+    ) -> Path: ...  # the folder or file that holds everything: what two models with one label differ in
     @property
     def tensors(self) -> Tensors: ...
     @property

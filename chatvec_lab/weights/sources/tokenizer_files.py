@@ -108,7 +108,23 @@ def _from_json(path: Path) -> Vocabulary:
         pairs = [*vocab.items(), *extra]
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(f"{path} is damaged or no tokenizer ({error!r}). Download it again.") from error
-    return Vocabulary(checked_rows(path, pairs), frozenset(token for token, _ in extra), where=str(path))
+    tokens = checked_rows(path, pairs)
+    _check_merges(path, data["model"], tokens)
+    return Vocabulary(tokens, frozenset(token for token, _ in extra), where=str(path))
+
+
+def _check_merges(path: Path, model: dict, tokens: dict[str, int]) -> None:
+    """Every merge of a BPE model makes a token of two tokens: what the tokenizers library demands as well."""
+    merges, prefix = model.get("merges"), model.get("continuing_subword_prefix") or ""
+    if not isinstance(merges, list) or not isinstance(prefix, str):
+        return
+    for merge in merges:
+        pair = merge.split(" ") if isinstance(merge, str) else merge
+        if not isinstance(pair, list) or len(pair) != 2 or not all(isinstance(part, str) for part in pair):
+            raise ValueError(f"{path}: the merge {merge!r} is no pair of tokens. Download it again.")
+        for token in (*pair, pair[0] + pair[1].removeprefix(prefix)):
+            if token not in tokens:
+                raise ValueError(f"{path}: its merges need {token!r}, which is no token. Download it again.")
 
 
 def checked_rows(path: Path, pairs: list[tuple[Any, Any]]) -> dict[str, int]:
