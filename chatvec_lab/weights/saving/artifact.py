@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
-from functools import cached_property, partial
+from functools import cached_property
 from math import prod
 from pathlib import Path
 from types import MappingProxyType
@@ -26,7 +26,7 @@ from chatvec_lab.weights.numerics.blocks import Workspace, block_spans
 from chatvec_lab.weights.saving.card import front_matter, hub_names, inline
 from chatvec_lab.weights.saving.commit import commit, refuse_existing
 from chatvec_lab.weights.saving.provenance import MANIFEST, Digests, source_entry, write_json
-from chatvec_lab.weights.saving.seal import check_seal, sealed
+from chatvec_lab.weights.saving.seal import beside, check_seal
 from chatvec_lab.weights.saving.stream import (
     Streamer,
     Tensor,
@@ -96,9 +96,9 @@ def save_vector(
             **_roles(vector),
             "absent_rows": _absent_rows(vector),
             "sources": [source_entry(source, digests) for source in sources],
+            "beside": beside(work.folder, work.companions),
         }
-        seal = partial(sealed, [work.folder, work.companions])
-        work.write_manifest(manifest, lambda _: _card(vector), seal)
+        work.write_manifest(manifest, lambda _: _card(vector))
         digests.check_unchanged()
     return path
 

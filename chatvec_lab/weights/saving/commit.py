@@ -26,6 +26,7 @@ from chatvec_lab.weights.saving.provenance import (
     versions,
     write_json,
 )
+from chatvec_lab.weights.saving.seal import seal_of
 
 if TYPE_CHECKING:
     from chatvec_lab.weights.saving.stream import Streamer, Tensor
@@ -92,18 +93,17 @@ class Commit:
         self,
         entries: dict[str, Any],
         card: Callable[[dict[str, Any]], str],
-        seal: Callable[[dict[str, Any]], dict[str, Any]] = lambda manifest: manifest,
     ) -> dict[str, Any]:
         """Write manifest.json and README.md beside the other companions; returns the manifest.
 
         `entries` starts with "format"; weights (unless given), the names of all files, the digest's rule and the
-        versions are added; `seal` has the last word.
+        versions are added, and last the seal.
         """
         manifest = {**entries, "digest": DIGEST, "versions": versions()}
         manifest.setdefault("weights", self.weights)
         names = {MANIFEST, "README.md", *(path.name for path in self.companions.iterdir())}
         manifest["companions"] = sorted(names)
-        manifest = seal(manifest)
+        manifest["seal"] = seal_of(manifest)
         write_json(self.companions / MANIFEST, manifest)
         (self.companions / "README.md").write_text(card(manifest), "utf-8")
         return manifest

@@ -1,13 +1,12 @@
-"""The seal of a stored vector: what its manifest, its small files and its headers held when they were written.
+"""The seal of what was saved: a manifest that knows itself, and the small files and headers of a stored vector.
 
-Weights are digested as they stream; the rest is small, so that it is checked whole whenever the vector is opened.
+Weights are digested as they stream; the rest is small, so that it is checked whole whenever a vector is opened.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -22,24 +21,27 @@ _BESIDE = (
 )
 
 
-def sealed(folders: Iterable[Path], manifest: dict[str, Any]) -> dict[str, Any]:
-    """The manifest of a vector that is whole but for it, in these folders, with digests of all that it vouches for."""
-    found = [path for pattern in _BESIDE for folder in folders for path in sorted(folder.glob(pattern))]
-    files = {path.name: _digest(path) for path in found}
-    record = {key: value for key, value in manifest.items() if key != "seal"} | {"beside": files}
-    return record | {"seal": _of(record)}
+def seal_of(manifest: dict[str, Any]) -> str:
+    """The digest of a manifest's content, which it keeps under "seal"."""
+    record = {key: value for key, value in manifest.items() if key != "seal"}
+    return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
+
+
+def beside(*folders: Path) -> dict[str, str]:
+    """Digests of the files that a stored vector's manifest vouches for, by name: of its weights the headers alone."""
+    found = (path for folder in folders for pattern in _BESIDE for path in folder.glob(pattern))
+    return {path.name: _digest(path) for path in sorted(found)}
 
 
 def check_seal(folder: Path, manifest: dict[str, Any], name: str) -> None:
-    """Raise ValueError naming the file that is not what was written. Vectors of earlier versions have no seal."""
+    """Raise ValueError naming the file that is not what was saved. Vectors of earlier versions have no seal."""
     if "seal" not in manifest:
         return
-    record = {key: value for key, value in manifest.items() if key != "seal"}
-    if _of(record) != manifest["seal"]:
+    if seal_of(manifest) != manifest["seal"]:
         raise ValueError(
             f"{folder / name} is damaged: it is not what was saved. Save or copy the vector again."
         )
-    for file, digest in record["beside"].items():
+    for file, digest in manifest.get("beside", {}).items():
         path = folder / file
         if not path.is_file():
             raise ValueError(f"{path} is missing: it is a part of the vector. Save or copy the vector again.")
@@ -48,14 +50,5 @@ def check_seal(folder: Path, manifest: dict[str, Any], name: str) -> None:
 
 
 def _digest(path: Path) -> str:
-    """Of the weights' files the header alone, of others all."""
-    content = (
-        header_bytes(path)
-        if path.name.startswith("vector") and path.suffix == ".safetensors"
-        else path.read_bytes()
-    )
-    return hashlib.sha256(content).hexdigest()
-
-
-def _of(record: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
+    is_weights = path.name.startswith("vector") and path.suffix == ".safetensors"
+    return hashlib.sha256(header_bytes(path) if is_weights else path.read_bytes()).hexdigest()
