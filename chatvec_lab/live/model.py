@@ -7,6 +7,7 @@ starts from the CP's own elements. A turn costs a few copies of the weights; a r
 from __future__ import annotations
 
 import math
+import os
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
@@ -83,8 +84,7 @@ class LiveModel:
             make_slot(self._merged, name, place, self._rounded(name, place, dtype)) for name, place in places
         )
         self._slots = [slot for slot in slots if tau_device == "cpu" or not self._taken(slot)]
-        self._local = threading.local()
-        self._pool = _pool(self._slots)
+        self._threads = _Threads(sum(slot.size for slot in self._slots))
         self._scale = 0.0
         self.scale = 0.0
 
@@ -117,24 +117,29 @@ class LiveModel:
         if isinstance(scale, bool) or not isinstance(scale, int | float | np.integer | np.floating):
             raise TypeError(f"the scale must be a number, got {scale!r}.")
         scaled = float(scale) * self.tau  # the same factors as in `cp + scale * tau`
-        self._scale = math.nan
-        try:
-            self._turn(scaled, int(np.sign(scale)))
-        except BaseException:
-            self._turn(0.0 * self.tau, 0)
-            self._scale = 0.0
-            raise
-        self._scale = float(scale)
+        with self._threads.lock:
+            self._scale = math.nan
+            try:
+                self._turn(scaled, int(np.sign(scale)))
+            except BaseException:
+                self._turn(0.0 * self.tau, 0)
+                self._scale = 0.0
+                raise
+            self._scale = float(scale)
 
     @contextmanager
     def at(self, scale: float) -> Iterator[LiveModel]:
-        """This scale inside a `with` block and the one before it afterwards, also when the body raises."""
-        before = self._scale
-        self.scale = scale
-        try:
-            yield self
-        finally:
-            self.scale = before
+        """This scale inside a `with` block and the one before it afterwards, also when the body raises.
+
+        Other threads that turn the model wait until the block is left, so that all its replies are of this scale.
+        """
+        with self._threads.lock:
+            before = self._scale
+            self.scale = scale
+            try:
+                yield self
+            finally:
+                self.scale = before
 
     @property
     def resident(self) -> float:
@@ -160,28 +165,58 @@ class LiveModel:
         for slot in self._slots:
             parts = slot.scaled_parts(scaled)
             jobs += [(slot, parts, start, sign) for start in range(0, slot.size, slot.block)]
-        if self._pool is None:
-            for job in jobs:
-                self._turn_block(*job)
-        else:
-            self._turn_in_threads(jobs)
+        self._threads.run(_turn_block, jobs)
         for gpu in self._gpus.values():
             gpu.finish()
 
-    def _turn_in_threads(self, jobs: list[tuple]) -> None:
-        futures = [self._pool.submit(self._turn_block, *job) for job in jobs]
+
+class _Threads:
+    """The lock and the threads of one live model. A forked process, in which neither would answer, gets its own."""
+
+    def __init__(self, elements: int):
+        import torch
+
+        self._count = 1 if elements < _FEW else torch.get_num_threads()
+        self._process = 0
+        self._renew()
+
+    def _renew(self) -> None:
+        if self._process != os.getpid():
+            self._lock = threading.RLock()
+            self._pool = None
+            self._process = os.getpid()
+
+    @property
+    def lock(self) -> threading.RLock:
+        """Held for a turn, and for a `with live.at(…)` block, by one thread at a time."""
+        self._renew()
+        return self._lock
+
+    def run(self, work, jobs: list[tuple]) -> None:
+        """`work(*job)` for every job; when one fails, none is still at work afterwards."""
+        if self._count == 1:
+            for job in jobs:
+                work(*job)
+            return
+        if self._pool is None:
+            self._pool = ThreadPoolExecutor(self._count, thread_name_prefix="chatvec-live")
+        futures = [self._pool.submit(work, *job) for job in jobs]
         try:
             for future in futures:
                 future.result()
-        finally:  # when one fails, none may still be writing
+        finally:
             for future in futures:
                 future.cancel()
             wait(futures)
 
-    def _turn_block(self, slot: Slot, parts: list, start: int, sign: int) -> None:
-        if not hasattr(self._local, "scratch"):
-            self._local.scratch = exact.Scratch()
-        slot.fill(parts, start, sign, self._local.scratch)
+
+_local = threading.local()
+
+
+def _turn_block(slot: Slot, parts: list, start: int, sign: int) -> None:
+    if not hasattr(_local, "scratch"):
+        _local.scratch = exact.Scratch()
+    slot.fill(parts, start, sign, _local.scratch)
 
 
 def _can_reside(device: torch.device) -> bool:
@@ -193,12 +228,3 @@ def _can_reside(device: torch.device) -> bool:
     except ImportError:
         return False
     return True
-
-
-def _pool(slots: list[Slot]) -> ThreadPoolExecutor | None:
-    import torch
-
-    threads = torch.get_num_threads()
-    if threads == 1 or sum(slot.size for slot in slots) < _FEW:
-        return None
-    return ThreadPoolExecutor(threads, thread_name_prefix="chatvec-live")

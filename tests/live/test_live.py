@@ -1,5 +1,10 @@
 """A live model holds the bits that a saved merge would, whatever was set before."""
 
+import os
+import signal
+import threading
+import time
+
 import numpy as np
 import pytest
 import torch
@@ -244,7 +249,7 @@ def test_threads_give_the_same_bits(families, monkeypatch):
     monkeypatch.setattr("chatvec_lab.live.slots.BLOCK", 100)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
     many = LiveModel(cp, tau, device="cpu")
-    assert one._pool is None and many._pool is not None
+    assert (one._threads._count, many._threads._count) == (1, 4)
     for scale in (0.7, 0):
         one.scale = many.scale = scale
         assert differing(bits(one.model), bits(many.model)) == []
@@ -302,3 +307,49 @@ def test_dtype_auto_is_the_stored_one_also_where_the_config_says_otherwise(tmp_p
     assert live.model.dtype == torch.bfloat16
     with pytest.raises(ValueError, match="dtype='int8': expected 'auto' or one of"):
         LiveModel(Checkpoint(copy), Checkpoint(chat) - Checkpoint(base), dtype="int8")
+
+
+def _holds(live, merged, name: str) -> bool:
+    return torch.equal(live.model.state_dict()[name], merged.read(name))
+
+
+def test_two_threads_never_leave_weights_of_mixed_scales(families):
+    base, chat, cp = map(Checkpoint, families("llama"))
+    tau = chat - base
+    live, names = LiveModel(cp, tau, device="cpu"), ["model.layers.0.mlp.up_proj.weight", "model.norm.weight"]
+    expected = {scale: cp + scale * tau for scale in (0.3, 0.9)}
+    mixed = []
+
+    def turn(scale):
+        for _ in range(60):
+            live.scale = scale
+            with live.at(scale):  # nobody else turns it in here
+                mixed.extend(n for n in names if live.scale != scale or not _holds(live, expected[scale], n))
+
+    threads = [threading.Thread(target=turn, args=(scale,)) for scale in expected]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert not mixed and not any(thread.is_alive() for thread in threads)
+    assert all(_holds(live, expected[live.scale], name) for name in names)
+
+
+def test_a_forked_process_turns_its_own_copy(families):
+    base, chat, cp = map(Checkpoint, families("llama"))
+    live = LiveModel(cp, chat - base, device="cpu")
+    live._threads._count = 2  # as for a large model
+    live.scale = 0.5
+    with live.at(0.7):  # the lock is held at the fork
+        child = os.fork()
+        if not child:
+            live.scale = 0.2
+            os._exit(0 if _holds(live, cp + 0.2 * (chat - base), "model.norm.weight") else 1)
+        deadline = time.monotonic() + 30
+        while not (ended := os.waitpid(child, os.WNOHANG))[0] and time.monotonic() < deadline:
+            time.sleep(0.05)
+        if not ended[0]:
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+    assert ended[0] and os.waitstatus_to_exitcode(ended[1]) == 0
+    assert live.scale == 0.5
