@@ -27,7 +27,7 @@ from chatvec_lab.weights.saving.stream import workers
 from chatvec_lab.weights.sources import files
 from chatvec_lab.weights.transforms import Transform
 from chatvec_lab.weights.vector import WeightVector
-from chatvec_lab.weights.vocabulary import Vocabulary, runs
+from chatvec_lab.weights.vocabulary import runs
 
 SHARED, SPECIAL, PADDING, NEW, ABSENT = "shared", "special", "padding", "new", "absent"
 
@@ -89,15 +89,7 @@ def pieces_of(vectors: Sequence[WeightVector], names: Sequence[str], *, together
 def _layout(name: str, vector: WeightVector) -> tuple:
     """Equal for vectors whose rows agree one by one."""
     has_tokens = vector.is_table(name) and vector.vocabulary is not None
-    return vector.shape(name), _fingerprint(vector.vocabulary) if has_tokens else 0
-
-
-def _fingerprint(vocabulary: Vocabulary) -> int:
-    """A hash of all tokens with their rows, kept on the vocabulary."""
-    kept = vars(vocabulary)
-    if "_fingerprint" not in kept:
-        kept["_fingerprint"] = hash(frozenset(vocabulary.tokens.items()))
-    return kept["_fingerprint"]
+    return vector.shape(name), vector.vocabulary.digest if has_tokens else ""
 
 
 def _pieces(name: str, members: tuple[int, ...], vectors: Sequence[WeightVector]) -> list[Piece]:

@@ -7,7 +7,6 @@ cannot tell stands in `Layout.unknown`.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from functools import cached_property
@@ -194,58 +193,3 @@ def _from_names(
         head=head,
         note=why,
     )
-
-
-# --- what follows asks the name alone, and goes as soon as its callers ask a layout ---
-_LAYER = re.compile(r"(?:^|\.)(?:layers|layer|h|blocks|block)\.(\d+)\.")
-_VOCABULARY = re.compile(
-    r"(?:^|\.)(?:embed_tokens|word_embeddings|wte|embed_in|tok_embeddings|lm_head|embed_out)\.(?:weight|bias)$"
-    r"|^output\.weight$"
-)
-_HEAD = re.compile(r"(?:^|\.)(?:lm_head|embed_out)\.(?:weight|bias)$|^output\.weight$")
-
-
-def layer_of(name: str) -> int | None:
-    """The layer's number, or None for tensors outside the layers.
-
-    >>> layer_of("model.layers.10.mlp.up_proj.weight"), layer_of("lm_head.weight")
-    (10, None)
-    """
-    match = _LAYER.search(name)
-    return int(match.group(1)) if match else None
-
-
-def module_of(name: str) -> str:
-    """The kind of module, one of `KINDS`.
-
-    >>> [module_of(n) for n in ("model.layers.0.post_attention_layernorm.weight", "gpt_neox.embed_in.weight")]
-    ['norm', 'embedding']
-    """
-    return "head" if name == "output.weight" else naming.kind(naming.pieces(name))
-
-
-def has_vocabulary_axis(name: str) -> bool:
-    """True when the tensor has one row a token: the input embedding and the head."""
-    return bool(_VOCABULARY.search(name))
-
-
-def is_head(name: str) -> bool:
-    return bool(_HEAD.search(name))
-
-
-def is_buffer(name: str) -> bool:
-    """True for stored constants (rotary frequencies, attention masks) that no training moves."""
-    return naming.is_buffer(name)
-
-
-def stored_name(name: str, names: Iterable[str]) -> str | None:
-    """Which of these tensors plays the part of `name`: itself, or for a head that is not there the (tied) embedding.
-
-    >>> stored_name("lm_head.weight", ["model.embed_tokens.weight"])
-    'model.embed_tokens.weight'
-    """
-    if name in names:
-        return name
-    if is_head(name) and name.endswith("weight"):
-        return next((n for n in names if has_vocabulary_axis(n) and not is_head(n)), None)
-    return None

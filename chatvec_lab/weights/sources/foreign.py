@@ -17,7 +17,7 @@ import numpy as np
 
 from chatvec_lab.weights.chat import ChatSide
 from chatvec_lab.weights.checkpoint import Checkpoint, read_json
-from chatvec_lab.weights.layout import Layout, Part, has_vocabulary_axis, is_buffer, is_head
+from chatvec_lab.weights.layout import Layout, Part
 from chatvec_lab.weights.numerics import exact
 from chatvec_lab.weights.numerics.blocks import Workspace, block_spans
 from chatvec_lab.weights.sources.bin import bin_entries
@@ -100,9 +100,8 @@ def load_residuals(folder: str | Path) -> WeightVector:
         )
     stored = _opened(folder, open_folder(folder))
     _check_hashes(stored, config)
-    names = [n for n in stored.names if stored.dtype_name(n) in FLOATS and not is_buffer(n)]
-    heads = [n for n in names if is_head(n)]
-    embedding = next((n for n in names if has_vocabulary_axis(n) and not is_head(n)), None)
+    names, embedding = _weights(stored), stored.layout.embedding
+    heads = [n for n in names if stored.layout[n].module == "head"]
     tied = {head for head in heads if embedding is not None and _equal(stored, head, embedding)}
     made_from = [config.get("instruct_model_name"), config.get("base_model_name")]
     label = " - ".join(Path(name).name if Path(name).is_absolute() else name for name in made_from if name)
@@ -116,6 +115,10 @@ def load_residuals(folder: str | Path) -> WeightVector:
     )
     leaf.chat_side = _chat_side(stored, leaf.label, vocabulary)
     return WeightVector((Term(1.0, leaf),))
+
+
+def _weights(model: Checkpoint) -> list[str]:
+    return [n for n in model.names if model.dtype_name(n) in FLOATS and model.layout[n].module != "buffer"]
 
 
 def _check_hashes(stored: Checkpoint, config: dict) -> None:
@@ -192,8 +195,7 @@ def load_official(folder: str | Path, *, base: Checkpoint | None = None) -> Weig
 
 
 def _check_base(stored: Checkpoint, base: Checkpoint) -> None:
-    own = [n for n in base.names if base.dtype_name(n) in FLOATS and not is_buffer(n)]
-    own = [n for n in own if n not in base.layout.tied]
+    own = [n for n in _weights(base) if base.layout.published(n) not in base.layout.tied]
     lines = [f"{n}   in {base.label}, not in the vector" for n in own if n not in stored]
     lines += [f"{n}   in the vector, not in {base.label}" for n in stored.names if n not in own]
     lines += [
@@ -213,8 +215,10 @@ def _check_base(stored: Checkpoint, base: Checkpoint) -> None:
 def _rows_of(holder: Checkpoint, base: Checkpoint) -> str:
     found = []
     for name in holder.names:
-        wanted = is_head if name == "chat_lmhead" else (lambda n: has_vocabulary_axis(n) and not is_head(n))
-        tensor = next((n for n in base.names if wanted(n)), None) or base.resolve("lm_head.weight")
+        is_head = name == "chat_lmhead"
+        tensor = (
+            base.layout.head if is_head else None
+        ) or base.layout.embedding  # a tied head is the embedding
         if tensor is not None and base.shape(tensor) == holder.shape(name):
             ours, theirs = exact.widen(base.raw(tensor)), exact.widen(holder.raw(name))
             found.append((name, np.array_equal(ours, theirs), prod(holder.shape(name))))
