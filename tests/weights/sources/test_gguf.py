@@ -3,6 +3,7 @@
 import json
 import pickle
 
+import numpy as np
 import pytest
 import torch
 from pico import SPECIAL, TEMPLATE, TOKENS, save_tokenizer
@@ -206,3 +207,50 @@ def test_what_is_not_mapped_is_refused_by_name(llamas, tmp_path):
         _ = Checkpoint(tmp_path / "broken.gguf").names
     with pytest.raises(FileNotFoundError, match="no file"):
         Checkpoint(tmp_path / "none.gguf")
+
+
+def test_a_file_has_one_fingerprint_and_other_files_another(llamas, tmp_path):
+    """Two openings agree, so that a save goes on; replies that are kept of one file are not those of another."""
+    from chatvec_lab.experiment.replies import recipe
+
+    base, chat = llamas[1], llamas[2]
+    (tmp_path / "a").mkdir(), (tmp_path / "b").mkdir()
+    one, other = (write_gguf(m, tmp_path / f / "m.gguf", "F16") for m, f in ((base, "a"), (chat, "b")))
+    assert Checkpoint(one).fingerprint() == Checkpoint(one).fingerprint() != Checkpoint(other).fingerprint()
+    assert recipe(Checkpoint(one)) == recipe(Checkpoint(one)) != recipe(Checkpoint(other))
+
+
+def patched(file, target, key, value):
+    """The same file with one number of its metadata changed."""
+    data, field = bytearray(file.read_bytes()), gguf.GGUFReader(file).get_field(key)
+    at = field.offset + 8 + len(key) + 4
+    kind = field.parts[field.data[0]].dtype.newbyteorder("<")
+    data[at : at + kind.itemsize] = np.array([value], kind).tobytes()
+    target.write_bytes(data)
+    assert gguf.GGUFReader(target).get_field(key).contents() == value
+    return target
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        ("llama.attention.head_count", 3, "64 rows, which are not 3 heads of 16"),
+        ("llama.attention.head_count_kv", 4, "32 rows, which are not 4 heads of 16"),
+        ("llama.rope.dimension_count", 32, "64 rows, which are not 4 heads of 32"),
+        ("llama.attention.head_count", 0, "head_count 0, expected positive"),
+        ("llama.embedding_length", 32, "embedding_length is 32, but the embedding has the shape"),
+    ],
+)
+def test_a_geometry_that_does_not_fit_is_refused(llamas, tmp_path, key, value, said):
+    file = write_gguf(llamas[1], tmp_path / "m.gguf", "F16")
+    with pytest.raises(ValueError, match=rf"wrong\.gguf: .*{said}"):
+        _ = Checkpoint(patched(file, tmp_path / "wrong.gguf", key, value)).names
+
+
+def test_a_file_that_is_cut_or_longer_is_refused(llamas, tmp_path):
+    file = write_gguf(llamas[1], tmp_path / "m.gguf", "F16")
+    data = file.read_bytes()
+    for wrong in (data[:-100], data + bytes(64), data[:400]):
+        file.write_bytes(wrong)
+        with pytest.raises(ValueError, match=r"m\.gguf is damaged"):
+            _ = Checkpoint(file).names
