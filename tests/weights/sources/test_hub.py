@@ -148,7 +148,15 @@ def test_inspect_reads_headers_only(hub, tmp_path):
     assert held == 0 and size > 0
 
 
-OWN = ("modeling_own.py", "own.tiktoken", "tekken.json", "tokenizer.model.v3", "spiece.vocab", "merges.txt", "own.spm")
+OWN = (
+    "modeling_own.py",
+    "own.tiktoken",
+    "tekken.json",
+    "tokenizer.model.v3",
+    "spiece.vocab",
+    "merges.txt",
+    "own.spm",
+)
 OTHERS = ("consolidated.safetensors", "consolidated.00.pth", "training_args.bin", "optimizer.bin", "big.onnx")
 
 
@@ -187,7 +195,8 @@ def test_a_model_read_by_ranges_can_be_sent_to_another_process(hub, tmp_path):
     code = (
         "import pickle; from chatvec_lab.weights.checkpoint import Checkpoint, sparsely\n"
         "c = sparsely(Checkpoint('lab/pico')); d = pickle.loads(pickle.dumps(c)); n = c.names[3]\n"
-        "print(type(d.origin).__name__, d.label, bool((c.raw(n, 0, 9) == d.raw(n, 0, 9)).all()), d.fingerprint() == c.fingerprint())"
+        "print(type(d.origin).__name__, d.label, bool((c.raw(n, 0, 9) == d.raw(n, 0, 9)).all()))\n"
+        "print(d.fingerprint() == c.fingerprint())"
     )
     done = run(address, tmp_path / "home", code)
     assert done.stdout.split() == ["Remote", "lab/pico", "True", "True"], done.stderr

@@ -36,8 +36,10 @@ def integers(*shape, dtype=torch.int32):
 
 
 CONTENTS = {
-    "GPTQ": {f"{LINEAR}.qweight": integers(2, 24), f"{LINEAR}.scales": torch.ones(1, 24).half(), f"{LINEAR}.qzeros": integers(1, 3)},
-    "AWQ": {f"{LINEAR}.qweight": integers(16, 3), f"{LINEAR}.qzeros": integers(1, 3), f"{LINEAR}.scales": torch.ones(1, 24).half()},
+    "GPTQ": {f"{LINEAR}.qweight": integers(2, 24), f"{LINEAR}.scales": torch.ones(1, 24).half(),
+             f"{LINEAR}.qzeros": integers(1, 3)},
+    "AWQ": {f"{LINEAR}.qweight": integers(16, 3), f"{LINEAR}.qzeros": integers(1, 3),
+            f"{LINEAR}.scales": torch.ones(1, 24).half()},
     "bitsandbytes": {f"{LINEAR}.weight": integers(192, 1, dtype=torch.uint8), f"{LINEAR}.weight.absmax": torch.ones(6),
                      f"{LINEAR}.weight.quant_state.bitsandbytes__nf4": integers(80, dtype=torch.uint8)},
     "bitsandbytes 8": {f"{LINEAR}.weight": integers(24, 16, dtype=torch.int8), f"{LINEAR}.SCB": torch.ones(24)},

@@ -52,7 +52,9 @@ def test_a_sentencepiece_file_of_another_name_pairs_with_itself_alone(sentencepi
     a, b, c = (read_vocabulary(tmp_path / name) for name in ("a", "b", "c"))
     assert a.tokens == pieces  # our reader of the format agrees with the library
     assert a.has_the_rows_of(b) and np.array_equal(a.rows_in(b, 130), np.arange(130))
-    with pytest.raises(ValueError, match=r"sentencepiece\.bpe\.model.*cannot be read by token.*tokenizer\.json"):
+    with pytest.raises(
+        ValueError, match=r"sentencepiece\.bpe\.model.*cannot be read by token.*tokenizer\.json"
+    ):
         a.rows_in(c, 130)
 
 
@@ -91,15 +93,30 @@ def test_a_merge_of_unreadable_tokenizers_is_by_index_or_refused(tmp_path):
 
 def test_tekken_has_the_rows_of_the_tokenizer_json_made_of_it(tmp_path):
     words = ["a", " b", "é", "\n", "xyz"]
-    vocab = [{"rank": i, "token_bytes": base64.b64encode(w.encode()).decode(), "token_str": w} for i, w in enumerate(words)]
-    special = [{"rank": 0, "token_str": "<unk>", "is_control": True}, {"rank": 1, "token_str": "<s>", "is_control": True}]
-    config = {"default_vocab_size": 3 + 4, "default_num_special_tokens": 3, "pattern": ".", "num_vocab_tokens": 5}
-    (tmp_path / "tekken.json").write_text(json.dumps({"config": config, "vocab": vocab, "special_tokens": special}))
+    vocab = [
+        {"rank": i, "token_bytes": base64.b64encode(w.encode()).decode(), "token_str": w}
+        for i, w in enumerate(words)
+    ]
+    special = [
+        {"rank": 0, "token_str": "<unk>", "is_control": True},
+        {"rank": 1, "token_str": "<s>", "is_control": True},
+    ]
+    config = {
+        "default_vocab_size": 3 + 4,
+        "default_num_special_tokens": 3,
+        "pattern": ".",
+        "num_vocab_tokens": 5,
+    }
+    (tmp_path / "tekken.json").write_text(
+        json.dumps({"config": config, "vocab": vocab, "special_tokens": special})
+    )
     found = read_vocabulary(tmp_path)
     # the last rank is beyond the vocabulary's size; bytes are spelled as in tokenizer.json
     assert found.tokens == {"<unk>": 0, "<s>": 1, "<SPECIAL_2>": 2, "a": 3, "Ġb": 4, "Ã©": 5, "Ċ": 6}
     assert found.special == {"<unk>", "<s>", "<SPECIAL_2>"} and not found.opaque
-    (tmp_path / "tekken.json").write_text(json.dumps({"config": config, "vocab": [vocab[0], vocab[1] | {"rank": 0}]}))
+    (tmp_path / "tekken.json").write_text(
+        json.dumps({"config": config, "vocab": [vocab[0], vocab[1] | {"rank": 0}]})
+    )
     with pytest.raises(ValueError, match=r"tekken\.json: .*share the id 3"):
         read_vocabulary(tmp_path)
     (tmp_path / "tekken.json").write_text(json.dumps({"vocab": vocab}))
@@ -152,7 +169,9 @@ def test_a_merge_rule_without_its_tokens_is_named_as_the_library_does(tmp_path):
     from tokenizers import models, trainers
 
     tokenizer = Tokenizer(models.BPE(unk_token="<unk>"))
-    tokenizer.train_from_iterator([TEXT], trainers.BpeTrainer(vocab_size=90, special_tokens=["<unk>"], show_progress=False))
+    tokenizer.train_from_iterator(
+        [TEXT], trainers.BpeTrainer(vocab_size=90, special_tokens=["<unk>"], show_progress=False)
+    )
     file = tmp_path / "tokenizer.json"
     tokenizer.save(str(file))
     assert read_vocabulary(tmp_path).tokens == tokenizer.get_vocab()
@@ -174,13 +193,18 @@ def test_rows_and_ids_that_do_not_fit_are_refused_when_rows_are_paired():
         Vocabulary({"a": 0, "c": 2}).rows_in(other, 3)
     with pytest.raises(ValueError, match="no token has the id 1"):
         whole.rows_in(Vocabulary({"a": 0, "c": 2}), 3)
-    padded = Vocabulary({"a": 0, "b": 1, "<pad>": 9}, frozenset(["<pad>"]))  # added without a row: no token's row moves
+    padded = Vocabulary(
+        {"a": 0, "b": 1, "<pad>": 9}, frozenset(["<pad>"])
+    )  # added without a row: no token's row moves
     assert padded.rows_in(other, 3).tolist() == [2, 1, -1]
 
 
 def test_a_saved_vocabulary_is_read_checked(tmp_path):
     file = tmp_path / "vocabulary.json"
-    for vocabulary in (Vocabulary({"a": 0, "b": 1}, frozenset("b")), Vocabulary({"a": 0}, opaque="12", why="code")):
+    for vocabulary in (
+        Vocabulary({"a": 0, "b": 1}, frozenset("b")),
+        Vocabulary({"a": 0}, opaque="12", why="code"),
+    ):
         file.write_text(json.dumps(to_save(vocabulary)))
         assert read_saved(file) == vocabulary and read_saved(file).why == vocabulary.why
     for wrong in ({"tokens": {"a": -1}, "special": []}, {"tokens": {"a": 0, "b": 0}, "special": []},
