@@ -7,23 +7,28 @@ Each trial runs in a forked child with a limit of 20 seconds and 2 GB. Its outco
     unnamed   an error that names neither, or has several paragraphs
     traceback another kind of exception, or a crash
     hang      more than 20 seconds or 2 GB
-    silent    other weights without a word
+    content   other weights, from a file that is whole and says something else: a token renamed, two tokens or two
+              tensors of one shape exchanged. Nothing in the file contradicts it
+    silent    other weights, though the file contradicts itself
 """
 
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
 import pickle
 import random
 import resource
-import shutil
 import signal
 import struct
+import tempfile
 import warnings
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import ClassVar
 
 SECONDS, BYTES = 20, 2 << 30
 REFUSALS = (
@@ -62,12 +67,8 @@ def trial(make: Callable, expected: dict[str, str], damaged: Path) -> tuple[str,
             said = ("silent", ", ".join(sorted(wrong)[:3])) if wrong else ("same", "")
         except REFUSALS as error:
             text = str(error.args[0] if isinstance(error, KeyError) and error.args else error)
-            names = (
-                damaged.name in text
-                or damaged.parent.name in text.replace("/", " ").split()
-                or str(damaged.parent) in text
-            )
-            names = names or f"{damaged.parent.name} " in text or f" {damaged.parent.name}" in text
+            words = set(text.replace("/", " ").replace(":", " ").replace("(", " ").split())
+            names = damaged.name in text or damaged.parent.name in words
             kind = "refused" if names and "\n\n" not in text.strip() else "unnamed"
             said = (kind, f"{type(error).__name__}: {text}")
         except BaseException as error:
@@ -218,31 +219,8 @@ def safetensors_body(rng: random.Random, data: bytes) -> bytes:
     )
 
 
-def campaign(
-    root: Path, seed: int, count: int, file: Path, mutate, make: Callable
-) -> list[tuple[int, str, str]]:
-    """`count` trials of one file: (number, outcome, what was said). The file is as before afterwards."""
-    kept = file.with_name(file.name + ".kept")
-    expected = digest_of(make())
-    shutil.copyfile(file, kept)
-    data, found = kept.read_bytes(), []
-    for number in range(count):
-        rng = random.Random(f"{seed} {file.name} {number}")
-        changed = mutate(rng, data)
-        if changed == data:
-            found.append((number, "same", ""))
-            continue
-        file.write_bytes(changed)
-        found.append((number, *trial(make, expected, file)))
-    os.replace(kept, file)
-    return found
-
-
 def bin_file(rng: random.Random, data: bytes) -> bytes:
     """Anything but the tensors' own bytes: the pickle, the archive's headers, its directory, its end."""
-    import io
-    import zipfile
-
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
         infos = archive.infolist()
         spans = []
@@ -270,8 +248,6 @@ def bin_file(rng: random.Random, data: bytes) -> bytes:
 
 def gguf_file(rng: random.Random, data: bytes) -> bytes:
     """A change of the header, the metadata or the list of tensors; or the end cut off."""
-    import tempfile
-
     import gguf
 
     with tempfile.NamedTemporaryFile(suffix=".gguf") as file:
@@ -286,3 +262,125 @@ def gguf_file(rng: random.Random, data: bytes) -> bytes:
         return data[: rng.randrange(len(data))]
     changed = edit_bytes(rng, head)
     return changed + data[last:]
+
+
+def is_content(kind: str, data: bytes, changed: bytes) -> bool:
+    """Whether a changed file is whole, and only says something else (see above)."""
+    if kind == "tokenizer":
+        before, after = (_tokens(json.loads(text)) for text in (data, changed))
+        return before != after
+    if kind == "header":
+        before, after = (_tensors(raw) for raw in (data, changed))
+        return before != after and set(before.values()) == set(after.values())
+    if kind == "gguf":
+        before, after = (_metadata(raw) for raw in (data, changed))
+        return before[1] == after[1] and before[0] != after[0]
+    return False
+
+
+def _tokens(made: dict) -> list:
+    added = {token["content"]: token["id"] for token in made.get("added_tokens") or []}
+    return sorted((made["model"]["vocab"] | added).items())
+
+
+def _tensors(raw: bytes) -> dict[str, str]:
+    size = struct.unpack("<Q", raw[:8])[0]
+    header = json.loads(raw[8 : 8 + size])
+    return {name: json.dumps(info) for name, info in header.items() if name != "__metadata__"}
+
+
+def _metadata(raw: bytes) -> tuple[str, list]:
+    """Tokens with their types, and all that the file says of its tensors."""
+    import gguf
+
+    with tempfile.NamedTemporaryFile(suffix=".gguf") as file:
+        file.write(raw)
+        file.flush()
+        reader = gguf.GGUFReader(file.name)
+        said = {key: field.contents() for key, field in reader.fields.items() if key.startswith("tokenizer.")}
+        tensors = [
+            [t.name, list(map(int, t.shape)), t.tensor_type.name, int(t.data_offset)] for t in reader.tensors
+        ]
+    return json.dumps(said, sort_keys=True, default=str), tensors
+
+
+class Campaign:
+    """A family with one kind of file to damage; trial number n is always the same change, whatever ran before."""
+
+    KINDS: ClassVar = {
+        # how it is changed, which file of each member, trials in the full campaign
+        "header": (safetensors_header, "model.safetensors", 1500),
+        "body": (safetensors_body, "model.safetensors", 500),
+        "index": (json_file, "model.safetensors.index.json", 300),
+        "config": (json_file, "config.json", 300),
+        "tokenizer": (json_file, "tokenizer.json", 300),
+        "bin": (bin_file, "pytorch_model.bin", 300),
+        "gguf": (gguf_file, "m.gguf", 300),
+        "vector": (None, "", 300),
+    }
+    VECTOR: ClassVar = {
+        "manifest.json": json_file,
+        "vector.safetensors": safetensors_header,
+        "vocabulary.json": json_file,
+        "chat.json": json_file,
+        "special_rows.safetensors": safetensors_header,
+    }
+
+    def __init__(self, kind: str, root: Path, seed: int = 0):
+        self.kind, self.root, self.seed = kind, root, seed
+        mutate, file, self.count = self.KINDS[kind]
+        if kind == "gguf":
+            self._save_gguf()
+        else:
+            self._save(as_bin=kind == "bin", shard="6KB" if kind == "index" else "5GB")
+        self.targets = [(root / member / file, mutate) for member in ("base", "chat", "cp")]
+        if kind == "vector":
+            (self._open("chat") - self._open("base")).save(root / "tau", progress=False)
+            self.targets = [(root / "tau" / name, change) for name, change in self.VECTOR.items()]
+        self.expected = digest_of(self.merged())
+
+    def _save(self, **options) -> None:
+        from pico import CP_TOKENS, save_family
+
+        save_family(self.root, cp_tokens=CP_TOKENS, **options)
+
+    def _save_gguf(self) -> None:
+        from gguf_files import save_llama, write_gguf
+
+        near = None
+        for seed, member in enumerate(("base", "chat", "cp")):
+            folder = save_llama(self.root / f"whole-{member}", near=near, seed=seed)
+            near = near or folder
+            (self.root / member).mkdir()
+            write_gguf(folder, self.root / member / "m.gguf", "F16")
+
+    def _open(self, member: str):
+        from chatvec_lab import Checkpoint
+
+        return Checkpoint(self.root / member / ("m.gguf" if self.kind == "gguf" else ""))
+
+    def merged(self):
+        """The merge that a trial makes, opened anew."""
+        from chatvec_lab import WeightVector
+
+        if self.kind == "vector":
+            tau = WeightVector.load(self.root / "tau")
+        else:
+            tau = self._open("chat") - self._open("base")
+        return self._open("cp").add(0.7 * tau, copy_special=True)
+
+    def trial(self, number: int) -> tuple[str, str]:
+        """(outcome, what was said) of one trial; the file is as before afterwards."""
+        file, mutate = self.targets[number % len(self.targets)]
+        data = file.read_bytes()
+        changed = mutate(random.Random(f"{self.seed} {self.kind} {number}"), data)
+        if changed == data:
+            return "same", ""
+        try:
+            file.write_bytes(changed)
+            outcome, said = trial(self.merged, self.expected, file)
+            if outcome == "silent" and is_content(self.kind, data, changed):
+                outcome = "content"
+        finally:
+            file.write_bytes(data)
+        return outcome, f"{file.parent.name}/{file.name}: {said}"

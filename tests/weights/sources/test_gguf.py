@@ -3,94 +3,20 @@
 import json
 import pickle
 
+import numpy as np
 import pytest
 import torch
-from pico import SPECIAL, TEMPLATE, TOKENS, save_tokenizer
-from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
+from pico import TEMPLATE
+from transformers import AutoModelForCausalLM
 
 from chatvec_lab import Checkpoint
 from chatvec_lab.interop import mergekit_export
 from chatvec_lab.weights.inspect import inspect
 
 gguf = pytest.importorskip("gguf", reason="the extra gguf is not installed")
-HEADS, KV_HEADS, WIDTH = 4, 2, 64
+from gguf_files import save_llama, write_gguf  # noqa: E402
+
 MATRIX = "model.layers.1.self_attn.k_proj.weight"
-
-
-def save_llama(folder, *, near=None, step=0.002, dtype=torch.float32, template=None, seed=0, tied=False):
-    """A two-layer Llama with widths that block formats can hold (multiples of 32)."""
-    torch.manual_seed(seed)
-    config = LlamaConfig(vocab_size=63, hidden_size=WIDTH, num_hidden_layers=2, num_attention_heads=HEADS,
-                         num_key_value_heads=KV_HEADS, intermediate_size=96, max_position_embeddings=64,
-                         bos_token_id=1, eos_token_id=2, tie_word_embeddings=tied)  # fmt: skip
-    model = LlamaForCausalLM(config)
-    if near is not None:
-        parent = LlamaForCausalLM.from_pretrained(near, dtype=torch.float32).state_dict()
-        with torch.no_grad():
-            for name, weight in model.named_parameters():
-                weight.copy_(parent[name] + step * torch.randn(weight.shape))
-    model.to(dtype).save_pretrained(folder)
-    save_tokenizer(folder, SPECIAL + TOKENS, template=template)
-    return folder
-
-
-def permuted(weights, heads):
-    """llama.cpp's order of query and key rows."""
-    return (
-        weights.reshape(heads, 2, weights.shape[0] // heads // 2, *weights.shape[1:])
-        .swapaxes(1, 2)
-        .reshape(weights.shape)
-    )
-
-
-def write_gguf(folder, path, kind="F32", *, architecture="llama", extra=(), template=TEMPLATE):
-    """What convert_hf_to_gguf.py writes for a Llama, with matrices in `kind` and norms in float32."""
-    config = json.loads((folder / "config.json").read_text())
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
-    writer = gguf.GGUFWriter(path, architecture)
-    writer.add_context_length(config["max_position_embeddings"])
-    writer.add_embedding_length(config["hidden_size"])
-    writer.add_block_count(config["num_hidden_layers"])
-    writer.add_feed_forward_length(config["intermediate_size"])
-    writer.add_head_count(config["num_attention_heads"])
-    writer.add_head_count_kv(config["num_key_value_heads"])
-    writer.add_rope_dimension_count(WIDTH // HEADS)
-    writer.add_rope_freq_base(10000.0)
-    writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
-    writer.add_tokenizer_model("llama")
-    tokens = SPECIAL + TOKENS
-    writer.add_token_list(tokens)
-    writer.add_token_scores([float(-i) for i in range(len(tokens))])
-    writer.add_token_types([2, 3, 3] + [1] * len(TOKENS))
-    writer.add_bos_token_id(1)
-    writer.add_eos_token_id(2)
-    if template:
-        writer.add_chat_template(template)
-    names = {"model.embed_tokens": "token_embd", "model.norm": "output_norm", "lm_head": "output"}
-    parts = {"input_layernorm": "attn_norm", "self_attn.q_proj": "attn_q", "self_attn.k_proj": "attn_k",
-             "self_attn.v_proj": "attn_v", "self_attn.o_proj": "attn_output", "mlp.gate_proj": "ffn_gate",
-             "mlp.up_proj": "ffn_up", "mlp.down_proj": "ffn_down", "post_attention_layernorm": "ffn_norm"}  # fmt: skip
-    for layer in range(config["num_hidden_layers"]):
-        names |= {f"model.layers.{layer}.{hf}": f"blk.{layer}.{short}" for hf, short in parts.items()}
-    for name, weight in model.named_parameters():
-        values = weight.detach().numpy()
-        if "q_proj" in name or "k_proj" in name:
-            values = permuted(values, HEADS if "q_proj" in name else KV_HEADS)
-        target = names[name.removesuffix(".weight")] + ".weight"
-        if values.ndim == 1 or kind == "F32":
-            writer.add_tensor(target, values)
-        elif kind == "F16":
-            writer.add_tensor(target, values.astype("float16"))
-        else:
-            quantised = gguf.GGMLQuantizationType[kind]
-            writer.add_tensor(target, gguf.quantize(values, quantised), raw_dtype=quantised)
-    for name, values in extra:
-        writer.add_tensor(name, values)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    return path
 
 
 @pytest.fixture(scope="module")
@@ -206,3 +132,50 @@ def test_what_is_not_mapped_is_refused_by_name(llamas, tmp_path):
         _ = Checkpoint(tmp_path / "broken.gguf").names
     with pytest.raises(FileNotFoundError, match="no file"):
         Checkpoint(tmp_path / "none.gguf")
+
+
+def test_a_file_has_one_fingerprint_and_other_files_another(llamas, tmp_path):
+    """Two openings agree, so that a save goes on; replies that are kept of one file are not those of another."""
+    from chatvec_lab.experiment.replies import recipe
+
+    base, chat = llamas[1], llamas[2]
+    (tmp_path / "a").mkdir(), (tmp_path / "b").mkdir()
+    one, other = (write_gguf(m, tmp_path / f / "m.gguf", "F16") for m, f in ((base, "a"), (chat, "b")))
+    assert Checkpoint(one).fingerprint() == Checkpoint(one).fingerprint() != Checkpoint(other).fingerprint()
+    assert recipe(Checkpoint(one)) == recipe(Checkpoint(one)) != recipe(Checkpoint(other))
+
+
+def patched(file, target, key, value):
+    """The same file with one number of its metadata changed."""
+    data, field = bytearray(file.read_bytes()), gguf.GGUFReader(file).get_field(key)
+    at = field.offset + 8 + len(key) + 4
+    kind = field.parts[field.data[0]].dtype.newbyteorder("<")
+    data[at : at + kind.itemsize] = np.array([value], kind).tobytes()
+    target.write_bytes(data)
+    assert gguf.GGUFReader(target).get_field(key).contents() == value
+    return target
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        ("llama.attention.head_count", 3, "64 rows, which are not 3 heads of 16"),
+        ("llama.attention.head_count_kv", 4, "32 rows, which are not 4 heads of 16"),
+        ("llama.rope.dimension_count", 32, "64 rows, which are not 4 heads of 32"),
+        ("llama.attention.head_count", 0, "head_count 0, expected positive"),
+        ("llama.embedding_length", 32, "embedding_length is 32, but the embedding has the shape"),
+    ],
+)
+def test_a_geometry_that_does_not_fit_is_refused(llamas, tmp_path, key, value, said):
+    file = write_gguf(llamas[1], tmp_path / "m.gguf", "F16")
+    with pytest.raises(ValueError, match=rf"wrong\.gguf: .*{said}"):
+        _ = Checkpoint(patched(file, tmp_path / "wrong.gguf", key, value)).names
+
+
+def test_a_file_that_is_cut_or_longer_is_refused(llamas, tmp_path):
+    file = write_gguf(llamas[1], tmp_path / "m.gguf", "F16")
+    data = file.read_bytes()
+    for wrong in (data[:-100], data + bytes(64), data[:400]):
+        file.write_bytes(wrong)
+        with pytest.raises(ValueError, match=r"m\.gguf is damaged"):
+            _ = Checkpoint(file).names

@@ -114,7 +114,7 @@ def test_a_model_in_the_cache_needs_no_network(hub, tmp_path):
         "from chatvec_lab import Checkpoint; c = Checkpoint('lab/pico'); print(len(c.names), c.folder.name)"
     )
     header = "from chatvec_lab.weights.inspect import inspect; print(inspect('lab/pico'))"
-    ranges = "from chatvec_lab.weights.sources.hub import sparsely\n"
+    ranges = "from chatvec_lab.weights.checkpoint import sparsely\n"
     ranges += "from chatvec_lab import Checkpoint; print(len(sparsely(Checkpoint('lab/pico')).names))"
     for code in (names, header, ranges):
         here = run(address, tmp_path / "home", code)
@@ -146,3 +146,58 @@ def test_inspect_reads_headers_only(hub, tmp_path):
     )
     held = sum(p.stat().st_size for p in (tmp_path / "home").rglob("*.safetensors"))
     assert held == 0 and size > 0
+
+
+OWN = (
+    "modeling_own.py",
+    "own.tiktoken",
+    "tekken.json",
+    "tokenizer.model.v3",
+    "spiece.vocab",
+    "merges.txt",
+    "own.spm",
+)
+OTHERS = ("consolidated.safetensors", "consolidated.00.pth", "training_args.bin", "optimizer.bin", "big.onnx")
+
+
+def test_all_of_a_models_own_files_are_fetched_and_no_others(hub, tmp_path):
+    address, repos, asked = hub
+    folder = repos["lab/pico"] = save_model(tmp_path / "pico")
+    for name in (*OWN, *OTHERS):
+        (folder / name).write_bytes(b"{}")
+    code = "from chatvec_lab import Checkpoint; print(*sorted(p.name for p in Checkpoint('lab/pico').folder.iterdir()))"
+    done = run(address, tmp_path / "home", code)
+    assert done.returncode == 0, done.stderr
+    found = set(done.stdout.split())
+    assert {*OWN, "config.json", "model.safetensors", "tokenizer.json"} <= found and not found & set(OTHERS)
+    assert not any(path.rpartition("/")[2] in OTHERS for _, path in asked)
+
+
+def test_a_cached_model_whose_other_files_are_not_needed_opens_offline(hub, tmp_path):
+    """As a compute node has it: the hub lists pytorch_model.bin too, and nothing can be asked."""
+    address, repos, _ = hub
+    folder = repos["lab/pico"] = save_model(tmp_path / "pico")
+    for name in ("pytorch_model.bin", "consolidated.safetensors"):
+        (folder / name).write_bytes(b"not needed")
+    code = "from chatvec_lab import Checkpoint; c = Checkpoint('lab/pico'); print(len(c.names), len(c.vocabulary.tokens))"
+    here = run(address, tmp_path / "home", code)
+    offline = "import os; os.environ['HF_HUB_OFFLINE'] = '1'\n" + code
+    gone = run("http://127.0.0.1:9", tmp_path / "home", offline)
+    assert here.returncode == gone.returncode == 0, gone.stderr
+    assert gone.stdout == here.stdout
+    empty = run("http://127.0.0.1:9", tmp_path / "empty", offline)
+    assert "FileNotFoundError: 'lab/pico' is neither a folder here nor" in empty.stderr
+
+
+def test_a_model_read_by_ranges_can_be_sent_to_another_process(hub, tmp_path):
+    address, repos, _ = hub
+    repos["lab/pico"] = save_model(tmp_path / "pico")
+    code = (
+        "import pickle; from chatvec_lab.weights.checkpoint import Checkpoint, sparsely\n"
+        "c = sparsely(Checkpoint('lab/pico')); d = pickle.loads(pickle.dumps(c)); n = c.names[3]\n"
+        "print(type(d.origin).__name__, d.label, bool((c.raw(n, 0, 9) == d.raw(n, 0, 9)).all()))\n"
+        "print(d.fingerprint() == c.fingerprint())"
+    )
+    done = run(address, tmp_path / "home", code)
+    assert done.stdout.split() == ["Remote", "lab/pico", "True", "True"], done.stderr
+    assert not list((tmp_path / "home").rglob("*.safetensors"))
