@@ -33,7 +33,7 @@ SIZES: tuple[tuple[str, int], ...] = (
     (r"word_embed_proj_dim|\w*projection_dim|\w*output_dim|lru_width|adapter_(?:in|out)_dim|adapter_input_size", WIDTH),
     (r"output_size|projector_(?:in|out)put_dim|output_channels|vision_dim|input_embedding_size|d_rel", WIDTH),
     (r"prompt_mid_dim|projection_hidden_size|base_channels|num_filters|latent_channels|codebook_dim", WIDTH),
-    (r"vector_quantization_hidden_dimension", WIDTH),
+    (r"vector_quantization_hidden_dimension|post_conv_\w+_channels", WIDTH),
     (rf"{LAYER_KEYS}|conf_num_hidden_layers|n_(?:in|out)put_layers|aligner_num_add_layers|num_layers_per_stack", LAYERS),
     (r"num_local_experts|num_experts|n_routed_experts|moe_num_experts|num_routed_experts", EXPERTS),
     (r"num_experts_per_tok(?:en)?|moe_top_?k|top_k_experts|moe_k", 2),
@@ -46,6 +46,8 @@ SIZES: tuple[tuple[str, int], ...] = (
     (r"zero_expert_num|num_query_tokens|latent_query_num|resampler_n(?:um)?_latents", 4),
     (r"num_position_embeddings", 16),
 )
+# lists of widths
+DIVISORS = {"embed_dim": 8, "hidden_sizes": 32, "downsample_channels": 16}
 # lists of layers' numbers
 PLACES = (
     r"\w*layer_indexes|fullatt_block_indexes|global_attn_indexes|cross_attention_layers|\w*layers_indices|deepstack\w*"
@@ -215,9 +217,11 @@ def shrink(sizes: dict[str, Any], vocabulary: int, path: str = "") -> None:
             shrink(value, vocabulary, f"{path}.{key}")
         elif isinstance(value, list):
             if layers and keep and len(value) == layers and layers > 1:
-                sizes[key] = [value[i] for i in keep]
+                sizes[key] = [INNER if key == "intermediate_size" else value[i] for i in keep]
             elif re.fullmatch(PLACES, key):
                 sizes[key] = [0, 1][: len(value)] if not keep else [min(1, len(keep) - 1)]
+            elif value and all(isinstance(v, int) and v >= 128 for v in value) and key in DIVISORS:
+                sizes[key] = [v // DIVISORS[key] for v in value]
             elif key == "vision_feature_layer":
                 sizes[key] = [-1, -2][: len(value)]
             elif key.endswith("mrope_section"):
