@@ -1,6 +1,7 @@
 """One class of transformers through the whole package: merged, saved, loaded, turned live, selected, asked.
 
     python tests/architecture_sweep.py OUT [CLASS ...]      resumes; OUT/CLASS.json is one class
+    python tests/architecture_sweep.py OUT --report FILE    writes what was found, as docs/architectures.md
 
 `tests/weights/test_architectures.py` asks `examine` of some classes, or of all of them.
 """
@@ -182,8 +183,8 @@ class Members:
                     rows.append(row)
                 elif word is not None:
                     rows.append(len(RESERVED) + WORDS.index(word) if word in WORDS else -1)
-                else:  # padding rows stay, and where no row means another token they pair by place
-                    rows.append(-1 if variant != "same" else row)
+                else:  # padding rows stay
+                    rows.append(-1)
             rows = torch.tensor(rows)
             kept = rows < 0
             if not torch.equal(got[kept], p[kept]):
@@ -320,6 +321,69 @@ def is_right(result: dict) -> bool:
     return len(steps) > 1 and all(v == "ok" or v.startswith("ok ") for v in steps.values())
 
 
+def results(out: Path) -> dict[str, dict]:
+    """What was found of each class, by its name."""
+    return {path.stem: json.loads(path.read_text()) for path in sorted(out.glob("*.json"))}
+
+
+def sort(found: dict[str, dict]) -> dict[str, list[str]]:
+    """Names of classes by what happened: "unbuilt", "right", "wrong" (silently), "refused", "failed"."""
+    groups: dict[str, list[str]] = {group: [] for group in ("unbuilt", "right", "wrong", "failed", "refused")}
+    for kind, result in found.items():
+        said = " ".join(str(value) for value in result.values())
+        if result["build"] != "ok":
+            groups["unbuilt"].append(kind)
+        elif is_right(result):
+            groups["right"].append(kind)
+        else:
+            groups["wrong" if "WRONG" in said else "failed" if "failed: " in said else "refused"].append(kind)
+    return groups
+
+
+def report(found: dict[str, dict]) -> str:
+    """The page docs/architectures.md."""
+    groups = sort(found)
+    built = len(found) - len(groups["unbuilt"])
+    answering = sum(str(r.get("respond", "")).startswith("ok") for r in found.values())
+    merging = sum(all(r.get(v) == "ok" for v in VARIANTS) for r in found.values())
+    lines = [
+        "# Architectures",
+        "",
+        "Written by `make test-campaigns` (`tests/architecture_sweep.py`), not by hand. Every class that transformers "
+        f"{transformers.__version__} names for causal language models and for image and text to text is built small "
+        f"from its default config, with {ROWS} tokens, as many as its MLPs are wide. Base, chat and three CPs are saved "
+        f"(tokens the same, in another order, and {MORE} more in another order), and cp + {SCALE} tau goes through: "
+        "saved, compared element by element with rational arithmetic, loaded with no key missing or unexpected, turned "
+        "live (the saved bits, and the CP's bits at scale 0), told apart by component, module and layer, selected part "
+        "by part, saved as a vector and merged from it, and asked.",
+        "",
+        "| classes | |",
+        "|---|---|",
+        f"| named | {len(found)} |",
+        f"| built small | {built} |",
+        f"| merged right with all three vocabularies | {merging} |",
+        f"| right at every step | {len(groups['right'])} ({len(groups['right']) / max(1, built):.0%}) |",
+        f"| answering in `respond` | {answering} ({answering / max(1, built):.0%}) |",
+        f"| refused at some step, with the reason below | {len(groups['refused'])} |",
+        f"| ended by an error that is not ours at some step | {len(groups['failed'])} |",
+        f"| other than expected at some step | {len(groups['wrong'])} |",
+    ]
+    titles = {
+        "wrong": "Other than expected", "failed": "Ended by an error that is not ours", "refused": "Refused",
+        "unbuilt": "Not built small",
+    }  # fmt: skip
+    for group, title in titles.items():
+        if groups[group]:
+            lines += ["", f"## {title}", "", "| class | step | what was said |", "|---|---|---|"]
+        for kind in groups[group]:
+            for step, value in found[kind].items():
+                if isinstance(value, str) and value != "ok" and not value.startswith("ok "):
+                    value = value.removeprefix("refused: ").removeprefix("failed: ").removeprefix("WRONG: ")
+                    lines.append(f"| {kind} | {step} | {value[:300].replace('|', '/')} |")
+    lines += ["", "## Right at every step", "", ", ".join(groups["right"]) + ".", ""]
+    return "\n".join(lines)
+
+
 def worker(out: Path, kinds: list[str]) -> None:
     for kind in kinds:
         (out / "running").write_text(kind)
@@ -355,7 +419,9 @@ def sweep(out: Path, kinds: list[str], patience: float = 300) -> None:
 
 if __name__ == "__main__":
     folder, *named = sys.argv[1:]
-    if named[:1] == ["--worker"]:
+    if named[:1] == ["--report"]:
+        Path(named[1]).write_text(report(results(Path(folder))))
+    elif named[:1] == ["--worker"]:
         worker(Path(folder), named[1:])
     else:
         sweep(Path(folder), named or architectures.class_names())

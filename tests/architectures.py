@@ -14,32 +14,40 @@ import torch
 import transformers
 
 WIDTH, HEADS, INNER, LAYERS, EXPERTS = 32, 4, 48, 2, 4
+LAYER_KEYS = (
+    r"(?:num_|n_|encoder_|decoder_|resampler_)?(?:hidden_|decoder_|encoder_|global_|num_)?(?:layers?|depth|blocks)"
+)
 # sizes by key, the first pattern that fits; what no pattern names stays as it is
 SIZES: tuple[tuple[str, int], ...] = (
     (r"moe\w*intermediate_size|shared\w*intermediate_size|expert\w*(?:_dim|ffn_hidden_size)", 16),
-    (r"\w*intermediate(?:_multiple)?_size(?:_mlp)?|\w*ffn_dim|d_ff|dff|dim_ff|n_inner|ffn_hidden_size|mlp_dim|feed_forward_size", INNER),
-    (r"mamba_n_heads|mamba_num_heads|mamba_headdim_heads|linear_num_value_heads", 8),
-    (r"\w*(?:key_value_heads|kv_heads|kv_n_heads|num_kv_heads|linear_num_key_heads|attention_num_groups|query_groups)", 2),
-    (r"(?:\w*_)?(?:n|num|encoder|decoder|attention|index_n|resampler_n|resampler)_(?:attention_)?heads?|\w*attention_heads|n_heads?", HEADS),
-    (r"mamba_d_head|mamba_head_dim|\w*head_dim|head_size|attention_head_size|dim_head|d_head|d_kv|kv_channels|rotary_dim"
-     r"|\w*lora_rank|qk_\w+_dim|v_head_dim|q_head_dim|linear_\w+_head_dim", 8),
+    (r"\w*intermediate(?:_multiple)?_size(?:_mlp)?|\w*ffn_dim|d_ff|dff|dim_ff|n_inner", INNER),
+    (r"ffn_hidden_size|mlp_dim|feed_forward_size", INNER),
+    (r"mamba_n_heads|mamba_num_heads|linear_num_value_heads", 8),
+    (r"\w*(?:key_value_heads|kv_heads|kv_n_heads|linear_num_key_heads|attention_num_groups|query_groups)", 2),
+    (r"(?:\w*_)?(?:n|num|encoder|decoder|attention|index_n|resampler)_(?:attention_)?heads?|\w*attention_heads", HEADS),
+    (r"n_heads?", HEADS),
+    (r"mamba_d_head|\w*head_dim|head_size|attention_head_size|dim_head|d_head|d_kv|kv_channels|rotary_dim", 8),
+    (r"\w*lora_rank|qk_\w+_dim|linear_\w+_head_dim|hidden_size_per_layer_input", 8),
     (r"hc_lowrank|gated_norm_rank|loop_gate_rank|laurel_rank|adapter_rank|mamba_dt_rank|time_step_rank", 4),
-    (r"hidden_size_per_layer_input", 8),
-    (r"\w*hidden_size\w*|\w*hidden_dim|d_model|n_embd|dim|\w*embed_dim|embed(?:ding)?_(?:size|dim)|emb_dim|word_embed_proj_dim"
-     r"|\w*projection_dim|\w*output_dim|lru_width|adapter_(?:in|out)_dim|adapter_input_size|output_size|projector_input_dim"
-     r"|output_channels|vision_dim|input_embedding_size|projector_output_dim|d_rel|prompt_mid_dim", WIDTH),
-    (r"(?:num_|n_|encoder_|decoder_|resampler_)?(?:hidden_|decoder_|encoder_|global_|num_)?(?:layers?|depth|blocks)|num_decoder_layers"
-     r"|conf_num_hidden_layers|n_(?:in|out)put_layers|aligner_num_add_layers|num_layers_per_stack", LAYERS),
-    (r"num_local_experts|num_experts|n_routed_experts|moe_num_experts|num_routed_experts|moe_num_experts", EXPERTS),
+    (r"\w*hidden_size\w*|\w*hidden_dim|d_model|n_embd|dim|\w*embed_dim|embed(?:ding)?_(?:size|dim)|emb_dim", WIDTH),
+    (r"word_embed_proj_dim|\w*projection_dim|\w*output_dim|lru_width|adapter_(?:in|out)_dim|adapter_input_size", WIDTH),
+    (r"output_size|projector_(?:in|out)put_dim|output_channels|vision_dim|input_embedding_size|d_rel", WIDTH),
+    (r"prompt_mid_dim|projection_hidden_size|base_channels|num_filters|latent_channels|codebook_dim", WIDTH),
+    (r"vector_quantization_hidden_dimension|post_conv_\w+_channels", WIDTH),
+    (rf"{LAYER_KEYS}|conf_num_hidden_layers|n_(?:in|out)put_layers|aligner_num_add_layers|num_layers_per_stack", LAYERS),
+    (r"num_local_experts|num_experts|n_routed_experts|moe_num_experts|num_routed_experts", EXPERTS),
     (r"num_experts_per_tok(?:en)?|moe_top_?k|top_k_experts|moe_k", 2),
     (r"n_group|topk_group|num_expert_group", 1),
-    (r"max_position_embeddings|n_positions|n_ctx|max_seq_len|max_sequence_length|position_embedding_size|rel_extent", 256),
+    (r"max_position_embeddings|n_positions|n_ctx|max_seq_len|max_sequence_length|rel_extent", 256),
+    (r"position_embedding_size", 256),
     (r"mamba_d_state|state_size|ssm_state_size|mamba_d_ssm", 16),
-    (r"codebook_size|num_embeddings|\w*(?:audio|mel|shape|pronunciation)_vocab_size|encoder_hash_byte_group_vocab|ngram_vocab_size_base", 64),
-    (r"projection_hidden_size|base_channels|num_filters|latent_channels|vector_quantization_hidden_dimension|codebook_dim", WIDTH),
+    (r"codebook_size|num_embeddings|encoder_hash_byte_group_vocab|ngram_vocab_size_base", 64),
+    (r"\w*(?:audio|mel|shape|pronunciation)_vocab_size", 64),
     (r"zero_expert_num|num_query_tokens|latent_query_num|resampler_n(?:um)?_latents", 4),
     (r"num_position_embeddings", 16),
-)  # fmt: skip
+)
+# lists of widths
+DIVISORS = {"embed_dim": 8, "hidden_sizes": 32, "downsample_channels": 16}
 # lists of layers' numbers
 PLACES = (
     r"\w*layer_indexes|fullatt_block_indexes|global_attn_indexes|cross_attention_layers|\w*layers_indices|deepstack\w*"
@@ -117,8 +125,8 @@ FURTHER: dict[str, dict[str, Any]] = {
             "sliding_attention": _ROPE | {"mrope_section": [2, 1, 1]},
         }
     },
-    "dbrx": {"attn_config": {"rope_theta": 10000.0}},
-    "deepseek_ocr2_text": {"mlp_layer_types": ["dense", "sparse"]},
+    "dbrx": {"attn_config": {"rope_theta": 10000.0, "clip_qkv": 8.0}},
+    "deepseek_ocr2_text": {"mlp_layer_types": ["dense", "sparse"], "num_experts_per_tok": 2},
     "deepseek_v2": {"n_routed_experts": 4, "num_experts_per_tok": 2, "first_k_dense_replace": 1},
     "diffusion_gemma_text": {"num_experts": 4, "top_k_experts": 2, "moe_intermediate_size": 16},
     "gemma3n_text": {"num_kv_shared_layers": 0},
@@ -209,9 +217,11 @@ def shrink(sizes: dict[str, Any], vocabulary: int, path: str = "") -> None:
             shrink(value, vocabulary, f"{path}.{key}")
         elif isinstance(value, list):
             if layers and keep and len(value) == layers and layers > 1:
-                sizes[key] = [value[i] for i in keep]
+                sizes[key] = [INNER if key == "intermediate_size" else value[i] for i in keep]
             elif re.fullmatch(PLACES, key):
                 sizes[key] = [0, 1][: len(value)] if not keep else [min(1, len(keep) - 1)]
+            elif value and all(isinstance(v, int) and v >= 128 for v in value) and key in DIVISORS:
+                sizes[key] = [v // DIVISORS[key] for v in value]
             elif key == "vision_feature_layer":
                 sizes[key] = [-1, -2][: len(value)]
             elif key.endswith("mrope_section"):
@@ -227,7 +237,7 @@ def shrink(sizes: dict[str, Any], vocabulary: int, path: str = "") -> None:
             "n_words",
         ):
             sizes[key] = 41 if is_other else vocabulary
-        elif keep and value == layers and re.fullmatch(SIZES[9][0], key):
+        elif keep and value == layers and re.fullmatch(LAYER_KEYS, key):
             sizes[key] = len(keep)
         elif key.endswith(("_token_id", "_index")) and value >= vocabulary:
             sizes[key] = 3 + len(key) % 5

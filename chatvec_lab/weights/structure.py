@@ -118,10 +118,9 @@ def class_of(config: Mapping[str, Any]):
         raise Unknown(f"transformers does not know the model type {model_type!r}")
     if own is not None and own.config_class is not None and not issubclass(kind, own.config_class):
         kind = own.config_class
+    given = {k: v for k, v in config.items() if k not in ("quantization_config", "auto_map")}
     try:
-        made = kind.from_dict(
-            {k: v for k, v in config.items() if k not in ("quantization_config", "auto_map")}
-        )
+        made = kind.from_dict(_with_floats(given))
     except Exception as error:  # configs raise whatever their validators raise
         raise Unknown(f"{kind.__name__} refuses this config.json ({_line(error)})") from error
     if own is None:
@@ -134,6 +133,16 @@ def class_of(config: Mapping[str, Any]):
     if own is None:
         raise Unknown(f"transformers has no model class for {kind.__name__}")
     return own, made
+
+
+def _with_floats(value):
+    """A config as transformers reads it: JSON has no infinity, so that it is stored as {"__float__": "Infinity"}."""
+    if isinstance(value, list):
+        return [_with_floats(item) for item in value]
+    if isinstance(value, dict):
+        marked = value.get("__float__") if len(value) == 1 else None
+        return float(marked) if isinstance(marked, str) else {k: _with_floats(v) for k, v in value.items()}
+    return value
 
 
 def structure_of(config: Mapping[str, Any]) -> Structure:
@@ -152,9 +161,7 @@ def _structure(text: str) -> Structure:
     with _quietly():
         try:
             model = _built(own, config)
-        except (
-            Exception
-        ) as error:  # whatever a class raises of a config that it cannot take, or a library it lacks
+        except Exception as error:  # of a config that a class cannot take, a library that it lacks
             raise Unknown(f"{own.__name__} cannot be built from this config.json ({_line(error)})") from error
         rows = _vocabulary_names(own, config, model)
     embedding, head = _name_of(model, "get_input_embeddings"), _name_of(model, "get_output_embeddings")

@@ -191,3 +191,10 @@ def test_what_transformers_does_not_know_is_told_by_names_and_said():
     ]
     assert layout["transformer.strange.weight"].axis == "candidate"
     assert list(layout.unknown) == ["transformer.strange.weight"]
+
+
+def test_a_config_with_an_infinite_number_is_read_as_transformers_stores_it():
+    config = transformers.Mamba2Config(
+        hidden_size=32, num_hidden_layers=1, num_heads=8, head_dim=8, n_groups=1, state_size=16, vocab_size=40
+    )
+    assert layout_of(config, "Mamba2ForCausalLM").source == "Mamba2ForCausalLM"

@@ -47,7 +47,17 @@ def decode(
 
     prompts: token ids, none empty. limits: the most tokens for each reply, at least 1.
     uniforms: (prompts, steps) in [0, 1), needed unless greedy. text_of: decodes ids, needed for stop strings.
+    Models whose replies padding would change (recurrent ones, those that count positions by place) decode one by one.
+    Raises ValueError for models that cannot continue a text alone: encoder-decoders, those that need an image.
     """
+    if len(prompts) > 1 and _goes_alone(model):
+        settings = {"end_ids": end_ids, "text_of": text_of}
+        draw = [None] * len(prompts) if uniforms is None else [uniforms[i : i + 1] for i in range(len(prompts))]
+        singles = zip(prompts, limits, draw, strict=True)
+        return [
+            decode(model, [prompt], decoding, limits=[limit], uniforms=own, **settings)[0]
+            for prompt, limit, own in singles
+        ]
     ids, mask = _left_padded(prompts, model.device)  # (batch, width)
     positions = (mask.cumsum(1) - 1).clamp(min=0)
     forward = _cached_forward(model)
@@ -106,37 +116,55 @@ def _left_padded(prompts, device):
     return ids.to(device), mask.to(device)
 
 
-def _cached_forward(model):
-    """A function (ids, mask, positions) -> logits of the last position, with its cache as an attribute.
+def _goes_alone(model) -> bool:
+    """Whether padding would change the replies: a recurrent state, or positions that count places, not tokens."""
+    parameters = inspect.signature(model.forward).parameters
+    # ALiBi models take distances from the mask
+    counts_places = "position_ids" not in parameters and model.config.model_type not in ("bloom", "mpt")
+    return getattr(model, "_is_stateful", False) or counts_places
 
-    Raises ValueError for recurrent models, whose state padding would change.
-    """
+
+def _cached_forward(model):
+    """A function (ids, mask, positions) -> logits of the last position, with its cache as an attribute."""
     from transformers import DynamicCache
 
-    if getattr(model, "_is_stateful", False):
-        raise ValueError(
-            f"{type(model).__name__} keeps a recurrent state, which padded batches would change. Serve the model and "
-            "use `respond_served` instead."
-        )
-    cache = DynamicCache(config=model.config.get_text_config())
     parameters = inspect.signature(model.forward).parameters
+    _check_text_alone(model, parameters)
+    is_alone, is_stateful = _goes_alone(model), getattr(model, "_is_stateful", False)
     cache_name = "cache" if "cache" in parameters else "past_key_values"  # renamed in transformers 5
+    carried = {} if is_stateful else {cache_name: DynamicCache(config=model.config.get_text_config())}
+    fixed = {"logits_to_keep": 1} if "logits_to_keep" in parameters else {}
 
     def forward(ids, mask, positions):
-        # ALiBi models (BLOOM, MPT) take positions from the mask
         where = {"position_ids": positions} if "position_ids" in parameters else {}
-        output = model(
-            input_ids=ids,
-            attention_mask=mask,
-            use_cache=True,
-            logits_to_keep=1,
-            **where,
-            **{cache_name: cache},
-        )
+        where |= {} if is_alone else {"attention_mask": mask}
+        output = model(input_ids=ids, use_cache=True, **fixed, **where, **carried)
+        if is_stateful:  # the model makes its own state, which goes back in with the next token
+            names = [name for name in (cache_name, "state") if name in parameters]
+            carried.update({name: output[name] for name in names if output.get(name) is not None})
+            if not carried:
+                raise ValueError(f"{type(model).__name__} gives no state to go on from; no reply can be decoded.")
         return output.logits[:, -1].float()
 
-    forward.cache = cache
+    forward.cache = carried.get(cache_name)
     return forward
+
+
+def _check_text_alone(model, parameters) -> None:
+    kind = type(model).__name__
+    if getattr(model.config, "is_encoder_decoder", False):
+        raise ValueError(
+            f"{kind} reads the prompt with an encoder and writes with a decoder; respond continues prompts. Use its "
+            "own `generate`."
+        )
+    needed = [
+        name
+        for name, parameter in parameters.items()
+        if parameter.default is parameter.empty and parameter.kind is parameter.POSITIONAL_OR_KEYWORD
+    ]
+    needed = [name for name in needed if name != "input_ids"]
+    if needed:
+        raise ValueError(f"{kind} needs {' and '.join(needed)} beside the text, which prompts do not have.")
 
 
 def _seen(ids, mask, model):
