@@ -37,8 +37,27 @@ __all__ = [
 
 def __getattr__(name: str):
     if name in _PUBLIC:
-        return getattr(import_module(_PUBLIC[name]), name)
+        found = getattr(import_module(_PUBLIC[name]), name)
+        if _PUBLIC[name].startswith("chatvec_lab.weights."):
+            _let_push()
+        return found
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def _let_push() -> None:
+    """Give vectors and merged checkpoints their `push_to_hub`: weights know nothing of the hub, which stands above."""
+    from chatvec_lab.weights.merged import MergedCheckpoint
+    from chatvec_lab.weights.vector import WeightVector
+
+    for kind in (MergedCheckpoint, WeightVector):
+        kind.push_to_hub = _push_to_hub
+
+
+def _push_to_hub(self, repo_id: str, **options):
+    """Save to the Hugging Face hub with a model card; options and result as those of `interop.hub.push`."""
+    from chatvec_lab.interop.hub import push
+
+    return push(self, repo_id, **options)
 
 
 def __dir__():

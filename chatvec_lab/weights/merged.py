@@ -367,9 +367,3 @@ class MergedCheckpoint(Checkpoint):
             force=force,
             told=told,
         )
-
-    def push_to_hub(self, repo_id: str, **options):
-        """Send the merged model to the Hugging Face hub with a model card; options as in `interop.hub.push`."""
-        from chatvec_lab.interop.hub import push
-
-        return push(self, repo_id, **options)

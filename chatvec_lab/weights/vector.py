@@ -365,12 +365,6 @@ class WeightVector:
 
         return save_vector(self, Path(path), progress=progress)
 
-    def push_to_hub(self, repo_id: str, **options):
-        """Send the vector to the Hugging Face hub with a model card; options as in `interop.hub.push`."""
-        from chatvec_lab.interop.hub import push
-
-        return push(self, repo_id, **options)
-
     @staticmethod
     def load(path: str | os.PathLike) -> WeightVector:
         """A vector stored by `save`."""

@@ -85,14 +85,13 @@ def model_card(merged: MergedCheckpoint, manifest: dict) -> str:
             f"continually pre-trained model alone, {len(v['copied'])} special rows are the chat model's own, "
             f"{v['padded']} are padding, {len(v['added'])} were added.", "",
         ]  # fmt: skip
-    told = manifest["preflight"]
+    told = manifest.get("preflight") or {"findings": [], "forced": []}
     if told["findings"]:
         lines += ["What was found before the merge:", ""]
-        lines += [
-            f"- {f['name']}{' (overridden)' if f['name'] in told['forced'] else ''}: {f['text']}"
-            for f in told["findings"]
-        ]
-        lines += [""]
+        for finding in told["findings"]:
+            overridden = " (overridden)" if finding["name"] in told["forced"] else ""
+            lines.append(f"- {finding['name']}{overridden}: {inline(finding['text'])}")
+        lines.append("")
     if merged.chat_side:
         lines += [
             f"Chat template, end-of-turn tokens and generation config come from "
