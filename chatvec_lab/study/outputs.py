@@ -29,6 +29,7 @@ from typing import TYPE_CHECKING, Any
 
 from chatvec_lab import secrets
 from chatvec_lab.paths import REPORTS
+from chatvec_lab.reading import read_json
 
 if TYPE_CHECKING:
     import pandas
@@ -150,7 +151,7 @@ def save_summary(
 
 def load_summary(folder: str | Path) -> dict[str, Any]:
     """What `save_summary` saved, from the folder of another cell (a parameter that `needs` filled in)."""
-    return json.loads((Path(folder) / "summary.json").read_text("utf-8"))
+    return read_json(Path(folder) / "summary.json", {"question": str, "answer": str, "claims": [dict]})
 
 
 def _file(out: Path, kind: str, name: str, about: dict[str, Any]) -> Path:
@@ -162,7 +163,7 @@ def _file(out: Path, kind: str, name: str, about: dict[str, Any]) -> Path:
     folder = Path(out) / kind
     folder.mkdir(parents=True, exist_ok=True)
     others = [path for path in folder.glob("*.json") if path.stem != name]
-    orders = [json.loads(path.read_text("utf-8"))["order"] for path in others]
+    orders = [read_json(path, {"order": int})["order"] for path in others]
     _write(folder / f"{name}.json", {"order": max(orders, default=-1) + 1, **_plain(about)})
     return folder / name
 
