@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from chatvec_lab import Checkpoint, WeightVector
 from chatvec_lab.__main__ import main
@@ -116,7 +117,9 @@ def test_other_outputs_in_the_way_are_left_alone(families, tmp_path, capsys):
         assert "exists already" in capsys.readouterr().err
     changed = tmp_path / Path(chat).name  # the same name, other weights
     shutil.copytree(chat, changed)
-    shutil.copyfile(Path(base) / "model.safetensors", changed / "model.safetensors")
+    tensors = load_file(Path(chat) / "model.safetensors")
+    tensors["model.norm.weight"] = 2 * tensors["model.norm.weight"]
+    save_file(tensors, changed / "model.safetensors", metadata={"format": "pt"})
     command[command.index(chat)] = str(changed)
     assert main(command) == 1 and "exists already" in capsys.readouterr().err and not vector.exists()
 

@@ -160,12 +160,14 @@ def no_system_prompt(checkpoint: "Checkpoint") -> str:
     """Why this model cannot be given a system prompt; empty if it can."""
     from jinja2 import TemplateError
 
+    from chatvec_lab import sandbox
+
     marker = "chatvec lab"
     talk = [{"role": "system", "content": marker}, {"role": "user", "content": "?"}]
     if not checkpoint.chat_template:
         return f"{checkpoint.label} has no chat template"
     try:
-        text = checkpoint.tokenizer.apply_chat_template(talk, tokenize=False)
+        text = sandbox.render(checkpoint.tokenizer, talk)
     except TemplateError as error:
         return f"the chat template refuses it: {error}"
     return "" if marker in text else "the chat template leaves it out"

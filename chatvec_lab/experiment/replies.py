@@ -215,4 +215,7 @@ def _write(folder: Path, fresh: dict[str, list[dict]]) -> None:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())
+    mask = os.umask(0o077)
+    os.umask(mask)
+    os.chmod(file.name, 0o666 & ~mask)  # a temporary file is its writer's alone; the replies are as all else
     os.replace(file.name, part)

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from chatvec_lab import secrets
+from chatvec_lab.reading import parse_yaml, read_yaml
 from chatvec_lab.reading import read_json as read_facts
 from chatvec_lab.secrets.files import secrets_in
 from chatvec_lab.weights.checkpoint import Checkpoint, read_json
@@ -190,7 +191,7 @@ def _described_licences() -> dict[str, str]:
 
     result = {}
     for file in sorted((DATA / "families").glob("*.yaml")):
-        described = yaml.safe_load(file.read_text("utf-8")) or {}
+        described = read_yaml(file) or {}
         members = [described.get("base"), described.get("chat")]
         members += [*(described.get("cp") or {}).values(), *(described.get("others") or {}).values()]
         result |= {m["source"]: m["licence"] for m in members if isinstance(m, Mapping) and m.get("licence")}
@@ -228,8 +229,8 @@ def _split(text: str) -> tuple[dict, str]:
         return {}, text
     front, _, body = text[4:].partition("\n---\n")
     try:
-        parsed = yaml.safe_load(front)
-    except yaml.YAMLError:
+        parsed = parse_yaml(front, CARD)
+    except ValueError:
         return {}, text
     return (parsed, body) if isinstance(parsed, dict) else ({}, text)
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from chatvec_lab.report.svg import legal
+from chatvec_lab.study.outputs import write_csv
 
 if TYPE_CHECKING:
     import pandas
@@ -90,7 +91,7 @@ def _bounds(table: "pandas.DataFrame", column: Any) -> tuple[str | None, str | N
 def write(table: dict[str, Any], stem: Path) -> None:
     """Write `stem`.csv with all numbers and, for a table that is shown, `stem`.tex with booktabs."""
     data = table["data"]
-    data.to_csv(stem.with_suffix(".csv"), index=False)
+    write_csv(data, stem.with_suffix(".csv"))
     if not table["show"]:
         return
     text = readable(data.head(LATEX_ROWS))

@@ -10,7 +10,7 @@
 The files (all that the report reads; a notebook may write them by any other means):
 
     summary.json             question, answer (texts), claims: [{claim, estimate, low, high, n, seed, unit}]
-    tables/NAME.parquet      the exact table, for other notebooks;  tables/NAME.csv  the same for people
+    tables/NAME.parquet      the exact table, for other notebooks;  tables/NAME.csv  for people, see `write_csv`
     tables/NAME.json         {order, caption, show}: `show` false keeps a table of raw rows off the page
     figures/NAME.svg|pdf|png the figure;  figures/NAME.json  {order, caption, alt}
     samples/NAME.json        {order, caption, by, rows}: rows with prompt, response and the column `by`
@@ -29,10 +29,14 @@ from typing import TYPE_CHECKING, Any
 
 from chatvec_lab import secrets
 from chatvec_lab.paths import REPORTS
+from chatvec_lab.reading import read_json
 
 if TYPE_CHECKING:
     import pandas
     from matplotlib.figure import Figure
+
+
+_FORMULA = re.compile(r"(?!-?[\d.,]+(?:[eE][-+]?\d+)?\s*$)\s*[=+\-@\t\r\n\uff1d\uff0b\uff0d\uff20]")
 
 
 def output(out_dir: str | Path = "") -> Path:
@@ -51,8 +55,27 @@ def save_table(
     file = _file(out, "tables", name, {"caption": caption, "show": show})
     table = secrets.redacted_table(table.reset_index(drop=True))
     table.to_parquet(file.with_suffix(".parquet"), index=False)
-    table.to_csv(file.with_suffix(".csv"), index=False)
+    write_csv(table, file.with_suffix(".csv"))
     return table
+
+
+def write_csv(table: "pandas.DataFrame", file: Path) -> None:
+    """Write a table for people. A text that a spreadsheet would run as a formula gets an apostrophe before it.
+
+    Such a text begins with =, +, -, @, a tab or a line end and is no number; parquet has it as it is.
+    """
+
+    def shown(value: Any) -> Any:
+        if not isinstance(value, str):
+            return value
+        value = re.sub(r"\r\n?", "\n", value)  # pandas leaves a lone \r unquoted, and it would end the row
+        return f"'{value}" if _FORMULA.match(value) else value
+
+    safe = table.rename(columns=shown)
+    for place, (_, column) in enumerate(table.items()):
+        if column.dtype.kind not in "biufcmM":
+            safe.isetitem(place, column.astype(object).map(shown))
+    safe.to_csv(file, index=False)
 
 
 def save_figure(out: Path, name: str, figure: "Figure", *, caption: str, alt: str) -> None:
@@ -128,7 +151,7 @@ def save_summary(
 
 def load_summary(folder: str | Path) -> dict[str, Any]:
     """What `save_summary` saved, from the folder of another cell (a parameter that `needs` filled in)."""
-    return json.loads((Path(folder) / "summary.json").read_text("utf-8"))
+    return read_json(Path(folder) / "summary.json", {"question": str, "answer": str, "claims": [dict]})
 
 
 def _file(out: Path, kind: str, name: str, about: dict[str, Any]) -> Path:
@@ -140,7 +163,7 @@ def _file(out: Path, kind: str, name: str, about: dict[str, Any]) -> Path:
     folder = Path(out) / kind
     folder.mkdir(parents=True, exist_ok=True)
     others = [path for path in folder.glob("*.json") if path.stem != name]
-    orders = [json.loads(path.read_text("utf-8"))["order"] for path in others]
+    orders = [read_json(path, {"order": int})["order"] for path in others]
     _write(folder / f"{name}.json", {"order": max(orders, default=-1) + 1, **_plain(about)})
     return folder / name
 

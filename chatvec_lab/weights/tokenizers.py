@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 import xxhash
 
+from chatvec_lab import sandbox
+
 if TYPE_CHECKING:
     from chatvec_lab.weights.checkpoint import Checkpoint
     from chatvec_lab.weights.merged import MergedCheckpoint
@@ -103,7 +105,7 @@ def _prompts(tokenizer) -> list[dict[str, Any]]:
     result = []
     for number, talk in enumerate(TALKS):
         try:
-            text = tokenizer.apply_chat_template(list(talk), tokenize=False, add_generation_prompt=True)
+            text = sandbox.render(tokenizer, list(talk), add_generation_prompt=True)
         except TemplateError:  # the template's own refusal
             continue
         result.append({"talk": number, "text": text, "pieces": _pieces(tokenizer, text)})

@@ -5,6 +5,7 @@ import re
 from collections.abc import Mapping, Sequence
 from datetime import date as calendar_date
 
+from chatvec_lab import sandbox
 from chatvec_lab.evaluation.asking.thinking import format_of
 
 __all__ = ["ChatTemplate"]
@@ -68,8 +69,8 @@ class ChatTemplate:
         ]
         changed = {} if self._text == self._tokenizer.chat_template else {"chat_template": self._text}
         try:
-            text = self._tokenizer.apply_chat_template(
-                given, add_generation_prompt=is_asked, tokenize=False, **changed, **self._arguments
+            text = sandbox.render(
+                self._tokenizer, given, add_generation_prompt=is_asked, **changed, **self._arguments
             )
         except (TemplateError, TypeError) as error:
             roles = ", ".join(message["role"] for message in messages)

@@ -17,6 +17,8 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from chatvec_lab.reading import read_json
+
 __all__ = [
     "COLUMNS",
     "Conversation",
@@ -240,7 +242,7 @@ def kept_date(folder: str | Path | None) -> str | None:
     path = None if folder is None else Path(folder) / "run.json"
     if path is None or not path.exists():
         return None
-    return json.loads(path.read_text(encoding="utf-8")).get("template_date")
+    return read_json(path).get("template_date")
 
 
 def claim(folder: Path, run: dict) -> None:
@@ -252,7 +254,7 @@ def claim(folder: Path, run: dict) -> None:
         text = json.dumps(run, indent=2, ensure_ascii=False)
         _write_whole(path, lambda file: file.write(text.encode()))
         return
-    there = json.loads(path.read_text(encoding="utf-8"))
+    there = read_json(path)
     keys = [key for key in {**there, **run} if there.get(key) != run.get(key)]
     if keys:
         lines = "".join(f"\n  {key}: {there.get(key)!r} there, {run.get(key)!r} now" for key in keys)
