@@ -85,7 +85,7 @@ def _prompts(name: str, language: str) -> pd.DataFrame:
         table = risk_prompts.safety_prompts(language=form) if _fits(form, language) else pd.DataFrame()
     elif name in prompts.SETS or name in prompts.PUBLISHED:
         known = prompts.LANGUAGES if name in prompts.SETS else prompts.PUBLISHED[name][2]
-        if language == "en" and "en" not in known:
+        if not any(_fits(code, language) for code in known):
             return pd.DataFrame()
         table = prompts.load_prompts(name, language)
     else:
