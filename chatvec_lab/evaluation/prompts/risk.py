@@ -79,6 +79,9 @@ def rtp_lx(
     zip hold "NA" in place of the prompts: they are refused. toxicity is the annotators' mean, 1 to 5.
     """
     locale = _rtp_lx_locale(language)
+    named = re.fullmatch(r"RTP_LX_(.+)\.json", Path(source).name)
+    if named and named[1] != locale:
+        raise ValueError(f"{source} has no prompts in {language!r}; by its name it has {named[1]}")
     rows = _json_lines(_rtp_lx_content(Path(source), locale, password), name=str(source))
     if all(row.get("Prompt") == "NA" for row in rows):
         raise ValueError(
@@ -113,7 +116,30 @@ def polyglo_toxicity_prompts(
     """
     if split not in ("small", "full", "wildchat"):
         raise ValueError(f"split={split!r}: choose 'small', 'full' or 'wildchat'")
-    code = normalise(language).split("-")[0]
+    known = [
+        "ar",
+        "cs",
+        "de",
+        "en",
+        "es",
+        "fr",
+        "hi",
+        "id",
+        "it",
+        "ja",
+        "ko",
+        "nl",
+        "pl",
+        "pt",
+        "ru",
+        "sv",
+        "zh",
+    ]  # its Chinese is Simplified
+    code = "zh" if normalise(language) == "zh-Hans" else normalise(language)
+    if code not in known:
+        raise ValueError(
+            f"polyglo-toxicity-prompts has no prompts in {language!r}; it has {', '.join(known)} (zh-Hans)"
+        )
     config = f"wildchat-{code}" if split == "wildchat" else f"ptp-{code}"
     files = _files(source, f"{config}/{split}-*.parquet")
     rows = pd.concat([pd.read_parquet(file) for file in files], ignore_index=True)
@@ -130,7 +156,7 @@ def polyglo_toxicity_prompts(
             "prompt_id": [f"{config}-{split}-{i}" for i in range(len(rows))],
             "set": "polyglo-toxicity-prompts",
             "category": labels,
-            "language": normalise(language),
+            "language": "zh-Hans" if code == "zh" else code,
             "turns": [[str(t)] for t in rows[text]],
             "toxicity": score.astype(float),
         }
@@ -153,6 +179,10 @@ def safety_prompts(
     per_scenario=1000. `source` is the hub id, a folder with the two JSON files, or one of them. category is the
     scenario; `judge_safety` takes this table as its `scenarios`.
     """
+    if language not in ("zh-Hans", "zh-Hant"):
+        raise ValueError(
+            f"safety-prompts has no prompts in {language!r}; it has zh-Hans, and zh-Hant by conversion"
+        )
     unknown = [s for s in scenarios if s not in TYPICAL + ATTACKS]
     if isinstance(scenarios, str) or unknown:
         raise ValueError(f"scenarios={scenarios!r}: a list of {', '.join(TYPICAL + ATTACKS)}")

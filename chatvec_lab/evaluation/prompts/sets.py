@@ -3,17 +3,17 @@
 Our own sets (`data/prompts`) are parallel: the same `prompt_id` asks the same in every language.
 """
 
-import json
 from collections.abc import Iterable, Mapping
 from fnmatch import fnmatch
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 
 from chatvec_lab.evaluation.instructions import validate
 from chatvec_lab.evaluation.language import normalise
 from chatvec_lab.evaluation.prompts.download import fetch
+from chatvec_lab.evaluation.prompts.files import SUFFIXES, rows_of
+from chatvec_lab.evaluation.prompts.shapes import prompt_of
 from chatvec_lab.paths import DATA
 
 __all__ = ["COLUMNS", "LANGUAGES", "PUBLISHED", "SETS", "load_prompts", "read_prompts"]
@@ -45,10 +45,6 @@ PUBLISHED: dict[str, tuple[str, str | None, tuple[str, ...]]] = {
         ("en", "zh-Hans", "ar", "es", "ja", "ko", "th", "fr", "pt", "vi"),
     ),
 }
-_ID = ("prompt_id", "id", "question_id", "key", "uid")
-_TURNS = ("turns", "questions", "prompt", "question", "instruction", "text", "input")
-_SUFFIXES = (".jsonl", ".json", ".csv", ".parquet")
-_REFERENCE = ("reference", "references", "answer", "output")
 
 
 def load_prompts(name: str, language: str = "en", *, limit: int | None = None) -> pd.DataFrame:
@@ -66,11 +62,12 @@ def load_prompts(name: str, language: str = "en", *, limit: int | None = None) -
         raise KeyError(f"no prompt set {name!r}; our own: {', '.join(SETS)}; published: {', '.join(PUBLISHED)};"
                        " any other file or hub id: read_prompts")  # fmt: skip
     known = LANGUAGES if name in SETS else PUBLISHED[name][2]
-    language = (
-        normalise(language) if normalise(language) in known else known[0] if len(known) == 1 else language
-    )
-    if language not in known:
+    fitting = [code for code in known if code == normalise(language)]
+    if normalise(language) == "zh":  # either script, if there is one of them alone
+        fitting = fitting or [code for code in known if code.startswith("zh-")]
+    if len(fitting) != 1:
         raise ValueError(f"{name} has no prompts in {language!r}; it has {', '.join(known)}")
+    language = fitting[0]
     if name in SETS:
         path = DATA / "prompts" / name / f"{language}.jsonl"
         return read_prompts(path, language=language, set=name, limit=limit)
@@ -91,19 +88,25 @@ def read_prompts(
     """Prompts from a file (jsonl, json, csv, parquet), a link, a hub dataset's id, or rows.
 
     `file` names the file inside a hub dataset; a pattern will do. Understands the fields of FastChat (question_id,
-    category, turns, reference), IFEval (key, prompt, instruction_id_list, kwargs) and plain tables with a
-    prompt, question, instruction or text. Columns and errors as in `load_prompts`.
+    category, turns, reference), IFEval (key, prompt, instruction_id_list, kwargs), messages with roles (TRL, ShareGPT),
+    Alpaca's instruction and input, a question with its context, and plain tables with a prompt, question, instruction
+    or text. Answers that stand in the file are references. A column `item` names what several prompts share, and is
+    kept. Columns and errors as in `load_prompts`; a row that cannot be asked as it is meant is a ValueError with file,
+    row and column.
     """
     if isinstance(source, str | Path):
         path = _local(str(source), file, revision)
-        rows, name = _rows(path), set or Path(str(source)).stem
+        rows, name = rows_of(path), set or Path(str(source)).stem
     else:
-        rows, name = list(source), set or "prompts"
+        name = set or "prompts"
+        rows = [(f"{name}, row {i}", row) for i, row in enumerate(source)]
     rows = rows[:limit]
     if not rows:
         raise ValueError(f"{source} holds no prompts")
     language = normalise(language) or language
-    table = pd.DataFrame([_prompt(row, i, name, language) for i, row in enumerate(rows)], columns=COLUMNS)
+    found = [prompt_of(row, place, i, set=name, language=language) for i, (place, row) in enumerate(rows)]
+    columns = [*COLUMNS, "item"] if any("item" in row for row in found) else COLUMNS
+    table = pd.DataFrame(found, columns=columns)
     if table["prompt_id"].duplicated().any():
         twice = table.loc[table["prompt_id"].duplicated(), "prompt_id"].unique()
         raise ValueError(f"{name}: {len(twice)} ids occur twice, such as {twice[0]!r}")
@@ -112,70 +115,13 @@ def read_prompts(
     return table
 
 
-def _prompt(row: Mapping, position: int, name: str, language: str) -> dict:
-    row = {k: v.tolist() if isinstance(v, np.ndarray) else v for k, v in row.items()}
-    key = next((k for k in _TURNS if row.get(k)), None)
-    if key is None:
-        raise ValueError(f"{name}, row {position}: none of {', '.join(_TURNS)} among {', '.join(row)}")
-    turns = [row[key]] if isinstance(row[key], str) else [str(turn) for turn in row[key]]
-    identifier = next((row[k] for k in _ID if row.get(k) is not None), position)
-    reference = next(
-        (row[k] for k in _REFERENCE if k in row and isinstance(row[k], str | list) and row[k]), None
-    )
-    return {
-        "prompt_id": str(identifier),
-        "set": name,
-        "category": row.get("category"),
-        "language": normalise(row.get("language")) or language,
-        "turns": turns,
-        "checks": _checks(row),
-        "reference": [reference] if isinstance(reference, str) else reference,
-    }
-
-
-def _checks(row: Mapping) -> list[dict]:
-    """Our own checks as they are; IFEval's two parallel lists joined, without the nulls that pad its table."""
-    if "instruction_id_list" not in row:
-        return list(row.get("checks") or [])
-    names, kwargs = row["instruction_id_list"], row.get("kwargs")
-    kwargs = json.loads(kwargs) if isinstance(kwargs, str) else kwargs or [{}] * len(names)
-    return [
-        {"instruction": name, "kwargs": {k: v for k, v in (given or {}).items() if v is not None and v == v}}
-        for name, given in zip(names, kwargs, strict=True)
-    ]
-
-
-def _rows(path: Path) -> list[dict]:
-    match path.suffix.lower():
-        case ".jsonl":
-            lines = path.read_text(encoding="utf-8-sig").split("\n")  # not splitlines: it cuts at U+2028
-            return [_line(line, path, n) for n, line in enumerate(lines, start=1) if line.strip()]
-        case ".json":
-            found = json.loads(path.read_text(encoding="utf-8-sig"))
-            return (
-                found if isinstance(found, list) else next(v for v in found.values() if isinstance(v, list))
-            )
-        case ".csv":
-            return pd.read_csv(path).to_dict("records")
-        case ".parquet":
-            return pd.read_parquet(path).to_dict("records")
-    raise ValueError(f"{path}: prompts are read from .jsonl, .json, .csv or .parquet")
-
-
-def _line(line: str, path: Path, number: int) -> dict:
-    try:
-        return json.loads(line)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path}, line {number} is not JSON: {error}") from error
-
-
 def _local(source: str, file: str | None, revision: str | None) -> Path:
     """The file on disk, downloaded first if `source` is a link or a hub dataset's id."""
     if source.startswith(("https://", "http://")):
         return fetch(source)
     if Path(source).is_file():
         return Path(source)
-    if source.endswith(_SUFFIXES) or source.count("/") != 1:
+    if source.endswith(SUFFIXES) or source.count("/") != 1:
         raise FileNotFoundError(f"no prompt file {source}")
     from httpx import TransportError
     from huggingface_hub import HfApi, hf_hub_download
@@ -185,7 +131,7 @@ def _local(source: str, file: str | None, revision: str | None) -> Path:
     try:
         if file is None or any(c in file for c in "*?["):
             names = HfApi().list_repo_files(**options)
-            wanted = [n for n in names if (fnmatch(n, file) if file else n.endswith(_SUFFIXES))]
+            wanted = [n for n in names if (fnmatch(n, file) if file else n.endswith(SUFFIXES))]
             if len(wanted) != 1:
                 raise ValueError(
                     f"{source}: {len(wanted)} files match {file or 'a table'}; name one with file=: {', '.join(names)}"

@@ -70,7 +70,7 @@ class LocalGuard:
             "completion_tokens",
         )
         empty = dict.fromkeys(names)
-        records: list[dict] = [{**empty, "asked": 0} for _ in questions]
+        records: list[dict] = [{**empty, "asked": 0, "unanswered": 0} for _ in questions]
         asked = [i for i, question in enumerate(questions) if question]
         if not asked:
             return records

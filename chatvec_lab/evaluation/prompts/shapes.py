@@ -1,0 +1,246 @@
+"""A row of a prompt file as what is asked: the turns of the user, an id, references and checks.
+
+People keep prompts as a text, a list of turns, messages with roles, an instruction with its input, a question with its
+context. Each is asked as it is meant; what a prompts table cannot say (a system prompt, an answer given beforehand,
+choices, a picture) is refused, since leaving it out would ask something else.
+"""
+
+import json
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from chatvec_lab.evaluation.language import normalise
+
+__all__ = ["prompt_of"]
+
+_ID = ("prompt_id", "id", "question_id", "key", "uid")
+_MESSAGES = ("messages", "conversations", "conversation")
+_TURNS = ("turns", "questions", "prompt", "question", "instruction", "text", "input")
+_CONTEXT = ("context", "passage")
+_REFERENCE = ("reference", "references", "answer", "output", "response")
+_UNASKED = {  # columns that change what is asked, and that a prompts table has no place for
+    **dict.fromkeys(("system", "system_prompt"), "a system prompt is given to respond(system=...)"),
+    **dict.fromkeys(
+        ("history",), "a dialogue that was held before cannot be asked again; give all its turns"
+    ),
+    **dict.fromkeys(
+        ("choices", "options", "endings", "candidates"),
+        "multiple choice is no prompt; write the choices into the question, or take a knowledge task",
+    ),
+    **dict.fromkeys(("image", "images", "audio", "video"), "only text is asked"),
+}
+_TEXT_KEYS = ("content", "text", "value", "prompt", "question")
+_USER, _ASSISTANT = ("user", "human", "prompter"), ("assistant", "gpt", "model", "bot", "chatgpt", "ai")
+
+
+def prompt_of(row: Any, place: str, position: int, *, set: str, language: str) -> dict:
+    """One row of the prompts table; ValueError, with the place and the column, where it cannot be asked as meant."""
+    if isinstance(row, str):
+        row = {"prompt": row}
+    if not isinstance(row, Mapping):
+        raise ValueError(f"{place} is {type(row).__name__}: a row is an object with a prompt, or a text")
+    row = {str(k): v for k, v in row.items()}
+    for column, reason in _UNASKED.items():
+        if not _is_empty(row.get(column)) and not (column == "options" and "checks" in row):
+            raise ValueError(f"{place}, column {column}: {reason}")
+    turns, answers = _asked(row, place)
+    said = next((row[k] for k in _REFERENCE if not _is_empty(row.get(k))), answers)
+    found = {
+        "prompt_id": _identifier(row, place, position),
+        "set": set,
+        "category": None if _is_empty(row.get("category")) else str(row["category"]),
+        "language": normalise(row.get("language")) or language,
+        "turns": turns,
+        "checks": _checks(row, place),
+        "reference": _reference(said, turns, place),
+    }
+    return found if _is_empty(row.get("item")) else found | {"item": str(row["item"])}
+
+
+def _asked(row: dict, place: str) -> tuple[list[str], list[str] | None]:
+    """(turns, the answers that stand between them)."""
+    told = {c: _messages(row[c], f"{place}, column {c}") for c in _MESSAGES if not _is_empty(row.get(c))}
+    for column in _TURNS:
+        value = row.get(column)
+        if _is_empty(value) or (column == "input" and "instruction" in row):
+            continue
+        value = _listed(value, f"{place}, column {column}", is_list=column in ("turns", "questions"))
+        if isinstance(value, list) and any(isinstance(one, Mapping) and _role(one) for one in value):
+            told[column] = _messages(value, f"{place}, column {column}")
+        elif isinstance(value, list):
+            told[column] = [_plain(one, f"{place}, column {column}") for one in value], None
+        else:
+            told[column] = [_plain(value, f"{place}, column {column}")], None
+    if not told:
+        there = [c for c in (*_MESSAGES, *_TURNS) if c in row]
+        if there:
+            raise ValueError(f"{place}, column {there[0]} is empty: every row asks something")
+        raise ValueError(f"{place}: none of {', '.join((*_TURNS, *_MESSAGES))} among {', '.join(row)}")
+    column, (turns, answers) = next(iter(told.items()))
+    for other, (also, _) in told.items():
+        if also != turns and also != turns[: len(also)]:
+            raise ValueError(
+                f"{place}: columns {column} and {other} both say what is asked, and differ; keep one, or rename the other"
+            )
+    for turn in turns:
+        if not turn.strip():
+            raise ValueError(f"{place}, column {column} has an empty turn: every turn asks something")
+    return _with_context(row, turns, column, place), answers
+
+
+def _with_context(row: dict, turns: list[str], column: str, place: str) -> list[str]:
+    """The first turn with what it is about: an instruction's input after it, a question's context before it."""
+    after = row.get("input") if column != "input" and "instruction" in row else None
+    before = next((row[c] for c in _CONTEXT if not _is_empty(row.get(c))), None)
+    parts = [*([] if _is_empty(before) else [_plain(before, f"{place}, column context")]), turns[0]]
+    if not _is_empty(after):
+        parts.append(_plain(after, f"{place}, column input"))
+    return ["\n\n".join(parts), *turns[1:]]
+
+
+def _messages(value: Any, place: str) -> tuple[list[str], list[str] | None]:
+    """What the user says, and what the assistant answers: a reference for each turn, or for none."""
+    value = _listed(value, place, is_list=True)
+    if not isinstance(value, list) or not all(isinstance(one, Mapping) for one in value):
+        raise ValueError(f"{place} is no list of messages, each with a role and a content")
+    turns: list[str] = []
+    answers: list[str] = []
+    for message in value:
+        role, content = _role(message), next((message[k] for k in _TEXT_KEYS if k in message), None)
+        if role == "system" and _is_empty(content):
+            continue
+        if role in _USER and len(answers) == len(turns):
+            turns.append(_plain(content, place))
+        elif role in _ASSISTANT and len(answers) == len(turns) - 1:
+            answers.append(_plain(content, place))
+        elif role == "system":
+            raise ValueError(
+                f"{place} has a system message: leave it out here and give it to respond(system=...)"
+            )
+        elif role in (*_USER, *_ASSISTANT):
+            raise ValueError(
+                f"{place}: {role} speaks where the other's turn is; user and assistant alternate"
+            )
+        else:
+            raise ValueError(f"{place} has a message of role {role!r}: user and assistant are understood")
+    if answers and len(answers) < len(turns):
+        raise ValueError(
+            f"{place} fixes what the assistant said before the last turn, but a model answers every turn itself:"
+            " keep the last turn, or give an answer to each as a reference"
+        )
+    return turns, answers or None
+
+
+def _role(message: Mapping) -> str:
+    return str(message.get("role") or message.get("from") or "").lower()
+
+
+def _plain(value: Any, place: str) -> str:
+    """The text of a turn: a string, an object that has one, or a list of text parts."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, Mapping):
+        if value.get("type", "text") != "text":
+            raise ValueError(f"{place} has a part of type {value['type']!r}: only text is asked")
+        found = next((value[k] for k in _TEXT_KEYS if k in value), None)
+        if isinstance(found, str | list):
+            return _plain(found, place)
+        raise ValueError(f"{place} is an object without a text; found {', '.join(map(str, value))}")
+    if isinstance(value, list) and value and all(isinstance(part, Mapping) for part in value):
+        return "\n".join(_plain(part, place) for part in value)
+    raise ValueError(
+        f"{place} is {value!r:.60}, {type(value).__name__}, not text: write it in quotation marks"
+    )
+
+
+def _listed(value: Any, place: str, *, is_list: bool) -> Any:
+    """A cell that holds a list as JSON, as a list; one that Python printed is refused."""
+    if not isinstance(value, str) or not value.lstrip().startswith("["):
+        return value
+    try:
+        found = json.loads(value)
+    except (ValueError, RecursionError):
+        found = None
+    is_meant = is_list or (
+        isinstance(found, list) and any(isinstance(o, Mapping) and _role(o) for o in found)
+    )
+    if isinstance(found, list) and is_meant:
+        return found
+    if found is None and (is_list or value.lstrip().startswith(("[{'role'", "[{'from'", "[{'content'"))):
+        raise ValueError(
+            f"{place} is a list as Python prints it ({value[:40]}…), which is not clear; write it as JSON"
+        )
+    return value
+
+
+def _identifier(row: dict, place: str, position: int) -> str:
+    named = [k for k in _ID if k in row]
+    if not named:
+        return str(position)
+    column = next((k for k in named if not _is_empty(row[k])), named[0])
+    value = row[column]
+    if _is_empty(value) or isinstance(value, list | Mapping):
+        raise ValueError(
+            f"{place}, column {column} is {value!r:.40}: every row needs an id of its own, or leave the column out"
+        )
+    is_whole = isinstance(value, float) and value.is_integer()
+    return str(int(value) if is_whole else value)
+
+
+def _reference(said: Any, turns: list[str], place: str) -> list[str | None] | None:
+    if isinstance(said, str) and said.lstrip().startswith("[") and len(turns) > 1:
+        said = _listed(said, f"{place}, column reference", is_list=True)
+    if isinstance(said, int) and not isinstance(said, bool):
+        said = str(said)
+    if isinstance(said, str):
+        return [said]
+    if not isinstance(said, list):
+        return None
+    if len(said) > len(turns):
+        raise ValueError(
+            f"{place}, column reference has {len(said)} answers for {len(turns)} turns; give one a turn"
+        )
+    return [None if _is_empty(one) else _plain(one, f"{place}, column reference") for one in said]
+
+
+def _checks(row: dict, place: str) -> list[dict]:
+    """Our own checks as they are; IFEval's two parallel lists joined, without the nulls that pad its table."""
+    column = "checks" if "instruction_id_list" not in row else "instruction_id_list"
+    listed = _object(row.get(column), f"{place}, column {column}") or []
+    if column == "checks":
+        if not isinstance(listed, list) or not all(
+            isinstance(o, Mapping) and "instruction" in o for o in listed
+        ):
+            raise ValueError(f"{place}, column checks is no list of objects with an instruction")
+        return [
+            {**one, "kwargs": _given(one.get("kwargs"))} if "kwargs" in one else dict(one) for one in listed
+        ]
+    kwargs = _object(row.get("kwargs"), f"{place}, column kwargs") or [{}] * len(listed)
+    if not isinstance(listed, list) or not isinstance(kwargs, list) or len(listed) != len(kwargs):
+        raise ValueError(f"{place}: instruction_id_list and kwargs are two lists of the same length")
+    return [
+        {"instruction": name, "kwargs": _given(_object(given, f"{place}, column kwargs"))}
+        for name, given in zip(listed, kwargs, strict=True)
+    ]
+
+
+def _given(kwargs: Mapping | None) -> dict:
+    return {k: v for k, v in (kwargs or {}).items() if v is not None and v == v}
+
+
+def _object(value: Any, place: str) -> Any:
+    """A cell that may hold JSON as text."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return json.loads(value)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{place} is not JSON: {error}") from error
+
+
+def _is_empty(value: Any) -> bool:
+    is_gap = value is None or (isinstance(value, float) and math.isnan(value))
+    return is_gap or (
+        isinstance(value, str | list | Mapping) and not (value.strip() if isinstance(value, str) else value)
+    )
