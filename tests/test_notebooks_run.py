@@ -137,16 +137,26 @@ def test_limits_by_part_by_pair_and_by_relative(table, summary):
 
 
 def test_the_papers_numbers_keep_their_own_column(table, summary):
-    beside = table("08_paper", "beside").set_index(["table", "setup"])
-    assert beside.paper["1", "CP + τ"] == 7.03 and beside.paper["7", "CP → FT"] == 98.8
+    measured = table("08_paper", "measured").set_index(["table", "setup"])
+    assert measured.paper["1", "CP + τ"] == 7.03 and measured.paper["7", "CP → FT"] == 98.8
     right = (
         table("04_instruction_following", "replies").query("language == 'zh' and model == 'CP + τ'").correct
     )
-    assert beside.here["1", "CP + τ"] == pytest.approx(right.mean())
-    assert (beside.here_low <= beside.here).all() and (beside.here <= beside.here_high).all()
+    assert measured.here["1", "CP + τ"] == pytest.approx(right.mean())
+    assert (measured.here_low <= measured.here).all() and (measured.here <= measured.here_high).all()
+    assert set(table("08_paper", "beside").table) == {"7"}, "the one quantity that both count alike"
     agreement = table("08_paper", "agreement")
     assert (agreement.agree <= agreement.pairs).all() and (agreement.clear_agree <= agreement.clear).all()
     assert "Levels are not compared" in summary("08_paper")["answer"]
+
+
+def test_what_is_forgotten_is_counted_in_both_languages(table, summary):
+    change = table("10_knowledge", "change")
+    assert set(change.language) == {"zh", "en"} and "CP + τ" in set(change.model)
+    kept = table("07_limits", "kept").query("model == 'CP + τ' and language == 'zh'").estimate.item()
+    plain = table("10_knowledge", "plain").query("model == 'CP + τ' and language == 'zh'").estimate.item()
+    assert plain == kept, "the same question, from what was kept"
+    assert "none named" in summary("10_knowledge")["answer"]
 
 
 def test_notebooks_share_their_replies(out):

@@ -1,7 +1,7 @@
 """What a study will need, before it runs: memory, disk, replies, judge's requests and what they cost.
 
-Upper bounds from the parameters alone: a prompt set may hold fewer prompts than are asked for, and what was asked before
-is not asked again. Nothing is loaded and nothing is asked.
+Upper bounds from the parameters alone: a prompt set may hold fewer prompts than are asked for, and what was asked
+before is not asked again. Nothing is loaded and nothing is asked.
 """
 
 from collections import Counter
@@ -58,9 +58,8 @@ def page(family: "Family", cells: "Iterable[Cell]") -> str:
     lines = _machine(family, cells) if any(facts.get("parameters") for facts in family.facts.values()) else []
     if lines and (total := asked.total()):
         hours = total * longest / SPEED / 3600
-        lines.append(
-            f"replies: {total:,} at most, of {longest} tokens at most; some {hours:.1f} hours at {SPEED:,} tokens a second"
-        )
+        told = f"replies: {total:,} at most, of {longest} tokens at most"
+        lines.append(f"{told}; some {hours:.1f} hours at {SPEED:,} tokens a second")
     if requests:
         told = ", ".join(f"{name} {count:,}" for name, count in requests.items())
         lines.append(f"requests to judges and endpoints, at most: {told}")
@@ -76,13 +75,13 @@ def _machine(family: "Family", cells: "list[Cell]") -> list[str]:
     if any(
         cell.parameters.get("speaker", "memory") == "memory" and cell.notebook[:2] in _LOADS for cell in cells
     ):
-        lines.append(f"memory: {size:.0f} GB of a GPU (or {2 * size:.0f} GB without one, in float32) for one model of "
-                     f"{most / 1e9:.1f} G parameters, and {3 * size:.0f} GB of the machine while a scale is turned")  # fmt: skip
+        one = f"{size:.0f} GB of a GPU (or {2 * size:.0f} GB without one, in float32)"
+        turned = f"{3 * size:.0f} GB of the machine while a scale is turned"
+        lines.append(f"memory: {one} for one model of {most / 1e9:.1f} G parameters, and {turned}")
     members = len(family.members)
     merged = sum(size for cell in cells if cell.notebook.startswith("01"))
-    lines.append(
-        f"disk: {members * size:.0f} GB for the {members} members, {merged:.0f} GB for merged models that are saved"
-    )
+    saved = f"{merged:.0f} GB for merged models that are saved"
+    lines.append(f"disk: {members * size:.0f} GB for the {members} members, {saved}")
     return lines
 
 

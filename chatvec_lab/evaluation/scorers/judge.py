@@ -219,9 +219,9 @@ def compare_replies(
     a, b = _paired(a, b, keys)
     known = reference_answers(a, references)
     questions, hashes = [], []
-    chosen = list(is_last(a)) if last_only else [True] * len(a)
+    is_asked = list(is_last(a)) if last_only else [True] * len(a)
     pairs = zip(dialogues(a), dialogues(b), known, strict=True)
-    for turns_a, turns_b, reference in itertools.compress(pairs, chosen):
+    for turns_a, turns_b, reference in itertools.compress(pairs, is_asked):
         kind = "single" if len(turns_a) == 1 else "dialogue"
         chosen = template or templates()["pair"][kind + ("_reference" if reference else "")]
         hashes.append(_hash(chosen))
@@ -249,7 +249,7 @@ def compare_replies(
     ]
     counts = pd.DataFrame(count_columns(records))
     return (
-        a.loc[chosen, keys]
+        a.loc[is_asked, keys]
         .reset_index(drop=True)
         .assign(
             a=names[0],
