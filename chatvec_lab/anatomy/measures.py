@@ -51,11 +51,11 @@ def norms(
 def cosines(vectors: Mapping[str, WeightVector], *, progress: bool = True) -> DataFrame:
     """Cosine between every pair of vectors, one row a pair and tensor.
 
-    Columns: a, b, tensor, component, layer, module, projection, cosine, sign_agreement (share of equal signs among the elements that
-    are not zero in either), random_sd (standard deviation of the cosine of two random directions of this size,
-    1/sqrt(parameters), mean 0), signs_sd (the same for vectors with these very magnitudes and random signs;
-    larger, since large entries meet; both are lower bounds for updates that move many weights as one),
-    parameters, both_moved (elements zero in neither), l2_a, l2_b.
+    Columns: a, b, tensor, component, layer, module, projection, cosine, sign_agreement (share of equal signs among
+    the elements that are not zero in either), random_sd (standard deviation of the cosine of two random directions of
+    this size, 1/sqrt(parameters), mean 0), signs_sd (the same for vectors with these very magnitudes and random
+    signs: above random_sd where the large entries of both meet, below it where they avoid each other; both are lower
+    bounds for updates that move many weights as one), parameters, both_moved (elements zero in neither), l2_a, l2_b.
 
     Rows of embedding and head are paired by token and compared over tokens that both vectors know. A tensor that
     is zero in either vector has no direction: its cosine is missing, not 0. See `survey` for NaN and errors.
