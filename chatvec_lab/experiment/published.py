@@ -166,31 +166,44 @@ def _of_one_set(name: str, language: str, kind: str) -> pd.DataFrame:
 def _provoking(reader: str, source: str, language: str) -> pd.DataFrame:
     """A published set of prompts that provoke; empty where it has none in this language."""
     from chatvec_lab.evaluation.prompts import risk
-    from chatvec_lab.evaluation.prompts.sets import _linked
+    from chatvec_lab.evaluation.prompts.download import fetch
 
+    if reader == "safety-prompts":
+        form = language if language == "zh-Hans" else "zh-Hant"
+        return _safety(risk, source, form) if _fits(form, language) else pd.DataFrame()
     if source.startswith(("http://", "https://")):
-        files = ("typical_safety_scenarios.json", "instruction_attack_scenarios.json")
-        found = [_linked(source + file) for file in (files if source.endswith("/") else ("",))]
-        source = str(found[0] if len(found) == 1 else found[0].parent)
+        source = str(fetch(source))
     given = {"source": source} if source else {}
     if reader == "real-toxicity-prompts":  # all the challenging ones and a thousand others, as in the paper
         both = [risk.real_toxicity_prompts(challenging=True, commas=2, **given),
                 risk.real_toxicity_prompts(challenging=False, limit=1000, commas=2, **given)]  # fmt: skip
         return pd.concat(both, ignore_index=True)
-    if reader == "safety-prompts":
-        form = language if language == "zh-Hans" else "zh-Hant"
-        if not _fits(form, language):
-            return pd.DataFrame()
-        typical = risk.safety_prompts(language=form, **given)
-        if Path(source).is_file():
-            return typical
-        attack = {"scenarios": ["Role_Play_Instruction"], "per_scenario": 1000}
-        return pd.concat([typical, risk.safety_prompts(language=form, **attack, **given)], ignore_index=True)
     if reader == "rtp-lx":
         if not source:
             raise ValueError("rtp-lx is asked from a folder or file of yours: hostile: 'rtp-lx:FOLDER'")
         return risk.rtp_lx(source, language, commas=2)
     return risk.polyglo_toxicity_prompts(language, **given)
+
+
+def _safety(risk, source: str, language: str) -> pd.DataFrame:
+    """Safety-Prompts as the paper drew them: seven scenarios and the role-play attack; one file gives the seven alone.
+
+    `source`: a folder, a file, the link of one, or the link of a folder, which ends in a slash; '' is the hub.
+    """
+    from chatvec_lab.evaluation.prompts.download import fetch
+
+    typical, attack = ({"source": source} if source else {} for _ in range(2))
+    is_link, is_one = source.startswith(("http://", "https://")), Path(source).is_file()
+    if is_link and source.endswith("/"):
+        typical = {"source": fetch(f"{source}typical_safety_scenarios.json")}
+        attack = {"source": fetch(f"{source}instruction_attack_scenarios.json")}
+    elif is_link:
+        typical, is_one = {"source": fetch(source)}, True
+    found = risk.safety_prompts(language=language, **typical)
+    if is_one:
+        return found
+    more = {"scenarios": ["Role_Play_Instruction"], "per_scenario": 1000}
+    return pd.concat([found, risk.safety_prompts(language=language, **more, **attack)], ignore_index=True)
 
 
 def _fits(code: str, language: str) -> bool:

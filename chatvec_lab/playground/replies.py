@@ -145,11 +145,14 @@ class Playground:
         cp = next(iter(self.cps)) if cp is None else cp
         _check_name("CP model", cp, self.cps)
         tau, place = self._chosen(vector, layers, modules)
+        turned, is_in = float(scale), _places(*place)
+        if not any(is_in(part.layer, part.module) for part in self.family.base.layout.parts.values()):
+            turned, place = 0.0, (None, None)  # nothing is added: the CP itself
         ask = {"turns": turns, "template": template}
         rows = {name: self._reply((name,), self._member(name), **ask) for name in self.settings["compare"]}
         rows["CP"] = self._reply(("CP", cp), self._at(0.0, cp, tau, place), **ask)
-        key = ("CP + τ", cp, float(scale), tau, place) if scale else ("CP", cp)
-        rows["CP + τ"] = self._reply(key, self._at(scale, cp, tau, place), **ask)
+        key = ("CP + τ", cp, turned, tau, place) if turned else ("CP", cp)
+        rows["CP + τ"] = self._reply(key, self._at(turned, cp, tau, place), **ask)
         scales = {"CP": 0.0, "CP + τ": float(scale)}
         order = [m for m in ("base", "CP", "CP + τ", "chat") if m in rows]
         table = pd.concat([rows[m].assign(model=m, scale=scales.get(m)) for m in order], ignore_index=True)
