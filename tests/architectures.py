@@ -14,9 +14,7 @@ import torch
 import transformers
 
 WIDTH, HEADS, INNER, LAYERS, EXPERTS = 32, 4, 48, 2, 4
-LAYER_KEYS = (
-    r"(?:num_|n_|encoder_|decoder_|resampler_)?(?:hidden_|decoder_|encoder_|global_|num_)?(?:layers?|depth|blocks)"
-)
+LAYER_KEYS = r"(?:num_|n_|encoder_|decoder_|resampler_)?(?:hidden_|decoder_|encoder_|global_|num_)?(?:layers?|depth|blocks)"
 # sizes by key, the first pattern that fits; what no pattern names stays as it is
 SIZES: tuple[tuple[str, int], ...] = (
     (r"moe\w*intermediate_size|shared\w*intermediate_size|expert\w*(?:_dim|ffn_hidden_size)", 16),
@@ -24,17 +22,32 @@ SIZES: tuple[tuple[str, int], ...] = (
     (r"ffn_hidden_size|mlp_dim|feed_forward_size", INNER),
     (r"mamba_n_heads|mamba_num_heads|linear_num_value_heads", 8),
     (r"\w*(?:key_value_heads|kv_heads|kv_n_heads|linear_num_key_heads|attention_num_groups|query_groups)", 2),
-    (r"(?:\w*_)?(?:n|num|encoder|decoder|attention|index_n|resampler)_(?:attention_)?heads?|\w*attention_heads", HEADS),
+    (
+        r"(?:\w*_)?(?:n|num|encoder|decoder|attention|index_n|resampler)_(?:attention_)?heads?|\w*attention_heads",
+        HEADS,
+    ),
     (r"n_heads?", HEADS),
-    (r"mamba_d_head|\w*head_dim|head_size|attention_head_size|dim_head|d_head|d_kv|kv_channels|rotary_dim", 8),
+    (
+        r"mamba_d_head|\w*head_dim|head_size|attention_head_size|dim_head|d_head|d_kv|kv_channels|rotary_dim",
+        8,
+    ),
     (r"\w*lora_rank|qk_\w+_dim|linear_\w+_head_dim|hidden_size_per_layer_input", 8),
     (r"hc_lowrank|gated_norm_rank|loop_gate_rank|laurel_rank|adapter_rank|mamba_dt_rank|time_step_rank", 4),
-    (r"\w*hidden_size\w*|\w*hidden_dim|d_model|n_embd|dim|\w*embed_dim|embed(?:ding)?_(?:size|dim)|emb_dim", WIDTH),
-    (r"word_embed_proj_dim|\w*projection_dim|\w*output_dim|lru_width|adapter_(?:in|out)_dim|adapter_input_size", WIDTH),
+    (
+        r"\w*hidden_size\w*|\w*hidden_dim|d_model|n_embd|dim|\w*embed_dim|embed(?:ding)?_(?:size|dim)|emb_dim",
+        WIDTH,
+    ),
+    (
+        r"word_embed_proj_dim|\w*projection_dim|\w*output_dim|lru_width|adapter_(?:in|out)_dim|adapter_input_size",
+        WIDTH,
+    ),
     (r"output_size|projector_(?:in|out)put_dim|output_channels|vision_dim|input_embedding_size|d_rel", WIDTH),
     (r"prompt_mid_dim|projection_hidden_size|base_channels|num_filters|latent_channels|codebook_dim", WIDTH),
     (r"vector_quantization_hidden_dimension|post_conv_\w+_channels", WIDTH),
-    (rf"{LAYER_KEYS}|conf_num_hidden_layers|n_(?:in|out)put_layers|aligner_num_add_layers|num_layers_per_stack", LAYERS),
+    (
+        rf"{LAYER_KEYS}|conf_num_hidden_layers|n_(?:in|out)put_layers|aligner_num_add_layers|num_layers_per_stack",
+        LAYERS,
+    ),
     (r"num_local_experts|num_experts|n_routed_experts|moe_num_experts|num_routed_experts", EXPERTS),
     (r"num_experts_per_tok(?:en)?|moe_top_?k|top_k_experts|moe_k", 2),
     (r"n_group|topk_group|num_expert_group", 1),
@@ -162,6 +175,7 @@ FURTHER: dict[str, dict[str, Any]] = {
         "vision_end_token_id": 8,
         "audio_start_token_id": 9,
     },
+    "muse_spark_audio": {"hidden_sizes": [16, 16, 32, 32]},
     "udop": {"decoder_start_token_id": 1, "bos_token_id": 1},
     "vision-encoder-decoder": {"decoder_start_token_id": 1, "bos_token_id": 1},
 }

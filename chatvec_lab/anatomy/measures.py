@@ -39,11 +39,11 @@ def norms(
 ) -> DataFrame:
     """Size of every tensor of every vector, one row each.
 
-    Columns: vector, tensor, component, layer (within it; missing outside the layers), module, projection, parameters (elements that have a
-    difference: rows of tokens that only one side has do not count), l2, relative_l2 (to the base's L2 over the
-    same elements; missing without a base, or where it is 0), rms, max_abs, share_zero (exactly zero),
-    share_above (magnitude above `line`; DARE's 0.002 unless told), base_l2. Vectors need not be of one family.
-    See `survey` for what is read, NaN and errors.
+    Columns: vector, tensor, component, layer (within it; missing outside the layers), module, projection, parameters
+    (elements that have a difference: rows of tokens that only one side has do not count), l2, relative_l2 (to the
+    base's L2 over the same elements; missing without a base, or where it is 0), rms, max_abs, share_zero (exactly
+    zero), share_above (magnitude above `line`; DARE's 0.002 unless told), base_l2. Vectors need not be of one
+    family. See `survey` for what is read, NaN and errors.
     """
     return tables(one_pass(checked(vectors), line, together=False, progress=progress)).norms
 
@@ -70,10 +70,11 @@ def interference(
 ) -> DataFrame:
     """Where the largest entries of two vectors meet, and whether they pull against each other; a row a pair and tensor.
 
-    Columns: a, b, tensor, component, layer, module, projection, parameters, top_a and top_b (shares of the entries that count as the
-    largest; ties and the estimate below move them from `top`), overlap (share of the smaller set that is in both),
-    expected_overlap (what independent places would give), opposed (share of the overlap with opposite signs; 0.5
-    by chance). The threshold of a tensor is exact up to 32,768 elements, and from an even sample of so many above.
+    Columns: a, b, tensor, component, layer, module, projection, parameters, top_a and top_b (shares of the
+    entries that count as the largest; ties and the estimate below move them from `top`), overlap (share of the
+    smaller set that is in both), expected_overlap (what independent places would give), opposed (share of the
+    overlap with opposite signs; 0.5 by chance). The threshold of a tensor is exact up to 32,768 elements, and
+    from an even sample of so many above.
     """
     if not 0 < top <= 0.5:
         raise ValueError(f"top={top!r}: expected a share of the entries, in (0, 0.5].")
@@ -100,7 +101,8 @@ def family_norms(
 ) -> DataFrame:
     """`norms` of several families in one table, to lay models of different depth and width over one another.
 
-    Adds the columns family (first) and relative_depth = layer / layers of that family's component (last; missing outside).
+    Adds the columns family (first) and relative_depth = layer / layers of that family's component (last; missing
+    outside).
     """
     import pandas as pd
 

@@ -7,6 +7,7 @@ cannot tell stands in `Layout.unknown`.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from functools import cached_property
@@ -148,6 +149,12 @@ class Layout:
         return found
 
 
+def _may_be_a_table(name: str, part: Part) -> bool:
+    """Whether nothing in the name speaks against a row a token: no layer's matrix, no norm, no positions."""
+    is_open = part.layer is None and part.module in ("embedding", "head", "other")
+    return is_open and not re.search(r"pos|wpe|type", name)
+
+
 def _from_names(
     config: Mapping[str, Any], names: list[str], shapes: Mapping[str, tuple], why: str
 ) -> Findings:
@@ -169,7 +176,7 @@ def _from_names(
             continue
         if name in tables:
             parts[name] = replace(part, axis="vocabulary")
-        elif inside(name) and shapes.get(name) and shapes[name][0] in rows and part.layer is None:
+        elif inside(name) and shapes.get(name) and shapes[name][0] in rows and _may_be_a_table(name, part):
             parts[name] = replace(part, axis="candidate")
     embedding = next((n for n in tables if parts[n].module == "embedding"), None)
     heads = [

@@ -14,6 +14,7 @@ from typing import Any, get_args
 
 import numpy as np
 
+from chatvec_lab.weights import familiar
 from chatvec_lab.weights.chat import ChatSide
 from chatvec_lab.weights.checkpoint import Checkpoint
 from chatvec_lab.weights.difference import unpaired
@@ -133,6 +134,10 @@ class MergedCheckpoint(Checkpoint):
                 left_out[pub] = "not selected"
             elif stored and pub in vector.tied:  # a copy of the embedding, stored beside it
                 left_out[pub] = f"{self.cp.label} has no head of its own: it is tied to {stored}"
+            elif reason := familiar.left_out(pub) or (
+                "a draft layer" * (vector.part(pub).component == "draft")
+            ):
+                left_out[pub] = f"{reason}, which {self.cp.label} lacks"
             else:
                 lines.append(f"{pub}   only in the vector {vector.label}")
         if lines:

@@ -198,3 +198,10 @@ def test_a_config_with_an_infinite_number_is_read_as_transformers_stores_it():
         hidden_size=32, num_hidden_layers=1, num_heads=8, head_dim=8, n_groups=1, state_size=16, vocab_size=40
     )
     assert layout_of(config, "Mamba2ForCausalLM").source == "Mamba2ForCausalLM"
+
+
+def test_norms_and_positions_with_as_many_rows_are_no_candidates():
+    shapes = {"wte.weight": (40, 8), "ln_f.weight": (40,), "wpe.weight": (40, 8), "table.weight": (40, 3)}
+    layout = Layout.of({"model_type": "unheard of"}, list(shapes), shapes)
+    assert [name for name in shapes if layout[name].axis == "candidate"] == ["table.weight"]
+    assert layout.source == "names" and "unheard of" in layout.note

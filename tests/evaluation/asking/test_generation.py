@@ -14,6 +14,7 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import (
     AutoModelForCausalLM,
+    BartConfig,
     BloomConfig,
     GemmaConfig,
     GPTNeoXConfig,
@@ -23,6 +24,9 @@ from transformers import (
     MixtralConfig,
     PreTrainedTokenizerFast,
     Qwen2Config,
+    RwkvConfig,
+    T5Config,
+    T5ForConditionalGeneration,
 )
 
 from chatvec_lab.evaluation.asking.generation import batch_disagreement, end_ids, respond
@@ -138,12 +142,32 @@ def test_greedy_replies_equal_transformers_generate(name, tokenizer):
     assert set(found.finish_reason) <= {"stop", "length"}
 
 
-def test_a_recurrent_model_is_refused(tokenizer):
-    model = AutoModelForCausalLM.from_config(
-        MambaConfig(vocab_size=203, hidden_size=16, num_hidden_layers=1, state_size=4)
-    )
-    with pytest.raises(ValueError, match="MambaForCausalLM keeps a recurrent state"):
-        respond(model, tokenizer, make_prompts(2), max_tokens=4, progress=False)
+ALONE = {
+    "mamba": lambda: MambaConfig(vocab_size=203, hidden_size=16, num_hidden_layers=2, state_size=4),
+    "bart": lambda: BartConfig(vocab_size=203, d_model=16, decoder_layers=2, decoder_attention_heads=2,
+                               decoder_ffn_dim=24, max_position_embeddings=128, forced_eos_token_id=None),
+    "rwkv": lambda: RwkvConfig(vocab_size=203, hidden_size=16, num_hidden_layers=2, intermediate_size=24),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ALONE)
+def test_models_that_padding_would_change_reply_as_one_by_one(name, tokenizer):
+    torch.manual_seed(3)
+    model = AutoModelForCausalLM.from_config(ALONE[name]()).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.2 * torch.randn_like(parameter))
+    prompts = make_prompts(8)
+    found = respond(model, tokenizer, prompts, max_tokens=8, batch_size=5, progress=False)
+    texts = [rendered(turns[0]) for turns in prompts.turns]
+    assert found.response.tolist() == generated_one_by_one(model, tokenizer, texts, 8)
+    assert found.response.nunique() > 1
+
+
+def test_what_text_alone_cannot_ask_is_refused(tokenizer):
+    config = T5Config(vocab_size=203, d_model=16, d_kv=8, d_ff=24, num_layers=1, num_heads=2)
+    with pytest.raises(ValueError, match="T5ForConditionalGeneration reads the prompt with an encoder"):
+        respond(T5ForConditionalGeneration(config), tokenizer, make_prompts(2), max_tokens=4, progress=False)
 
 
 def test_repetition_penalty_equals_transformers(llama, tokenizer):
