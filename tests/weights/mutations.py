@@ -44,6 +44,8 @@ REFUSALS = (
 def digest_of(merged) -> dict[str, str]:
     """Digest of each merged tensor, and of what a merge says of its rows."""
     merged.check()
+    # what a save writes beside the weights: read, so that a damaged file of it is told, but not compared
+    _ = merged.generation_config, merged.tokenizer_config, merged.chat_template, merged.vocabulary_report()
     found = {name: hashlib.sha256(merged.raw(name).tobytes()).hexdigest() for name in merged.names}
     return found | {
         f"shape of {name}": str((merged.shape(name), merged.dtype_name(name))) for name in merged.names
@@ -334,6 +336,9 @@ class Campaign:
         else:
             self._save(as_bin=kind == "bin", shard="6KB" if kind == "index" else "5GB")
         self.targets = [(root / member / file, mutate) for member in ("base", "chat", "cp")]
+        if kind == "config":
+            beside = ("generation_config.json", "tokenizer_config.json")
+            self.targets += [(root / "chat" / name, mutate) for name in beside]
         if kind == "vector":
             (self._open("chat") - self._open("base")).save(root / "tau", progress=False)
             self.targets = [(root / "tau" / name, change) for name, change in self.VECTOR.items()]

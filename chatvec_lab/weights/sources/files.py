@@ -12,8 +12,7 @@ import json
 import os
 import threading
 from collections import OrderedDict
-from collections.abc import Hashable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -35,6 +34,9 @@ NUMPY_DTYPES = {name: np.dtype(name) for name in CODES if name.startswith(("int"
 NUMPY_DTYPES |= {name: np.dtype(name) for name in FLOATS if name != "bfloat16"}
 NUMPY_DTYPES |= {"bfloat16": np.dtype(np.uint16), "bool": np.dtype(np.uint8)}
 NUMPY_DTYPES |= {name: np.dtype(np.uint8) for name in CODES if name.startswith("float8")}
+
+
+_LARGEST_JSON = 512_000_000  # bytes; indexes of 100,000 tensors have some 10 MB
 
 
 class Tensors(Protocol):
@@ -116,15 +118,9 @@ class Stored:
         entry = self.entry(name)
         view = out[: stop - start]
         data = memoryview(view).cast("B")
-        offset, done = entry.offset + start * view.itemsize, 0
-        with HANDLES.open(entry.file, self._states[entry.file]) as handle:
-            while done < len(data):
-                count = os.preadv(handle, [data[done:]], offset + done)
-                if count == 0:
-                    raise OSError(
-                        f"{entry.file} ended while {name!r} was being read; was it changed meanwhile?"
-                    )
-                done += count
+        start_byte = entry.offset + start * view.itemsize
+        if not HANDLES.read(entry.file, self._states[entry.file], data, start_byte):
+            raise OSError(f"{entry.file} ended while {name!r} was being read; was it changed meanwhile?")
         return view
 
     def fingerprint(self) -> str:
@@ -163,42 +159,59 @@ class Handles:
         self.limit = limit
         self._lock = threading.Lock()
         self._idle: OrderedDict[tuple[Path, tuple], list[int]] = OrderedDict()
+        self._count = 0
 
-    @contextmanager
-    def open(self, path: Path, state: tuple[int, int, int, int]) -> Iterator[int]:
-        """A descriptor of the file in this state; OSError when another one lies there now."""
-        key = (path, state)
-        with self._lock:
-            free = self._idle.get(key)
-            handle = free.pop() if free else None
-            if free == []:
-                del self._idle[key]
+    def read(self, path: Path, state: tuple[int, int, int, int], data: memoryview, offset: int) -> bool:
+        """Fill `data` from this byte on; False where the file ends before. OSError when another file lies there now."""
+        handle = self._take((path, state))
         if handle is None:
             handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         try:
             found = os.fstat(handle)
             if (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns) != state:
                 raise OSError(changed(path))
-            yield handle
+            done = 0
+            while done < len(data):
+                count = os.preadv(handle, [data[done:]], offset + done)
+                if count == 0:
+                    break
+                done += count
         except BaseException:
             os.close(handle)
             raise
+        self._give((path, state), handle)
+        return done == len(data)
+
+    def _take(self, key: tuple) -> int | None:
+        with self._lock:
+            free = self._idle.get(key)
+            if not free:
+                return None
+            handle = free.pop()
+            self._count -= 1
+            if not free:
+                del self._idle[key]
+            return handle
+
+    def _give(self, key: tuple, handle: int) -> None:
+        spare = None
         with self._lock:
             self._idle.setdefault(key, []).append(handle)
             self._idle.move_to_end(key)
-            spare = []
-            while sum(map(len, self._idle.values())) > self.limit:
+            self._count += 1
+            if self._count > self.limit:
                 oldest = next(iter(self._idle))
-                spare.append(self._idle[oldest].pop(0))
+                spare = self._idle[oldest].pop(0)
+                self._count -= 1
                 if not self._idle[oldest]:
                     del self._idle[oldest]
-        for old in spare:
-            os.close(old)
+        if spare is not None:
+            os.close(spare)
 
     def close(self) -> None:
         """Close what is idle."""
         with self._lock:
-            idle, self._idle = self._idle, OrderedDict()
+            idle, self._idle, self._count = self._idle, OrderedDict(), 0
         for handle in (handle for free in idle.values() for handle in free):
             os.close(handle)
 
@@ -215,6 +228,10 @@ def read_json(path: Path) -> dict:
     """A JSON object from a file; {} where there is no file. ValueError names a file that holds anything else."""
     if not path.is_file():
         return {}
+    if path.stat().st_size > _LARGEST_JSON:
+        raise ValueError(
+            f"{path} has {path.stat().st_size:,} bytes, too many for such a file. Download it again."
+        )
     try:
         found = json.loads(path.read_text("utf-8"))
     except (ValueError, RecursionError) as error:

@@ -73,12 +73,22 @@ class Folder:
     def chat_template(self) -> str | None:
         path = self.folder / "chat_template.jinja"
         if path.is_file():
-            return path.read_text("utf-8")
+            try:
+                return path.read_text("utf-8")
+            except UnicodeDecodeError as error:
+                raise ValueError(f"{path} is no text ({error}). Download or copy it again.") from error
+        path = self.folder / "tokenizer_config.json"
         stored = self.tokenizer_config.get("chat_template")
         if stored is None:  # older vision-language models keep it beside the processor
-            stored = read_json(self.folder / "chat_template.json").get("chat_template")
+            path = self.folder / "chat_template.json"
+            stored = read_json(path).get("chat_template")
         if isinstance(stored, list):  # several named templates
-            return {item["name"]: item["template"] for item in stored}.get("default")
+            named = [item for item in stored if isinstance(item, dict) and item.get("name") == "default"]
+            stored = named[0].get("template") if named else None
+        if not isinstance(stored, str | None):
+            raise ValueError(
+                f"{path}: chat_template is {type(stored).__name__}, expected a text. Download it again."
+            )
         return stored
 
     def open_tokenizer(self):
