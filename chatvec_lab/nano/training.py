@@ -13,7 +13,7 @@ import hashlib
 import json
 import os
 import platform
-import shutil
+import tempfile
 import time
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from dataclasses import replace
@@ -250,8 +250,8 @@ def _save(model, tok, home: Path, folder: Path, log: dict) -> None:
         do_sample=False,
         max_new_tokens=40,
     )
-    hidden = home / f".{folder.name}.{os.getpid()}.saving"
-    shutil.rmtree(hidden, ignore_errors=True)
+    hidden = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".saving", dir=home))
+    hidden.chmod(0o755)
     model.to(torch.bfloat16).eval().save_pretrained(hidden)
     tok.save_pretrained(hidden)
     log |= {"machine": f"{platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}, 1 thread"}

@@ -186,10 +186,13 @@ def holding(
 ) -> Holding:
     """What the CP of `merged` holds of its vector, whose base is `base`; `elements` bounds what is read (None: all).
 
-    Only tensors that get the vector count, and rows of tokens that base, chat and CP all have.
+    Only tensors that get the vector count, and rows of tokens that base, chat and CP all have. ValueError when CP and
+    base do not pair (a family within a larger model).
     """
     delta, work = merged.cp - base, Workspace()
     names = [n for n in merged.cp.names if not merged.is_carried(n) and delta.resolve(merged.named(n))]
+    if not names:
+        raise ValueError(f"no tensor of {merged.cp.label} that gets the vector is one of {base.label}.")
     sums, read = [], 0
     for name, start, stop in _places(merged, names, elements, places, seed):
         work.release()
@@ -228,7 +231,7 @@ def is_nothing(vector: WeightVector) -> bool:
     return True
 
 
-_PLACE = 4096  # elements of a place outside the tables; there it is a row
+_PLACE = 1024  # elements of a place outside the tables; there it is a row
 
 
 def _places(merged, names, elements: int | None, count: int, seed: int) -> Iterator[tuple[str, int, int]]:

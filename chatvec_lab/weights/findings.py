@@ -246,9 +246,7 @@ def kinship(
             for base in bases[:1]
         ]
     total = sum(prod(merged.cp.shape(name)) for name in merged.cp.names)
-    budget = max(
-        3 * total // 200, 1 << 19
-    )  # elements for each of two measures: half a percent of the members
+    budget = max(3 * total // 220, 1 << 18)  # elements for each of two measures: together 1 % of the members
     for term, chat, base in known:
         rows = rows_for([base, chat, base, merged.cp], budget)
         apart: dict[str, list[float]] = {"chat": [], "CP": []}

@@ -189,7 +189,9 @@ def compare_saved(live, folder: Path) -> list[str]:
             lines.append(f"{text!r} is cut as {' '.join(ours)}, live {' '.join(theirs)}")
         elif saved.decode(saved(text)["input_ids"]) != live.decode(live(text)["input_ids"]):
             lines.append(f"{text!r} comes back as {saved.decode(saved(text)['input_ids'])!r}")
-    if live.chat_template and _prompts(saved) != _prompts(live):
+    if saved.chat_template != live.chat_template:
+        lines.append("the chat template is another one")
+    elif live.chat_template and _prompts(saved) != _prompts(live):
         lines.append("a talk is written or cut another way by the chat template")
     return lines
 

@@ -4,6 +4,7 @@ import json
 import os
 import random
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -21,6 +22,16 @@ from chatvec_lab import Checkpoint
 base, chat, cp, out = sys.argv[1:5]
 (Checkpoint(cp) + 0.7 * (Checkpoint(chat) - Checkpoint(base))).save(out, progress=False)
 """
+VECTOR = """
+import sys
+from chatvec_lab import Checkpoint
+from chatvec_lab.weights.saving.artifact import save_vector
+base, chat, cp, out = sys.argv[1:5]
+from pathlib import Path
+tau = Checkpoint(chat) - Checkpoint(base)
+save_vector(tau, Path(out), progress=False, max_shard_size="3MB")
+"""
+SAVES = {"model": MERGE, "vector": VECTOR}
 
 
 @pytest.fixture(scope="module")
@@ -52,27 +63,31 @@ def contents(folder):
     return {file.name: file.read_bytes() for file in sorted(folder.iterdir())}
 
 
-def start(larger, out):
+def start(larger, out, what="model"):
     return subprocess.Popen(
-        [sys.executable, "-c", MERGE, *larger, str(out)], stderr=subprocess.PIPE, text=True
+        [sys.executable, "-c", SAVES[what], *larger, str(out)], stderr=subprocess.PIPE, text=True
     )
 
 
 @pytest.fixture(scope="module")
 def undisturbed(larger, tmp_path_factory):
-    """The files of a save that nothing disturbs, and the seconds from the first shard to the end."""
-    out = tmp_path_factory.mktemp("undisturbed") / "out"
-    process = start(larger, out)
-    while not any(out.parent.glob(".out.partial/*")) and process.poll() is None:
-        time.sleep(0.001)
-    began = time.perf_counter()
-    assert process.wait() == 0, process.stderr.read()
-    return contents(out), time.perf_counter() - began
+    """Of each kind of save that nothing disturbs its files, and the seconds from the first shard to the end."""
+    found = {}
+    for what in SAVES:
+        out = tmp_path_factory.mktemp("undisturbed") / "out"
+        process = start(larger, out, what)
+        while not any(out.parent.glob(".out.partial/*")) and process.poll() is None:
+            time.sleep(0.001)
+        began = time.perf_counter()
+        assert process.wait() == 0, process.stderr.read()
+        found[what] = contents(out), time.perf_counter() - began
+        assert len(list(out.glob("*.safetensors"))) == 8
+    return found
 
 
-def kill_once(larger, out, after):
+def kill_once(larger, out, after, what):
     """Start a save, wait until it writes and `after` seconds more, kill it; True if it was still running."""
-    process = start(larger, out)
+    process = start(larger, out, what)
     while not out.with_name(f".{out.name}.partial").exists() and process.poll() is None:
         time.sleep(0.001)
     time.sleep(after)
@@ -80,16 +95,16 @@ def kill_once(larger, out, after):
     return process.wait() == -signal.SIGKILL
 
 
-def campaign(larger, undisturbed, root, kills, seed):
+def campaign(larger, undisturbed, root, kills, seed, what):
     """So many saves that were really killed, at random instants; a save that ends before its kill is checked too."""
-    expected, seconds = undisturbed
+    expected, seconds = undisturbed[what]
     rng, hits, tries = random.Random(seed), 0, 0
     while hits < kills:
         tries += 1
         assert tries <= 5 * kills, f"only {hits} of {tries} kills came in time"
         out = root / f"{tries}" / "out"
-        out.parent.mkdir()
-        if kill_once(larger, out, rng.uniform(0, seconds)):
+        out.parent.mkdir(parents=True)
+        if kill_once(larger, out, rng.uniform(0, seconds), what):
             hits += 1
         else:
             seconds *= 0.9  # the machine is faster now than it was in the undisturbed run
@@ -97,19 +112,72 @@ def campaign(larger, undisturbed, root, kills, seed):
             "a half-written folder is visible under the final name"
         )
         if not out.exists():
-            rerun = start(larger, out)
+            rerun = start(larger, out, what)
             assert rerun.wait() == 0, rerun.stderr.read()
         assert contents(out) == expected
-        assert [p.name for p in out.parent.iterdir()] == ["out"]
+        assert [p.name for p in out.parent.iterdir()] == ["out"], "an orphan is left"
+        shutil.rmtree(out.parent)
 
 
 def test_three_kills_leave_no_trace(larger, undisturbed, tmp_path):
-    campaign(larger, undisturbed, tmp_path, kills=3, seed=0)
+    campaign(larger, undisturbed, tmp_path / "model", kills=2, seed=0, what="model")
+    campaign(larger, undisturbed, tmp_path / "vector", kills=1, seed=0, what="vector")
 
 
 @pytest.mark.slow
-def test_fifty_kills_leave_no_trace(larger, undisturbed, tmp_path):
-    campaign(larger, undisturbed, tmp_path, kills=50, seed=1)
+@pytest.mark.parametrize("what", SAVES)
+def test_forty_kills_leave_no_trace(larger, undisturbed, tmp_path, what):
+    campaign(larger, undisturbed, tmp_path, kills=40, seed=1, what=what)
+
+
+@pytest.mark.campaign
+@pytest.mark.parametrize("seed", range(10))
+@pytest.mark.parametrize("what", SAVES)
+def test_two_hundred_kills_leave_no_trace(larger, undisturbed, tmp_path, what, seed):
+    """200 of each kind of save, in ten parts of 20 with seeds of their own."""
+    print(f"{what}, seed {seed}")
+    campaign(larger, undisturbed, tmp_path, kills=20, seed=100 + seed, what=what)
+
+
+STEPS = [
+    (call, what)
+    for call in ("os.replace", "os.fsync", "os.mkdir", "os.unlink", "os.rename", "os.rmdir")
+    for what in SAVES
+]
+
+
+@pytest.mark.parametrize(
+    ("call", "what"),
+    [pytest.param(*step, marks=() if step == ("os.rename", "model") else pytest.mark.slow) for step in STEPS],
+)
+def test_a_kill_at_each_step_of_the_disk_leaves_no_trace(larger, undisturbed, tmp_path, call, what):
+    """The process ends just before each call of this kind in turn, where a random instant seldom falls."""
+    stop = """
+import os
+real, left = {call}, {count}
+def {name}(*a, **k):
+    global left
+    left -= 1
+    if left < 0:
+        os._exit(9)
+    return real(*a, **k)
+{call} = {name}
+"""
+    expected, _ = undisturbed[what]
+    for count in (*range(4), 9, 14, 19, 24):
+        out = tmp_path / f"{count}" / "out"
+        out.parent.mkdir()
+        code = stop.format(call=call, name=call.replace(".", "_"), count=count) + SAVES[what]
+        status = subprocess.run(
+            [sys.executable, "-c", code, *larger, str(out)], capture_output=True
+        ).returncode
+        assert status in (0, 9) and (not out.exists() or contents(out) == expected)
+        if status:
+            rerun = start(larger, out, what)
+            assert rerun.wait() == 0, rerun.stderr.read()
+        assert contents(out) == expected and [p.name for p in out.parent.iterdir()] == ["out"], count
+        if not status:
+            break
 
 
 def test_a_rerun_keeps_whole_shards_and_checks_them(larger, tmp_path, monkeypatch):
@@ -184,8 +252,6 @@ def test_two_saves_to_one_folder_do_not_mix(larger, tmp_path):
 
 
 def test_a_disk_too_small_is_seen_before_writing(larger, tmp_path, monkeypatch):
-    import shutil
-
     base, chat, cp = map(Checkpoint, larger)
     monkeypatch.setattr(
         shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**9, 10**9 - 1000, 1000)
