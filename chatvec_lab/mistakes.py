@@ -29,11 +29,13 @@ def naming(file: str | Path) -> Iterator[None]:
     """Errors for the user that come from what a file says name the file: "FILE: what is wrong"."""
     try:
         yield
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, ValueError, TypeError, KeyError) as error:
         if not is_mistake(error) or str(file) in str(error)[:_LONGEST]:
             raise
-        kind = next(k for k in (FileNotFoundError, OSError, ValueError, TypeError) if isinstance(error, k))
-        text = str(error)
+        kind = next(
+            k for k in (FileNotFoundError, OSError, ValueError, TypeError, KeyError) if isinstance(error, k)
+        )
+        text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
         raise kind(f"{file}: {text if len(text) <= _LONGEST else text[:_LONGEST] + '…'}") from error
 
 
