@@ -21,13 +21,14 @@ import warnings
 from collections.abc import Callable
 from pathlib import Path
 
-from chatvec_lab.command import errors
+from chatvec_lab.mistakes import is_mistake
 
 SECONDS, BYTES = 20, 2 << 30
 BAD = ("unnamed", "traceback", "stopped")
 
 VALUES = [b"null", b"true", b"[]", b"{}", b'""', b"0", b"-1", b"1e999", b"NaN", b"9" * 400, b'"\\ud800"', b"[[1]]",
-          b'{"a": 1}', b'"' + b"x" * 3000 + b'"', b"0x10", b"~", b"no", b"- a", b"*a", b"&a", b"!!python/object:os.system"]  # fmt: skip
+          b'{"a": 1}', b'"' + b"x" * 3000 + b'"', b"0x10", b"~", b"no", b"- a", b"*a", b"&a",
+          b"!!python/object:os.system"]  # fmt: skip
 BYTES_INSERTED = [b"\0", b"\xff\xfe", b"\xef\xbb\xbf", b"\x1b[0m", b"\r", b"\t", b"\xe2\x80\xa8", b"\xed\xa0\x80", b"{",
                   b"}", b"[", b'"', b"\\", b":", b",", b"#", b"'", b"\n\n---\n", b"<<: *a\n"]  # fmt: skip
 
@@ -90,7 +91,7 @@ def _line(content, draw):
 
 def _whole(content, draw):
     return draw.choice((
-        b"", b"\n", b"null", b"[]", b"{}", b"[1, 2]", b'"text"', b"\0" * 100, content.decode("utf-8", "replace").encode("utf-16"),
+        b"", b"\n", b"null", b"[]", b"{}", b"[1, 2]", b'"text"', b"\0" * 100, b"\xff\xfe" + b"a\0" * 50,
         b"[" * 100_000, b'{"a":' * 20_000, draw.randbytes(200), b"a: &a [x,x]\nb: &b [*a,*a,*a,*a]\nc: [*b,*b]\n",
         b"\xef\xbb\xbf" + content, content.replace(b"\n", b"\r\n"), content * 2,
     ))  # fmt: skip
@@ -127,7 +128,7 @@ def _outcome(read: Callable[[], object], file: Path) -> tuple[str, str]:
         text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
         if isinstance(error, MemoryError):
             return "stopped", repr(error)
-        if not errors.is_mistake(error):
+        if not is_mistake(error):
             return "traceback", f"{type(error).__name__}: {text}"[:500]
         names = str(file) in text or file.name in text or str(file.parent) in text
         return "named" if names and len(text) < 4000 and text.count("\n") < 40 else "unnamed", text[:500]

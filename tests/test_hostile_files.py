@@ -11,14 +11,14 @@ import pandas as pd
 import pytest
 import yaml
 
-from chatvec_lab import Checkpoint
+from chatvec_lab import Checkpoint, study
 from chatvec_lab.evaluation.asking.cache import JsonlCache
 from chatvec_lab.evaluation.asking.responses import claim
 from chatvec_lab.evaluation.prompts import read_prompts
 from chatvec_lab.families import load_family
 from chatvec_lab.interop import hub, mergekit
 from chatvec_lab.paths import ROOT
-from chatvec_lab.study import outputs, parameters, plan, results
+from chatvec_lab.study import outputs, parameters, plan
 
 ROWS = [
     {"prompt_id": f"p{i}", "category": "generic", "turns": [f"Question {i}?", "And why?"], "reference": ["An answer."],
@@ -47,20 +47,21 @@ def kinds(families, tmp_path_factory):
     family = {"base": base.source, "chat": chat.source, "cp": {"ko": cp.source}, "notes": "made here"}
     (root / "family.yaml").write_text(yaml.safe_dump(family))
     notebook = ROOT / "notebooks" / "01_chat_vector.ipynb"
-    study = {
+    described = {
         "title": "T",
         "question": "Q?",
         "family": "nano",
         "notebooks": {str(notebook): {"grid": {"seed": [0, 1]}}},
     }
-    (root / "study.yaml").write_text(yaml.safe_dump(study))
+    (root / "study.yaml").write_text(yaml.safe_dump(described))
     shutil.copyfile(notebook, root / "notebook.ipynb")
     (root / "cell").mkdir()
     outputs.save_summary(
         root / "cell", question="q", answer="a", claims=[outputs.claim("c", 0.5, low=0.4, high=0.6)]
     )
-    manifest = {"name": "t", "title": "T", "question": "Q", "family": "nano", "titles": [["n", "N"]], "inputs": {},
-                "cells": [{"notebook": "n", "key": "k", "parameters": {"seed": 0}, "varying": {}, "inputs": {}, "needs": {}}]}  # fmt: skip
+    cell = {"notebook": "n", "key": "k", "parameters": {"seed": 0}, "varying": {}, "inputs": {}, "needs": {}}
+    manifest = {"name": "t", "title": "T", "question": "Q", "family": "nano", "titles": [["n", "N"]]}
+    manifest |= {"inputs": {}, "cells": [cell]}
     (root / "study.json").write_text(json.dumps(manifest, indent=1))
     (root / "run.json").write_text(json.dumps({"model": "m", "max_tokens": 3, "template": "chat"}))
     cache = JsonlCache(root / "judge.jsonl")
@@ -77,7 +78,7 @@ def kinds(families, tmp_path_factory):
         "study": (root / "study.yaml", plan.load),
         "notebook": (root / "notebook.ipynb", parameters.title),
         "summary.json": (root / "cell" / "summary.json", lambda path: outputs.load_summary(path.parent)),
-        "study.json": (root / "study.json", lambda path: results.results(path.parent)),
+        "study.json": (root / "study.json", lambda path: study.results(path.parent)),
         "run.json of replies": (
             root / "run.json",
             lambda path: claim(path.parent, {"model": "m", "max_tokens": 3}),
@@ -105,7 +106,7 @@ def test_undamaged_files_are_right(kinds):
 
 
 def test_some_damaged_files_end_right_or_named(kinds, tmp_path):
-    bad = told(hostile.campaign(kinds, 8, 0, tmp_path), 0)
+    bad = told(hostile.campaign(kinds, 4, 0, tmp_path), 0)
     assert not bad, bad[:10]
 
 

@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import dis
-import re
 import signal
 import sys
 import threading
 import traceback
 from collections.abc import Iterator
 
-# what is raised on purpose for something that a user can mend
-_MISTAKES = (OSError, ValueError, TypeError, KeyError, ImportError, ArithmeticError, re.error)
-_RAISE = dis.opmap["RAISE_VARARGS"]
+from chatvec_lab.mistakes import is_mistake
 
 
 class Terminated(KeyboardInterrupt):
@@ -42,23 +38,6 @@ def tell(error: BaseException, verb: str | None, *, with_traceback: bool = False
         file=sys.stderr,
     )
     return 1
-
-
-def is_mistake(error: BaseException) -> bool:
-    """Whether an error is meant for the user: of the system, or of a kind for that and raised by a `raise`.
-
-    What Python itself raises inside our code (an index out of range, an unhashable list) nobody has foreseen.
-    """
-    if isinstance(error, OSError | ImportError):
-        return True
-    return isinstance(error, _MISTAKES) and _is_raised_on_purpose(error)
-
-
-def _is_raised_on_purpose(error: BaseException) -> bool:
-    trace = error.__traceback__
-    while trace is not None and trace.tb_next is not None:
-        trace = trace.tb_next
-    return trace is not None and trace.tb_frame.f_code.co_code[trace.tb_lasti] == _RAISE
 
 
 def _interrupt_in(error: BaseException | None) -> KeyboardInterrupt | None:

@@ -11,6 +11,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from chatvec_lab.mistakes import naming
 from chatvec_lab.paths import DATA
 from chatvec_lab.reading import as_text, brief, read_yaml
 
@@ -209,6 +210,11 @@ def _paper_order(code: str) -> tuple:
 
 
 def _from_yaml(file: Path) -> Family:
+    with naming(file):
+        return _described(file)
+
+
+def _described(file: Path) -> Family:
     from chatvec_lab import Checkpoint
 
     described = read_yaml(file)

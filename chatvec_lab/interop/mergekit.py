@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from chatvec_lab.interop.mergekit_methods import Elected, Masked, Rescaled, RoundedDown, Share
-from chatvec_lab.reading import read_yaml
+from chatvec_lab.mistakes import naming
+from chatvec_lab.reading import demand, read_yaml
 from chatvec_lab.weights.checkpoint import Checkpoint
 from chatvec_lab.weights.difference import Difference
 from chatvec_lab.weights.merged import MergedCheckpoint
@@ -59,8 +60,13 @@ def load(config: str | os.PathLike | Mapping[str, Any], *, seed: int = 0) -> Rec
     Raises ValueError naming the key, method, parameter or model that is not supported, and where vocabularies
     differ and the recipe does not say which to keep.
     """
-    if not isinstance(config, Mapping):
-        config = read_yaml(config)
+    if isinstance(config, Mapping):
+        return _recipe(config, seed)
+    with naming(config):
+        return _recipe(read_yaml(config), seed)
+
+
+def _recipe(config: Mapping[str, Any], seed: int) -> Recipe:
     _check_keys(config)
     method = config["merge_method"]
     sparsify, consensus, normalize, rescale = METHODS[method]
@@ -129,6 +135,14 @@ def _check_keys(config: Any) -> None:
         raise ValueError(
             f"unsupported in a recipe: {', '.join(unknown)}; known are {', '.join(sorted(_KEYS))}."
         )
+    absent = type(None)
+    shapes = {"merge_method": str, "base_model": (str, dict), "models": list, "parameters": (dict, absent),
+              "dtype": (str, absent), "out_dtype": (str, absent), "tokenizer": (dict, absent),
+              "tokenizer_source": (str, dict, absent), "chat_template": (str, absent)}  # fmt: skip
+    demand(dict(config), {key: shape for key, shape in shapes.items() if config.get(key)}, "recipe")
+    for place, entry in enumerate(config.get("models") or []):
+        demand(entry, {"model": (str, dict)}, f"models, item {place}")
+        demand(entry.get("parameters"), (dict, absent), f"models, item {place}, parameters")
     if config["merge_method"] not in METHODS:
         raise ValueError(
             f"merge_method: {config['merge_method']} is not supported; a chat vector is a sum of weight differences, "
@@ -153,6 +167,7 @@ def _checkpoint(reference: Any) -> Checkpoint:
             )
         inner = reference.get("model", reference)
         if isinstance(inner, Mapping):
+            demand(inner, {"path": str}, "model")
             reference, revision = inner["path"], inner.get("revision")
         else:
             reference = inner
@@ -285,7 +300,9 @@ def _start(config, base, models, weights, *, is_plain: bool) -> tuple[Checkpoint
     source = config.get("tokenizer_source", tokenizer.get("source"))
     if tokenizer.get("pad_to_multiple_of"):
         raise ValueError("tokenizer: pad_to_multiple_of is not supported; padding rows stay as they are.")
+    demand(tokenizer.get("tokens"), (dict, type(None)), "tokenizer, tokens")
     for token, how in (tokenizer.get("tokens") or {}).items():
+        demand(how, dict, f"tokenizer, tokens, {token}")
         known = [m for m in (base, *models) if m.vocabulary and token in m.vocabulary.tokens]
         keeps = (
             how.get("force")

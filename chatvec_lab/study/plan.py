@@ -28,6 +28,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from chatvec_lab.mistakes import naming
 from chatvec_lab.paths import DATA, NOTEBOOKS, ROOT
 from chatvec_lab.reading import as_text, brief, read_yaml
 from chatvec_lab.study import fingerprint, parameters
@@ -90,6 +91,11 @@ def load(study: str | Path, *, set: Mapping[str, Any] | None = None) -> Study:
     offenders named) for parameters that do not fit.
     """
     file = _find(study)
+    with naming(file):
+        return _planned(file, set)
+
+
+def _planned(file: Path, set: Mapping[str, Any] | None) -> Study:
     written = read_yaml(file)
     _check_fields(written, STUDY_FIELDS, str(file))
     if not written.get("notebooks"):

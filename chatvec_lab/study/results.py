@@ -9,6 +9,8 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from chatvec_lab.reading import read_json
+
 if TYPE_CHECKING:
     import pandas
 
@@ -53,13 +55,11 @@ def read_manifest(out: Path) -> dict[str, Any]:
         raise FileNotFoundError(
             f"{file} is not there: no study has been run into {out} (chatvec_lab run STUDY)"
         )
+    cell = {"notebook": str, "key": str, "parameters": dict, "varying": dict, "inputs": dict, "needs": dict}
     try:
-        manifest = json.loads(file.read_text("utf-8"))
-        return manifest | {"cells": manifest["cells"], "titles": manifest["titles"]}
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(
-            f"{file} is damaged ({type(error).__name__}: {error}); chatvec_lab run STUDY writes it anew"
-        ) from error
+        return read_json(file, {"cells": [cell], "titles": [list]})
+    except ValueError as error:
+        raise ValueError(f"{file} is damaged ({error}); chatvec_lab run STUDY writes it anew") from error
 
 
 def results(out: Path) -> "pandas.DataFrame":

@@ -4,6 +4,7 @@ Our own sets (`data/prompts`) are parallel: the same `prompt_id` asks the same i
 """
 
 from collections.abc import Iterable, Mapping
+from contextlib import nullcontext
 from fnmatch import fnmatch
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from chatvec_lab.evaluation.language import normalise
 from chatvec_lab.evaluation.prompts.download import fetch
 from chatvec_lab.evaluation.prompts.files import SUFFIXES, rows_of
 from chatvec_lab.evaluation.prompts.shapes import prompt_of
+from chatvec_lab.mistakes import naming
 from chatvec_lab.paths import DATA
 
 __all__ = ["COLUMNS", "LANGUAGES", "PUBLISHED", "SETS", "load_prompts", "read_prompts"]
@@ -100,10 +102,14 @@ def read_prompts(
     else:
         name = set or "prompts"
         rows = [(f"{name}, row {i}", row) for i, row in enumerate(source)]
-    rows = rows[:limit]
-    if not rows:
-        raise ValueError(f"{source} holds no prompts")
     language = normalise(language) or language
+    with naming(source) if isinstance(source, str | Path) else nullcontext():
+        return _table(rows[:limit], name, language)
+
+
+def _table(rows: list, name: str, language: str) -> pd.DataFrame:
+    if not rows:
+        raise ValueError(f"{name} holds no prompts")
     found = [prompt_of(row, place, i, set=name, language=language) for i, (place, row) in enumerate(rows)]
     columns = [*COLUMNS, "item"] if any("item" in row for row in found) else COLUMNS
     table = pd.DataFrame(found, columns=columns)
