@@ -15,6 +15,7 @@ import pandas as pd
 from scipy import stats
 
 from chatvec_lab.evaluation import statistics as s
+from chatvec_lab.evaluation.statistics import _closed, judgements
 
 SIMULATIONS = 20_000
 SIZES = (15, 40, 200)
@@ -110,41 +111,45 @@ def kappas(sizes=(40, 200), simulations=SIMULATIONS, seed=0) -> pd.DataFrame:
     """Kappa of two labels (by enumeration at 40, where it is defined) and of four ordered ones."""
     rng, rows = np.random.default_rng(seed), []
     for n in sizes:
-        counts = _tables(n) if n <= 40 else None
+        every = _tables(n) if n <= 40 else None
+        enumerated = None if every is None else [_kappa(row, 2) for row in every]
         for often in (0.5, 0.7, 0.9):
-            for truth in (0.6, 0.9, 0.99):
+            for truth in (0.6, 0.9, 0.95, 0.99):
                 apart = (1 - truth) * often * (1 - often)
                 cells = np.array([often - apart, apart, apart, 1 - often - apart])
-                drawn = rng.multinomial(n, cells, size=simulations) if counts is None else counts
-                drawn, weights = np.unique(drawn, axis=0, return_counts=True)
-                if counts is not None:
-                    weights = stats.multinomial.pmf(drawn, n, cells)
-                found = [s.cohen_kappa(*_labels(row, 2)) for row in drawn]
+                if every is not None:
+                    found, weights = enumerated, stats.multinomial.pmf(every, n, cells)
+                else:
+                    drawn, weights = np.unique(
+                        rng.multinomial(n, cells, simulations), axis=0, return_counts=True
+                    )
+                    found = [_kappa(row, 2) for row in drawn]
                 rows.append(
                     {"n": n, "truth": f"{truth}, one label {often}"} | _weighed(found, truth, weights)
                 )
-        for weights, truth in ((None, 0.8), ("quadratic", 0.8)):
-            cells = _alike(4, truth)
-            drawn = rng.multinomial(n, cells.ravel(), size=simulations // 2)
-            found = [s.cohen_kappa(*_labels(row, 4), weights=weights) for row in drawn]
+        for kind, truth in ((None, 0.8), ("quadratic", 0.8), ("quadratic", 0.97)):
+            cells = (truth * np.eye(4) + (1 - truth) / 4) / 4  # equally frequent labels, alike or by chance
+            found = [_kappa(row, 4, kind) for row in rng.multinomial(n, cells.ravel(), simulations)]
             rows.append(
-                {"n": n, "truth": f"{truth}, four labels, {weights or 'no'} weights"} | _weighed(found, truth)
+                {"n": n, "truth": f"{truth}, four labels, {kind or 'no'} weights"} | _weighed(found, truth)
             )
     return _table(rows, 0.92)
 
 
-def strengths(sizes=(40, 200), simulations=SIMULATIONS // 4, seed=0) -> pd.DataFrame:
-    """Strengths of two and of three models, with ties; each prompt is judged once a pair."""
+def strengths(sizes=(40, 200), simulations=SIMULATIONS, seed=0) -> pd.DataFrame:
+    """Strengths of two and of three models, without ties and with 0.3; each prompt is judged once a pair."""
     rng, rows = np.random.default_rng(seed), []
     for n in sizes:
         for truth in ((0.0, 0.0), (0.6, -0.6), (1.5, -1.5), (0.8, 0.0, -0.8)):
             for ties in (0.0, 0.3):
-                found = [_judged(rng, np.array(truth), n, ties) for _ in range(simulations)]
-                low, high = (np.concatenate([f[c] for f in found]) for c in ("low", "high"))
-                true = np.concatenate([f.model.map(dict(zip("abc", truth, strict=False))) for f in found])
+                true = np.array(truth)
+                ends = np.array(
+                    [judgements.strengths(_wins(rng, true, n, ties), 0.95)[1:3] for _ in range(simulations)]
+                )
+                low, high = ends[:, 0], ends[:, 1]
                 width = (high - low)[np.isfinite(high - low)].mean()
-                rows.append({"n": n, "truth": f"{truth}, ties {ties}",
-                             "coverage": ((low <= true) & (true <= high)).mean(), "width": width})  # fmt: skip
+                holds = ((low <= true) & (true <= high)).mean()
+                rows.append({"n": n, "truth": f"{truth}, ties {ties}", "coverage": holds, "width": width})
     return _table(rows, 0.92)
 
 
@@ -166,18 +171,21 @@ def agrees(b: int, c: int, n: int) -> bool:
     return (not found.low <= 0 <= found.high) == (s.mcnemar_test(ours, theirs).p_value <= 0.05)
 
 
-def _judged(rng: np.random.Generator, truth: np.ndarray, n: int, ties: float) -> pd.DataFrame:
-    pairs = [(i, j) for i in range(len(truth)) for j in range(i)]
-    a, b = (np.tile([pair[k] for pair in pairs], n) for k in (0, 1))
-    won = (rng.random(len(a)) < 1 / (1 + np.exp(truth[b] - truth[a]))).astype(float)
-    # a tie is half a win each way only if it is as likely for the better model as for the worse: all that could be one
-    score = np.where(rng.random(len(a)) < ties, 1 / (1 + np.exp(truth[b] - truth[a])), won)
-    names = np.array(list("abc"))
-    table = pd.DataFrame({"prompt_id": np.repeat(np.arange(n), len(pairs)), "a": names[a], "b": names[b]})
-    return s.bradley_terry(table.assign(score=score))
+def _wins(rng: np.random.Generator, truth: np.ndarray, n: int, ties: float) -> np.ndarray:
+    """(prompt, winner, loser) points; of two equal answers, which are as often as `ties`, either may be called better."""
+    wins = np.zeros((n, len(truth), len(truth)))
+    for i in range(len(truth)):
+        for j in range(i):
+            chance = 1 / (1 + np.exp(truth[j] - truth[i]))
+            # a tie is half a win each, so the rest must favour the better model more to leave the mean where it is
+            rest = np.clip((chance - ties / 2) / (1 - ties), 0, 1)
+            wins[:, i, j] = np.where(rng.random(n) < ties, 0.5, rng.random(n) < rest)
+            wins[:, j, i] = 1 - wins[:, i, j]
+    return wins
 
 
 def _tables(n: int) -> np.ndarray:
+    """Every way to put n replies into four cells."""
     return np.array(
         [
             (i, j, k, n - i - j - k)
@@ -188,23 +196,29 @@ def _tables(n: int) -> np.ndarray:
     )
 
 
-def _labels(cells: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
+def _kappa(cells: np.ndarray, size: int, weights: str | None = None) -> tuple[float, float]:
+    """What `cohen_kappa` finds for a table of single replies, without building its labels."""
     places = np.repeat(np.arange(size * size), cells)
-    return places // size, places % size
-
-
-def _alike(size: int, truth: float) -> np.ndarray:
-    """A table of `size` equally frequent labels whose kappa is `truth`, with any weights: by chance, or equal."""
-    return truth * np.eye(size) / size + (1 - truth) / size**2
+    tables = np.zeros((len(places), size * size))
+    tables[np.arange(len(places)), places] = 1
+    tables = tables.reshape(-1, size, size)
+    seen = (cells.reshape(size, size).sum(0) + cells.reshape(size, size).sum(1)) > 0
+    labels = np.flatnonzero(seen)
+    tables = tables[:, labels][:, :, labels]
+    penalty = 1.0 - np.eye(len(labels)) if weights is None else np.subtract.outer(labels, labels) ** 2.0
+    if np.isnan(_closed.kappa(tables.sum(0), penalty)):
+        return np.nan, np.nan
+    return _closed.kappa_limits(tables, penalty, 0.95)
 
 
 def _weighed(found: list, truth: float, weights: np.ndarray | None = None) -> dict:
     """Coverage and mean width over the outcomes that have an interval."""
     weights = np.ones(len(found)) if weights is None else weights
-    low, high = np.array([(f.low, f.high) for f in found]).T
+    low, high = np.array([f if isinstance(f, tuple) and len(f) == 2 else (f.low, f.high) for f in found]).T
+    everything = weights.sum()
     weights = np.where(np.isnan(low), 0, weights)
     holds = (low <= truth + 1e-12) & (truth - 1e-12 <= high)
-    none = 1 - weights.sum() / max(len(found) if weights.max() >= 1 else 1, weights.sum())
+    none = 1 - weights.sum() / everything
     return {
         "coverage": weights[holds].sum() / weights.sum(),
         "width": np.nansum(weights * (high - low)) / weights.sum(),

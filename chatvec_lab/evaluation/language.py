@@ -168,7 +168,7 @@ _ALSO = {
 }
 _ARABIC = re.compile(r"[ؠ-يٮ-ۓەۺ-ۿݐ-ݿﭐ-﷿ﹰ-ﻼ]+")
 _ARABIC_LABELS = {"ar", "fa", "ur", "ckb", "ku", "ps", "sd", "ug", "azb", "pnb", "mzn"}
-_RULES = 2  # the version of what is decided here
+_RULES = 3  # the version of what is decided here
 _SHORT = 20  # letters; below, a doubtful label is none
 
 
@@ -233,17 +233,33 @@ def _by_sentence(text: str) -> list[tuple[str, str | None, float]]:
 
 
 def _han_label(piece: str, whole: str, has_kana: bool) -> str:
-    """zh, ja or han for a piece without kana; fastText calls two-character pieces ja, so they follow."""
-    if not _is_japanese_set("".join(_HAN.findall(piece))) or _BOPOMOFO.search(piece):
+    """zh, ja or han for a piece without kana: what either language could have written is neither.
+
+    Without kana fastText calls much short Chinese Japanese, with full certainty; only its certain "zh" is believed.
+    """
+    if not _is_japanese_set(piece) or _BOPOMOFO.search(piece):
         return "zh"
-    if has_kana and _count(_HAN, piece) < 8:
+    if has_kana:
+        return "ja" if _count(_HAN, piece) < 8 else _chinese_or_japanese(piece)
+    if not _is_japanese_set(whole):
+        return "zh"
+    traditional, simplified = _script_sets()
+    is_short = _count(_HAN, whole) < 12  # more Japanese than that has kana in it; more Chinese may quote both scripts
+    if any(c in _SHINJITAI for c in whole) or (is_short and {*whole} & traditional and {*whole} & simplified):
         return "ja"
-    text = piece if has_kana else whole
-    if not has_kana and _count(_HAN, text) >= 12:
-        return "zh"  # so much Japanese has kana in it
-    if _count(_HAN, text) < 4:
-        return "han" if _is_japanese_set("".join(_HAN.findall(text))) else "zh"
-    return _chinese_or_japanese(text)
+    if not is_short or _CHINESE_WORDS.search(whole):
+        return "zh"
+    label, score = _fasttext(whole, 1)[0]
+    return "zh" if label == "zh" and score >= 0.8 and _count(_HAN, whole) >= 4 else "han"
+
+
+# What Japan alone writes so, of its common characters; Chinese has another form for each, in either script.
+_SHINJITAI = frozenset(
+    "亜悪圧囲壱隠栄営駅円塩縁応桜穏仮価絵拡覚楽陥勧関帰気亀戯拠挙暁駆勲恵渓経継鶏県剣険圏検権顕験厳広鉱砕済斎剤桟"
+    "歯児実釈渋獣縦粛処奨剰壌嬢畳縄譲醸粋酔穂髄瀬戦繊銭巣総臓増帯滝択沢単弾遅鋳庁聴鉄転伝悩脳廃売発髪払仏辺豊黙訳"
+    "薬揺様謡頼覧猟緑霊齢労図読対毎変浄専団抜従歩働込畑峠枠栃辻匂塀"
+)
+_CHINESE_WORDS = re.compile("[很把跟們這]|是(?![非正認])|我不|不是")  # of characters that Japanese has, too
 
 
 @functools.lru_cache(maxsize=65536)
@@ -252,10 +268,10 @@ def _chinese_or_japanese(text: str) -> str:
     return found[0] if found else "zh"
 
 
-def _is_japanese_set(han: str) -> bool:
-    """Whether every character is among the 6,355 kanji of JIS X 0208; 你, 们 and 說 are not."""
+def _is_japanese_set(text: str) -> bool:
+    """Whether every Han character is among the 6,355 kanji of JIS X 0208; 你, 们 and 說 are not."""
     try:
-        han.encode("shift_jis")
+        "".join(_HAN.findall(text)).encode("shift_jis")
     except UnicodeEncodeError:
         return False
     return True

@@ -91,6 +91,7 @@ _PATTERNS = {
 }  # fmt: skip
 _COMPILED = [re.compile(p, re.IGNORECASE) for patterns in _PATTERNS.values() for p in patterns]
 LANGUAGES = ("en", "zh-Hant", "zh-Hans", "zh", "ko", "ja", "es", "ar", "sw")
+_READ = {*LANGUAGES, "han"}  # Chinese or Japanese: both have patterns
 
 
 def is_refusal(text: str | None) -> bool | None:
@@ -102,7 +103,7 @@ def is_refusal(text: str | None) -> bool | None:
     True
     """
     answer = answer_of(text)
-    return _refuses(answer) if read_language(answer).language in LANGUAGES else None
+    return _refuses(answer) if read_language(answer).language in _READ else None
 
 
 def refusals(responses: pd.DataFrame) -> pd.DataFrame:
@@ -114,7 +115,7 @@ def refusals(responses: pd.DataFrame) -> pd.DataFrame:
     said = answers(responses)
     languages = [read_language(text).language for text in said]
     refused = [
-        float(_refuses(text)) if language in LANGUAGES else np.nan
+        float(_refuses(text)) if language in _READ else np.nan
         for text, language in zip(said, languages, strict=True)
     ]
     return identity(responses).assign(

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from chatvec_lab.evaluation.refusals import is_refusal
 from chatvec_lab.evaluation.language import (
     LANGUAGES,
     language_scores,
@@ -140,7 +141,7 @@ def test_traditional_and_simplified_are_counted_by_character():
     found = read_language("這個軟體很好。这个软件很好。")
     assert found.shares["zh-Hant"] == pytest.approx(4 / 7)  # 這個軟體 against 这个软
     assert read_language("台北在哪里").share_of("zh-Hant") == 1  # 台 and 里 are used in both
-    assert read_language("天天向上吃白菜").language == "zh"
+    assert read_language("天天向上吃白菜很好").language == "zh"
     assert read_language("他看着我們").shares == {"zh-Hant": 1}  # as in Hong Kong
 
 
@@ -272,3 +273,27 @@ def test_lingua_reads_whole_replies():
     for language in ("en", "zh-Hant", "zh-Hans", "ko", "ja", "es", "ar", "sw"):
         assert read_language(SENTENCES[language], backend="lingua").language == language
     assert "lingua" in scorer_version("lingua")
+
+
+@pytest.mark.parametrize("text", ["人工智能", "三十二元", "北京大学", "春夏秋冬", "一百二十人"])
+def test_what_chinese_and_japanese_both_write_is_right_in_either(text):
+    for asked in ("zh-Hans", "zh-Hant", "ja"):
+        rows = {"prompt_id": "1", "language": asked, "prompt": "?", "response": text}
+        assert language_scores(pd.DataFrame([rows])).correct[0] == 1, (text, asked)
+
+
+@pytest.mark.parametrize(
+    ("text", "language"),
+    [
+        ("電話番号", "ja"), ("自然言語処理", "ja"), ("東京都知事選挙結果発表予定", "ja"), ("中華人民共和國是一個國家", "zh-Hant"),
+        ("天空很好", "zh"), ("他是老師", "zh-Hant"), ("是非善悪", "ja"), ("图书馆", "zh-Hans"),
+    ],
+)  # fmt: skip
+def test_short_texts_without_kana_are_told_where_they_can_be(text, language):
+    found = read_language(text)
+    assert found.language == language
+    assert found.share_of("ja") == (language == "ja")
+
+
+def test_a_refusal_in_characters_that_two_languages_share_is_one():
+    assert is_refusal("無法提供協助") is False and is_refusal("我無法提供協助") is True

@@ -58,14 +58,16 @@ def by_cluster(values: np.ndarray, clusters: np.ndarray | None) -> np.ndarray:
 
 def skewed_mean(values: np.ndarray, level: float) -> tuple[float, float]:
     """Student's interval of a mean, its quantiles bent by the skewness of the values (Hall 1992, the cubic form)."""
-    n, mean, sd = len(values), values.mean(), values.std(ddof=1)
-    skewness = (((values - mean) / values.std()) ** 3).mean()
+    n, mean = len(values), values.mean()
+    scale = np.abs(values - mean).max()  # so that no power runs out of the floats
+    apart = (values - mean) / scale
+    skewness = (apart**3).mean() / apart.std() ** 3
     limits = []
-    for t in (1, -1):
-        y = t * t_of(level, n - 1) / np.sqrt(n)
+    for sign in (1, -1):
+        y = sign * t_of(level, n - 1) / np.sqrt(n)
         if abs(skewness) > 1e-9:
             y = 3 * (np.cbrt(1 + skewness * (y - skewness / (6 * n))) - 1) / skewness
-        limits.append(float(mean - sd * y))
+        limits.append(float(mean - scale * apart.std(ddof=1) * y))
     return limits[0], limits[1]
 
 

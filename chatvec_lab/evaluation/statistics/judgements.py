@@ -43,18 +43,8 @@ def bradley_terry(
     wins = np.zeros((len(names), size, size))  # (cluster, winner, loser)
     np.add.at(wins, (cluster, a, b), told["score"].to_numpy(dtype=float))
     np.add.at(wins, (cluster, b, a), 1 - told["score"].to_numpy(dtype=float))
-    total = wins.sum(axis=0)
-    prior = 0.5 * ((total + total.T) > 0)
-    _check_connected(prior > 0, models)
-    estimate = _strengths(total + prior)
-    half = _half_widths(wins, total + prior, estimate, level)
-    low, high = estimate - half, estimate + half
-    share = total.sum(axis=1) / (total + total.T).sum(axis=1)
-    one_sided = (share == 0) | (share == 1)
-    for i in np.flatnonzero(one_sided):
-        asked = np.unique(cluster[(a == i) | (b == i)]).size
-        limits = wilson(share[i] * asked, asked, level)
-        low[i], high[i] = (_strength_at(limit, (total + total.T)[i], estimate, i) for limit in limits)
+    _check_connected(wins.sum(axis=0), models)
+    estimate, low, high, one_sided = strengths(wins, level)
     result = pd.DataFrame({"model": models, "estimate": estimate, "low": low, "high": high})
     missing, method = len(judgements) - len(told), np.where(one_sided, "wilson", "larger of two errors")
     return result.assign(n=told[prompt].nunique(), missing=missing, level=level, method=method, seed=None)
@@ -130,7 +120,8 @@ def _told(judgements: pd.DataFrame, prompt: str) -> pd.DataFrame:
     return told
 
 
-def _check_connected(compared: np.ndarray, models: list[str]) -> None:
+def _check_connected(wins: np.ndarray, models: list[str]) -> None:
+    compared = wins + wins.T > 0
     reached = np.zeros(len(models), dtype=bool)
     reached[0] = True
     for _ in models:
@@ -142,26 +133,51 @@ def _check_connected(compared: np.ndarray, models: list[str]) -> None:
         )
 
 
-def _strengths(wins: np.ndarray, *, tolerance: float = 1e-10, most: int = 10_000) -> np.ndarray:
-    """Bradley–Terry log strengths of a (winner, loser) table, by Hunter's MM steps, mean 0."""
+def strengths(wins: np.ndarray, level: float) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """(estimates, low, high, whether it won or lost everything) of models from (cluster, winner, loser) points."""
+    total = wins.sum(axis=0)
+    played = total + total.T
+    with_prior = total + 0.5 * (played > 0)
+    estimate = _most_likely(with_prior)
+    half = _half_widths(wins, with_prior, estimate, level)
+    low, high = estimate - half, estimate + half
+    share = total.sum(axis=1) / played.sum(axis=1)
+    one_sided = (share == 0) | (share == 1)
+    for i in np.flatnonzero(one_sided):
+        asked = int((wins[:, i].sum(axis=1) + wins[:, :, i].sum(axis=1) > 0).sum())
+        limits = wilson(share[i] * asked, asked, level)
+        low[i], high[i] = (_strength_at(limit, played[i], estimate, i) for limit in limits)
+    return estimate, low, high, one_sided
+
+
+def _most_likely(wins: np.ndarray) -> np.ndarray:
+    """Bradley–Terry log strengths of a (winner, loser) table, mean 0, by Newton's steps of bounded length."""
     games, won = wins + wins.T, wins.sum(axis=1)
-    strength = np.ones_like(won)
-    for _ in range(most):
-        updated = won / (games / (strength[:, None] + strength[None])).sum(axis=1)
-        updated /= np.exp(np.log(updated).mean())
-        moved = np.abs(updated / strength - 1).max()
-        strength = updated
-        if moved < tolerance:
-            return np.log(strength)
-    raise ValueError(f"Bradley–Terry did not settle in {most} steps; the verdicts are nearly one-sided")
+    found = np.zeros(len(wins))
+    for _ in range(500):
+        chance = _chances(found)
+        step = np.linalg.pinv(_information(games, chance)) @ (won - (games * chance).sum(axis=1))
+        found = found + step * min(1.0, 1 / max(np.abs(step).max(), 1e-300))
+        if np.abs(step).max() < 1e-10:
+            return found - found.mean()
+    raise ValueError("Bradley–Terry did not settle in 500 steps; the verdicts are nearly one-sided")
+
+
+def _chances(strength: np.ndarray) -> np.ndarray:
+    """The chance of the row's model against the column's."""
+    return 1 / (1 + np.exp(strength[None] - strength[:, None]))
+
+
+def _information(games: np.ndarray, chance: np.ndarray) -> np.ndarray:
+    each = games * chance * (1 - chance)
+    return np.diag(each.sum(axis=1)) - each
 
 
 def _half_widths(wins: np.ndarray, with_prior: np.ndarray, estimate: np.ndarray, level: float) -> np.ndarray:
     """Half the interval of each strength: the larger of the model's own error and the sandwich over clusters."""
     games = with_prior + with_prior.T
-    chance = 1 / (1 + np.exp(estimate[None] - estimate[:, None]))  # of the row's model against the column's
-    information = games * chance * (1 - chance)
-    inverse = np.linalg.pinv(np.diag(information.sum(axis=1)) - information)
+    chance = _chances(estimate)
+    inverse = np.linalg.pinv(_information(games, chance))
     widths = z_of(level) * np.sqrt(np.diag(inverse))
     clusters = len(wins)
     if clusters < 2:
