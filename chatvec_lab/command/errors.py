@@ -62,6 +62,8 @@ def told_of_sigterm() -> Iterator[None]:
         raise Terminated
 
     before = signal.signal(signal.SIGTERM, stop)
+    if signal.getsignal(signal.SIGINT) == signal.SIG_DFL:  # as `__main__` left it while modules were imported
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         yield
     finally:

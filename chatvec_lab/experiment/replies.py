@@ -11,23 +11,25 @@ import datetime
 import functools
 import json
 import os
-import tempfile
+import uuid
 from collections.abc import Callable, Iterable, Mapping
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from chatvec_lab.experiment import models
 from chatvec_lab.experiment.models import At, loaded
-from chatvec_lab.study import fingerprint
+from chatvec_lab.study import fingerprint, modules
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from chatvec_lab.weights.checkpoint import Checkpoint
 
-# whatever decides what a model with given weights replies
-_CODE = ("weights", "live", "experiment/models.py", "experiment/replies.py", "evaluation/asking/generation.py",
-         *(f"evaluation/asking/{name}.py" for name in ("rendering", "responses", "decoding")))  # fmt: skip
+# What decides what a model with given weights replies, beside `models` and this file. All that it imports counts too.
+_DECIDES = (
+    "from chatvec_lab.evaluation.asking.generation import respond",
+    "from chatvec_lab.live import LiveModel, load",
+)
 
 
 def kept(out: str | Path) -> Path:
@@ -180,10 +182,9 @@ def recipe(model: "Checkpoint | At") -> list:
 
 @functools.cache
 def _code() -> str:
-    paths = [fingerprint.PACKAGE / name for name in _CODE]
-    files = sorted(file for path in paths for file in (path.rglob("*.py") if path.is_dir() else [path]))
-    versions = [metadata.version(name) for name in ("torch", "transformers", "tokenizers")]
-    return fingerprint.digest([file.read_text("utf-8") for file in files], versions)
+    """One digest of the code that decides a reply; comments and docstrings do not count (see `study.modules`)."""
+    own = [Path(file).read_text("utf-8") for file in (models.__file__, __file__)]
+    return fingerprint.digest([modules.meaning(text) for text in own], modules.digest(_DECIDES))
 
 
 def _date(keep: Path | None) -> str | None:
@@ -211,11 +212,12 @@ def _write(folder: Path, fresh: dict[str, list[dict]]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     part = folder / f"{fingerprint.digest(sorted(fresh))[:24]}.jsonl"
     text = "".join(json.dumps(item) + "\n" for item in sorted(fresh.items()))
-    with tempfile.NamedTemporaryFile("w", encoding="utf-8", dir=folder, suffix=".part", delete=False) as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    mask = os.umask(0o077)
-    os.umask(mask)
-    os.chmod(file.name, 0o666 & ~mask)  # a temporary file is its writer's alone; the replies are as all else
-    os.replace(file.name, part)
+    fresh_part = folder / f"{uuid.uuid4().hex}.part"  # as readable as all else here, unlike tempfile's
+    try:
+        with fresh_part.open("x", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(fresh_part, part)
+    finally:
+        fresh_part.unlink(missing_ok=True)

@@ -7,7 +7,6 @@ has `news(tokens)`, lines for whoever waits. An error of `result()` may have `ag
 """
 
 import contextlib
-import importlib
 import json
 import multiprocessing
 import os
@@ -173,7 +172,12 @@ class Dask:
     """
 
     def __init__(self, scheduler: str | None):
-        distributed = _optional("distributed", "dask")
+        try:
+            import distributed
+        except ImportError as error:
+            raise ImportError(
+                "the dask engine needs distributed, which is not installed: pip install 'chatvec_lab[dask]'"
+            ) from error
         if not scheduler:
             raise ValueError(
                 "--engine dask needs --scheduler, the address that `dask scheduler` printed (tcp://...)"
@@ -223,15 +227,6 @@ class _DaskJob:
 
     def result(self) -> Any:
         return self.future.result()
-
-
-def _optional(module: str, extra: str) -> Any:
-    try:
-        return importlib.import_module(module)
-    except ImportError as error:
-        raise ImportError(
-            f"the {extra} engine needs {module}, which is not installed: pip install 'chatvec_lab[{extra}]'"
-        ) from error
 
 
 def save_token(folder: Path, token: str) -> None:

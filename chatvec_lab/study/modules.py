@@ -63,7 +63,8 @@ class _Facts:
         self.imports: list[tuple[int, str, str, str]] = []  # level, module, name ("" for none), bound to
         self.libraries: set[str] = set()
         self.table: dict[str, str] = {}  # names that a package hands out at first use, and their modules
-        self.is_lazy = self.is_open = False  # has a `__getattr__`; imports what cannot be known here
+        self.is_lazy = False  # has a `__getattr__`
+        self.is_open = self.unknown = False  # imports what cannot be known here
         if self.tree is None:
             self.is_open = True
             return
@@ -74,6 +75,7 @@ class _Facts:
                 self.is_lazy = True
             elif isinstance(node, ast.Assign | ast.AnnAssign) and isinstance(node.value, ast.Dict):
                 self.table |= _texts(node.value)
+        self.is_open = self.unknown and not (self.is_lazy and self.table)
 
     def _note(self, node: ast.AST) -> None:
         if isinstance(node, ast.Import):
@@ -83,10 +85,14 @@ class _Facts:
         elif isinstance(node, ast.ImportFrom):
             for alias in node.names:
                 self._add(node.level, node.module or "", alias.name, alias.asname or alias.name)
-        elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith(("import_module", "__import__")):
-            first = node.args[0] if node.args else None
-            if isinstance(first, ast.Constant) and isinstance(first.value, str):
-                self._add(0, first.value, "", "")
+        elif isinstance(node, ast.Call) and _name(node.func) in ("import_module", "__import__"):
+            match node.args:
+                case [ast.Constant(value=str(name)), *_]:
+                    self._add(0, name, "", "")
+                case [ast.JoinedStr(values=[ast.Constant(value=str(start)), *_]), *_] if start.endswith("."):
+                    self._add(0, start, "", "")  # one of the modules of a package
+                case _:
+                    self.unknown = True
 
     def _add(self, level: int, module: str, name: str, bound: str) -> None:
         if level or module.partition(".")[0] == "chatvec_lab":
@@ -116,6 +122,9 @@ def _modules(facts: _Facts, package_name: str, package: Path) -> set[str]:
     for level, module, name, variable in facts.imports:
         parents = package_name.split(".")[: len(package_name.split(".")) - level + 1] if level else []
         module = ".".join([*parents, module] if module else parents)
+        if module.endswith("."):
+            _ = [add(other) for other in _below(module.rstrip("."), package)]
+            continue
         add(module)
         if not name:
             bound[variable.lstrip(".")] = "chatvec_lab" if variable.startswith(".") else module
@@ -123,7 +132,7 @@ def _modules(facts: _Facts, package_name: str, package: Path) -> set[str]:
             bound[variable] = f"{module}.{name}"
         else:
             hand_out(module, name)
-    if facts.tree is not None:
+    if bound:
         for module, attribute in _uses(facts.tree, bound, package):
             if not add(f"{module}.{attribute}"):
                 hand_out(module, attribute)
@@ -166,10 +175,15 @@ def _executed(tree: ast.AST) -> Iterator[ast.AST]:
     while waiting:
         node = waiting.pop()
         yield node
-        if isinstance(node, ast.If) and ast.unparse(node.test).endswith("TYPE_CHECKING"):
+        if isinstance(node, ast.If) and _name(node.test) == "TYPE_CHECKING":
             waiting.extend(node.orelse)
         else:
             waiting.extend(ast.iter_child_nodes(node))
+
+
+def _name(node: ast.expr) -> str:
+    """The last name of `a` or `a.b`; "" for anything else."""
+    return node.id if isinstance(node, ast.Name) else node.attr if isinstance(node, ast.Attribute) else ""
 
 
 def _parsed(source: str) -> ast.Module | None:
@@ -194,9 +208,13 @@ def meaning(source: str) -> str:
     >>> meaning("def f(x):\\n    'Twice.'  # of x\\n    return (2 * x)") == meaning("def f(x): return 2*x")
     True
     """
-    tree = _parsed(source)
+    text = _meaning_of(_parsed(source))
+    return source if text is None else text
+
+
+def _meaning_of(tree: ast.Module | None) -> str | None:
     if tree is None:
-        return source
+        return None
     for node in ast.walk(tree):
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
             match node.body:
@@ -240,7 +258,9 @@ def _facts_of(source: str) -> _Facts:
 
 @functools.cache
 def _meaning(file: Path, *_: int) -> str:
-    return hashlib.sha256(meaning(file.read_text("utf-8")).encode()).hexdigest()
+    text = _meaning_of(_facts(file, *_).tree)
+    text = file.read_text("utf-8") if text is None else text
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 @functools.cache

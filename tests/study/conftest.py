@@ -66,10 +66,10 @@ class Lab:
         file.write_text(textwrap.dedent(text), "utf-8")
         return file
 
-    def start(self, *arguments: str, name: str = "tiny") -> subprocess.Popen:
+    def start(self, *arguments: str, name: str = "tiny", **options) -> subprocess.Popen:
         command = [sys.executable, "-c", COMMAND, f"{name}.yaml", "--out", "out", *arguments]
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-        return subprocess.Popen(command, cwd=self.root, env=self.environment, **pipes)
+        return subprocess.Popen(command, cwd=self.root, env=self.environment, **pipes, **options)
 
     def run(self, *arguments: str, name: str = "tiny") -> tuple[int, str]:
         """Exit status and everything printed of `run tiny.yaml --out out ARGUMENTS`."""

@@ -1,10 +1,16 @@
-"""A study killed at random instants: the rerun completes, nothing done runs again, the tables are the same bytes."""
+"""A study killed at random instants: the rerun completes, nothing done runs again, the tables are the same bytes.
 
+By SIGKILL of the command alone, as the system does when memory is gone, and by SIGTERM or Ctrl-C, at a terminal with all its
+processes: no worker, no kernel and none of what a kernel started is left, and no half file.
+"""
+
+import os
 import random
 import shutil
 import signal
 import time
 
+import psutil
 import pytest
 
 MADE = """
@@ -32,7 +38,25 @@ def results(lab) -> dict[str, bytes]:
     return {str(file.relative_to(lab.out)): file.read_bytes() for file in sorted(files)}
 
 
-@pytest.mark.parametrize("kills", [3, pytest.param(50, marks=pytest.mark.slow)])
+def stop(process, instant: float, how: signal.Signals, *, group: bool) -> bool:
+    """Send a signal to a command after so many seconds; whether it was still at work. All below it must be gone soon."""
+    time.sleep(instant)
+    if process.poll() is not None:
+        return False
+    try:
+        below = psutil.Process(process.pid).children(recursive=True)
+        (os.killpg if group else os.kill)(process.pid, how)
+    except (psutil.NoSuchProcess, ProcessLookupError):  # done meanwhile
+        return False
+    process.wait(60)
+    _, alive = psutil.wait_procs(below, timeout=30)
+    assert not alive, f"after {how.name} at {instant:.2f} s there is left {[p.cmdline() for p in alive]}"
+    return True
+
+
+@pytest.mark.parametrize(
+    "kills", [3, pytest.param(50, marks=pytest.mark.slow), pytest.param(200, marks=pytest.mark.campaign)]
+)
 def test_killed_at_random_instants(lab, kills):
     lab.notebook("made", "seed: int = 0  # seed", MADE)
     lab.notebook("joined", "made: list[str] = []  # folders", JOINED)
@@ -48,25 +72,64 @@ def test_killed_at_random_instants(lab, kills):
     expected = results(lab)
     assert len(expected) == 2 + 2 + 3 * 3 + 4
 
-    chance = random.Random(f"{kills} kills")
+    seed = os.environ.get("CHATVEC_SEED", "0")
+    print(f"{kills} kills, CHATVEC_SEED={seed}")
+    chance = random.Random(f"{kills} kills, {seed}")
     killed, done = 0, {}
     shutil.rmtree(lab.out)
     while killed < kills or len(done) < 4:
-        process = lab.start("--workers", "2")
+        process = lab.start("--workers", "2", start_new_session=True)
+        how = chance.choice([signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+        instant, group = chance.uniform(0.1, undisturbed), how != signal.SIGKILL and chance.random() < 0.5
         if killed < kills:
-            time.sleep(chance.uniform(0.1, undisturbed))
-            killed += process.poll() is None
-            process.send_signal(signal.SIGKILL)
+            killed += stop(process, instant, how, group=group)
         text, _ = process.communicate(timeout=300)
-        assert process.returncode in (0, -signal.SIGKILL), text
+        ends = {0, -signal.SIGKILL, 128 + how, -how}  # the last before Python has started
+        assert process.returncode in ends, f"{how.name} at {instant:.2f} s: {process.returncode}\n{text}"
         now = {path: record for path, record in lab.records().items() if record["status"] == "done"}
         assert {path: now.get(path) for path in done} == done, "what was done has run again"
         done = now
         if process.returncode == 0:
             assert results(lab) == expected
+            half = [path for path in lab.out.rglob("*") if path.name.endswith((".part", ".tmp"))]
+            assert not half, "a study that is done leaves no half file"
             if killed < kills:
                 shutil.rmtree(lab.out)
                 done = {}
     status, text = lab.run("--workers", "2")
     assert status == 0 and text.startswith("4 cells, 4 already done, 0 to run")
     assert results(lab) == expected
+
+
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_a_stopped_study_leaves_nothing_at_work(lab, how):
+    """Also not what a notebook has started, nor the ports that its kernel and that program listen at."""
+    code = """
+    import os, pathlib, socket, subprocess, sys, time
+    listen = "import socket, time; s = socket.create_server(('127.0.0.1', 0)); print(s.getsockname()[1], flush=True)"
+    child = subprocess.Popen(
+        [sys.executable, "-c", f"{listen}; time.sleep(600)"], stdout=subprocess.PIPE, text=True
+    )
+    port = child.stdout.readline().strip()
+    pathlib.Path("began").write_text(f"{os.getpid()} {child.pid} {port}")
+    time.sleep(600)
+    """
+    lab.notebook("cell", "seed: int = 0  # seed", code)
+    lab.study("notebooks: {cell.ipynb: {}}")
+    process = lab.start("--workers", "1")
+    began = lab.root / "began"
+    end = time.monotonic() + 120
+    while not (began.exists() and began.read_text().count(" ") == 2):
+        assert time.monotonic() < end and process.poll() is None
+        time.sleep(0.1)
+    kernel, child, port = map(int, began.read_text().split())
+    ports = {c.laddr.port for c in psutil.Process(kernel).net_connections() if c.status == "LISTEN"} | {port}
+    assert len(ports) > 1 and psutil.pid_exists(child)
+    assert stop(process, 0, how, group=False)
+    text, _ = process.communicate(timeout=60)
+    assert process.returncode == 128 + how
+    told = "interrupted" if how == signal.SIGINT else f"ended by {how.name}"
+    assert text.splitlines()[-1] == f"{told}; the same command goes on from here" and "Traceback" not in text
+    assert not psutil.pid_exists(kernel) and not psutil.pid_exists(child)
+    assert not ports & {c.laddr.port for c in psutil.net_connections("tcp") if c.status == "LISTEN"}
+    assert lab.records() == {}

@@ -72,7 +72,7 @@ def test_what_a_notebook_imports_changes_its_keys_and_nothing_else_does(lab, key
     )  # a docstring
     edit(lab.root / "chatvec_lab/study/outputs.py", "import math\n", "import math  # a comment\n\n")
     edit(
-        lab.root / "chatvec_lab/study/engines.py", "SQUEUE_SECONDS = 5", "SQUEUE_SECONDS = 6"
+        lab.root / "chatvec_lab/study/slurm.py", "SQUEUE_SECONDS = 5", "SQUEUE_SECONDS = 6"
     )  # not imported there
     assert keys() == before
     edit(lab.root / "chatvec_lab/paths.py", "reports", "results")  # imported by outputs

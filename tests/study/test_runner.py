@@ -1,7 +1,10 @@
 """Real notebooks through the real runner: what runs, what does not run again, what failure looks like."""
 
+import argparse
+import errno
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -329,3 +332,62 @@ def wait_for(is_so, seconds=300):
     while not is_so():
         assert time.monotonic() < end, "waited too long"
         time.sleep(0.1)
+
+
+@pytest.mark.parametrize(
+    ("number", "told"),
+    [
+        (errno.EACCES, "On a cluster the login has likely run out: log in again"),
+        (errno.EKEYEXPIRED, "On a cluster the login has likely run out: log in again"),
+        (errno.ENOSPC, "the disk or your quota is full"),
+        (errno.EDQUOT, "the disk or your quota is full"),
+        (errno.EIO, "What is done is kept; the same command goes on from here."),
+    ],
+)
+@pytest.mark.parametrize("when", ["study.json", "run.json"])
+def test_a_disk_that_refuses_ends_in_one_paragraph(lab, monkeypatch, capsys, when, number, told):
+    """At the first file that is written, and when the end of a cell is booked (its worker could not write it either)."""
+    monkeypatch.setattr(fingerprint, "PACKAGE", lab.root / "chatvec_lab")
+    lab.notebook("cell", "seed: int = 0  # seed", "x = 1")
+    study_file = lab.study("notebooks: {cell.ipynb: {}}")
+    whole = Path.write_text
+
+    def refused(path, *arguments, **options):
+        if path.name.startswith(when):
+            raise OSError(number, os.strerror(number), str(path))
+        return whole(path, *arguments, **options)
+
+    monkeypatch.setattr(Path, "write_text", refused)
+    monkeypatch.setattr(study.Local, "submit", Here.submit)
+    parser = argparse.ArgumentParser()
+    study.add_arguments(parser)
+    status = study.main(parser.parse_args([str(study_file), "--out", str(lab.out), "--workers", "1"]))
+    said = capsys.readouterr().err
+    assert status == 2 and told in said and when in said and said.count("\n") == 1
+
+
+def test_a_full_disk_is_told_and_what_is_done_is_kept(lab):
+    """A real one: a limit on the size of files stands for a quota."""
+    lab.notebook("small", "seed: int = 0  # seed", START, SUMMARY)
+    big = "import resource, pathlib\npathlib.Path(out_dir, 'big').write_bytes(bytes(64 << 20))"
+    lab.notebook("big", "seed: int = 0  # seed", big)
+    lab.study("notebooks: {small.ipynb: , big.ipynb: }")
+    limit = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (32 << 20, 32 << 20))  # noqa: E731
+    process = lab.start("--workers", "1", preexec_fn=limit)
+    text, _ = process.communicate(timeout=300)
+    assert process.returncode == 1 and "OSError: [Errno 27] File too large" in text, text
+    assert {record["notebook"]: record["status"] for record in lab.records().values()} == {
+        "small": "done",
+        "big": "failed",
+    }
+
+
+def test_a_clock_that_is_set_back_gives_no_negative_seconds(lab, run, monkeypatch):
+    lab.notebook("cell", "seed: int = 0  # seed", "x = 1")
+    lab.study("notebooks: {cell.ipynb: {}}")
+    now = iter(range(10_000_000, 0, -3600))
+    monkeypatch.setattr(time, "time", lambda: float(next(now)))
+    records, lines = run()
+    (record,) = records.values()
+    assert record["status"] == "done" and 0 < record["seconds"] < 300
+    assert "left" not in lines[-1] or "-" not in lines[-1]

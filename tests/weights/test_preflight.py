@@ -76,7 +76,7 @@ def test_random_signs_bound_an_unrelated_vector(families, tmp_path):
         noise = torch.Generator().manual_seed(seed)
         cp = moved(
             base, tmp_path / str(seed), lambda _, own: own + 0.004 * torch.randn(own.shape, generator=noise)
-        )  # noqa: B023
+        )
         held = preflight(Checkpoint(cp), tau, full=True).holdings[tau.label]
         outside += abs(held.share) > held.band
     assert outside <= 4  # 1 of 20 expected
