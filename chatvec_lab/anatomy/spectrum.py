@@ -15,8 +15,8 @@ from chatvec_lab.anatomy import kernels
 from chatvec_lab.anatomy.blocks import pieces_of
 from chatvec_lab.anatomy.measures import checked
 from chatvec_lab.anatomy.tables import PLACE, place
+from chatvec_lab.weights.numerics.arrays import randomised_svd
 from chatvec_lab.weights.numerics.blocks import Workspace, block_spans
-from chatvec_lab.weights.transforms import randomised_svd
 from chatvec_lab.weights.vector import WeightVector
 
 if TYPE_CHECKING:

@@ -14,14 +14,12 @@ from typing import Any, get_args
 
 import numpy as np
 
-from chatvec_lab.weights import familiar
 from chatvec_lab.weights.chat import ChatSide
 from chatvec_lab.weights.checkpoint import Checkpoint
-from chatvec_lab.weights.difference import unpaired
 from chatvec_lab.weights.layout import Layout
 from chatvec_lab.weights.numerics import exact
 from chatvec_lab.weights.numerics.blocks import Workspace
-from chatvec_lab.weights.rows import Table, check_candidate, pairs_in_shape
+from chatvec_lab.weights.pairing import left_out
 from chatvec_lab.weights.sources import files
 from chatvec_lab.weights.tokens import VocabularyReport, special_rows, vocabulary_report
 from chatvec_lab.weights.vector import Term, WeightVector
@@ -109,58 +107,11 @@ class MergedCheckpoint(Checkpoint):
 
     @cached_property
     def _pairs(self) -> dict[str, str]:
-        """What is left out; one ValueError that lists every tensor without its partner (design, rule 5)."""
-        vector, layout = self.vector, self.cp.layout
-        floats = {self.named(n): n for n in self.cp.names if self._is_weight(n)}
-        left_out, lines = dict(vector.left_out), []
-        for pub, name in floats.items():
-            if vector.is_outside(pub):
-                continue
-            if not vector.resolve(pub):
-                if reason := self._no_say(pub, name):
-                    left_out[pub] = reason
-                else:
-                    lines.append(f"{name}   only in {self.cp.label}")
-            elif not pairs_in_shape(layout[name], self.cp.shape(name), vector.shape(pub)):
-                lines.append(f"{name}   {self.cp.label} {self.cp.shape(name)}, vector {vector.shape(pub)}")
-            elif layout[name].axis == "candidate":
-                ours = Table(self.cp.label, self.cp.vocabulary, self.cp.shape(name)[0])
-                check_candidate(name, ours, Table(vector.label, vector.vocabulary, vector.shape(pub)[0]))
-        for pub in vector.names:
-            if pub in floats:
-                continue
-            stored = self.cp.resolve(pub)
-            if not any(term.coefficient(pub) for term in vector.terms):
-                left_out[pub] = "not selected"
-            elif stored and pub in vector.tied:  # a copy of the embedding, stored beside it
-                left_out[pub] = f"{self.cp.label} has no head of its own: it is tied to {stored}"
-            elif reason := familiar.left_out(pub) or (
-                "a draft layer" * (vector.part(pub).component == "draft")
-            ):
-                left_out[pub] = f"{reason}, which {self.cp.label} lacks"
-            else:
-                lines.append(f"{pub}   only in the vector {vector.label}")
-        if lines:
-            note = ""
-            if layout.head is None and any(vector.part(n).module == "head" for n in vector.names):
-                note = (
-                    " The CP ties its head to its embedding, so a head of its own has no place in it."
-                    if layout.is_tied
-                    else " The CP has no head of its own and does not tie it: is its file whole?"
-                )
-            what = f"{self.cp.label} + vector"
-            raise ValueError(unpaired(what, lines, len(floats), self.cp.label, vector.label) + note)
-        return left_out
+        return left_out(self)
 
-    def _is_weight(self, name: str) -> bool:
+    def is_weight(self, name: str) -> bool:
+        """Whether a tensor of the CP is one that training moves: of a float dtype, and no buffer."""
         return self.cp.dtype_name(name) in files.FLOATS and self.cp.layout[name].module != "buffer"
-
-    def _no_say(self, pub: str, name: str) -> str | None:
-        """Why a tensor of the CP that the vector lacks may be carried as it is; None: it may not."""
-        part = self.cp.layout[name]
-        if not any(term.coefficient(pub, part) for term in self.vector.terms):
-            return "not selected"
-        return self.cp.layout.ignored.get(name)
 
     def _check_moves(self) -> None:
         """Refuse a vector that touches nothing of this CP, unless its scale is 0."""
@@ -272,7 +223,7 @@ class MergedCheckpoint(Checkpoint):
     def is_carried(self, name: str) -> bool:
         """True when the vector adds nothing: buffers, zero coefficients, skipped vocabulary."""
         pub = self.named(name)
-        if not self._is_weight(name) or self.vector.is_outside(pub) or not self.vector.resolve(pub):
+        if not self.is_weight(name) or self.vector.is_outside(pub) or not self.vector.resolve(pub):
             return True
         if self.policy == "skip" and self.layout.is_table(name):
             return True

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import cached_property
 from math import isfinite, prod
 from pathlib import Path
@@ -19,45 +19,18 @@ import numpy as np
 
 from chatvec_lab.weights.chat import ChatSide
 from chatvec_lab.weights.checkpoint import Checkpoint
-from chatvec_lab.weights.difference import Difference, Leaf, unpaired
+from chatvec_lab.weights.difference import Difference, unpaired
 from chatvec_lab.weights.layout import Part
 from chatvec_lab.weights.numerics import exact
 from chatvec_lab.weights.numerics.blocks import Workspace, block_spans
 from chatvec_lab.weights.rows import leaf_rows, pairs_in_shape
 from chatvec_lab.weights.selection import LayerChoice, NameChoice, Selection
 from chatvec_lab.weights.sources import files
-from chatvec_lab.weights.vocabulary import Vocabulary, runs
+from chatvec_lab.weights.terms import Term, renamed, silent, span
+from chatvec_lab.weights.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
     import torch
-
-
-Schedule = Callable[[str, Part], float]
-
-
-def silent(name: str, part: Part) -> float:
-    return 0.0
-
-
-@dataclass(frozen=True)
-class Term:
-    factor: float
-    leaf: Leaf
-    schedules: tuple[Schedule, ...] = field(default=())
-
-    @property
-    def is_meant(self) -> bool:
-        """Whether the term is meant to move something."""
-        return self.factor != 0 and silent not in self.schedules
-
-    def coefficient(self, name: str, part: Part | None = None) -> float:
-        """The factor of one tensor. `part` says what it is, where the leaf does not know such a tensor."""
-        result = self.factor
-        if self.schedules:
-            part = part or self.leaf.part(name)
-            for schedule in self.schedules:
-                result *= schedule(name, part)
-        return result
 
 
 class WeightVector:
@@ -165,36 +138,9 @@ class WeightVector:
         for term in self.terms:
             coefficient = term.coefficient(name)
             if coefficient:
-                inner = self._span(term.leaf, name, start, stop, vocabulary, rows, work)
+                inner = span(term.leaf, name, start, stop, vocabulary, rows, work)
                 result += [(coefficient * c, plus, minus) for c, plus, minus in inner]
         return result
-
-    def _span(self, leaf: Leaf, name, start, stop, vocabulary, rows, work) -> list[exact.Part]:
-        if (vocabulary is None and rows is None) or leaf.part(name).axis != "vocabulary":
-            return leaf.own(name, start, stop, work)
-        ids = leaf_rows(leaf, name, vocabulary, rows)
-        width = prod(leaf.shape(name)[1:])
-        first, last = start // width, -(-stop // width)
-        wanted = ids[first:last]
-        if len(wanted) and wanted[0] >= 0 and np.array_equal(wanted, wanted[0] + np.arange(len(wanted))):
-            shift = (wanted[0] - first) * width
-            return leaf.own(name, start + shift, stop + shift, work)
-        result: list[exact.Part] = []
-        for position, row, count in runs(wanted) or [
-            (0, 0, 0)
-        ]:  # no row known: zeros, so that parts stay in place
-            mark = work.mark()
-            own = leaf.own(name, row * width, (row + count) * width, work)
-            if not result:
-                # own buffers first, so that releasing those of the run does not hand these out again
-                result = [_zeros_like(part, (last - first) * width) for part in own]
-            for (_, to, to_minus), (_, plus, minus) in zip(result, own, strict=True):
-                to[position * width : (position + count) * width] = plus
-                if minus is not None:
-                    to_minus[position * width : (position + count) * width] = minus
-            work.release(mark)
-        trim = slice(start - first * width, stop - first * width)
-        return [(c, p[trim], m if m is None else m[trim]) for c, p, m in result]
 
     def live_rows(
         self, name: str, vocabulary: Vocabulary | None = None, rows: int | None = None
@@ -335,7 +281,7 @@ class WeightVector:
         leaves = [Within(term.leaf, larger, path) for term in self.terms]
         return WeightVector(
             tuple(
-                Term(term.factor, leaf, tuple(_renamed(schedule, leaf) for schedule in term.schedules))
+                Term(term.factor, leaf, tuple(renamed(schedule, leaf) for schedule in term.schedules))
                 for term, leaf in zip(self.terms, leaves, strict=True)
             )
         )
@@ -384,21 +330,6 @@ class WeightVector:
 
     def sources(self) -> list[Checkpoint]:
         return list(dict.fromkeys(source for term in self.terms for source in term.leaf.sources()))
-
-
-def _renamed(schedule: Schedule, leaf) -> Schedule:
-    """A schedule by the family's names, for a leaf under a larger model's."""
-
-    def renamed(name: str, part: Part) -> float:
-        inner = leaf.inner(name)
-        return schedule(inner, leaf.leaf.part(inner)) if leaf.resolve(name) else 0.0
-
-    return renamed
-
-
-def _zeros_like(part: exact.Part, size: int) -> exact.Part:
-    coefficient, plus, minus = part
-    return coefficient, np.zeros(size, plus.dtype), None if minus is None else np.zeros(size, minus.dtype)
 
 
 def difference(plus: Checkpoint, minus: Checkpoint) -> WeightVector:

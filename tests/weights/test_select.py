@@ -7,7 +7,8 @@ from pico import CP_TOKENS
 
 from chatvec_lab import Checkpoint
 from chatvec_lab.weights.naming import parts_of
-from chatvec_lab.weights.transforms import randomised_svd, ties
+from chatvec_lab.weights.numerics.arrays import randomised_svd
+from chatvec_lab.weights.transforms import ties
 
 
 @pytest.fixture(scope="module")
