@@ -30,13 +30,11 @@ from typing import TYPE_CHECKING, Any
 from chatvec_lab import secrets
 from chatvec_lab.paths import REPORTS
 from chatvec_lab.reading import read_json
+from chatvec_lab.report.spreadsheet import write_csv
 
 if TYPE_CHECKING:
     import pandas
     from matplotlib.figure import Figure
-
-
-_FORMULA = re.compile(r"(?!-?[\d.,]+(?:[eE][-+]?\d+)?\s*$)\s*[=+\-@\t\r\n\uff1d\uff0b\uff0d\uff20]")
 
 
 def output(out_dir: str | Path = "") -> Path:
@@ -57,25 +55,6 @@ def save_table(
     table.to_parquet(file.with_suffix(".parquet"), index=False)
     write_csv(table, file.with_suffix(".csv"))
     return table
-
-
-def write_csv(table: "pandas.DataFrame", file: Path) -> None:
-    """Write a table for people. A text that a spreadsheet would run as a formula gets an apostrophe before it.
-
-    Such a text begins with =, +, -, @, a tab or a line end and is no number; parquet has it as it is.
-    """
-
-    def shown(value: Any) -> Any:
-        if not isinstance(value, str):
-            return value
-        value = re.sub(r"\r\n?", "\n", value)  # pandas leaves a lone \r unquoted, and it would end the row
-        return f"'{value}" if _FORMULA.match(value) else value
-
-    safe = table.rename(columns=shown)
-    for place, (_, column) in enumerate(table.items()):
-        if column.dtype.kind not in "biufcmM":
-            safe.isetitem(place, column.astype(object).map(shown))
-    safe.to_csv(file, index=False)
 
 
 def save_figure(out: Path, name: str, figure: "Figure", *, caption: str, alt: str) -> None:
