@@ -63,7 +63,7 @@ def load(config: str | os.PathLike | Mapping[str, Any], *, seed: int = 0) -> Rec
     if isinstance(config, Mapping):
         return _recipe(config, seed)
     with naming(config):
-        return _recipe(read_yaml(config), seed)
+        return _recipe(_placed(read_yaml(config), Path(config).parent), seed)
 
 
 def _recipe(config: Mapping[str, Any], seed: int) -> Recipe:
@@ -155,6 +155,31 @@ def _check_keys(config: Any) -> None:
             f"chat_template: {config['chat_template']} names one of mergekit's own templates, which are not here. "
             "Leave it out: the chat model's template is carried over."
         )
+
+
+def _placed(tree: Any, folder: Path) -> Any:
+    """The recipe with whole paths for the models that lie beside its file, since a relative path follows its file."""
+    if isinstance(tree, list):
+        return [_placed(item, folder) for item in tree]
+    if not isinstance(tree, Mapping):
+        return tree
+    names = ("base_model", "model", "path", "tokenizer_source", "source")
+    return {
+        key: _place(value, folder) if key in names and isinstance(value, str) else _placed(value, folder)
+        for key, value in tree.items()
+    }
+
+
+def _place(model: str, folder: Path) -> str:
+    beside, here = folder / model, Path(model)
+    if model in ("base", "union") or not beside.is_dir():
+        return model
+    if here.is_dir() and not here.samefile(beside):
+        raise ValueError(
+            f"model {model!r} is a folder beside the recipe ({beside}) and another one here ({here.resolve()}), which "
+            "mergekit would take. Write a whole path."
+        )
+    return str(beside.resolve())
 
 
 def _checkpoint(reference: Any) -> Checkpoint:

@@ -314,6 +314,29 @@ def test_the_documented_form_can_keep_the_vocabulary_of_the_cp(wide):
             mergekit.load(document(base=base, tokenizer_source=cp.source, **changes))
 
 
+def test_relative_models_follow_the_recipe(plain, tmp_path, monkeypatch):
+    base, chat, cp = plain
+    beside = tmp_path / "recipes"
+    beside.mkdir()
+    for name, model in (("cp", cp), ("chat", chat), ("plm", base)):
+        (beside / name).symlink_to(model.source)
+    models = "\n".join(
+        f"- {{model: {name}, parameters: {{weight: {w}}}}}" for name, w in (("./chat", 1), ("plm", -1))
+    )
+    recipe = beside / "recipe.yaml"
+    recipe.write_text(
+        f"merge_method: task_arithmetic\nbase_model: cp\nmodels:\n{models}\nparameters: {{normalize: false}}\n"
+    )
+    found = mergekit.load(recipe).merged
+    name = found.names[0]
+    assert (found.read(name) == (cp + 1.0 * (chat - base)).read(name)).all()
+    elsewhere = tmp_path / "elsewhere"
+    (elsewhere / "chat").mkdir(parents=True)
+    monkeypatch.chdir(elsewhere)
+    with pytest.raises(ValueError, match=r"'\./chat' is a folder beside the recipe .* and another one here"):
+        mergekit.load(recipe)
+
+
 def test_the_command_line_writes_and_runs_recipes(wide, tmp_path, capsys):
     base, chat, cp = wide
     models = ["--base", base.source, "--chat", chat.source, "--cp", cp.source, "--scale", "0.5"]
