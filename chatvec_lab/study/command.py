@@ -7,10 +7,12 @@ import shutil
 import signal
 import sys
 import threading
+import traceback
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from chatvec_lab.mistakes import is_mistake
 from chatvec_lab.paths import REPORTS
 
 
@@ -95,6 +97,9 @@ def _main(args: argparse.Namespace) -> int:
         out = args.out or REPORTS / study.name
         engine = _engine(args, out)
     except (ValueError, TypeError, OSError, ImportError) as error:
+        if not is_mistake(error):  # a fault of our own keeps its traceback
+            raise
+        _show(args)
         print(error, file=sys.stderr)
         return 2
     try:
@@ -110,9 +115,11 @@ def _main(args: argparse.Namespace) -> int:
         FileExistsError,
         SlurmError,
     ) as error:  # another run, other files, or a cluster's no
+        _show(args)
         print(error, file=sys.stderr)
         return 2
     except OSError as error:
+        _show(args)
         print(_disk(error, out), file=sys.stderr)
         return 2
     finally:
@@ -189,6 +196,12 @@ def _disk(error: OSError, out: Path) -> str:
             f"{out} to a larger disk and name it as --out; then give the same command. What is done is kept."
         )
     return f"{where}: {error.strerror or error}. What is done is kept; the same command goes on from here."
+
+
+def _show(args: argparse.Namespace) -> None:
+    """With --traceback: where the error comes from that is told next."""
+    if getattr(args, "traceback", False):
+        traceback.print_exc()
 
 
 def _dry_run(cells: list[Any], out: Path, engine: Any) -> int:

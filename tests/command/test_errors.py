@@ -104,3 +104,13 @@ def test_ctrl_c_in_the_first_second_shows_no_traceback(families, tmp_path, after
     _, said = process.communicate(timeout=60)
     assert "Traceback" not in said, said
     assert process.returncode in (0, 130)
+
+
+def test_run_shows_where_an_error_comes_from_when_asked(tmp_path, capsys):
+    study = tmp_path / "s.yaml"
+    study.write_text("notebooks: [a]\n")
+    assert main(["run", str(study)]) == 2
+    said = capsys.readouterr().err
+    assert str(study) in said and "Traceback" not in said
+    assert main(["run", str(study), "--traceback"]) == 2
+    assert "Traceback" in capsys.readouterr().err
