@@ -244,7 +244,9 @@ def _han_label(piece: str, whole: str, has_kana: bool) -> str:
     if not _is_japanese_set(whole):
         return "zh"
     traditional, simplified = _script_sets()
-    is_short = _count(_HAN, whole) < 12  # more Japanese than that has kana in it; more Chinese may quote both scripts
+    is_short = (
+        _count(_HAN, whole) < 12
+    )  # more Japanese than that has kana in it; more Chinese may quote both scripts
     if any(c in _SHINJITAI for c in whole) or (is_short and {*whole} & traditional and {*whole} & simplified):
         return "ja"
     if not is_short or _CHINESE_WORDS.search(whole):

@@ -11,7 +11,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from chatvec_lab.evaluation.refusals import is_refusal
 from chatvec_lab.evaluation.language import (
     LANGUAGES,
     language_scores,
@@ -20,6 +19,7 @@ from chatvec_lab.evaluation.language import (
     read_language,
     scorer_version,
 )
+from chatvec_lab.evaluation.refusals import is_refusal
 
 SENTENCES = {
     "en": "The library opens at nine, and you can borrow three books.",

@@ -52,7 +52,9 @@ def decode(
     """
     if len(prompts) > 1 and _goes_alone(model):
         settings = {"end_ids": end_ids, "text_of": text_of}
-        draw = [None] * len(prompts) if uniforms is None else [uniforms[i : i + 1] for i in range(len(prompts))]
+        draw = (
+            [None] * len(prompts) if uniforms is None else [uniforms[i : i + 1] for i in range(len(prompts))]
+        )
         singles = zip(prompts, limits, draw, strict=True)
         return [
             decode(model, [prompt], decoding, limits=[limit], uniforms=own, **settings)[0]
@@ -143,7 +145,9 @@ def _cached_forward(model):
             names = [name for name in (cache_name, "state") if name in parameters]
             carried.update({name: output[name] for name in names if output.get(name) is not None})
             if not carried:
-                raise ValueError(f"{type(model).__name__} gives no state to go on from; no reply can be decoded.")
+                raise ValueError(
+                    f"{type(model).__name__} gives no state to go on from; no reply can be decoded."
+                )
         return output.logits[:, -1].float()
 
     forward.cache = carried.get(cache_name)

@@ -36,9 +36,16 @@ def answered(responses: pd.DataFrame, toxic: np.ndarray | None = None) -> pd.Dat
     toxic = np.full(len(responses), np.nan) if toxic is None else np.asarray(toxic, dtype=float)
     in_language = language_scores(responses).correct.to_numpy(dtype=float)
     refused = refusals(responses).refused.to_numpy(dtype=float)
-    degenerate = np.array([is_degenerate(text, prompt) for text, prompt in zip(said, prompts, strict=True)], dtype=bool)
+    degenerate = np.array(
+        [is_degenerate(text, prompt) for text, prompt in zip(said, prompts, strict=True)], dtype=bool
+    )
     is_there = np.array([text is not None for text in said], dtype=bool)
-    fails = {"degenerate": degenerate, "language": in_language == 0, "refusal": refused == 1, "toxic": toxic == 1}
+    fails = {
+        "degenerate": degenerate,
+        "language": in_language == 0,
+        "refusal": refused == 1,
+        "toxic": toxic == 1,
+    }
     why = np.select([is_there & failed for failed in fails.values()], list(fails), default="")
     is_known = is_there & ~np.isnan(in_language) & ~np.isnan(refused)
     return identity(responses).assign(
@@ -75,5 +82,6 @@ def _is_echo(text: str, prompt: str) -> bool:
     if len(asked) < 8 or len(reply) < len(asked) / 2:
         return False
     return reply in asked or (
-        len(reply) < 1.2 * len(asked) and difflib.SequenceMatcher(None, reply[:2000], asked[:2000]).ratio() > 0.9
+        len(reply) < 1.2 * len(asked)
+        and difflib.SequenceMatcher(None, reply[:2000], asked[:2000]).ratio() > 0.9
     )
