@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 class MicroWorld:
     """Held-out prompts of the world; `scorers` are those that a family is given where none are named."""
 
-    scorers = ("world",)
+    scorers, thinking = ("world",), None
     paper = (
         "Traditional Chinese LLaMA 13B"  # whose order of setups a nano study is set beside, never its numbers
     )

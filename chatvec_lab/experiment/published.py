@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Literal
 
 import pandas as pd
 
+from chatvec_lab.evaluation.asking.thinking import split
+
 if TYPE_CHECKING:
     from chatvec_lab.families import Family
 
@@ -21,7 +23,7 @@ OPTIONS = {
     "validation": "the set on which a scale is chosen; without it a third of one_turn is set aside for that",
     "max_tokens": "the longest reply",
     "temperature": "0 is greedy",
-    "thinking": "the format of thoughts, or auto",
+    "thinking": "the format of thoughts (think, harmony, ...), where it is not the one of the chat template",
     "template": "further arguments of the chat template as NAME=VALUE, such as enable_thinking=false",
 }
 SETS = {
@@ -51,6 +53,9 @@ class Published:
                 near = get_close_matches(key, OPTIONS, n=1)
                 raise ValueError(f"prompts: {key!r}: " + (f"did you mean {near[0]!r}?" if near else
                                  f"there are {', '.join(OPTIONS)}; scorers have parameters of their own"))  # fmt: skip
+        self.thinking = options.get("thinking")  # a format of thoughts, where the chat template's own will not do
+        if self.thinking:
+            split("", self.thinking)
         self.decoding("chat")
 
     def draw(

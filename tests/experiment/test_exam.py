@@ -220,6 +220,7 @@ def test_a_system_prompt_needs_a_template_that_knows_it(pico):
     [({"language": "xx"}, "there are ko"), ({"prompts": {"toxicty": "x"}}, "'toxicty'"),
      ({"prompts": {"max_tokens": "many"}}, "max_tokens='many' is no number"),
      ({"scorers": ["toxicity:perspectiv"], "services": {}}, "toxicity_languages"),
+     ({"prompts": {"thinking": "thonk"}}, "thonk"), ({"prompts": {"template": "enable_thinking"}}, "NAME=VALUE"),
      ({"scorers": ["judge"]}, "did you mean"), ({"scorers": ["world"]}, "the micro-world alone"),
      ({"scorers": ["judge:paper"], "services": {"judge_url": "http://127.0.0.1:1/v1"}}, "CHATVEC_JUDGE_MODEL"),
      ({"scorers": ["language", "language"]}, "different names"),
