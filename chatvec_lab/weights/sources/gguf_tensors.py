@@ -1,0 +1,209 @@
+"""The tensors of a GGUF file (llama architecture): transformers' names, row order and dtypes, checked against the file.
+
+Query and key rows are permuted in the file, and come back in order here; blocks are dequantised to float32 as they are
+read.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Hashable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from chatvec_lab.weights.sources.files import NUMPY_DTYPES, Entry, Stored
+
+_WHOLE = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head"}
+_LAYER = {
+    "attn_norm": "input_layernorm", "attn_q": "self_attn.q_proj", "attn_k": "self_attn.k_proj",
+    "attn_v": "self_attn.v_proj", "attn_output": "self_attn.o_proj", "ffn_norm": "post_attention_layernorm",
+    "ffn_gate": "mlp.gate_proj", "ffn_up": "mlp.up_proj", "ffn_down": "mlp.down_proj",
+}  # fmt: skip
+_NATIVE = {"F32": "float32", "F16": "float16", "BF16": "bfloat16", "F64": "float64"}
+EMBEDDING = "model.embed_tokens.weight"
+_IGNORED = "rope_freqs.weight"  # a constant that llama.cpp derives from the rope settings
+
+
+@dataclass(frozen=True)
+class Heads:
+    """The attention geometry by which query and key rows are permuted in the file."""
+
+    hidden: int
+    query: int
+    key: int
+    size: int
+
+
+class GGUFTensors:
+    """The tensors of one GGUF file under transformers' names (see `Tensors`)."""
+
+    def __init__(self, path: Path, reader, field):
+        self.path = path
+        self._tensors, self.scales_rotary = _named(path, reader, field)
+        self._stored = Stored(
+            {
+                name: Entry(
+                    path, int(t.data_offset), _NATIVE.get(t.tensor_type.name, "float32"),
+                    tuple(int(n) for n in reversed(t.shape)),
+                )
+                for name, t in self._tensors.items()
+            }
+        )  # fmt: skip
+        _check_places(path, reader)
+        self.heads = _heads(path, field, self._stored)
+        self.formats = ", ".join(sorted({t.tensor_type.name for t in self._tensors.values()} - set(_NATIVE)))
+        self.note = f"dequantised from {self.formats}" if self.formats else ""
+
+    @property
+    def names(self) -> list[str]:
+        return self._stored.names
+
+    def dtype(self, name: str) -> str:
+        return self._stored.dtype(name)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        return self._stored.shape(name)
+
+    def file(self, name: str) -> str:
+        return self._stored.file(name)
+
+    def place(self, name: str) -> Hashable:
+        return self._stored.place(name)
+
+    def fingerprint(self) -> str:
+        return self._stored.fingerprint()
+
+    def check(self) -> None:
+        self._stored.check()
+
+    def fill(self, name: str, start: int, stop: int, out: np.ndarray) -> np.ndarray:
+        entry = self._stored.entry(name)
+        tensor = self._tensors[name]
+        heads = self._permuted_heads(name)
+        if heads is None and tensor.tensor_type.name in _NATIVE:
+            return self._stored.fill(name, start, stop, out)
+        width = entry.shape[-1] if len(entry.shape) > 1 else 1
+        first, last = start // width, -(-stop // width)
+        rows = np.arange(first, last)
+        stored = tensor.data.reshape(entry.size // width, -1)[
+            rows if heads is None else _row_in_file(rows, entry, heads)
+        ]
+        view = out[: stop - start]
+        view[:] = _values(stored, tensor.tensor_type).reshape(-1)[
+            start - first * width : stop - first * width
+        ]
+        return view
+
+    def _permuted_heads(self, name: str) -> int | None:
+        """The number of heads by which a tensor's rows are permuted in the file; None where they are in order."""
+        if ".self_attn.q_proj." in name:
+            return self.heads.query
+        return self.heads.key if ".self_attn.k_proj." in name else None
+
+
+def _named(path: Path, reader, field) -> tuple[dict[str, Any], bool]:
+    """transformers' name to the reader's tensor, and whether the file scales its rotary frequencies."""
+    architecture = field("general.architecture")
+    if architecture != "llama":
+        raise ValueError(
+            f"{path.name} is of the architecture {architecture!r}; only 'llama' (Llama, Mistral) is mapped to "
+            "transformers' names. Use the model's safetensors."
+        )
+    if field("llama.expert_count", 0):
+        raise ValueError(
+            f"{path.name} has experts, whose stacked tensors are not mapped. Use its safetensors."
+        )
+    found, unknown, scales = {}, [], False
+    for tensor in reader.tensors:
+        name = _hf_name(tensor.name)
+        if name in found:
+            raise ValueError(f"{path} is damaged: it names {tensor.name} twice. Download it again.")
+        if name is not None:
+            found[name] = tensor
+        elif tensor.name == _IGNORED:
+            scales = True
+        else:
+            unknown.append(tensor.name)
+    if unknown:
+        raise ValueError(
+            f"{path.name}: {len(unknown)} tensors have no name in transformers: {', '.join(unknown[:8])}."
+        )
+    if EMBEDDING not in found:
+        raise ValueError(f"{path} holds no token_embd.weight: it is damaged or no model. Download it again.")
+    return found, scales
+
+
+def _check_places(path: Path, reader) -> None:
+    """Each tensor begins where the one before it ends, but for padding, as llama.cpp demands."""
+    end, step = int(reader.data_offset), int(reader.alignment)
+    for tensor in sorted(reader.tensors, key=lambda t: int(t.data_offset)):
+        if int(tensor.data_offset) != end:
+            raise ValueError(
+                f"{path} is damaged: {tensor.name} begins at byte {int(tensor.data_offset)}, expected {end}. "
+                "Download it again."
+            )
+        last = end + int(tensor.n_bytes)
+        end = -(-last // step) * step
+    size = path.stat().st_size
+    if not last <= size <= max(last, end):
+        raise ValueError(
+            f"{path} is damaged: its tensors end at byte {last}, the file at {size}. Download it again."
+        )
+
+
+def _heads(path: Path, field, stored: Stored) -> Heads:
+    """The number of heads, checked against the rows of every query and key projection."""
+    get = lambda key, default=None: field(f"llama.{key}", default, int)  # noqa: E731
+    hidden, query = get("embedding_length"), get("attention.head_count")
+    if not hidden or not query or hidden < 0 or query < 0:
+        raise ValueError(
+            f"{path}: embedding_length is {hidden} and head_count {query}, expected positive. Download it again."
+        )
+    key = get("attention.head_count_kv", query)
+    size = get("attention.key_length", get("rope.dimension_count", hidden // query))
+    for name in stored.names:
+        heads = query if ".q_proj." in name else key if ".k_proj." in name else None
+        rows = stored.shape(name)[0] if stored.shape(name) else 0
+        if heads is not None and (rows != heads * size or size % 2 or size <= 0):
+            raise ValueError(
+                f"{path}: {name} has {rows} rows, which are not {heads} heads of {size}, as its metadata say; they "
+                "cannot be put in order. Download it again, or use the model's safetensors."
+            )
+    if stored.shape(EMBEDDING)[-1] != hidden:
+        raise ValueError(
+            f"{path}: embedding_length is {hidden}, but the embedding has the shape {stored.shape(EMBEDDING)}. "
+            "Download it again."
+        )
+    return Heads(hidden, query, key, size)
+
+
+def _hf_name(name: str) -> str | None:
+    stem, _, kind = name.rpartition(".")
+    if kind not in ("weight", "bias"):
+        return None
+    if stem in _WHOLE:
+        return f"{_WHOLE[stem]}.{kind}"
+    match = re.fullmatch(r"blk\.(\d+)\.(\w+)", stem)
+    if match and match[2] in _LAYER:
+        return f"model.layers.{match[1]}.{_LAYER[match[2]]}.{kind}"
+    return None
+
+
+def _row_in_file(rows: np.ndarray, entry: Entry, heads: int) -> np.ndarray:
+    """llama.cpp interleaves the two halves of each head: row t * half + j of a head lies at 2 * j + t."""
+    size = entry.shape[0] // heads
+    head, inside = np.divmod(rows, size)
+    half, j = np.divmod(inside, size // 2)
+    return head * size + 2 * j + half
+
+
+def _values(stored: np.ndarray, kind) -> np.ndarray:
+    """Raw elements of a native type, float32 of a block format."""
+    if kind.name in _NATIVE:
+        return np.ascontiguousarray(stored).view(NUMPY_DTYPES[_NATIVE[kind.name]])
+    from gguf import dequantize
+
+    return dequantize(stored, kind)
