@@ -20,15 +20,17 @@ STANDS_ON = {
     "interop": {"weights", "live", "evaluation"},
     "nano": {"weights"},
     "figures": set(),
-    "study.results": set(),  # of the room study the part that others read
-    "report": {"study.results"},
-    "study": {"study.results", "report"},
+    "study.results": set(),  # of the room study the parts that the report stands on
+    "study.outputs": set(),
+    "report": {"study.results", "study.outputs"},
+    "study": {"study.results", "study.outputs", "report"},
     "experiment": {
         "weights", "families", "anatomy", "live", "lens", "interop", "evaluation", "nano", "figures", "study",
-        "study.results",
+        "study.results", "study.outputs",
     },
     "playground": {
-        "weights", "families", "anatomy", "live", "lens", "evaluation", "nano", "figures", "study", "study.results", "experiment"
+        "weights", "families", "anatomy", "live", "lens", "evaluation", "nano", "figures", "study",
+        "study.results", "study.outputs", "experiment",
     },
 }  # fmt: skip
 ON_TOP = {"command", "__main__", "__init__"}  # may import everything
@@ -40,13 +42,13 @@ def room_of(file: Path) -> str:
 
 
 def of(module: str) -> str:
-    """The room of a module: its first part, but for study.results."""
-    inside = module.removeprefix("chatvec_lab.")
-    return "study.results" if inside.startswith("study.results") else inside.split(".")[0]
+    """The room of a module: its first part, but for the parts of study that have an entry of their own."""
+    first, second, *_ = [*module.removeprefix("chatvec_lab.").split("."), ""]
+    return f"{first}.{second}" if f"{first}.{second}" in STANDS_ON else first
 
 
 def imports(file: Path) -> list[tuple[int, str]]:
-    """(line, module of ours) of every import in a file, those inside functions too; what only types need is left out."""
+    """(line, module of ours) of every import in a file, those inside functions too, but for what only types need."""
     tree = ast.parse(file.read_text("utf-8"))
     unseen = {
         id(inner)

@@ -29,8 +29,10 @@ def run(options) -> int:
         return 0
     if options.name is None:
         raise ValueError("--check needs the name of a family.")
-    from chatvec_lab.families.descent import descent_page
+    from chatvec_lab.families.descent import descent_page, settings_page
 
     family = load_family(options.name, seed=options.seed)
     print(descent_page(family.check()))
+    if told := settings_page(family):
+        print(told)
     return 0

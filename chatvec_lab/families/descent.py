@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from chatvec_lab.weights.checkpoint import sparsely
+from chatvec_lab.weights.configs import differences, settings_of
 from chatvec_lab.weights.descent import COSINE, RATIO, evidence
 
 if TYPE_CHECKING:
@@ -76,6 +77,19 @@ def descent_page(table: pd.DataFrame) -> str:
             f"norm {norms} of the base's"
         )
     return "\n".join(lines)
+
+
+def settings_page(family: Family) -> str:
+    """What the members' configs say otherwise than the base's, one line a member and setting; "" for no difference."""
+    base, lines = settings_of(family.base.config), []
+    for name, member in family.members.items():
+        if member is family.base or not (member.config and family.base.config):
+            continue
+        for entry, text in differences(settings_of(member.config), base):
+            role = "chat" if name == "chat" else "cp" if name.startswith("cp_") else ""
+            verdict = " A merge is refused." if role in entry.refuses else ""
+            lines.append(f"  {name}: {text}. {entry.meaning}.{verdict}")
+    return "\n".join(["Settings that differ from the base's:", *lines] if lines else [])
 
 
 def _line(name: str, part: pd.DataFrame, base: str) -> str:

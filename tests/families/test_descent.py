@@ -1,5 +1,7 @@
 """Whether a model descends from a base: real families, other seeds, other architectures, deltas, replaced parts."""
 
+import json
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -9,7 +11,7 @@ from pico import CP_TOKENS, save_model
 
 from chatvec_lab import Checkpoint, load_family
 from chatvec_lab.families import Family
-from chatvec_lab.families.descent import COSINE, descent_page
+from chatvec_lab.families.descent import COSINE, descent_page, settings_page
 
 
 def family_of(base, chat, **cp):
@@ -121,3 +123,15 @@ def test_without_tokenizers_rows_of_different_vocabularies_are_not_guessed(famil
     row = table.loc["model.embed_tokens.weight"]
     assert "without both tokenizers" in row.problem and np.isnan(row.cosine) and not row.descends
     assert table.drop(index=["model.embed_tokens.weight", "lm_head.weight"]).descends.all()
+
+
+def test_configs_that_differ_are_named(families, tmp_path):
+    base, chat, cp = families("llama")
+    assert settings_page(family_of(base, chat, zh=cp)) == ""
+    shutil.copytree(chat, tmp_path / "chat")
+    config = json.loads((chat / "config.json").read_text())
+    changes = {"num_attention_heads": 4, "rms_norm_eps": 1e-3}
+    (tmp_path / "chat/config.json").write_text(json.dumps(config | changes))
+    page = settings_page(family_of(base, tmp_path / "chat", zh=cp))
+    assert "chat: num_attention_heads 4, base 2" in page and page.count("A merge is refused") == 1
+    assert "rms_norm_eps 0.001, base 1e-06" in page and "cp_zh" not in page
