@@ -94,7 +94,7 @@ def test_only_what_code_does_has_a_meaning():
     assert modules.meaning("not python (") == "not python ("
 
 
-@pytest.mark.parametrize("notebook", ["01_chat_vector", "03_scale_sweep", "08_paper"])
+@pytest.mark.parametrize("notebook", ["01_chat_vector", "03_scale_sweep"])
 def test_no_module_is_missed_that_a_notebook_loads(notebook):
     """An independent witness: the imports of the notebook are executed, and what is then loaded is counted."""
     cells = notebook_cells(NOTEBOOKS / f"{notebook}.ipynb")

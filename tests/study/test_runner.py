@@ -334,17 +334,20 @@ def wait_for(is_so, seconds=300):
         time.sleep(0.1)
 
 
+LOGIN, FULL = "On a cluster the login has likely run out: log in again", "the disk or your quota is full"
+
+
 @pytest.mark.parametrize(
-    ("number", "told"),
+    ("when", "number", "told"),
     [
-        (errno.EACCES, "On a cluster the login has likely run out: log in again"),
-        (errno.EKEYEXPIRED, "On a cluster the login has likely run out: log in again"),
-        (errno.ENOSPC, "the disk or your quota is full"),
-        (errno.EDQUOT, "the disk or your quota is full"),
-        (errno.EIO, "What is done is kept; the same command goes on from here."),
+        ("study.json", errno.EACCES, LOGIN),
+        ("study.json", errno.EKEYEXPIRED, LOGIN),
+        ("study.json", errno.EDQUOT, FULL),
+        ("study.json", errno.EIO, "What is done is kept; the same command goes on from here."),
+        ("run.json", errno.EACCES, LOGIN),
+        ("run.json", errno.ENOSPC, FULL),
     ],
 )
-@pytest.mark.parametrize("when", ["study.json", "run.json"])
 def test_a_disk_that_refuses_ends_in_one_paragraph(lab, monkeypatch, capsys, when, number, told):
     """At the first file that is written, and when the end of a cell is booked (its worker could not write it either)."""
     monkeypatch.setattr(fingerprint, "PACKAGE", lab.root / "chatvec_lab")
