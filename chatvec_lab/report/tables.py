@@ -96,7 +96,7 @@ def write(table: dict[str, Any], stem: Path) -> None:
         return
     text = readable(data.head(LATEX_ROWS))
     is_number = [data[column].dtype.kind in "ifu" for column in text]
-    style = text.style.format(escape="latex").format_index(escape="latex", axis="columns").hide(axis="index")
+    style = text.style.format(_latex).format_index(_latex, axis="columns").hide(axis="index")
     caption = _latex(table["caption"])
     if len(data) > LATEX_ROWS:
         caption += f" First {LATEX_ROWS} of {len(data)} rows."
@@ -111,7 +111,12 @@ def write(table: dict[str, Any], stem: Path) -> None:
 
 
 def _latex(text: str) -> str:
-    """Text with LaTeX's special characters escaped, as the cells are."""
+    """A cell or caption as LaTeX shows it: special characters escaped, and in one line, as a blank one ends a caption.
+
+    A cell that begins with [ or * would be read as an argument of the line end before it.
+    """
+    text = " ".join(str(text).split())
     for plain, escaped in [("\\", "\x00"), *((c, f"\\{c}") for c in "&%$#_{}"), ("~", r"\textasciitilde{}")]:
         text = text.replace(plain, escaped)
-    return text.replace("^", r"\textasciicircum{}").replace("\x00", r"\textbackslash{}")
+    text = text.replace("^", r"\textasciicircum{}").replace("\x00", r"\textbackslash{}")
+    return f"{{}}{text}" if text[:1] in ("[", "*") else text

@@ -5,6 +5,7 @@ import csv
 import pandas as pd
 import pytest
 
+from chatvec_lab.report import tables
 from chatvec_lab.study import outputs
 
 RUN = [
@@ -44,3 +45,22 @@ def test_other_texts_and_numbers_stay(tmp_path, text):
     with (tmp_path / "tables" / "t.csv").open(newline="", encoding="utf-8") as file:
         _, row = csv.reader(file)
     assert row == [text or "", "-0.5", "[1]"]
+
+
+@pytest.mark.parametrize(
+    ("text", "written"),
+    [
+        ("[[7]] of 10", "{}[[7]] of 10"), ("*bold*", "{}*bold*"), ("two\n\nparagraphs\t.", "two paragraphs ."),
+        (r"\input{/etc/passwd}", r"\textbackslash{}input\{/etc/passwd\}"), ("50 % & #1 $x^2$ a_b ~",
+         r"50 \% \& \#1 \$x\textasciicircum{}2\$ a\_b \textasciitilde{}"),
+    ],
+)  # fmt: skip
+def test_replies_are_data_in_latex(tmp_path, text, written):
+    table = pd.DataFrame({text: [text, "b"], "n": [1, 2]})
+    tables.write({"data": table, "show": True, "caption": text}, tmp_path / "t")
+    found = (tmp_path / "t.tex").read_text("utf-8")
+    assert (
+        f"\n{written} & 1 \\\\\n" in found
+        and f"\\caption{{{written}}}" in found
+        and f"\n{written} & n \\\\\n" in found
+    )

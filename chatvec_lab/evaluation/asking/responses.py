@@ -17,7 +17,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from chatvec_lab.reading import read_json
+from chatvec_lab.reading import brief, read_json
 
 __all__ = [
     "COLUMNS",
@@ -257,7 +257,9 @@ def claim(folder: Path, run: dict) -> None:
     there = read_json(path)
     keys = [key for key in {**there, **run} if there.get(key) != run.get(key)]
     if keys:
-        lines = "".join(f"\n  {key}: {there.get(key)!r} there, {run.get(key)!r} now" for key in keys)
+        lines = "".join(
+            f"\n  {brief(key)}: {brief(there.get(key))} there, {brief(run.get(key))} now" for key in keys[:20]
+        )
         raise ValueError(f"{folder} holds replies of another run.{lines}\nChoose another folder for out=.")
 
 

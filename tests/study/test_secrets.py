@@ -1,0 +1,89 @@
+"""No file of a study holds a secret of the environment, whatever wrote it and whatever the secret's characters."""
+
+import html
+import json
+import os
+import stat
+
+import pandas as pd
+import pytest
+
+TOKENS = ["hf_" + "Secret01" * 4, "q\"uo\\te's<&>_^~{}%12", "sk-ключ-日本-1234"]
+LEAVES = """
+import os, json, gzip, pandas as pd
+from pathlib import Path
+from chatvec_lab import study, secrets
+out = study.output(out_dir)
+token = os.environ[variable].strip()
+secrets.name_secret(variable)  # as an Endpoint does with its key_env
+print('asked with', token); print(repr(token), json.dumps({'a': token}))
+import sys; print(token, file=sys.stderr)
+table = pd.DataFrame({'error': ['refused ' + token], 'n': [1]})
+study.save_table(out, 't', table, caption='asked with ' + token)
+study.save_summary(
+    out, question='q', answer='a ' + token, claims=[study.claim('c ' + token, 1.0)], more={token: [token]}
+)
+import matplotlib.pyplot as plt
+figure, axes = plt.subplots()
+axes.set_title('x' + token)
+study.save_figure(out, 'f', figure, caption='c ' + token, alt='a ' + token)
+table.to_parquet(Path(out_dir) / 'mine.parquet'); table.to_html(Path(out_dir) / 'mine.html')
+(Path(out_dir) / 'mine.csv.gz').write_bytes(gzip.compress(table.to_csv().encode()))
+(Path(out_dir) / 'mine.txt').write_text(token)
+table
+"""
+
+
+RAISES = """
+import os
+from chatvec_lab import secrets
+secrets.name_secret(variable)
+raise RuntimeError('refused with ' + os.environ[variable].strip())
+"""
+
+
+def spellings(token):
+    page = html.escape(token)
+    found = (
+        token,
+        json.dumps(token)[1:-1],
+        json.dumps(token, ensure_ascii=False)[1:-1],
+        repr(token)[1:-1],
+        page,
+    )
+    return {text.encode() for text in (*found, page.replace("&#x27;", "&#39;"))}
+
+
+@pytest.mark.parametrize(
+    ("variable", "token"), [("HF_TOKEN", TOKENS[0]), ("JUDGE_KEY", TOKENS[1]), ("MY_JUDGE", TOKENS[2])]
+)
+def test_a_secret_is_in_no_file_of_a_study_and_not_printed(lab, variable, token):
+    lab.environment |= {variable: token + "\n"}
+    lab.notebook("leaves", f"variable: str = '{variable}'", LEAVES)
+    lab.notebook("raises", f"variable: str = '{variable}'", RAISES)
+    lab.study("notebooks:\n  leaves.ipynb:\n  raises.ipynb:\n")
+    status, said = lab.run("--workers", "1")
+    assert status == 1 and token not in said and f"<{variable}>" in said
+    files = [path for path in lab.out.rglob("*") if path.is_file()]
+    assert {path.name for path in files} >= {"index.html", "run.json", "t.parquet", "f.svg", "mine.txt"}
+    for path in files:
+        content = path.read_bytes()
+        assert not [s for s in spellings(token) if s in content], path
+    (table,) = lab.out.rglob("tables/t.parquet")
+    assert pd.read_parquet(table).error[0] == f"refused <{variable}>"
+    (own,) = lab.out.rglob("mine.parquet")
+    assert pd.read_parquet(own).error[0] == f"refused <{variable}>"
+    done = next(r for r in lab.records().values() if r["status"] == "done")
+    assert done["hidden"] == [variable], "the record says that something was hidden, not what"
+
+
+def test_a_cells_folder_is_ones_own_until_it_is_redacted(lab):
+    lab.notebook("n", "a: int = 1", "import os\nprint(oct(os.stat(out_dir).st_mode & 0o777))")
+    lab.study("notebooks:\n  n.ipynb:\n")
+    status, said = lab.run("--workers", "1")
+    assert status == 0, said
+    (log,) = lab.out.rglob("run.log")
+    assert log.read_text().startswith("0o700")
+    mask = os.umask(0o022)
+    os.umask(mask)
+    assert stat.S_IMODE(log.parent.stat().st_mode) == 0o777 & ~mask
