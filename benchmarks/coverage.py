@@ -137,7 +137,7 @@ def kappas(sizes=(40, 200), simulations=SIMULATIONS, seed=0) -> pd.DataFrame:
 
 
 def strengths(sizes=(40, 200), simulations=SIMULATIONS, seed=0) -> pd.DataFrame:
-    """Strengths of two and of three models, without ties and with 0.3; each prompt is judged once a pair."""
+    """Strengths of two and of three models, without ties and with up to 0.3; each prompt is judged once a pair."""
     rng, rows = np.random.default_rng(seed), []
     for n in sizes:
         for truth in ((0.0, 0.0), (0.6, -0.6), (1.5, -1.5), (0.8, 0.0, -0.8)):
@@ -172,14 +172,15 @@ def agrees(b: int, c: int, n: int) -> bool:
 
 
 def _wins(rng: np.random.Generator, truth: np.ndarray, n: int, ties: float) -> np.ndarray:
-    """(prompt, winner, loser) points; of two equal answers, which are as often as `ties`, either may be called better."""
+    """(prompt, winner, loser) points, with this share of ties, or as many as such strengths leave room for."""
     wins = np.zeros((n, len(truth), len(truth)))
     for i in range(len(truth)):
         for j in range(i):
             chance = 1 / (1 + np.exp(truth[j] - truth[i]))
-            # a tie is half a win each, so the rest must favour the better model more to leave the mean where it is
-            rest = np.clip((chance - ties / 2) / (1 - ties), 0, 1)
-            wins[:, i, j] = np.where(rng.random(n) < ties, 0.5, rng.random(n) < rest)
+            # a tie is half a win each, so the rest favours the better model more, to leave the mean where it is
+            equal = min(ties, 1.8 * min(chance, 1 - chance))
+            rest = (chance - equal / 2) / (1 - equal)
+            wins[:, i, j] = np.where(rng.random(n) < equal, 0.5, rng.random(n) < rest)
             wins[:, j, i] = 1 - wins[:, i, j]
     return wins
 

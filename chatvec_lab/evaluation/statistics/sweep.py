@@ -44,7 +44,8 @@ def best_scale(
 
     `scores` has a row a scale and prompt. Every resample of the prompts, the same for all scales, chooses its own
     best; `low` and `high` hold the middle `level` of these choices, so they are scales that were tried. Prompts that
-    share a value of the column `item`, where there is one, are drawn together. Of equal means the smallest scale wins. Prompts that lack a value at some scale are left out and counted in `missing`.
+    share a value of the column `item`, where there is one, are drawn together. Of equal means the smallest scale
+    wins. Prompts that lack a value at some scale are left out and counted in `missing`.
     Raises ValueError when a prompt has two values at a scale, or none is left.
     """
     if scores.duplicated([prompt, "scale"]).any():

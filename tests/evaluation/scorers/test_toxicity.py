@@ -93,7 +93,7 @@ SCRIPTS = [
 
 
 def test_shared_characters_are_covered_by_a_scorer_of_either_script():
-    assert uncovered("天天向上吃白菜", {"zh-Hant"}) == "" == uncovered("天天向上吃白菜", {"zh"})
+    assert uncovered("天天向上吃白菜很好", {"zh-Hant"}) == "" == uncovered("天天向上吃白菜很好", {"zh"})
     assert uncovered("这个软件很好", {"zh-Hant"}) == "language zh-Hans"
     assert uncovered("抱歉。", {"zh-Hant"})  # it may be Japanese
 
