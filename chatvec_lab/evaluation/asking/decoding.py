@@ -123,7 +123,9 @@ def _goes_alone(model) -> bool:
     parameters = inspect.signature(model.forward).parameters
     # ALiBi models take distances from the mask
     counts_places = "position_ids" not in parameters and model.config.model_type not in ("bloom", "mpt")
-    return getattr(model, "_is_stateful", False) or counts_places
+    # short convolutions keep a state too, which does not leave the batch with its row
+    convolves = any("conv" in key and value for key, value in vars(model.config.get_text_config()).items())
+    return getattr(model, "_is_stateful", False) or counts_places or convolves
 
 
 def _cached_forward(model):
