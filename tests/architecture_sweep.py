@@ -342,7 +342,7 @@ def sort(found: dict[str, dict]) -> dict[str, list[str]]:
 
 def report(found: dict[str, dict]) -> str:
     """The page docs/architectures.md."""
-    groups = sort(found)
+    groups, named = sort(found), architectures.class_names()
     built = len(found) - len(groups["unbuilt"])
     answering = sum(str(r.get("respond", "")).startswith("ok") for r in found.values())
     merging = sum(all(r.get(v) == "ok" for v in VARIANTS) for r in found.values())
@@ -359,7 +359,8 @@ def report(found: dict[str, dict]) -> str:
         "",
         "| classes | |",
         "|---|---|",
-        f"| named | {len(found)} |",
+        f"| named | {len(named)} |",
+        f"| examined so far | {len(found)} |",
         f"| built small | {built} |",
         f"| merged right with all three vocabularies | {merging} |",
         f"| right at every step | {len(groups['right'])} ({len(groups['right']) / max(1, built):.0%}) |",
@@ -380,6 +381,8 @@ def report(found: dict[str, dict]) -> str:
                 if isinstance(value, str) and value != "ok" and not value.startswith("ok "):
                     value = value.removeprefix("refused: ").removeprefix("failed: ").removeprefix("WRONG: ")
                     lines.append(f"| {kind} | {step} | {value[:300].replace('|', '/')} |")
+    if left := [kind for kind in named if kind not in found]:
+        lines += ["", "## Not examined yet", "", ", ".join(left) + "."]
     lines += ["", "## Right at every step", "", ", ".join(groups["right"]) + ".", ""]
     return "\n".join(lines)
 

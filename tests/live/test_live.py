@@ -353,3 +353,22 @@ def test_a_forked_process_turns_its_own_copy(families):
             os.waitpid(child, 0)
     assert ended[0] and os.waitstatus_to_exitcode(ended[1]) == 0
     assert live.scale == 0.5
+
+
+@pytest.mark.parametrize("kind", ["AfmoeForCausalLM", "LaraMiniForCausalLM", "HrmTextForCausalLM"])
+def test_float32_and_split_weights_are_the_saved_bits(kind, tmp_path):
+    """Biases of routers that transformers keeps in float32; stored tensors that it splits, or whose rows it reorders."""
+    from architecture_sweep import Members
+
+    models = Members(kind, tmp_path)
+    assert models.merge("extended") == "" and models.live("extended") == ""
+
+
+def test_a_stored_tensor_of_several_parameters_is_filled_run_by_run():
+    from chatvec_lab.live.places import Pieces
+
+    q, v = torch.zeros(2, 3), torch.zeros(1, 3)
+    place = Pieces((3, 3), [(0, q.view(-1)), (6, v.view(-1))])
+    place.detach().copy_(torch.arange(9.0).view(3, 3))
+    assert torch.equal(q, torch.arange(6.0).view(2, 3)) and torch.equal(v, torch.arange(6.0, 9.0).view(1, 3))
+    assert torch.equal(place[:2], q) and place.numel() == 9 and not place.is_contiguous()

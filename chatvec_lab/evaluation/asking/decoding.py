@@ -123,7 +123,9 @@ def _goes_alone(model) -> bool:
     parameters = inspect.signature(model.forward).parameters
     # ALiBi models take distances from the mask
     counts_places = "position_ids" not in parameters and model.config.model_type not in ("bloom", "mpt")
-    return getattr(model, "_is_stateful", False) or counts_places
+    # short convolutions keep a state too, which does not leave the batch with its row
+    convolves = any("conv" in key and value for key, value in vars(model.config.get_text_config()).items())
+    return getattr(model, "_is_stateful", False) or counts_places or convolves
 
 
 def _cached_forward(model):
@@ -134,7 +136,10 @@ def _cached_forward(model):
     _check_text_alone(model, parameters)
     is_alone, is_stateful = _goes_alone(model), getattr(model, "_is_stateful", False)
     cache_name = "cache" if "cache" in parameters else "past_key_values"  # renamed in transformers 5
-    carried = {} if is_stateful else {cache_name: DynamicCache(config=model.config.get_text_config())}
+    try:
+        carried = {} if is_stateful else {cache_name: DynamicCache(config=model.config.get_text_config())}
+    except AttributeError as error:
+        raise ValueError(f"transformers cannot make a cache for {type(model).__name__} ({error}).") from error
     fixed = {"logits_to_keep": 1} if "logits_to_keep" in parameters else {}
 
     def forward(ids, mask, positions):
@@ -161,6 +166,8 @@ def _check_text_alone(model, parameters) -> None:
             f"{kind} reads the prompt with an encoder and writes with a decoder; respond continues prompts. Use its "
             "own `generate`."
         )
+    if "diffusion" in model.config.model_type:
+        raise ValueError(f"{kind} writes blocks by diffusion, not token by token. Use its own `generate`.")
     needed = [
         name
         for name, parameter in parameters.items()
