@@ -1,6 +1,6 @@
 """Damaged inputs by the thousand: a file of a member is changed at random, and the merge must be right or refused.
 
-Each trial runs in a forked child with a limit of 20 seconds and 2 GB. Its outcome is one of
+Each trial runs in a forked child with a limit of 20 seconds (of a processor) and 2 GB. Its outcome is one of
 
     same      the merged weights are those of the undamaged family, bit for bit
     refused   an error of one paragraph that names the damaged file or its folder
@@ -59,7 +59,9 @@ def trial(make: Callable, expected: dict[str, str], damaged: Path) -> tuple[str,
     if child == 0:
         os.close(reader)
         signal.signal(signal.SIGALRM, lambda *_: os._exit(9))
-        signal.alarm(SECONDS)
+        signal.signal(signal.SIGPROF, lambda *_: os._exit(9))
+        signal.setitimer(signal.ITIMER_PROF, SECONDS)  # of its own: the machine may be shared
+        signal.alarm(9 * SECONDS)  # a wait that never ends
         used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
         resource.setrlimit(resource.RLIMIT_AS, (used + BYTES, used + BYTES))
         warnings.simplefilter("ignore")

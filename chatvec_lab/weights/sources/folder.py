@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Callable
 from functools import cached_property
@@ -63,7 +64,13 @@ class Folder:
 
     @cached_property
     def generation_config(self) -> dict[str, Any]:
-        return read_json(self.folder / "generation_config.json")
+        path = self.folder / "generation_config.json"
+        found = read_json(path)
+        for key, value in found.items():
+            ids = value if isinstance(value, list) else [value]
+            if key.endswith("_token_id") and not all(type(i) is int or i is None for i in ids):
+                raise ValueError(f"{path}: {key} is {value!r}, expected a token's id or a list of ids.")
+        return found
 
     @cached_property
     def vocabulary(self) -> Vocabulary | None:
@@ -120,7 +127,9 @@ def open_folder(folder: Path, stem: str = "model") -> Stored:
     chosen, others = sets[0], sets[1:]
     reader: Reader = bin_entries if ".bin" in chosen.name else safetensors_entries
     if chosen.suffix == ".json":
-        return Stored(_sharded(chosen, reader), also=(chosen,))
+        entries = _sharded(chosen, reader)
+        _check_formats(entries)
+        return Stored(entries, also=(chosen,))
     index = [
         o for o in others if o.name == f"{chosen.name}.index.json" and _names_other_files(o, chosen.name)
     ]
@@ -131,7 +140,33 @@ def open_folder(folder: Path, stem: str = "model") -> Stored:
             UserWarning,
             stacklevel=4,
         )
-    return Stored(read_whole(reader, chosen))
+    entries = read_whole(reader, chosen)
+    _check_formats(entries)
+    return Stored(entries)
+
+
+def _check_formats(entries: dict[str, Entry]) -> None:
+    """Refuse a lone tensor in the other of the two 16-bit formats, or one that its like in other layers is not in.
+
+    The two have one size, so that a damaged header can exchange them; no model mixes them in this way.
+    """
+    kinds: dict[str, dict[str, list[str]]] = {}
+    for name, entry in entries.items():
+        if entry.dtype in ("float16", "bfloat16"):
+            for group in ("", re.sub(r"\d+", "#", name)):
+                kinds.setdefault(group, {}).setdefault(entry.dtype, []).append(name)
+    for group, found in sorted(kinds.items(), key=lambda item: not item[0]):  # the whole model last
+        few, many = sorted(found.values(), key=len) if len(found) == 2 else ([], [])
+        if few and (group or len(few) == 1 < len(many) / 4):
+            others = (
+                f"those of the other layers, such as {many[0]!r},"
+                if group
+                else f"the other {len(many)} of 16 bits"
+            )
+            raise ValueError(
+                f"{entries[few[0]].file}: {few[0]!r} is stored as {entries[few[0]].dtype}, but {others} as "
+                f"{entries[many[0]].dtype}: a damaged header? Download it again, or save the model in one format."
+            )
 
 
 def read_whole(reader: Reader, path: Path) -> dict[str, Entry]:

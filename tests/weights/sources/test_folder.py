@@ -9,7 +9,7 @@ import sys
 
 import pytest
 import torch
-from pico import save_model
+from pico import save_family, save_model
 from reference import state
 from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM
@@ -84,6 +84,27 @@ def test_an_index_stays_in_its_folder_and_names_a_tensor_once(tmp_path):
         _ = Checkpoint(folder).names
 
 
+def test_a_tensor_in_the_other_format_of_16_bits_is_refused(model):
+    tensors = state(model)
+    for name, said in (
+        (
+            "model.layers.1.mlp.up_proj.weight",
+            r"'model\.layers\.[01]\.mlp\.up_proj\.weight' .* those of the other layers",
+        ),
+        (NAME, r"'model\.norm\.weight' is stored as float16, but the other 20 of 16 bits as bfloat16"),
+    ):
+        changed = tensors | {name: tensors[name].view(torch.float16)}
+        save_file(changed, model / "model.safetensors")
+        with pytest.raises(ValueError, match=rf"model\.safetensors: {said}"):
+            _ = Checkpoint(model).names
+    mixed = {n: t.float() if "norm" in n else t for n, t in tensors.items()}
+    mixed |= {
+        f"vision.{i}.weight": torch.ones(2, dtype=torch.float16) for i in range(2)
+    }  # a tower of its own
+    save_file(mixed, model / "model.safetensors")
+    assert Checkpoint(model).dtype("vision.1.weight") == torch.float16
+
+
 def test_an_adapter_is_named_with_its_base(tmp_path):
     config = {"peft_type": "LORA", "base_model_name_or_path": "lab/base"}
     (tmp_path / "adapter_config.json").write_text(json.dumps(config))
@@ -152,3 +173,40 @@ def test_many_shards_need_few_open_files(tmp_path):
     )
     done = subprocess.run([sys.executable, "-c", code, str(folder)], capture_output=True, text=True)
     assert done.stdout.strip() == "ok", done.stderr
+
+
+@pytest.mark.parametrize("how", ["in place", "replaced", "before the first byte", "its tokenizer"])
+def test_an_input_that_changes_during_a_save_leaves_nothing(tmp_path, monkeypatch, how):
+    """A training that writes its next step meanwhile would make a mixture of two states, verified."""
+    from chatvec_lab.weights.saving.stream import Streamer
+
+    base, chat, cp = save_family(tmp_path, shard="6KB")
+    target = sorted(chat.glob("*.safetensors"))[-1]
+    next_step = target.read_bytes()[:-4] + bytes(4)
+
+    def change():
+        if how == "its tokenizer":
+            (chat / "tokenizer.json").write_text((chat / "tokenizer.json").read_text() + " ")
+        elif how == "replaced":
+            (tmp_path / "next").write_bytes(next_step)
+            os.replace(tmp_path / "next", target)
+        else:
+            target.write_bytes(next_step)
+
+    write, done = Streamer.write, []
+
+    def writing(stream, path, tensors):
+        found = write(stream, path, tensors)
+        if not done:  # the first shard is written, the last not read yet
+            done.append(change())
+        return found
+
+    merged = Checkpoint(cp) + (Checkpoint(chat) - Checkpoint(base))
+    merged.check()
+    if how == "before the first byte":
+        change()
+    else:
+        monkeypatch.setattr(Streamer, "write", writing)
+    with pytest.raises(OSError, match=r"chat.*changed"):
+        merged.save(tmp_path / "out", progress=False)
+    assert not (tmp_path / "out").exists()
