@@ -32,6 +32,12 @@ with torch.no_grad():
         weight += c[name] - b[name]
 cp.save_pretrained(sys.argv[4])
 """
+# what two habits cost: the report before a save, and having every file on the disk before the rename
+WITHOUT = {
+    "the report": "import chatvec_lab.weights.preflight as p; p.examine = lambda m, **_: p.Report(m.label, {})",
+    "fsync": "import os; os.fsync = lambda _: None",
+}
+MAIN = "; import sys; from chatvec_lab.command.main import main; sys.exit(main(sys.argv[1:]))"
 RECIPE = """
 merge_method: task_arithmetic
 base_model: {cp}
@@ -114,6 +120,10 @@ def main() -> None:
         "chatvec_lab, scale 1": [*ours, "--scale", "1"],
         "chatvec_lab, scale 0.7": [*ours, "--scale", "0.7"],
     }
+    for habit, code in WITHOUT.items():
+        contestants[f"chatvec_lab, scale 1, without {habit}"] = [
+            sys.executable, "-c", code + MAIN, *ours[3:], "--scale", "1"
+        ]  # fmt: skip
     if not options.no_naive:
         contestants["naive transformers script"] = [sys.executable, "-c", NAIVE, base, chat, cp, str(out)]
     tool = None if options.no_mergekit else mergekit(WORK / "mergekit")
@@ -152,6 +162,13 @@ def main() -> None:
         above = "" if name.startswith("limit") else f"{m.peak - torch_only:+.0f} MB"
         print(f"| {name} | {m.wall / limit.wall:.2f} ({min(walls):.2f}-{max(walls):.2f}) | {m.cpu / limit.cpu:.2f} | "
               f"{m.peak:.0f} MB | {above} |")  # fmt: skip
+    usual = median["chatvec_lab, scale 1"]
+    for habit in WITHOUT:
+        other = median[f"chatvec_lab, scale 1, without {habit}"]
+        print(
+            f"{habit} costs {usual.wall - other.wall:+.2f} s ({usual.wall / other.wall - 1:+.1%} wall, "
+            f"{usual.cpu / other.cpu - 1:+.1%} CPU)"
+        )
     if tool:
         theirs, ours = median["mergekit 0.1.5, best recipe"].wall, median["chatvec_lab, scale 1"].wall
         print(f"chatvec_lab is {theirs / ours:.1f} times as fast as mergekit's best recipe")

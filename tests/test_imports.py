@@ -20,17 +20,16 @@ STANDS_ON = {
     "interop": {"weights", "live", "evaluation"},
     "nano": {"weights"},
     "figures": set(),
-    "study.results": set(),  # of the room study the parts that the report stands on
-    "study.outputs": set(),
-    "report": {"study.results", "study.outputs"},
-    "study": {"study.results", "study.outputs", "report"},
+    "study.results": set(),  # of the room study the part that the report stands on
+    "report": {"study.results"},
+    "study": {"study.results", "report"},
     "experiment": {
         "weights", "families", "anatomy", "live", "lens", "interop", "evaluation", "nano", "figures", "study",
-        "study.results", "study.outputs",
+        "study.results",
     },
     "playground": {
         "weights", "families", "anatomy", "live", "lens", "evaluation", "nano", "figures", "study",
-        "study.results", "study.outputs", "experiment",
+        "study.results", "experiment",
     },
 }  # fmt: skip
 ON_TOP = {"command", "__main__", "__init__"}  # may import everything

@@ -1,7 +1,7 @@
 """How often the intervals of `evaluation.statistics` hold the truth, and how wide they are.
 
-    python benchmarks/coverage.py                 # all tables, some minutes on two cores
-    python benchmarks/coverage.py shares kappas   # some of them
+    python benchmarks/interval_coverage.py                 # all tables, some minutes on two cores
+    python benchmarks/interval_coverage.py shares kappas   # some of them
 
 Enumerated where the outcomes can be counted (shares, paired differences, kappa of 40 replies), else 20,000 simulations
 (a standard error of 0.0015 at 0.95). The last column says whether the level of the plan is reached.
