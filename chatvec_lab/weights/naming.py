@@ -93,7 +93,9 @@ _PROJECTIONS = (
     ("q", re.compile(r"^(?:to_)?(?:q|query|wq|q_proj|q_lin|query_proj|project_q)$")),
     ("k", re.compile(r"^(?:to_)?(?:k|key|wk|k_proj|k_lin|key_proj|project_k)$")),
     ("v", re.compile(r"^(?:to_)?(?:v|value|wv|v_proj|v_lin|value_proj|project_v)$")),
-    ("o", re.compile(r"^(?:o|o_proj|out_proj|wo|c_proj|dense|out_lin|to_out|proj|projection|attn_out|attention_out|output|out|r_o)$")),
+    ("o", re.compile(
+        r"^(?:o|o_proj|out_proj|wo|c_proj|dense|out_lin|to_out|proj|projection|attn_out|attention_out|output|out|r_o)$"
+    )),
 )  # fmt: skip
 _MLP_PROJECTIONS = (
     ("gate_up", re.compile(r"^(?:gate_up_proj|gate_up|gate_and_up_proj\w*|w13|input_linear|gate_up_linear)$")),

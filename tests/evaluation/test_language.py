@@ -285,7 +285,8 @@ def test_what_chinese_and_japanese_both_write_is_right_in_either(text):
 @pytest.mark.parametrize(
     ("text", "language"),
     [
-        ("電話番号", "ja"), ("自然言語処理", "ja"), ("東京都知事選挙結果発表予定", "ja"), ("中華人民共和國是一個國家", "zh-Hant"),
+        ("電話番号", "ja"), ("自然言語処理", "ja"), ("東京都知事選挙結果発表予定", "ja"),
+        ("中華人民共和國是一個國家", "zh-Hant"),
         ("天空很好", "zh"), ("他是老師", "zh-Hant"), ("是非善悪", "ja"), ("图书馆", "zh-Hans"),
     ],
 )  # fmt: skip

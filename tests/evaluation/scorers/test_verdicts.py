@@ -44,7 +44,8 @@ def test_the_verdict_that_is_meant(text, verdict):
     ("text", "score"),
     [
         ("```\n8\n```", 8), ("Sure! Here is my score:\n8", 8), ("Sure!\n\n**8/10**\nIt is good.", 8), ("\\boxed{8}", 8),
-        ('{"score": 8, "reason": "3 errors"}', 8), ("Here is my score:\n6-7", None), ("My score follows.\nIt has 3 errors", None),
+        ('{"score": 8, "reason": "3 errors"}', 8), ("Here is my score:\n6-7", None),
+        ("My score follows.\nIt has 3 errors", None),
         ("[THINK]3[/THINK]\n\n8", 8), ("```json\n{\"score\": 8}\n```", 8), ("채점 결과:\n8점", 8), ("Score:\n-3", None),
     ],
 )  # fmt: skip
