@@ -41,7 +41,8 @@ def spectrum(
 
     `tensors`: a regular expression that picks names (all matrices unless told; stacked experts count one by one,
     as name[0], name[1], ...). Columns: vector, tensor, component, layer, module, projection, index (from 1),
-    singular_value, energy (share of the squared Frobenius norm up to this index), and of the whole matrix: effective_rank (exp of the
+    singular_value, energy (share of the
+    squared Frobenius norm up to this index), and of the whole matrix: effective_rank (exp of the
     entropy of the singular values' shares, Roy and Vetterli 2007), stable_rank (squared Frobenius over squared
     spectral norm), rank_90 (values needed for 90 % of the energy), largest_rank (the shorter side), method.
 
@@ -84,7 +85,8 @@ def subspaces(
 
     Compares the spans of the `rank` leading left (output) and right (input) singular vectors. Columns: a, b,
     tensor, component, layer, module, projection, side, index (from 1), cosine (of the principal angle, from
-    1 = shared to 0), overlap (mean squared cosine: the share of one span that lies in the other) and random_overlap (its mean for random spans,
+    1 = shared to 0), overlap (mean
+    squared cosine: the share of one span that lies in the other) and random_overlap (its mean for random spans,
     rank / side). Embedding and head are compared over tokens that both vectors know. A matrix that is zero in
     either vector, or smaller than `rank`, is left out.
     """
