@@ -75,7 +75,9 @@ def test_random_signs_bound_an_unrelated_vector(families, tmp_path):
     for seed in range(20):
         noise = torch.Generator().manual_seed(seed)
         cp = moved(
-            base, tmp_path / str(seed), lambda _, own: own + 0.004 * torch.randn(own.shape, generator=noise)
+            base,
+            tmp_path / str(seed),
+            lambda _, own, noise=noise: own + 0.004 * torch.randn(own.shape, generator=noise),
         )
         held = preflight(Checkpoint(cp), tau, full=True).holdings[tau.label]
         outside += abs(held.share) > held.band

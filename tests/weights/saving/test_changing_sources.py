@@ -93,7 +93,7 @@ def test_a_vector_reads_twice_and_must_find_the_same(copies, tmp_path, monkeypat
         return found
 
     monkeypatch.setattr(artifact, "_storage", and_then)
-    with pytest.raises(OSError, match="chat changed while it was being read.*read twice"):
+    with pytest.raises(OSError, match=r"chat changed while it was being read.*read twice"):
         (Checkpoint(copies["chat"]) - Checkpoint(copies["base"])).save(tmp_path / "tau", progress=False)
     assert not (tmp_path / "tau").exists()
 
