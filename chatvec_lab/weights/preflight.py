@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from chatvec_lab.weights import configs, findings
 from chatvec_lab.weights.descent import Holding
 from chatvec_lab.weights.findings import Finding
+from chatvec_lab.weights.kinship import kinship
 from chatvec_lab.weights.vector import WeightVector
 from chatvec_lab.weights.vocabulary import Policy
 
@@ -148,7 +149,7 @@ def examine(
         ROOM: findings.room(merged, out),
     }
     how = "everything read" if full else "an estimate from sampled rows"
-    sections[f"descent ({how})"] = findings.kinship(
+    sections[f"descent ({how})"] = kinship(
         merged, found, holdings, bases=list(bases), full=full, seed=seed, places=places
     )
     forced = tuple(dict.fromkeys(f.name for f in found if f.refuses and f.name in force))
