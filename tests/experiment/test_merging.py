@@ -23,12 +23,18 @@ def answer(audited=SOUND, identities=None, told=None):
 def test_minus_zero_is_told_and_no_failure():
     text = answer(told=back(bits=90, zero=10))
     assert "The merged model is what the formula says: none of 20 elements" in text and "NOT" not in text
-    assert "bit for bit, in 90 of 100 elements" in text and "10 that are -0.0 in chat and come back as 0.0" in text
+    assert (
+        "bit for bit, in 90 of 100 elements" in text
+        and "10 that are -0.0 in chat and come back as 0.0" in text
+    )
 
 
 def test_a_wrong_element_is_the_verdict_whatever_else_holds():
     text = answer(audited=SOUND.assign(wrong=[0, 3]))
-    assert "The merged model is NOT what the formula says: 3 of 20 elements" in text and "most of them in b" in text
+    assert (
+        "The merged model is NOT what the formula says: 3 of 20 elements" in text
+        and "most of them in b" in text
+    )
 
 
 def test_what_is_not_vouched_for_is_not_called_right():

@@ -80,9 +80,13 @@ def test_rows_whose_tokens_are_not_known_are_not_vouched_for(families, tmp_path)
     (Checkpoint(cp) + (Checkpoint(chat) - Checkpoint(base))).save(tmp_path / "saved", progress=False)
     shutil.copytree(cp, tmp_path / "cp")
     (tmp_path / "cp/tokenizer.json").unlink()
-    table = audit(*map(Checkpoint, (tmp_path / "saved", tmp_path / "cp", chat, base)), 1.0).set_index("tensor")
+    table = audit(*map(Checkpoint, (tmp_path / "saved", tmp_path / "cp", chat, base)), 1.0).set_index(
+        "tensor"
+    )
     tables = ["model.embed_tokens.weight", "lm_head.weight"]
-    assert (table.loc[tables, "checked"] == 0).all() and table.loc[tables, "reason"].str.contains("tokens").all()
+    assert (table.loc[tables, "checked"] == 0).all() and table.loc[tables, "reason"].str.contains(
+        "tokens"
+    ).all()
     assert (table.drop(index=tables).reason == "").all() and table.drop(index=tables).checked.min() >= 16
     good, sentence = verdict(table.reset_index())
     assert not good and sentence.startswith("cannot be vouched for in 2 of 21 tensors")
@@ -97,7 +101,9 @@ def test_pairing_by_index_is_found_wrong(families, tmp_path):
     made = {n: (t.double() + theirs[n].double() - ours[n].double()).to(t.dtype) for n, t in by_index.items()}
     shutil.copytree(cp, tmp_path / "saved")
     save_file(made, tmp_path / "saved/model.safetensors", metadata={"format": "pt"})
-    table = audit(*map(Checkpoint, (tmp_path / "saved", cp, chat, base)), 1.0, elements=4000).set_index("tensor")
+    table = audit(*map(Checkpoint, (tmp_path / "saved", cp, chat, base)), 1.0, elements=4000).set_index(
+        "tensor"
+    )
     assert table.wrong["model.embed_tokens.weight"] > 100 and table.wrong["lm_head.weight"] > 100
     assert table.wrong.drop(["model.embed_tokens.weight", "lm_head.weight"]).sum() == 0
 
@@ -114,7 +120,9 @@ def test_what_is_not_finite_is_not_certified(families, tmp_path, who):
     members[who] = other(members[who], tmp_path / "spoilt", spoil).folder
     table = audit(*map(Checkpoint, members.values()), 1.0).set_index("tensor")
     row = table.loc["model.norm.weight"]
-    assert row.wrong == row.checked > 0 if who == "saved" else "chat" not in row.reason and "NaN" in row.reason
+    assert (
+        row.wrong == row.checked > 0 if who == "saved" else "chat" not in row.reason and "NaN" in row.reason
+    )
     assert not verdict(table.reset_index())[0]
 
 
@@ -150,7 +158,9 @@ def test_what_comes_back_of_chat_has_a_cause_each(families, tmp_path):
     assert count["equal numbers, other sign of zero"] == wanted and count["other"] == 0
     assert count["equal bits"] == size - wanted
 
-    wide = other(chat, tmp_path / "wide", lambda t: {n: x.float() + 1e-6 for n, x in t.items()}, dtype="float32")
+    wide = other(
+        chat, tmp_path / "wide", lambda t: {n: x.float() + 1e-6 for n, x in t.items()}, dtype="float32"
+    )
     count = back_to_chat(Checkpoint(base), wide).set_index("cause").elements
     assert count["rounded to the base's dtype"] > 0.9 * size and count["other"] == 0
 
@@ -159,5 +169,8 @@ def test_rows_of_one_side_alone_have_a_cause_too(families, tmp_path):
     base, _, _ = families("llama")
     more = save_model(tmp_path / "more", seed=2, near=base, tokens=[*SPECIAL, *TOKENS[:-2], "new"])
     count = back_to_chat(Checkpoint(base), Checkpoint(more)).set_index("cause").elements
-    assert count["rows of tokens that the base lacks"] == 2 * 16 and count["rows of the base that chat lacks"] == 4 * 16
+    assert (
+        count["rows of tokens that the base lacks"] == 2 * 16
+        and count["rows of the base that chat lacks"] == 4 * 16
+    )
     assert count["other"] == 0 and count.sum() > 6000
