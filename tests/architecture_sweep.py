@@ -81,6 +81,8 @@ class Members:
         base = architectures.build(kind, ROWS)
         self.parameters = sum(p.numel() for p in base.parameters())
         self.buffers = {n for n, _ in base.named_buffers() if not n.endswith(TRAINED)}
+        # rows of codes of sound, not of the tokenizer's tokens: they pair by place, or not at all
+        self.is_coded = kind.startswith("Musicgen")
         _noise(base, 0.02, seed=1)
         self._save(base, "base", WORDS)
         _noise(base, 0.01, seed=2)
@@ -171,7 +173,7 @@ class Members:
         if is_fixed:
             return torch.equal(got, p)
         b, c = base[name], chat[name]
-        if name in self.tables:
+        if name in self.tables and not (self.is_coded and variant == "same"):
             axis = self.tables[name]
             b, c, p, got = (t.movedim(axis, 0) for t in (b, c, p, got))
             rows, words = [], VARIANTS[variant]
@@ -216,7 +218,7 @@ class Members:
         tables = {n for n, axis in self.tables.items() if axis == 0}
         found = set(layout.tables)
         stored = {n for n in reference.state(self.root / "base") if layout[n].module != "buffer"}
-        if found != tables & stored:
+        if found != tables & stored and not self.is_coded:
             lines.append(f"WRONG: tables {sorted(found ^ (tables & stored))[:6]}")
         if layout.ignored or layout.lacks_head:
             lines.append(f"WRONG: ignored {list(layout.ignored)[:4]}, lacks {layout.lacks_head}")

@@ -227,8 +227,11 @@ def _tied(model, parts: Mapping[str, Part]) -> dict[str, str]:
 def _vocabulary_names(own, config, model) -> dict[str, int]:
     """Which tensors have an axis of the vocabulary, and which axis: those that change when only it grows."""
     larger, grown = copy.deepcopy(config), False
-    text = config.get_text_config(decoder=True)
-    size = getattr(text, "vocab_size", None)
+    own_size = getattr(config.get_text_config(decoder=True), "vocab_size", None)
+    known = [
+        getattr(sub, "vocab_size", None) for path, sub in _walk(config) if not _OTHER_TOKENS.search(path)
+    ]
+    sizes = {own_size} if isinstance(own_size, int) else set(known)  # a policy of robots has none at its top
     for path, sub in _walk(larger):
         if _OTHER_TOKENS.search(path):
             continue
@@ -238,7 +241,7 @@ def _vocabulary_names(own, config, model) -> dict[str, int]:
             value = getattr(sub, key, None)
             if (
                 isinstance(value, int)
-                and (value == size or key != "vocab_size")
+                and (value in sizes or key != "vocab_size")
                 and not _OTHER_TOKENS.search(key)
             ):
                 setattr(sub, key, value + 64)
@@ -247,9 +250,7 @@ def _vocabulary_names(own, config, model) -> dict[str, int]:
     if grown:
         try:
             other = _built(own, larger).state_dict()
-        except (
-            Exception
-        ):  # a class that cannot take another size of vocabulary: its embeddings alone are known
+        except Exception:  # a class that cannot take another size: its embeddings alone are known
             grown = False
     if not grown:
         asked = (_name_of(model, "get_input_embeddings"), _name_of(model, "get_output_embeddings"))

@@ -136,6 +136,10 @@ def _cached_forward(model):
     _check_text_alone(model, parameters)
     is_alone, is_stateful = _goes_alone(model), getattr(model, "_is_stateful", False)
     cache_name = "cache" if "cache" in parameters else "past_key_values"  # renamed in transformers 5
+    if cache_name not in parameters and not is_stateful:
+        raise ValueError(
+            f"{type(model).__name__} takes no cache, so that no reply can be decoded token by token."
+        )
     try:
         carried = {} if is_stateful else {cache_name: DynamicCache(config=model.config.get_text_config())}
     except AttributeError as error:

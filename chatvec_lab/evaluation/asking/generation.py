@@ -146,7 +146,8 @@ class _Speaker:
     def __init__(self, model, tokenizer, decoding, chat: ChatTemplate | None, system, seed, context):
         self.model, self.tokenizer, self.decoding = model, tokenizer, decoding
         self.chat, self.system, self.seed = chat, system, seed
-        self.context = context or getattr(model.config.get_text_config(), "max_position_embeddings", None)
+        most = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+        self.context = context or (most if most and most > 0 else None)  # XLNet says -1 for no limit
         self.end_ids = end_ids(model, tokenizer, "plain" if chat is None else "chat")
         self.hidden_ids = _hidden_ids(tokenizer)
 
