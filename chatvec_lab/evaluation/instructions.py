@@ -17,6 +17,7 @@ from chatvec_lab.evaluation._frames import identity, text_of
 from chatvec_lab.evaluation.asking.thinking import answer_of, answers
 from chatvec_lab.evaluation.language import normalise
 from chatvec_lab.evaluation.scorers.checks import CHECKS, COMPARISONS, RELATIONS
+from chatvec_lab.reading import demand
 
 __all__ = ["CHECKS", "check", "instruction_scores", "prompt_level", "validate"]
 
@@ -46,6 +47,8 @@ def check(text: str, instruction: str, kwargs: Mapping | None = None, *, languag
 def validate(checks: Sequence[Mapping], *, where: str = "checks") -> None:
     """Raise for the first check that names no instruction (KeyError) or has unfit kwargs (ValueError)."""
     for one in checks:
+        demand(one, {"instruction": str}, f"{where}, checks")
+        demand(one.get("kwargs"), (dict, type(None)), f"{where}, kwargs")
         name, kwargs = one["instruction"], _given(one.get("kwargs"))
         if name in COMPARISONS and not kwargs:
             continue
@@ -57,10 +60,10 @@ def validate(checks: Sequence[Mapping], *, where: str = "checks") -> None:
         except TypeError as error:
             raise ValueError(f"{where}: {name} with {kwargs}: {error}") from error
         for key, value in kwargs.items():
-            if key.endswith("relation") and value not in RELATIONS:
+            if key.endswith("relation") and (not isinstance(value, str) or value not in RELATIONS):
                 raise ValueError(f"{where}: {name}: {key}={value!r}; choose one of {', '.join(RELATIONS)}")
             if (key.startswith("num_") or key.endswith(("frequency", "nth_paragraph"))) and (
-                int(value) != value or value < 0
+                not isinstance(value, int | float) or not 0 <= value < 1e15 or int(value) != value
             ):
                 raise ValueError(f"{where}: {name}: {key}={value!r} is no count")
             if isinstance(value, str | list) and not (len(value) and all(value)):

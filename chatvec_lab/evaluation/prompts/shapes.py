@@ -76,7 +76,7 @@ def _asked(row: dict, place: str) -> tuple[list[str], list[str] | None]:
         there = [c for c in (*_MESSAGES, *_TURNS) if c in row]
         if there:
             raise ValueError(f"{place}, column {there[0]} is empty: every row asks something")
-        raise ValueError(f"{place}: none of {', '.join((*_TURNS, *_MESSAGES))} among {', '.join(row)}")
+        raise ValueError(f"{place}: none of {', '.join((*_TURNS, *_MESSAGES))} among {', '.join(row)[:200]}")
     column, (turns, answers) = next(iter(told.items()))
     for other, (also, _) in told.items():
         if also != turns and also != turns[: len(also)]:
