@@ -8,7 +8,15 @@ import pytest
 import chatvec_lab
 
 ROOT = Path(chatvec_lab.__file__).parent
-TOOLS = {"mistakes", "opening", "paths", "reading", "sandbox", "secrets"}  # small, and stand on nothing of ours
+TOOLS = {
+    "mistakes",
+    "opening",
+    "paths",
+    "reading",
+    "sandbox",
+    "secrets",
+    "spreadsheet",
+}  # small, and stand on nothing of ours
 # What each room may stand on, besides the tools. `weights` on nothing; `evaluation` knows nothing of weights.
 STANDS_ON = {
     "weights": set(),
