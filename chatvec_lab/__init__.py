@@ -3,6 +3,8 @@
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from chatvec_lab import weights
+
 if TYPE_CHECKING:
     from chatvec_lab.evaluation.asking.generation import respond
     from chatvec_lab.families import Family, load_family
@@ -20,6 +22,7 @@ _PUBLIC = {
     "MergedCheckpoint": "chatvec_lab.weights.merged",
     "WeightVector": "chatvec_lab.weights.vector",
     "load_family": "chatvec_lab.families",
+    "preflight": "chatvec_lab.weights.preflight",
     "respond": "chatvec_lab.evaluation.asking.generation",
     "ties": "chatvec_lab.weights.transforms",
 }
@@ -30,6 +33,7 @@ __all__ = [
     "MergedCheckpoint",
     "WeightVector",
     "load_family",
+    "preflight",
     "respond",
     "ties",
 ]
@@ -37,27 +41,17 @@ __all__ = [
 
 def __getattr__(name: str):
     if name in _PUBLIC:
-        found = getattr(import_module(_PUBLIC[name]), name)
-        if _PUBLIC[name].startswith("chatvec_lab.weights."):
-            _let_push()
-        return found
+        return getattr(import_module(_PUBLIC[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
-def _let_push() -> None:
-    """Give vectors and merged checkpoints their `push_to_hub`: weights know nothing of the hub, which stands above."""
-    from chatvec_lab.weights.merged import MergedCheckpoint
-    from chatvec_lab.weights.vector import WeightVector
-
-    for kind in (MergedCheckpoint, WeightVector):
-        kind.push_to_hub = _push_to_hub
-
-
-def _push_to_hub(self, repo_id: str, **options):
-    """Save to the Hugging Face hub with a model card; options and result as those of `interop.hub.push`."""
+def _push(what, repo_id: str, **options):
     from chatvec_lab.interop.hub import push
 
-    return push(self, repo_id, **options)
+    return push(what, repo_id, **options)
+
+
+weights.push = _push  # weights know nothing of the hub, which stands above them
 
 
 def __dir__():
