@@ -11,6 +11,7 @@ from __future__ import annotations
 import gc
 import json
 import random
+import re
 import shutil
 import subprocess
 import sys
@@ -382,6 +383,7 @@ def report(found: dict[str, dict]) -> str:
             for step, value in found[kind].items():
                 if isinstance(value, str) and value != "ok" and not value.startswith("ok "):
                     value = value.removeprefix("refused: ").removeprefix("failed: ").removeprefix("WRONG: ")
+                    value = re.sub(r"/\S*?architecture-\w+/", "", value)  # of a temporary folder
                     lines.append(f"| {kind} | {step} | {value[:300].replace('|', '/')} |")
     if left := [kind for kind in named if kind not in found]:
         lines += ["", "## Not examined yet", "", ", ".join(left) + "."]

@@ -23,6 +23,8 @@ from chatvec_lab.weights.naming import Part, is_table, parts_of, pieces, project
 _TRAINED = re.compile(
     r"correction_bias$|expert_bias$|balancing_bias(?:es)?$|layer_scalar$|gate\.bias$|router\.\w*bias$"
 )
+# keys of the tokenizer's own size: RoCBert has tables of shapes and sounds too
+_SIZE = re.compile(r"(?:decoder_|text_|padded_|unpadded_)?vocab_size(?:_per_layer_input)?")
 _OTHER_TOKENS = re.compile(
     r"vision|visual|image|audio|speech|qformer|protein|codec|depth|vq_|codebook|perceiver"
 )
@@ -235,9 +237,7 @@ def _vocabulary_names(own, config, model) -> dict[str, int]:
     for path, sub in _walk(larger):
         if _OTHER_TOKENS.search(path):
             continue
-        for key in dict.fromkeys(
-            ["vocab_size", *(k for k in vars(sub) if "vocab_size" in k and "type_" not in k)]
-        ):
+        for key in dict.fromkeys(["vocab_size", *filter(_SIZE.fullmatch, vars(sub))]):
             value = getattr(sub, key, None)
             if (
                 isinstance(value, int)
