@@ -15,6 +15,7 @@ TOOLS = {
     "reading",
     "sandbox",
     "secrets",
+    "spreadsheet",
 }  # small, and stand on nothing of ours
 # What each room may stand on, besides the tools. `weights` on nothing; `evaluation` knows nothing of weights.
 STANDS_ON = {

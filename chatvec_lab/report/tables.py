@@ -6,8 +6,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from chatvec_lab.report.spreadsheet import write_csv
 from chatvec_lab.report.svg import legal
+from chatvec_lab.spreadsheet import write_csv
 
 if TYPE_CHECKING:
     import pandas

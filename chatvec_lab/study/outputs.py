@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING, Any
 from chatvec_lab import secrets
 from chatvec_lab.paths import REPORTS
 from chatvec_lab.reading import read_json
-from chatvec_lab.report.spreadsheet import write_csv
+from chatvec_lab.spreadsheet import write_csv
 
 if TYPE_CHECKING:
     import pandas

@@ -52,7 +52,16 @@ class Lab:
     def __init__(self, root: Path):
         self.root, self.out = root, root / "out"
         source = fingerprint.PACKAGE
-        for name in ("__init__.py", "paths.py", "mistakes.py", "reading.py", "secrets", "study", "report"):
+        for name in (
+            "__init__.py",
+            "paths.py",
+            "mistakes.py",
+            "reading.py",
+            "spreadsheet.py",
+            "secrets",
+            "study",
+            "report",
+        ):
             copy = shutil.copytree if (source / name).is_dir() else shutil.copy2
             (root / "chatvec_lab").mkdir(exist_ok=True)
             copy(source / name, root / "chatvec_lab" / name)
