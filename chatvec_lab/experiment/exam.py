@@ -120,7 +120,9 @@ class Exam:
             with self.speaker_for(label, model) as speaker:
                 for key, table in asked.items():
                     talks = table[["prompt_id", "language", "turns"]].to_dict("records")
-                    said[label, *key] = with_answers(speaker.reply(talks, **settings), self.questions.thinking)
+                    said[label, *key] = with_answers(
+                        speaker.reply(talks, **settings), self.questions.thinking
+                    )
         # scored after the models have left the memory, which a guard or a classifier may need
         tables = [
             self.score(asked[code, name], replies).assign(model=label, language=code, frame=frame)
