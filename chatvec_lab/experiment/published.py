@@ -53,9 +53,7 @@ class Published:
                 near = get_close_matches(key, OPTIONS, n=1)
                 raise ValueError(f"prompts: {key!r}: " + (f"did you mean {near[0]!r}?" if near else
                                  f"there are {', '.join(OPTIONS)}; scorers have parameters of their own"))  # fmt: skip
-        self.thinking = options.get(
-            "thinking"
-        )  # a format of thoughts, where the chat template's own will not do
+        self.thinking = options.get("thinking")  # where the chat template does not tell the format
         if self.thinking:
             split("", self.thinking)
         self.decoding("chat")
