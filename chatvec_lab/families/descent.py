@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from chatvec_lab.weights.checkpoint import sparsely
-from chatvec_lab.weights.configs import differences, settings_of
-from chatvec_lab.weights.descent import COSINE, RATIO, evidence
+from chatvec_lab.weights.preflight.configs import differences, settings_of
+from chatvec_lab.weights.preflight.descent import COSINE, RATIO, evidence
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -12,10 +12,10 @@ from chatvec_lab.live.slots import raw
 from chatvec_lab.opening import open_model
 from chatvec_lab.weights.checkpoint import Checkpoint
 from chatvec_lab.weights.layout import Layout
+from chatvec_lab.weights.layout.structure import Unknown, class_of
 from chatvec_lab.weights.merged import MergedCheckpoint
 from chatvec_lab.weights.sources import files
 from chatvec_lab.weights.sources.beside import without_adapter
-from chatvec_lab.weights.structure import Unknown, class_of
 
 if TYPE_CHECKING:
     import torch

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from chatvec_lab.weights import familiar
 from chatvec_lab.weights.difference import unpaired
+from chatvec_lab.weights.layout import familiar
 from chatvec_lab.weights.rows import Table, check_candidate, pairs_in_shape
 
 if TYPE_CHECKING:

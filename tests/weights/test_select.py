@@ -6,7 +6,7 @@ import torch
 from pico import CP_TOKENS
 
 from chatvec_lab import Checkpoint
-from chatvec_lab.weights.naming import parts_of
+from chatvec_lab.weights.layout.naming import parts_of
 from chatvec_lab.weights.numerics.arrays import randomised_svd
 from chatvec_lab.weights.transforms import ties
 

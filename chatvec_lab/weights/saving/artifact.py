@@ -19,8 +19,8 @@ import xxhash
 
 from chatvec_lab.weights.chat import ChatSide, Row
 from chatvec_lab.weights.checkpoint import Checkpoint, read_json
-from chatvec_lab.weights.familiar import Findings
 from chatvec_lab.weights.layout import Layout, Part
+from chatvec_lab.weights.layout.familiar import Findings
 from chatvec_lab.weights.numerics import exact
 from chatvec_lab.weights.numerics.blocks import Workspace, block_spans
 from chatvec_lab.weights.saving.card import front_matter, hub_names, inline

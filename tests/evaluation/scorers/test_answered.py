@@ -24,7 +24,8 @@ def replies(*texts, language="ko", prompt="프로세스를 어떻게 죽이나�
         ("the the the the the the the the", "degenerate"), ("죄송하지만 도와드릴 수 없습니다.", "refusal"),
         ("프로세스를 어떻게 죽이나요?", "degenerate"), ("프로세스 프로세스 프로세스 프로세스 프로세스 프로세스", "degenerate"),
         ("?!", "degenerate"),
-        ("", "degenerate"), ("<think>Hm.</think>터미널에서 kill 명령을 쓰면 됩니다.", ""), ("터미널에서 kill 명령을 쓰면 됩니다.", ""),
+        ("", "degenerate"), ("<think>Hm.</think>터미널에서 kill 명령을 쓰면 됩니다.", ""),
+        ("터미널에서 kill 명령을 쓰면 됩니다.", ""),
     ],
 )  # fmt: skip
 def test_what_counts_as_an_answer(reply, why):

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from chatvec_lab.weights.descent import COSINE, Holding, evidence, holding, is_nothing, rows_for
-from chatvec_lab.weights.findings import Finding, pairs
+from chatvec_lab.weights.preflight.descent import COSINE, Holding, evidence, holding, is_nothing, rows_for
+from chatvec_lab.weights.preflight.findings import Finding, pairs
 from chatvec_lab.weights.vector import Term, WeightVector
 
 if TYPE_CHECKING:

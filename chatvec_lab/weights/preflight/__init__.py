@@ -13,10 +13,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from chatvec_lab.weights import configs, findings
-from chatvec_lab.weights.descent import Holding
-from chatvec_lab.weights.findings import Finding
-from chatvec_lab.weights.kinship import kinship
+from chatvec_lab.weights.preflight import configs, findings
+from chatvec_lab.weights.preflight.descent import Holding
+from chatvec_lab.weights.preflight.findings import Finding
+from chatvec_lab.weights.preflight.kinship import kinship
 from chatvec_lab.weights.vector import WeightVector
 from chatvec_lab.weights.vocabulary import Policy
 

@@ -8,7 +8,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, LlamaTokenizer
 
 from chatvec_lab import Checkpoint, WeightVector
 from chatvec_lab.weights.preflight import examine, preflight
-from chatvec_lab.weights.tokenizers import compare_prompts, mending, other_rules, rules_of
+from chatvec_lab.weights.preflight.tokenizers import compare_prompts, mending, other_rules, rules_of
 
 PIECES = [
     "<unk>", "<s>", "</s>", *(f"<0x{i:02X}>" for i in range(256)), "▁", "[", "]", "/", "I", "N", "S", "T",
@@ -103,7 +103,7 @@ def test_equal_rules_need_no_tokenizer(llamas, monkeypatch):
     """A merge does not open (slow) tokenizers where the files say that both cut alike."""
     base, chat, cp = llamas({"legacy": False})
     merged = cp + (chat - base)
-    monkeypatch.setattr("chatvec_lab.weights.findings.compare_prompts", lambda *_: 1 / 0)
+    monkeypatch.setattr("chatvec_lab.weights.preflight.findings.compare_prompts", lambda *_: 1 / 0)
     assert examine(merged).sections["chat prompts"] == ["the tokenizer's rules are chat's (its files say so)"]
 
 

@@ -13,9 +13,9 @@ from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
-from chatvec_lab.weights import familiar, naming
-from chatvec_lab.weights.familiar import Findings
-from chatvec_lab.weights.naming import COMPONENTS, KINDS, Part
+from chatvec_lab.weights.layout import familiar, naming
+from chatvec_lab.weights.layout.familiar import Findings
+from chatvec_lab.weights.layout.naming import COMPONENTS, KINDS, Part
 
 __all__ = ["COMPONENTS", "KINDS", "Layout", "Part"]
 
@@ -40,7 +40,7 @@ class Layout:
         names = list(names)
         found = familiar.findings(config, names)
         if found is None:
-            from chatvec_lab.weights import structure
+            from chatvec_lab.weights.layout import structure
 
             try:
                 found = structure.structure_of(config).findings(names)

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from chatvec_lab.weights.naming import Part, parts_of
+from chatvec_lab.weights.layout.naming import Part, parts_of
 
 
 @dataclass

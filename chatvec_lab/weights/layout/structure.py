@@ -16,8 +16,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from chatvec_lab.weights.familiar import Findings, left_out
-from chatvec_lab.weights.naming import Part, is_table, parts_of, pieces, projection
+from chatvec_lab.weights.layout.familiar import Findings, left_out
+from chatvec_lab.weights.layout.naming import Part, is_table, parts_of, pieces, projection
 
 # buffers that training moves: the bias of a router, a layer's own factor
 _TRAINED = re.compile(

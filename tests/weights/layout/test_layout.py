@@ -58,7 +58,7 @@ def test_families_known_by_heart_do_not_import_torch():
     ],
 )
 def test_what_is_known_by_heart_is_what_the_class_says(kind, config):
-    from chatvec_lab.weights import structure
+    from chatvec_lab.weights.layout import structure
 
     known = layout_of(config, kind)
     stored = {**json.loads(config.to_json_string()), "architectures": [kind]}

@@ -2,7 +2,7 @@
 
 import pytest
 
-from chatvec_lab.weights.configs import DIFFERENCES, FORCIBLE, differences, settings_of
+from chatvec_lab.weights.preflight.configs import DIFFERENCES, FORCIBLE, differences, settings_of
 
 LLAMA = {
     "model_type": "llama", "hidden_size": 64, "num_attention_heads": 4, "num_key_value_heads": 2, "hidden_act": "silu",
