@@ -151,7 +151,7 @@ class Exam:
         ]
         table["prompt"] = ["\n".join(turns) for turns in of.said]
         table["turns"] = [len(turns) for turns in of.said]
-        for column in ("set", "source", "kind", "words"):
+        for column in ("set", "source", "kind", "words", "item"):  # item: what several prompts ask about
             if column in of:
                 table[column] = of[column].to_numpy()
         for measure in self.measures:

@@ -42,7 +42,7 @@ class MicroWorld:
         rows = [
             {"prompt_id": p.prompt_id, "set": p.set, "category": p.kind, "kind": p.kind, "words": p.words,
              "language": language, "said": list(p.exchange.user), "turns": list(put(p, language, frame)),
-             "checks": [], "reference": p.exchange.replies[-1], "item": p}
+             "checks": [], "reference": p.exchange.replies[-1], "written": p}
             for p in found
         ]  # fmt: skip
         return pd.DataFrame(rows)
@@ -79,7 +79,7 @@ class World:
     def score(self, prompts: pd.DataFrame, responses: pd.DataFrame) -> pd.DataFrame:
         from chatvec_lab.nano.evaluation import score
 
-        items = dict(zip(prompts.prompt_id, zip(prompts["item"], prompts.language, strict=True), strict=True))
+        items = dict(zip(prompts.prompt_id, zip(prompts["written"], prompts.language, strict=True), strict=True))
         rows = []
         for name, text, last in zip(responses.prompt_id, responses.answer, is_last(responses), strict=True):
             if not last:

@@ -75,6 +75,8 @@ class MergedCheckpoint(Checkpoint):
 
     def check(self) -> None:
         """Raise the errors that headers and tokenizers can show, before anything is read or written."""
+        if self.cp.lacking:
+            raise ValueError(f"{self.cp.label}: {self.cp.lacking}. Download or copy the file that holds it.")
         _ = self._pairs
         self._check_moves()
         if isinstance(self.cp, MergedCheckpoint) and self.cp.added_tokens and self.chat_side:

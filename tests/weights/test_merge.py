@@ -6,6 +6,7 @@ import pytest
 import torch
 from pico import CP_TOKENS, SPECIAL, TEMPLATE, TOKENS, save_model
 from reference import formula, fractions, state, tokens_of, wrongly_rounded
+from safetensors.torch import load_file, save_file
 
 from chatvec_lab import Checkpoint
 
@@ -209,6 +210,18 @@ def test_tied_sides_meet_untied_ones(families, tmp_path):
     )
     with pytest.raises(ValueError, match=r"(?s)lm_head.weight +only in the vector.*ties its head"):
         (Checkpoint(base) + (Checkpoint(free_chat) - Checkpoint(free_base))).check()
+
+
+def test_an_untied_family_without_any_head_is_not_saved(tmp_path):
+    members = [save_model(tmp_path / n, seed=s, tied=False) for n, s in (("base", 1), ("chat", 2), ("cp", 3))]
+    for folder in members:
+        tensors = load_file(folder / "model.safetensors")
+        del tensors["lm_head.weight"]
+        save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    base, chat, cp = map(Checkpoint, members)
+    with pytest.raises(ValueError, match=r"cp: lm_head\.weight is not stored.*does not tie it"):
+        (cp + 0.5 * (chat - base)).save(tmp_path / "out", progress=False)
+    assert not (tmp_path / "out").exists()
 
 
 def test_null_architectures_and_missing_tokenizers_are_no_obstacle(families, tmp_path):

@@ -17,9 +17,9 @@ import numpy as np
 from chatvec_lab.weights.numerics import exact
 from chatvec_lab.weights.numerics.blocks import BLOCK
 from chatvec_lab.weights.preflight.configs import differences, settings_of
-from chatvec_lab.weights.preflight.tokenizers import compare_prompts, mending, other_rules, rules_of
 from chatvec_lab.weights.saving.stream import workers
 from chatvec_lab.weights.sources.beside import sort_companions
+from chatvec_lab.weights.tokenizers import compare_prompts, mending, other_rules, rules_of
 from chatvec_lab.weights.vector import Term, WeightVector
 from chatvec_lab.weights.vocabulary import Vocabulary
 
