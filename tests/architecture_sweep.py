@@ -199,8 +199,8 @@ class Members:
         """LiveModel at the scale has the saved model's bits, and at 0 the CP's again."""
         from chatvec_lab import LiveModel
 
-        saved, cp = self.state(f"out {variant}"), self.state(variant)
         live = LiveModel(self.checkpoint(variant), self.tau, device="cpu")
+        saved, cp = self.state(f"out {variant}"), self.state(variant)
         if type(live.model) is not self.own:
             return f"WRONG: {type(live.model).__name__} was loaded"
         for scale, wanted in ((SCALE, saved), (0.0, cp)):

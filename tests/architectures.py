@@ -96,6 +96,7 @@ FURTHER: dict[str, dict[str, Any]] = {
     "xmod": {"default_language": "en_XX"},
     "xlstm": {"hidden_size": 128, "embedding_dim": 128},
     "nemotron": {"num_key_value_heads": 2},
+    "step3p5": {"sliding_window": 64},
     "reformer": {
         "is_decoder": True,
         "axial_pos_embds": False,

@@ -40,7 +40,8 @@ def load(merged: MergedCheckpoint, device, dtype: torch.dtype):
             "can reach them. Give a device map that keeps all weights in memory."
         )
     rows = max((row + 1 for row in merged.added_tokens.values()), default=0)
-    if rows > model.get_input_embeddings().weight.shape[0]:
+    # some classes have no one table of tokens to ask for
+    if rows and rows > model.get_input_embeddings().weight.shape[0]:
         model.resize_token_embeddings(rows, mean_resizing=False)
     if merged.generation_config:
         model.generation_config = GenerationConfig.from_dict(merged.generation_config)

@@ -48,8 +48,10 @@ def decode(
     prompts: token ids, none empty. limits: the most tokens for each reply, at least 1.
     uniforms: (prompts, steps) in [0, 1), needed unless greedy. text_of: decodes ids, needed for stop strings.
     Models whose replies padding would change (recurrent ones, those that count positions by place) decode one by one.
+    So do those without a cache that could be given back, which read prompt and reply anew for each token: slowly.
     Raises ValueError for models that cannot continue a text alone: encoder-decoders, those that need an image.
     """
+    model = _text_model(model)
     if len(prompts) > 1 and _goes_alone(model):
         settings = {"end_ids": end_ids, "text_of": text_of}
         draw = (
@@ -125,25 +127,74 @@ def _goes_alone(model) -> bool:
     counts_places = "position_ids" not in parameters and model.config.model_type not in ("bloom", "mpt")
     # short convolutions keep a state too, which does not leave the batch with its row
     convolves = any("conv" in key and value for key, value in vars(model.config.get_text_config()).items())
-    return getattr(model, "_is_stateful", False) or counts_places or convolves
+    return getattr(model, "_is_stateful", False) or counts_places or convolves or _reads_whole(model)
+
+
+def _text_model(model):
+    """The causal LM that an image model is built around, where it is one of transformers' own classes; else the model.
+
+    Text alone reaches nothing else of it, and some of these classes cannot be asked without an image.
+    """
+    inner = getattr(model, "language_model", None)
+    is_whole = (
+        hasattr(inner, "can_generate") and inner.can_generate() and inner.get_output_embeddings() is not None
+    )
+    return inner if is_whole else model
+
+
+def _cache(model):
+    """An empty cache for the model, or None where transformers cannot make one."""
+    from transformers import DynamicCache
+
+    try:
+        return DynamicCache(config=model.config.get_text_config())
+    except (AttributeError, ValueError):
+        return None
+
+
+def _reads_whole(model) -> bool:
+    """Whether each token needs the whole text again: there is no cache, or none that takes one token at a time."""
+    if getattr(model, "_is_stateful", False):
+        return (
+            model.config.model_type == "recurrent_gemma"
+        )  # keeps its state in its layers, and gives none back
+    parameters = inspect.signature(model.forward).parameters
+    # XLM writes where a mask stands at the end; CPM-Ant counts its prompt anew; transformers names the others itself
+    is_odd = model.config.model_type in ("xlm", "cpmant") or not _takes_dynamic_cache(model)
+    return is_odd or not {"cache", "past_key_values"} & set(parameters) or _cache(model) is None
+
+
+def _takes_dynamic_cache(model) -> bool:
+    takes = getattr(model, "_supports_default_dynamic_cache", None)  # of models that generate
+    return takes is None or takes()
+
+
+def _whole_forward(model):
+    """A function (ids, mask, positions) -> logits of the last position, for one row, whose ids it gathers itself."""
+    read: list[torch.Tensor] = []
+    carried = {"use_cache": False}
+    if model.config.model_type == "cpmant":  # wants the whole text beside its cache
+        carried = {"use_cache": True, "cache": _cache(model)}
+
+    def forward(ids, mask, positions):
+        read.append(ids)
+        output = model(**model.prepare_inputs_for_generation(torch.cat(read, dim=1), **carried))
+        if getattr(output, "mems", None) is not None:  # XLNet's
+            carried["mems"] = output.mems
+        return output.logits[:, -1].float()
+
+    return forward
 
 
 def _cached_forward(model):
     """A function (ids, mask, positions) -> logits of the last position, with its cache as an attribute."""
-    from transformers import DynamicCache
-
     parameters = inspect.signature(model.forward).parameters
     _check_text_alone(model, parameters)
+    if _reads_whole(model):
+        return _whole_forward(model)
     is_alone, is_stateful = _goes_alone(model), getattr(model, "_is_stateful", False)
     cache_name = "cache" if "cache" in parameters else "past_key_values"  # renamed in transformers 5
-    if cache_name not in parameters and not is_stateful:
-        raise ValueError(
-            f"{type(model).__name__} takes no cache, so that no reply can be decoded token by token."
-        )
-    try:
-        carried = {} if is_stateful else {cache_name: DynamicCache(config=model.config.get_text_config())}
-    except AttributeError as error:
-        raise ValueError(f"transformers cannot make a cache for {type(model).__name__} ({error}).") from error
+    carried = {} if is_stateful else {cache_name: _cache(model)}
     fixed = {"logits_to_keep": 1} if "logits_to_keep" in parameters else {}
 
     def forward(ids, mask, positions):
@@ -180,6 +231,12 @@ def _check_text_alone(model, parameters) -> None:
     needed = [name for name in needed if name != "input_ids"]
     if needed:
         raise ValueError(f"{kind} needs {' and '.join(needed)} beside the text, which prompts do not have.")
+    if not model.can_generate():
+        raise ValueError(f"{kind} writes no text: it is no model that transformers generates with.")
+    if isinstance(model.get_input_embeddings(), torch.nn.ModuleList):
+        raise ValueError(
+            f"{kind} reads and writes several codebooks at once, such as codes of sound, not text."
+        )
 
 
 def _seen(ids, mask, model):

@@ -265,7 +265,8 @@ def end_ids(model, tokenizer, template: Literal["chat", "plain"] = "chat") -> fr
 
     The last matters when a chat template meets a CP model's configuration, which knows only ends of texts.
     """
-    found = getattr(model.generation_config, "eos_token_id", None)
+    settings = getattr(model, "generation_config", None)  # what never generates has none; `decode` refuses it
+    found = getattr(settings, "eos_token_id", None)
     found = set() if found is None else {found} if isinstance(found, int) else set(found)
     if tokenizer.eos_token_id is not None:
         found.add(tokenizer.eos_token_id)
