@@ -40,12 +40,22 @@ def load(merged: MergedCheckpoint, device, dtype: torch.dtype):
             "can reach them. Give a device map that keeps all weights in memory."
         )
     rows = max((row + 1 for row in merged.added_tokens.values()), default=0)
-    # some classes have no one table of tokens to ask for
-    if rows and rows > model.get_input_embeddings().weight.shape[0]:
+    if rows and rows > _tokens(model):
         model.resize_token_embeddings(rows, mean_resizing=False)
     if merged.generation_config:
         model.generation_config = GenerationConfig.from_dict(merged.generation_config)
     return model.eval()
+
+
+def _tokens(model) -> int:
+    """Rows of the table of tokens; ValueError for classes that have no such one table."""
+    try:
+        return model.get_input_embeddings().weight.shape[0]
+    except (NotImplementedError, AttributeError):  # it cannot tell, or has a list of tables
+        raise ValueError(
+            f"{type(model).__name__} has no one table of tokens to which transformers could add rows. "
+            "Leave add_tokens out, or save the merged model."
+        ) from None
 
 
 def _class(merged: MergedCheckpoint):

@@ -8,11 +8,11 @@ import time
 import numpy as np
 import pytest
 import torch
-from pico import CP_TOKENS, SPECIAL, TEMPLATE, TOKENS, save_model
-from transformers import AutoModelForCausalLM
+from pico import CP_TOKENS, SPECIAL, TEMPLATE, TOKENS, save_model, save_tokenizer
+from transformers import AutoModelForCausalLM, MusicgenDecoderConfig, MusicgenForCausalLM
 
 from chatvec_lab import Checkpoint
-from chatvec_lab.live import LiveModel, places
+from chatvec_lab.live import LiveModel, loading, places
 
 SCALES = [0.5, 0.7, 1, 1.3, -0.3, 0]
 VOCABULARY = {"model.embed_tokens.weight", "lm_head.weight"}
@@ -87,6 +87,22 @@ def test_live_weights_are_the_saved_bits(families, kind, options, tmp_path):
         assert live.scale == scale
         assert differing(bits(live.model), saved_bits(cp + scale * tau, tmp_path / str(scale))) == []
     assert differing(bits(live.model), plain) == []
+
+
+def test_a_class_with_several_tables_of_codes_turns_too(tmp_path):
+    sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "ffn_dim": 24}
+    for seed, name in enumerate(("base", "chat", "cp")):
+        torch.manual_seed(seed)
+        config = MusicgenDecoderConfig(vocab_size=64, num_codebooks=2, **sizes)
+        MusicgenForCausalLM(config).save_pretrained(tmp_path / name)
+        save_tokenizer(tmp_path / name, SPECIAL + TOKENS, template=None, special=SPECIAL)
+    cp, tau = opened([tmp_path / name for name in ("base", "chat", "cp")])
+    live = LiveModel(cp, tau, device="cpu")
+    live.scale = 0.7
+    (cp + 0.7 * tau).save(tmp_path / "saved", progress=False)
+    assert not differing(bits(live.model), bits(MusicgenForCausalLM.from_pretrained(tmp_path / "saved")))
+    with pytest.raises(ValueError, match="MusicgenForCausalLM has no one table of tokens"):
+        loading._tokens(live.model)
 
 
 def test_a_turn_changes_every_parameter_that_tau_changes(families):

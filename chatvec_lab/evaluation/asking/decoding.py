@@ -48,7 +48,8 @@ def decode(
     prompts: token ids, none empty. limits: the most tokens for each reply, at least 1.
     uniforms: (prompts, steps) in [0, 1), needed unless greedy. text_of: decodes ids, needed for stop strings.
     Models whose replies padding would change (recurrent ones, those that count positions by place) decode one by one.
-    So do those without a cache that could be given back, which read prompt and reply anew for each token: slowly.
+    So do those without a cache of single tokens, which read prompt and reply anew for each token, slowly.
+    An image model around a causal LM is asked as that LM.
     Raises ValueError for models that cannot continue a text alone: encoder-decoders, those that need an image.
     """
     model = _text_model(model)
@@ -148,16 +149,14 @@ def _cache(model):
 
     try:
         return DynamicCache(config=model.config.get_text_config())
-    except (AttributeError, ValueError):
+    except AttributeError:  # of a config that does not say how many layers there are
         return None
 
 
 def _reads_whole(model) -> bool:
     """Whether each token needs the whole text again: there is no cache, or none that takes one token at a time."""
     if getattr(model, "_is_stateful", False):
-        return (
-            model.config.model_type == "recurrent_gemma"
-        )  # keeps its state in its layers, and gives none back
+        return model.config.model_type == "recurrent_gemma"  # its state stays in its layers
     parameters = inspect.signature(model.forward).parameters
     # XLM writes where a mask stands at the end; CPM-Ant counts its prompt anew; transformers names the others itself
     is_odd = model.config.model_type in ("xlm", "cpmant") or not _takes_dynamic_cache(model)
