@@ -320,7 +320,7 @@ def _said(error: Exception) -> str:
 
 def is_right(result: dict) -> bool:
     """True when every step went well (a batch may be refused where one by one is answered)."""
-    steps = {k: v for k, v in result.items() if k not in ("parameters", "seconds")}
+    steps = {k: v for k, v in result.items() if k not in ("parameters", "seconds", "examined")}
     return len(steps) > 1 and all(v == "ok" or v.startswith("ok ") for v in steps.values())
 
 
@@ -343,6 +343,18 @@ def sort(found: dict[str, dict]) -> dict[str, list[str]]:
     return groups
 
 
+def _times(found: dict[str, dict]) -> list[str]:
+    """When the classes were examined: a sweep that goes on where it stopped meets several commits."""
+    times = sorted(r["examined"] for r in found.values() if "examined" in r)
+    if not times:
+        return []
+    return [
+        f"Each class was examined with the code of its time, from {times[0]} to {times[-1]} UTC. A sweep that goes on where "
+        "it stopped, or that examines anew only the classes for which a change was made, joins results of several commits.",
+        "",
+    ]
+
+
 def report(found: dict[str, dict]) -> str:
     """The page docs/architectures.md."""
     groups, named = sort(found), architectures.class_names()
@@ -360,6 +372,7 @@ def report(found: dict[str, dict]) -> str:
         "live (the saved bits, and the CP's bits at scale 0), told apart by component, module and layer, selected part "
         "by part, saved as a vector and merged from it, and asked.",
         "",
+        *_times(found),
         "| classes | |",
         "|---|---|",
         f"| named | {len(named)} |",
@@ -381,7 +394,12 @@ def report(found: dict[str, dict]) -> str:
             lines += ["", f"## {title}", "", "| class | step | what was said |", "|---|---|---|"]
         for kind in groups[group]:
             for step, value in found[kind].items():
-                if isinstance(value, str) and value != "ok" and not value.startswith("ok "):
+                if (
+                    step != "examined"
+                    and isinstance(value, str)
+                    and value != "ok"
+                    and not value.startswith("ok ")
+                ):
                     value = value.removeprefix("refused: ").removeprefix("failed: ").removeprefix("WRONG: ")
                     value = re.sub(r"/\S*?architecture-\w+/", "", value)  # of a temporary folder
                     lines.append(f"| {kind} | {step} | {value[:300].replace('|', '/')} |")
@@ -391,12 +409,16 @@ def report(found: dict[str, dict]) -> str:
     return "\n".join(lines)
 
 
+def _now() -> str:
+    return time.strftime("%Y-%m-%d %H:%M", time.gmtime())
+
+
 def worker(out: Path, kinds: list[str]) -> None:
     for kind in kinds:
         (out / "running").write_text(kind)
         root = Path(tempfile.mkdtemp(prefix="architecture-"))
         try:
-            result = examine(kind, root)
+            result = examine(kind, root) | {"examined": _now()}
         finally:
             shutil.rmtree(root, ignore_errors=True)
             gc.collect()
@@ -419,9 +441,8 @@ def sweep(out: Path, kinds: list[str], patience: float = 300) -> None:
                 process.kill()
         stopped = (out / "running").read_text()
         if not (out / f"{stopped}.json").exists():
-            (out / f"{stopped}.json").write_text(
-                json.dumps({"build": "ok", "same": f"failed: ended with {process.returncode}"})
-            )
+            found = {"build": "ok", "same": f"failed: ended with {process.returncode}", "examined": _now()}
+            (out / f"{stopped}.json").write_text(json.dumps(found))
 
 
 if __name__ == "__main__":

@@ -199,7 +199,10 @@ def _cached_forward(model):
     def forward(ids, mask, positions):
         where = {"position_ids": positions} if "position_ids" in parameters else {}
         where |= {} if is_alone else {"attention_mask": mask}
-        output = model(input_ids=ids, use_cache=True, **fixed, **where, **carried)
+        try:
+            output = model(input_ids=ids, use_cache=True, **fixed, **where, **carried)
+        except ValueError as error:  # some ask for an image only here
+            raise ValueError(f"{type(model).__name__} cannot continue a text alone: {error}") from error
         if is_stateful:  # the model makes its own state, which goes back in with the next token
             names = [name for name in (cache_name, "state") if name in parameters]
             carried.update({name: output[name] for name in names if output.get(name) is not None})

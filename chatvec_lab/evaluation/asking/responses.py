@@ -258,7 +258,7 @@ def claim(folder: Path, run: dict) -> None:
     keys = [key for key in {**there, **run} if there.get(key) != run.get(key)]
     if keys:
         lines = "".join(
-            f"\n  {brief(key)}: {brief(there.get(key))} there, {brief(run.get(key))} now" for key in keys[:20]
+            f"\n  {key[:80]}: {brief(there.get(key))} there, {brief(run.get(key))} now" for key in keys[:20]
         )
         raise ValueError(f"{folder} holds replies of another run.{lines}\nChoose another folder for out=.")
 
