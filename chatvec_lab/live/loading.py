@@ -108,8 +108,11 @@ def checked_places(merged: MergedCheckpoint, model) -> list[tuple[str, torch.Ten
                 lines.append(f"{name}   has no place in {type(model).__name__}")
         elif tuple(place.shape) != merged.shape(name):
             lines.append(f"{name}   stored {merged.shape(name)}, in the model {tuple(place.shape)}")
-        elif not _holds(place, root, name):
-            lines.append(f"{name}   is not what the model holds in its place")
+        elif differing := _differing(place, root, name):
+            lines.append(
+                f"{name}   is not what the model holds in its place: {differing} of {place.numel()} elements are "
+                f"others after transformers loaded it ({type(model).__name__} may set them itself)"
+            )
         elif (place.data_ptr(), place.shape) not in seen:
             seen.add((place.data_ptr(), place.shape))
             result.append((name, place))
@@ -129,8 +132,11 @@ def _by_published_name(merged: MergedCheckpoint, model) -> dict[str, torch.Tenso
     return {names.published(name): place for name, place in found.items()}
 
 
-def _holds(place: torch.Tensor, cp: Checkpoint, name: str) -> bool:
-    """Whether a place holds the CP's elements, rounded to its dtype, bit for bit."""
+def _differing(place: torch.Tensor, cp: Checkpoint, name: str) -> int:
+    """How many elements of a place are not the CP's, rounded to its dtype, bit for bit."""
     stored = cp.read(name).to(place.dtype)
     here = place.detach()[: stored.shape[0]] if stored.dim() else place.detach()
-    return np.array_equal(raw(here.cpu().contiguous()).view(np.uint8), raw(stored).view(np.uint8))
+    found, wanted = (raw(t.cpu().contiguous()).reshape(-1).view(np.uint8) for t in (here, stored))
+    if np.array_equal(found, wanted):
+        return 0
+    return int((found != wanted).reshape(-1, place.dtype.itemsize).any(axis=1).sum())

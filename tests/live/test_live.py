@@ -295,10 +295,11 @@ def test_every_tensor_without_a_place_is_named(families, monkeypatch):
     monkeypatch.setattr("chatvec_lab.live.loading.places", places_of)
     with pytest.raises(ValueError, match="3 of 28 tensors of cp did not reach the model") as error:
         LiveModel(cp, tau, device="cpu")
+    size = cp.shape("gpt_neox.layers.1.attention.dense.bias")[0]
     for line in (
         "embed_out.weight   has no place in GPTNeoXForCausalLM",
         "gpt_neox.layers.0.mlp.dense_h_to_4h.weight   has no place",
-        "gpt_neox.layers.1.attention.dense.bias   is not what the model holds",
+        f"gpt_neox.layers.1.attention.dense.bias   is not what the model holds in its place: {size} of {size} elements",
     ):
         assert line in str(error.value)
 

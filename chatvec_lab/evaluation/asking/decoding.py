@@ -168,6 +168,13 @@ def _takes_dynamic_cache(model) -> bool:
     return takes is None or takes()
 
 
+def _output(model, **inputs):
+    try:
+        return model(**inputs)
+    except ValueError as error:  # some ask for an image only here
+        raise ValueError(f"{type(model).__name__} cannot continue a text alone: {error}") from error
+
+
 def _whole_forward(model):
     """A function (ids, mask, positions) -> logits of the last position, for one row, whose ids it gathers itself."""
     read: list[torch.Tensor] = []
@@ -177,7 +184,7 @@ def _whole_forward(model):
 
     def forward(ids, mask, positions):
         read.append(ids)
-        output = model(**model.prepare_inputs_for_generation(torch.cat(read, dim=1), **carried))
+        output = _output(model, **model.prepare_inputs_for_generation(torch.cat(read, dim=1), **carried))
         if getattr(output, "mems", None) is not None:  # XLNet's
             carried["mems"] = output.mems
         return output.logits[:, -1].float()
@@ -199,10 +206,7 @@ def _cached_forward(model):
     def forward(ids, mask, positions):
         where = {"position_ids": positions} if "position_ids" in parameters else {}
         where |= {} if is_alone else {"attention_mask": mask}
-        try:
-            output = model(input_ids=ids, use_cache=True, **fixed, **where, **carried)
-        except ValueError as error:  # some ask for an image only here
-            raise ValueError(f"{type(model).__name__} cannot continue a text alone: {error}") from error
+        output = _output(model, input_ids=ids, use_cache=True, **fixed, **where, **carried)
         if is_stateful:  # the model makes its own state, which goes back in with the next token
             names = [name for name in (cache_name, "state") if name in parameters]
             carried.update({name: output[name] for name in names if output.get(name) is not None})
