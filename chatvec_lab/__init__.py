@@ -3,8 +3,6 @@
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from chatvec_lab import weights
-
 if TYPE_CHECKING:
     from chatvec_lab.evaluation.asking.generation import respond
     from chatvec_lab.families import Family, load_family
@@ -23,6 +21,7 @@ _PUBLIC = {
     "WeightVector": "chatvec_lab.weights.vector",
     "load_family": "chatvec_lab.families",
     "preflight": "chatvec_lab.weights.preflight",
+    "push": "chatvec_lab.interop.hub",
     "respond": "chatvec_lab.evaluation.asking.generation",
     "ties": "chatvec_lab.weights.transforms",
 }
@@ -34,6 +33,7 @@ __all__ = [
     "WeightVector",
     "load_family",
     "preflight",
+    "push",
     "respond",
     "ties",
 ]
@@ -43,15 +43,6 @@ def __getattr__(name: str):
     if name in _PUBLIC:
         return getattr(import_module(_PUBLIC[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
-
-def _push(what, repo_id: str, **options):
-    from chatvec_lab.interop.hub import push
-
-    return push(what, repo_id, **options)
-
-
-weights.push = _push  # weights know nothing of the hub, which stands above them
 
 
 def __dir__():

@@ -79,7 +79,9 @@ class World:
     def score(self, prompts: pd.DataFrame, responses: pd.DataFrame) -> pd.DataFrame:
         from chatvec_lab.nano.evaluation import score
 
-        items = dict(zip(prompts.prompt_id, zip(prompts["written"], prompts.language, strict=True), strict=True))
+        items = dict(
+            zip(prompts.prompt_id, zip(prompts["written"], prompts.language, strict=True), strict=True)
+        )
         rows = []
         for name, text, last in zip(responses.prompt_id, responses.answer, is_last(responses), strict=True):
             if not last:

@@ -325,9 +325,3 @@ class MergedCheckpoint(Checkpoint):
             force=force,
             told=told,
         )
-
-    def push_to_hub(self, repo_id: str, **options):
-        """Send it to the Hugging Face hub with a model card; options and result as those of `interop.hub.push`."""
-        from chatvec_lab import weights
-
-        return weights.push(self, repo_id, **options)

@@ -311,12 +311,6 @@ class WeightVector:
 
         return save_vector(self, Path(path), progress=progress)
 
-    def push_to_hub(self, repo_id: str, **options):
-        """Send it to the Hugging Face hub with a model card; options and result as those of `interop.hub.push`."""
-        from chatvec_lab import weights
-
-        return weights.push(self, repo_id, **options)
-
     @staticmethod
     def load(path: str | os.PathLike) -> WeightVector:
         """A vector stored by `save`."""

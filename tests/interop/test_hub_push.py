@@ -16,7 +16,7 @@ import pytest
 import yaml
 from safetensors.torch import load_file
 
-from chatvec_lab import Checkpoint, WeightVector, load_family
+from chatvec_lab import Checkpoint, WeightVector, load_family, push
 from chatvec_lab.__main__ import main
 from chatvec_lab.interop import hub
 
@@ -369,8 +369,8 @@ def test_an_expression_is_saved_first_and_knows_the_licences_beside_its_sources(
     report = hub.push(merged, "lab/x", dry_run=True, folder=tmp_path / "out", licences={"chat": "mit"})
     assert "| licensed | llama2 |" in report.card and "| chat | mit |" in report.card
     assert Checkpoint(tmp_path / "out").names == cp.names  # stays, so that the push itself can take it
-    assert merged.push_to_hub("lab/x", dry_run=True).files.keys() == report.files.keys()
-    assert "vector.safetensors" in str(merged.vector.push_to_hub("lab/tau", dry_run=True).files)
+    assert push(merged, "lab/x", dry_run=True).files.keys() == report.files.keys()
+    assert "vector.safetensors" in str(push(merged.vector, "lab/tau", dry_run=True).files)
 
 
 def test_licences_come_from_the_described_families(tmp_path, monkeypatch):

@@ -98,7 +98,8 @@ def test_nan_is_named_under_a_transform(family, tmp_path):
             (cp + vector).read("model.norm.weight")
 
 
-def test_audit_reads_a_tied_head(family):
+def test_audit_reads_a_tied_head(family, tmp_path):
     base, chat, cp = family
-    found = audit(cp + (chat - base), cp, chat, base, 1.0).set_index("tensor")
+    (cp + (chat - base)).save(tmp_path / "out", progress=False)
+    found = audit(Checkpoint(tmp_path / "out"), cp, chat, base, 1.0).set_index("tensor")
     assert found.wrong[HEAD] == 0 and found.moved[HEAD] > 0

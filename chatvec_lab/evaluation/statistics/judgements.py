@@ -70,7 +70,7 @@ def cohen_kappa(
 
     >>> found = cohen_kappa([1] * 20 + [0] * 20, [1] * 20 + [0] * 20)
     >>> found.estimate, round(found.low, 2), found.high
-    (1.0, 0.81, 1.0)
+    (1.0, 0.82, 1.0)
     """
     if weights not in (None, "linear", "quadratic"):
         raise ValueError(f"weights={weights!r}: choose None, 'linear' or 'quadratic'")

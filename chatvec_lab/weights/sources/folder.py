@@ -11,7 +11,7 @@ from typing import Any
 
 from chatvec_lab.weights.sources.adapter import what_it_adapts
 from chatvec_lab.weights.sources.bin import bin_entries
-from chatvec_lab.weights.sources.files import Entry, Stored, Tensors, changed, read_json, state_of
+from chatvec_lab.weights.sources.files import FLOATS, Entry, Stored, Tensors, changed, read_json, state_of
 from chatvec_lab.weights.sources.quantised import quantisation
 from chatvec_lab.weights.sources.safetensors import safetensors_entries
 from chatvec_lab.weights.vocabulary import Vocabulary
@@ -150,6 +150,8 @@ def _check_formats(entries: dict[str, Entry]) -> None:
 
     The two have one size, so that a damaged header can exchange them; no model mixes them in this way.
     """
+    if not all(entry.dtype in (*FLOATS, "bool") for entry in entries.values()):
+        return  # packed or quantised, which has formats of its own and is refused by name
     kinds: dict[str, dict[str, list[str]]] = {}
     for name, entry in entries.items():
         if entry.dtype in ("float16", "bfloat16"):

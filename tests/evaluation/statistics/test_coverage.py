@@ -1,4 +1,4 @@
-"""Intervals hold the truth as often as they say, and agree with their tests; `benchmarks/coverage.py` has all of it."""
+"""Intervals hold the truth as often as they say, and agree with their tests; all of it: `benchmarks/interval_coverage.py`."""
 
 import importlib.util
 
@@ -14,7 +14,7 @@ from chatvec_lab.paths import DATA
 
 @pytest.fixture(scope="module")
 def benchmark():
-    file = DATA.parent / "benchmarks" / "coverage.py"
+    file = DATA.parent / "benchmarks" / "interval_coverage.py"
     spec = importlib.util.spec_from_file_location("benchmark_of_coverage", file)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -47,7 +47,7 @@ def test_every_table_of_the_benchmark_is_reached(benchmark, name):
     assert found.reached.all(), found
 
 
-def test_tangos_interval_is_where_its_score_is_z():
+def test_tangos_is_where_its_score_is_z():
     """The limits by the likelihood itself: the constrained estimate is found by search, not by the formula."""
     for b, c, n in ((7, 2, 40), (1, 0, 15), (30, 12, 60)):
         for limit in _closed.tango(b, c, n, 0.95):
