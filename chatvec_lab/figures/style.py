@@ -120,33 +120,43 @@ def subplots(rows: int = 1, columns: int = 1, *, width: Width = "column", ratio:
 def save(figure: Figure | Axes, path: str | Path) -> tuple[Path, Path]:
     """Write PATH.pdf and PATH.png (300 dpi) at the drawn size, with the same bytes each time; returns both paths.
 
-    `path` may end in .pdf or .png or have no ending. Fonts are embedded as TrueType. Warns, with the command that
-    helps, when a text has Chinese, Japanese or Korean characters and no font for them was found.
+    `path` may end in .pdf or .png or have no ending. Fonts are embedded as TrueType. Warns, naming
+    the script and what to install, when a text has characters that no font of the figures has.
     """
     figure = getattr(figure, "figure", None) or figure
     path = Path(path)
     stem = path.with_suffix("") if path.suffix in (".pdf", ".png") else path
     stem.parent.mkdir(parents=True, exist_ok=True)
-    _warn_of_missing_glyphs(figure)
     pdf, png = (stem.with_name(stem.name + ending) for ending in (".pdf", ".png"))
-    with style(), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph .* missing from font")  # said once, above
+    with style(), warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
         figure.savefig(pdf, metadata={"CreationDate": None, "Creator": None, "Producer": None})
         figure.savefig(png, metadata={"Software": None})
+    _tell(caught)
     return pdf, png
 
 
-def _warn_of_missing_glyphs(figure: Figure) -> None:
-    from matplotlib.text import Text
-
-    texts = [text.get_text() for text in figure.findobj(Text)]
-    lacking = sorted({c for text in texts for c in text if _is_cjk(c)})
-    if lacking and cjk_family() is None:
-        warnings.warn(
-            f"no font here has {''.join(lacking[:12])}; boxes are drawn instead. Install one: "
-            "pip install 'chatvec_lab[cjk]' (or the system's Noto CJK fonts), then restart Python.",
-            UserWarning, stacklevel=3,
-        )  # fmt: skip
+def _tell(caught: list[warnings.WarningMessage]) -> None:
+    """Pass on what matplotlib warned of, its many lines about glyphs as one that names scripts and the cure."""
+    lacking = set()
+    for warning in caught:
+        found = re.match(r"Glyph (\d+) .*missing from", str(warning.message))
+        if found:
+            lacking.add(chr(int(found[1])))
+        else:
+            warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
+    if not lacking:
+        return
+    cjk = {c for c in lacking if _is_cjk(c)}
+    cures = ["pip install 'chatvec_lab[cjk]' (or the system's Noto CJK fonts)"] if cjk else []
+    if others := sorted(lacking - cjk):
+        scripts = sorted({unicodedata.name(c, "a sign of no name").split()[0].lower() for c in others})
+        cures.append(f"for {', '.join(scripts)} the system's Noto fonts (Debian: fonts-noto-core)")
+    warnings.warn(
+        f"no font of the figures has {''.join(sorted(lacking)[:12])}; boxes are drawn instead. Install one: "
+        f"{'; '.join(cures)}, then restart Python.",
+        UserWarning, stacklevel=3,
+    )  # fmt: skip
 
 
 def _is_cjk(character: str) -> bool:

@@ -228,3 +228,13 @@ def test_a_font_is_found_though_matplotlib_does_not_list_it(monkeypatch):
     )
     monkeypatch.setattr(house, "cjk_family", house.cjk_family.__wrapped__)
     assert house.cjk_family() is not None
+
+
+@pytest.mark.parametrize("text, script", [("العربية", "arabic"), ("ok 😀", "grinning"), ("ไทย", "thai")])
+def test_any_script_without_a_font_is_said_once(tmp_path, text, script):
+    with figures.style():
+        figure, axes = plt.subplots()
+        axes.set_xlabel(text)
+    with pytest.warns(UserWarning, match=f"boxes are drawn.*{script}.*Noto fonts") as caught:
+        figures.save(figure, tmp_path / "figure")
+    assert len(caught) == 1
