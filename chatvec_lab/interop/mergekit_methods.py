@@ -8,9 +8,10 @@ from typing import ClassVar
 
 import numpy as np
 
+from chatvec_lab.weights.methods import Magnitude, Tensor
 from chatvec_lab.weights.numerics import exact
+from chatvec_lab.weights.numerics.arrays import drop, magnitude_threshold, random_bits
 from chatvec_lab.weights.numerics.blocks import Workspace
-from chatvec_lab.weights.transforms import Magnitude, Tensor, drop, magnitude_threshold, random_bits
 from chatvec_lab.weights.vector import WeightVector
 
 Share = Callable[

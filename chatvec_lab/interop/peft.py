@@ -15,11 +15,12 @@ import numpy as np
 
 from chatvec_lab.opening import open_config, open_model
 from chatvec_lab.weights.checkpoint import Checkpoint, read_json
+from chatvec_lab.weights.methods import LowRank, Tensor
 from chatvec_lab.weights.numerics.arrays import randomised_svd
 from chatvec_lab.weights.saving.card import fenced, front_matter, hub_names, inline
 from chatvec_lab.weights.saving.commit import commit, refuse_existing
 from chatvec_lab.weights.saving.provenance import Digests, combined, file_digest, source_entry
-from chatvec_lab.weights.transforms import LowRank, Tensor, Transform
+from chatvec_lab.weights.transforms import Transform
 from chatvec_lab.weights.vector import Term, WeightVector
 
 if TYPE_CHECKING:

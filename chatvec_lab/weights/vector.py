@@ -252,20 +252,22 @@ class WeightVector:
     def sparsified(
         self, method: Literal["magnitude", "dare"], *, density: float, seed: int = 0
     ) -> WeightVector:
-        """A share `density` of each tensor's elements; see `transforms.Magnitude` and `transforms.Dare`."""
+        """A share `density` of each tensor's elements; see `methods.Magnitude` and `methods.Dare`."""
         from chatvec_lab.weights.transforms import sparsified
 
         return sparsified(self, method, density, seed)
 
     def low_rank(self, rank: int, *, seed: int = 0) -> WeightVector:
         """Each matrix replaced by its best approximation of `rank`; norms, embedding and head stay whole."""
-        from chatvec_lab.weights.transforms import LowRank, transformed
+        from chatvec_lab.weights.methods import LowRank
+        from chatvec_lab.weights.transforms import transformed
 
         return transformed(LowRank(rank, seed), self)
 
     def random_like(self, seed: int) -> WeightVector:
         """Gaussian noise with the same L2 norm for each tensor, and in tables for each row: the control."""
-        from chatvec_lab.weights.transforms import Noise, transformed
+        from chatvec_lab.weights.methods import Noise
+        from chatvec_lab.weights.transforms import transformed
 
         return transformed(Noise(seed), self)
 

@@ -1,0 +1,254 @@
+"""The methods of transforms: what each must know of a whole tensor, and how a span is made from that."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from math import ceil, prod
+from typing import Any, ClassVar, Protocol
+
+import numpy as np
+
+from chatvec_lab.weights.numerics import exact
+from chatvec_lab.weights.numerics.arrays import (
+    agreed_mean,
+    drop,
+    magnitude_threshold,
+    random_bits,
+    randomised_svd,
+)
+from chatvec_lab.weights.numerics.blocks import Workspace, block_spans
+from chatvec_lab.weights.vector import WeightVector
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """One tensor of the vectors that are transformed, all in the rows of the first."""
+
+    name: str
+    vectors: tuple[WeightVector, ...]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.vectors[0].shape(self.name)
+
+    @property
+    def size(self) -> int:
+        return prod(self.shape)
+
+    @property
+    def is_table(self) -> bool:
+        return self.vectors[0].is_table(self.name)
+
+    def parts(self, start: int, stop: int, work: Workspace, which: int = 0) -> list[exact.Part]:
+        rows = {}
+        if len(self.vectors) > 1 and self.is_table:
+            rows = {"vocabulary": self.vectors[0].vocabulary, "rows": self.shape[0]}
+        return self.vectors[which].parts(self.name, start, stop, work=work, **rows)
+
+    def values(self, start: int, stop: int, work: Workspace, dtype=np.float64, which: int = 0) -> np.ndarray:
+        """The elements in a span, rounded once."""
+        parts = self.parts(start, stop, work, which)
+        return self.vectors[which]._combined(self.name, None, parts, np.empty(stop - start, dtype), work)
+
+    def blocks(self, dtype=np.float64, which: int = 0) -> Iterator[tuple[int, np.ndarray]]:
+        """(start, elements) block by block."""
+        work = Workspace()
+        for start, stop in block_spans(self.shape):
+            yield start, self.values(start, stop, work, dtype, which)
+            work.release()
+
+
+class Method(Protocol):
+    """A transform: what it is called, what it must know of a whole tensor, and how a span of the result is made."""
+
+    keeps_chat_side: bool  # whether the result still carries the chat model's template and end of turn
+
+    def label(self, of: Sequence[str]) -> str: ...
+    def describe(self, of: Sequence[WeightVector]) -> dict: ...
+    def measure(self, tensor: Tensor) -> Any: ...
+    def span(
+        self, tensor: Tensor, known: Any, start: int, stop: int, work: Workspace
+    ) -> list[exact.Part]: ...
+
+
+@dataclass(frozen=True)
+class Magnitude:
+    """The largest elements of each tensor, a share `density`; ties at the threshold in file order."""
+
+    density: float
+    keeps_chat_side: ClassVar[bool] = True
+
+    def label(self, of: Sequence[str]) -> str:
+        return f"magnitude {self.density:g} of {of[0]}"
+
+    def describe(self, of: Sequence[WeightVector]) -> dict:
+        return {"sparsified": "magnitude", "density": self.density, "of": of[0].describe()}
+
+    def kept(self, size: int) -> int:
+        """How many of a tensor's elements stay."""
+        return max(1, round(self.density * size))
+
+    def measure(self, tensor: Tensor) -> tuple[float, int] | None:
+        if self.density == 1.0 or not tensor.size:
+            return None
+        return magnitude_threshold(lambda: tensor.blocks(np.float32), self.kept(tensor.size))
+
+    def span(self, tensor: Tensor, known, start: int, stop: int, work: Workspace) -> list[exact.Part]:
+        parts = tensor.parts(start, stop, work)
+        if known is None:
+            return parts
+        threshold, behind = known
+        vector = tensor.vectors[0]
+        size = np.abs(vector._combined(tensor.name, None, parts, np.empty(stop - start, np.float32), work))
+        return drop(parts, (size < threshold) | ((size == threshold) & (np.arange(start, stop) >= behind)))
+
+
+@dataclass(frozen=True)
+class Dare:
+    """Each element with probability `density`, divided by it; the rest exactly zero (arXiv 2311.03099)."""
+
+    density: float
+    seed: int
+    keeps_chat_side: ClassVar[bool] = True
+
+    def label(self, of: Sequence[str]) -> str:
+        return f"dare {self.density:g} of {of[0]}"
+
+    def describe(self, of: Sequence[WeightVector]) -> dict:
+        return {"sparsified": "dare", "density": self.density, "of": of[0].describe(), "seed": self.seed}
+
+    def measure(self, tensor: Tensor) -> None:
+        return None
+
+    def span(self, tensor: Tensor, known: None, start: int, stop: int, work: Workspace) -> list[exact.Part]:
+        parts = tensor.parts(start, stop, work)
+        if self.density == 1.0:
+            return parts
+        first = start // 4  # a Philox step gives four numbers
+        bits = random_bits("dare", self.seed, tensor.name).advance(first).random_raw(stop - 4 * first)
+        dropped = bits[start - 4 * first :] >= np.uint64(self.density * 2.0**64)
+        return drop([(c / self.density, plus, minus) for c, plus, minus in parts], dropped)
+
+
+@dataclass(frozen=True)
+class LowRank:
+    """Each matrix as the product of two factors of `rank`: its best approximation, by randomised SVD.
+
+    Norms, biases, tables, matrices no larger than the rank and stacked experts are kept whole (`describe` lists
+    them). Follows Halko et al. (arXiv 0909.4061) with four power iterations.
+    """
+
+    rank: int
+    seed: int
+    keeps_chat_side: ClassVar[bool] = True
+
+    def __post_init__(self):
+        if isinstance(self.rank, bool) or not isinstance(self.rank, int) or self.rank < 1:
+            raise ValueError(f"rank={self.rank!r}: expected a whole number from 1.")
+
+    def label(self, of: Sequence[str]) -> str:
+        return f"rank {self.rank} of {of[0]}"
+
+    def describe(self, of: Sequence[WeightVector]) -> dict:
+        whole = [name for name in of[0].names if self.is_whole(Tensor(name, tuple(of)))]
+        return {"low_rank": self.rank, "seed": self.seed, "whole": whole, "of": of[0].describe()}
+
+    def is_whole(self, tensor: Tensor) -> bool:
+        return len(tensor.shape) != 2 or tensor.is_table or min(tensor.shape) <= self.rank
+
+    def measure(self, tensor: Tensor) -> tuple[np.ndarray, np.ndarray] | None:
+        """Left factor with the singular values, (m, rank), and right factor, (rank, n), float64; None: kept whole."""
+        if self.is_whole(tensor):
+            return None
+        matrix = np.empty(tensor.size, np.float32)
+        for start, block in tensor.blocks(np.float32):
+            matrix[start : start + block.size] = block
+        left, values, right = randomised_svd(matrix.reshape(tensor.shape), self.rank, self.seed)
+        return left * values, right
+
+    def span(self, tensor: Tensor, known, start: int, stop: int, work: Workspace) -> list[exact.Part]:
+        if known is None:
+            return tensor.parts(start, stop, work)
+        left, right = known
+        width = right.shape[1]
+        first, last = start // width, -(-stop // width)
+        # float64 products, rounded once to float32: the same elements whatever rows are asked for together
+        rows = (left[first:last] @ right).astype(np.float32).reshape(-1)
+        return [(1.0, rows[start - first * width : stop - first * width], None)]
+
+
+@dataclass(frozen=True)
+class Noise:
+    """Gaussian noise with the vector's L2 norm in each tensor, and in each row of a table: the control.
+
+    Row by row, so that rows without a difference get none, and any CP's choice of rows has the vector's norm.
+    Every unit (a block, or a row of a table) has its own generator, so any span can be made alone.
+    """
+
+    seed: int
+    keeps_chat_side: ClassVar[bool] = False  # noise knows no template
+
+    def label(self, of: Sequence[str]) -> str:
+        return f"noise like {of[0]}"
+
+    def describe(self, of: Sequence[WeightVector]) -> dict:
+        return {"random_like": of[0].describe(), "seed": self.seed}
+
+    def measure(self, tensor: Tensor) -> np.ndarray:
+        """The factor of each unit that gives the noise the vector's norm, shape (units,), float64."""
+        unit, units = self._units(tensor)
+        squares, drawn = np.zeros(units), np.zeros(units)
+        for start, block in tensor.blocks():
+            units_of = np.arange(start, start + block.size) // unit
+            found = np.bincount(units_of - units_of[0], weights=block * block)
+            squares[units_of[0] : units_of[0] + found.size] += found
+        for i in range(units):
+            noise = self._drawn(tensor, i).astype(np.float64)
+            drawn[i] = float(np.dot(noise, noise))
+        if not tensor.is_table:  # one norm for the whole tensor
+            squares[:], drawn[:] = squares.sum(), drawn.sum()
+        return np.sqrt(np.divide(squares, drawn, out=np.zeros(units), where=drawn > 0))
+
+    def span(self, tensor: Tensor, known, start: int, stop: int, work: Workspace) -> list[exact.Part]:
+        unit, _ = self._units(tensor)
+        first, last = start // unit, max(ceil(stop / unit), start // unit + 1)
+        cut = slice(start - first * unit, stop - first * unit)
+        pieces = [self._drawn(tensor, i) for i in range(first, last)]
+        if not tensor.is_table:
+            return [(float(known[0]), np.concatenate(pieces)[cut], None)]
+        scaled = [(known[first + i] * piece).astype(np.float32) for i, piece in enumerate(pieces)]
+        return [(1.0, np.concatenate(scaled)[cut], None)]
+
+    def _units(self, tensor: Tensor) -> tuple[int, int]:
+        """Elements of a unit (a row of a table, else a block), and how many units there are."""
+        spans = block_spans(tensor.shape)
+        unit = prod(tensor.shape[1:]) if tensor.is_table else (spans[0][1] - spans[0][0] if spans else 1)
+        return unit, max(1, ceil(tensor.size / unit))
+
+    def _drawn(self, tensor: Tensor, i: int) -> np.ndarray:
+        unit, _ = self._units(tensor)
+        size = max(0, min(unit, tensor.size - i * unit))
+        generator = np.random.Generator(random_bits("noise", self.seed, tensor.name, i))
+        return generator.standard_normal(size, dtype=np.float32)
+
+
+@dataclass(frozen=True)
+class Ties:
+    """Of trimmed vectors: elect a sign, average those that agree (arXiv 2306.01708). Rounded to float64 once."""
+
+    density: float
+    keeps_chat_side: ClassVar[bool] = True
+
+    def label(self, of: Sequence[str]) -> str:
+        return "TIES of " + ", ".join(of)
+
+    def describe(self, of: Sequence[WeightVector]) -> dict:
+        return {"ties": [v.describe() for v in of], "density": self.density}
+
+    def measure(self, tensor: Tensor) -> None:
+        return None
+
+    def span(self, tensor: Tensor, known: None, start: int, stop: int, work: Workspace) -> list[exact.Part]:
+        deltas = np.stack([tensor.values(start, stop, work, which=i) for i in range(len(tensor.vectors))])
+        return [(1.0, agreed_mean(deltas), None)]
