@@ -8,15 +8,15 @@ from importlib import import_module
 from chatvec_lab.command import errors
 from chatvec_lab.secrets import hidden_in_output
 
-VERBS = (
-    "run",
-    "merge",
-    "check",
-    "inspect",
-    "push",
-    "families",
-    "scorers",
-)  # modules of this package, in the order of --help
+VERBS = (  # in the order of --help
+    "chatvec_lab.command.run",
+    "chatvec_lab.command.merge",
+    "chatvec_lab.command.check",
+    "chatvec_lab.command.inspect",
+    "chatvec_lab.command.push",
+    "chatvec_lab.command.families",
+    "chatvec_lab.command.scorers",
+)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -40,7 +40,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
     for name in VERBS:
-        import_module(f"chatvec_lab.command.{name}").add(verbs)
+        import_module(name).add(verbs)
     for verb in verbs.choices.values():
         verb.add_argument(
             "--traceback", action="store_true", help="show where in the code an error comes from"

@@ -67,6 +67,13 @@ def add(verbs) -> None:
         help="write the merge as a recipe of mergekit; --out may be left out",
     )
     output.add_argument("--save-vector", metavar="DIR", help="also save the (unscaled) vector as an artifact")
+    output.add_argument(
+        "--export-adapter",
+        metavar="DIR",
+        help="write the scaled vector as a LoRA adapter of --rank for the CP, in place of --out",
+    )
+    output.add_argument("--rank", type=int, help="of the adapter")
+    output.add_argument("--base-id", metavar="ID", help="the CP's id on the hub, which the adapter names")
     parser.set_defaults(run=run)
 
 
@@ -79,6 +86,17 @@ def run(options) -> int:
         _check(options)
         merged, dtype = _from_mergekit(options) if options.mergekit else (_merged(options), None)
         dtype = options.dtype or dtype
+        if options.export_adapter:
+            from chatvec_lab.interop.peft import export_adapter
+
+            report = export_adapter(
+                merged.vector,
+                options.export_adapter,
+                base=merged.cp,
+                rank=options.rank,
+                base_id=options.base_id,
+            )
+            print(report)
         if options.export_mergekit:
             _export(merged, options, dtype)
         if options.out and not _is_saved(merged, options, dtype):
@@ -114,8 +132,14 @@ def _check(options) -> None:
         raise ValueError(f"--mergekit names its own models; {', '.join(given)} cannot be given beside it.")
     if not options.mergekit and not options.cp:
         raise ValueError("no model to add to: give --cp, or --mergekit.")
-    if not options.out and not options.export_mergekit:
-        raise ValueError("nowhere to write to: give --out, or --export-mergekit.")
+    if not (options.out or options.export_mergekit or options.export_adapter):
+        raise ValueError("nowhere to write to: give --out, --export-mergekit or --export-adapter.")
+    if bool(options.export_adapter) != bool(options.rank):
+        raise ValueError("--export-adapter DIR and --rank R go together.")
+    if options.export_adapter and (options.out or options.export_mergekit or options.save_vector):
+        raise ValueError(
+            "--export-adapter writes an adapter in place of --out and other outputs; run them apart."
+        )
     if options.save_vector:
         refuse_existing(Path(options.save_vector))
 

@@ -173,3 +173,21 @@ def test_an_adapter_names_a_base_that_others_can_load_or_says_that_it_cannot(fam
     with pytest.raises(ValueError, match="Repo id"):
         peft.export_adapter(chat - base, tmp_path / "d", base=cp, base_id="no/such/id", rank=2)
     assert not (tmp_path / "d").exists()
+
+
+def test_the_command_writes_an_adapter_in_place_of_a_model(families, tmp_path, capsys):
+    from chatvec_lab.__main__ import main
+
+    base, chat, cp = map(str, families("llama"))
+    models = ["merge", "--base", base, "--chat", chat, "--cp", cp, "--scale", "0.5"]
+    assert main([*models, "--export-adapter", str(tmp_path / "a"), "--rank", "2", "--base-id", "lab/cp"]) == 0
+    assert "rank 2" in capsys.readouterr().out
+    config = json.loads((tmp_path / "a/adapter_config.json").read_text())
+    assert (config["r"], config["base_model_name_or_path"]) == (2, "lab/cp")
+    expected = 0.5 * (Checkpoint(chat) - Checkpoint(base))
+    peft.export_adapter(expected, tmp_path / "b", base=Checkpoint(cp), rank=2, base_id="lab/cp")
+    a, b = (load_file(tmp_path / n / "adapter_model.safetensors") for n in "ab")
+    assert a.keys() == b.keys() and all(torch.equal(a[n], b[n]) for n in a)
+    for wrong in (["--export-adapter", str(tmp_path / "c")], ["--rank", "2", "--out", str(tmp_path / "c")]):
+        assert main([*models, *wrong]) == 1
+        assert "go together" in capsys.readouterr().err
