@@ -75,7 +75,7 @@ class MergedCheckpoint(Checkpoint):
 
     def check(self) -> None:
         """Raise the errors that headers and tokenizers can show, before anything is read or written."""
-        if self.cp.lacking:
+        if self.cp.lacking and self.cp.layout.embedding:  # a part of a model has neither, and is no model
             raise ValueError(f"{self.cp.label}: {self.cp.lacking}. Download or copy the file that holds it.")
         _ = self._pairs
         self._check_moves()
