@@ -55,7 +55,7 @@ def stop(process, instant: float, how: signal.Signals, *, group: bool) -> bool:
 
 
 @pytest.mark.parametrize(
-    "kills", [3, pytest.param(50, marks=pytest.mark.slow), pytest.param(200, marks=pytest.mark.campaign)]
+    "kills", [1, pytest.param(10, marks=pytest.mark.slow), pytest.param(200, marks=pytest.mark.campaign)]
 )
 def test_killed_at_random_instants(lab, kills):
     lab.notebook("made", "seed: int = 0  # seed", MADE)
