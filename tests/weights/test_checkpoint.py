@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import shutil
 
 import pytest
 import torch
@@ -88,3 +89,14 @@ def test_a_config_that_is_no_object_is_named(tmp_path):
         (folder / "config.json").write_text(text)
         with pytest.raises(ValueError, match=r"config\.json"):
             _ = Checkpoint(folder).config
+
+
+@pytest.mark.parametrize(
+    "key, value", [("architectures", 5), ("architectures", [1]), ("model_type", 3), ("text_config", [])]
+)
+def test_a_config_of_another_kind_is_named(families, tmp_path, key, value):
+    copy = shutil.copytree(families("llama")[0], tmp_path / "copy")
+    config = json.loads((copy / "config.json").read_text()) | {key: value}
+    (copy / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match=rf"config\.json: {key} should be"):
+        _ = Checkpoint(copy).layout

@@ -56,7 +56,7 @@ class Folder:
 
     @cached_property
     def config(self) -> dict[str, Any]:
-        return read_json(self.folder / "config.json")
+        return _checked(read_json(self.folder / "config.json"), self.folder / "config.json")
 
     @cached_property
     def tokenizer_config(self) -> dict[str, Any]:
@@ -143,6 +143,21 @@ def open_folder(folder: Path, stem: str = "model") -> Stored:
     entries = read_whole(reader, chosen)
     _check_formats(entries)
     return Stored(entries)
+
+
+def _checked(config: dict[str, Any], path: Path) -> dict[str, Any]:
+    """A config whose keys that everybody asks for are of their kinds; ValueError naming the file and the key."""
+    kinds = config.get("architectures")
+    if kinds is not None and not (isinstance(kinds, list) and all(isinstance(kind, str) for kind in kinds)):
+        raise ValueError(
+            f"{path}: architectures should be a list of names, got {kinds!r:.60}. Download it again."
+        )
+    for key, kind in (("model_type", str), ("text_config", dict)):
+        if not isinstance(config.get(key), kind | None):
+            raise ValueError(
+                f"{path}: {key} should be a {kind.__name__}, got {config[key]!r:.60}. Download it again."
+            )
+    return config
 
 
 def _check_formats(entries: dict[str, Entry]) -> None:
