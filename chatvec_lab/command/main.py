@@ -3,20 +3,9 @@
 from __future__ import annotations
 
 import argparse
-from importlib import import_module
 
 from chatvec_lab.command import errors
 from chatvec_lab.secrets import hidden_in_output
-
-VERBS = (  # in the order of --help
-    "chatvec_lab.command.run",
-    "chatvec_lab.command.merge",
-    "chatvec_lab.command.check",
-    "chatvec_lab.command.inspect",
-    "chatvec_lab.command.push",
-    "chatvec_lab.command.families",
-    "chatvec_lab.command.scorers",
-)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -38,11 +27,13 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="chatvec_lab", description="A workbook for chat vectors: chat - base."
     )
+    from chatvec_lab.command import check, families, inspect, merge, push, run, scorers
+
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
-    for name in VERBS:
-        import_module(name).add(verbs)
-    for verb in verbs.choices.values():
-        verb.add_argument(
+    for verb in (run, merge, check, inspect, push, families, scorers):  # in the order of --help
+        verb.add(verbs)
+    for named in verbs.choices.values():
+        named.add_argument(
             "--traceback", action="store_true", help="show where in the code an error comes from"
         )
     return parser
