@@ -21,7 +21,7 @@ report: $(READY) ## run the nano study: figures, tables and reports/nano/index.h
 	$(BIN)/python -m chatvec_lab run nano
 
 test: $(READY) ## the fast tests (no network)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 test-slow: $(READY) ## kill campaigns, real Slurm and Dask, a real browser
 	$(BIN)/python -m pytest -m "slow or browser"

@@ -19,6 +19,19 @@ if not torch.cuda.is_available():  # GPU kernels run on the CPU; decided when tr
     os.environ.setdefault("TRITON_INTERPRET", "1")
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it; tests send it
 
+LONG = (
+    "test_notebooks_run.py",
+    "test_project.py",
+    "test_published_study.py",
+    "test_kills.py",
+    "test_secrets.py",
+)
+
+
+def pytest_collection_modifyitems(items):
+    """The longest files come first, so that no process is left alone with one of them at the end."""
+    items.sort(key=lambda item: LONG.index(item.path.name) if item.path.name in LONG else len(LONG))
+
 
 @pytest.fixture(scope="session")
 def families(tmp_path_factory):
