@@ -22,12 +22,12 @@ from chatvec_lab.weights.checkpoint import Checkpoint
 from chatvec_lab.weights.difference import Difference, Leaf, unpaired
 from chatvec_lab.weights.numerics import exact
 from chatvec_lab.weights.numerics.blocks import Workspace, block_spans
-from chatvec_lab.weights.rows import Table, leaf_rows, paired
 from chatvec_lab.weights.saving.stream import workers
 from chatvec_lab.weights.sources import files
+from chatvec_lab.weights.tokens.rows import Table, leaf_rows, paired
+from chatvec_lab.weights.tokens.vocabulary import runs
 from chatvec_lab.weights.transforms import Transform
 from chatvec_lab.weights.vector import WeightVector
-from chatvec_lab.weights.vocabulary import runs
 
 SHARED, SPECIAL, PADDING, NEW, ABSENT = "shared", "special", "padding", "new", "absent"
 

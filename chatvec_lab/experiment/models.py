@@ -10,8 +10,8 @@ if TYPE_CHECKING:
     from chatvec_lab.families import Family
     from chatvec_lab.live import LiveModel
     from chatvec_lab.weights.checkpoint import Checkpoint
+    from chatvec_lab.weights.tokens.vocabulary import Policy
     from chatvec_lab.weights.vector import WeightVector
-    from chatvec_lab.weights.vocabulary import Policy
 
 # member of a family -> how the paper writes it
 TRAINED = {

@@ -21,8 +21,8 @@ from chatvec_lab.live import loading
 from chatvec_lab.live.slots import Slot, make_slot
 from chatvec_lab.weights.checkpoint import Checkpoint
 from chatvec_lab.weights.numerics import exact
+from chatvec_lab.weights.tokens.vocabulary import Policy
 from chatvec_lab.weights.vector import WeightVector
-from chatvec_lab.weights.vocabulary import Policy
 
 if TYPE_CHECKING:
     import torch

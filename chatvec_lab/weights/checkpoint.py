@@ -21,7 +21,7 @@ from chatvec_lab.weights.sources.files import Tensors, read_json
 from chatvec_lab.weights.sources.hub import remote
 from chatvec_lab.weights.sources.quantised import refusal
 from chatvec_lab.weights.sources.source import Source, looks_like_hub_id, open_source
-from chatvec_lab.weights.vocabulary import Policy, Vocabulary
+from chatvec_lab.weights.tokens.vocabulary import Policy, Vocabulary
 
 if TYPE_CHECKING:
     import torch

@@ -10,14 +10,14 @@ from typing import Protocol
 
 import numpy as np
 
-from chatvec_lab.weights.chat import ChatSide, chat_side_of
 from chatvec_lab.weights.checkpoint import Checkpoint
 from chatvec_lab.weights.layout import Part
 from chatvec_lab.weights.numerics import exact
 from chatvec_lab.weights.numerics.blocks import Workspace
-from chatvec_lab.weights.rows import Table, check_candidate, is_same, paired, pairs_in_shape
 from chatvec_lab.weights.sources import files
-from chatvec_lab.weights.vocabulary import Vocabulary, runs
+from chatvec_lab.weights.tokens.chat import ChatSide, chat_side_of
+from chatvec_lab.weights.tokens.rows import Table, check_candidate, is_same, paired, pairs_in_shape
+from chatvec_lab.weights.tokens.vocabulary import Vocabulary, runs
 
 
 class Leaf(Protocol):

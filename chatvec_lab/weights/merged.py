@@ -14,16 +14,16 @@ from typing import Any, get_args
 
 import numpy as np
 
-from chatvec_lab.weights.chat import ChatSide
 from chatvec_lab.weights.checkpoint import Checkpoint
 from chatvec_lab.weights.layout import Layout
 from chatvec_lab.weights.numerics import exact
 from chatvec_lab.weights.numerics.blocks import Workspace
 from chatvec_lab.weights.pairing import left_out
 from chatvec_lab.weights.sources import files
-from chatvec_lab.weights.tokens import VocabularyReport, special_rows, vocabulary_report
+from chatvec_lab.weights.tokens.chat import ChatSide
+from chatvec_lab.weights.tokens.special import VocabularyReport, special_rows, vocabulary_report
+from chatvec_lab.weights.tokens.vocabulary import Policy, Vocabulary
 from chatvec_lab.weights.vector import Term, WeightVector
-from chatvec_lab.weights.vocabulary import Policy, Vocabulary
 
 
 class MergedCheckpoint(Checkpoint):

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from chatvec_lab.weights.difference import unpaired
 from chatvec_lab.weights.layout import familiar
-from chatvec_lab.weights.rows import Table, check_candidate, pairs_in_shape
+from chatvec_lab.weights.tokens.rows import Table, check_candidate, pairs_in_shape
 
 if TYPE_CHECKING:
     from chatvec_lab.weights.merged import MergedCheckpoint

@@ -12,8 +12,8 @@ from chatvec_lab.weights.difference import Leaf
 from chatvec_lab.weights.layout import Part
 from chatvec_lab.weights.numerics import exact
 from chatvec_lab.weights.numerics.blocks import Workspace
-from chatvec_lab.weights.rows import leaf_rows
-from chatvec_lab.weights.vocabulary import Vocabulary, runs
+from chatvec_lab.weights.tokens.rows import leaf_rows
+from chatvec_lab.weights.tokens.vocabulary import Vocabulary, runs
 
 Schedule = Callable[[str, Part], float]
 

@@ -17,17 +17,17 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from chatvec_lab.weights.chat import ChatSide
 from chatvec_lab.weights.checkpoint import Checkpoint
 from chatvec_lab.weights.difference import Difference, unpaired
 from chatvec_lab.weights.layout import Part
 from chatvec_lab.weights.numerics import exact
 from chatvec_lab.weights.numerics.blocks import Workspace, block_spans
-from chatvec_lab.weights.rows import leaf_rows, pairs_in_shape
 from chatvec_lab.weights.selection import LayerChoice, NameChoice, Selection
 from chatvec_lab.weights.sources import files
 from chatvec_lab.weights.terms import Term, renamed, silent, span
-from chatvec_lab.weights.vocabulary import Vocabulary
+from chatvec_lab.weights.tokens.chat import ChatSide
+from chatvec_lab.weights.tokens.rows import leaf_rows, pairs_in_shape
+from chatvec_lab.weights.tokens.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
     import torch

@@ -19,12 +19,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from chatvec_lab.weights.chat import ChatSide, chat_side_of
 from chatvec_lab.weights.checkpoint import Checkpoint
 from chatvec_lab.weights.layout import Part
 from chatvec_lab.weights.numerics.blocks import block_spans
-from chatvec_lab.weights.rows import pairs_in_shape
 from chatvec_lab.weights.sources import files
+from chatvec_lab.weights.tokens.chat import ChatSide, chat_side_of
+from chatvec_lab.weights.tokens.rows import pairs_in_shape
 
 if TYPE_CHECKING:
     from pandas import DataFrame

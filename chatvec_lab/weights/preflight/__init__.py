@@ -17,8 +17,8 @@ from chatvec_lab.weights.preflight import configs, findings
 from chatvec_lab.weights.preflight.descent import Holding
 from chatvec_lab.weights.preflight.findings import Finding
 from chatvec_lab.weights.preflight.kinship import kinship
+from chatvec_lab.weights.tokens.vocabulary import Policy
 from chatvec_lab.weights.vector import WeightVector
-from chatvec_lab.weights.vocabulary import Policy
 
 if TYPE_CHECKING:
     from chatvec_lab.weights.checkpoint import Checkpoint

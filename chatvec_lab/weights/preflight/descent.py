@@ -17,9 +17,9 @@ import numpy as np
 
 from chatvec_lab.weights.numerics import exact
 from chatvec_lab.weights.numerics.blocks import Workspace, block_spans
-from chatvec_lab.weights.rows import pairs_in_shape
 from chatvec_lab.weights.sources import files
-from chatvec_lab.weights.vocabulary import runs
+from chatvec_lab.weights.tokens.rows import pairs_in_shape
+from chatvec_lab.weights.tokens.vocabulary import runs
 
 if TYPE_CHECKING:
     from chatvec_lab.weights.checkpoint import Checkpoint

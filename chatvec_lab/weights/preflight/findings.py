@@ -19,9 +19,9 @@ from chatvec_lab.weights.numerics.blocks import BLOCK
 from chatvec_lab.weights.preflight.configs import differences, settings_of
 from chatvec_lab.weights.saving.stream import workers
 from chatvec_lab.weights.sources.beside import sort_companions
-from chatvec_lab.weights.tokenizers import compare_prompts, mending, other_rules, rules_of
+from chatvec_lab.weights.tokens.tokenizers import compare_prompts, mending, other_rules, rules_of
+from chatvec_lab.weights.tokens.vocabulary import Vocabulary
 from chatvec_lab.weights.vector import Term, WeightVector
-from chatvec_lab.weights.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
     from chatvec_lab.weights.checkpoint import Checkpoint

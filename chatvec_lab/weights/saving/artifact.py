@@ -17,7 +17,6 @@ from types import MappingProxyType
 import numpy as np
 import xxhash
 
-from chatvec_lab.weights.chat import ChatSide, Row
 from chatvec_lab.weights.checkpoint import Checkpoint, read_json
 from chatvec_lab.weights.layout import Layout, Part
 from chatvec_lab.weights.layout.familiar import Findings
@@ -40,8 +39,9 @@ from chatvec_lab.weights.sources.files import Stored as StoredTensors
 from chatvec_lab.weights.sources.folder import Folder, open_folder
 from chatvec_lab.weights.sources.safetensors import safetensors_entries
 from chatvec_lab.weights.sources.tokenizer_files import read_saved, to_save
+from chatvec_lab.weights.tokens.chat import ChatSide, Row
+from chatvec_lab.weights.tokens.vocabulary import Vocabulary
 from chatvec_lab.weights.vector import Term, WeightVector
-from chatvec_lab.weights.vocabulary import Vocabulary
 
 FORMAT = "chatvec_lab weight vector 1"
 STEM = "vector"

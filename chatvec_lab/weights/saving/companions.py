@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from chatvec_lab.weights.saving.provenance import write_json
 from chatvec_lab.weights.sources.beside import TOKENIZER_FILES, sort_companions
-from chatvec_lab.weights.tokenizers import compare_saved
+from chatvec_lab.weights.tokens.tokenizers import compare_saved
 
 if TYPE_CHECKING:
     from chatvec_lab.weights.merged import MergedCheckpoint

@@ -14,7 +14,7 @@ from chatvec_lab.weights.sources.bin import bin_entries
 from chatvec_lab.weights.sources.files import FLOATS, Entry, Stored, Tensors, changed, read_json, state_of
 from chatvec_lab.weights.sources.quantised import quantisation
 from chatvec_lab.weights.sources.safetensors import safetensors_entries
-from chatvec_lab.weights.vocabulary import Vocabulary
+from chatvec_lab.weights.tokens.vocabulary import Vocabulary
 
 Reader = Callable[[Path], dict[str, Entry]]
 

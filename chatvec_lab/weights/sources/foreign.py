@@ -15,7 +15,6 @@ from types import MappingProxyType
 
 import numpy as np
 
-from chatvec_lab.weights.chat import ChatSide
 from chatvec_lab.weights.checkpoint import Checkpoint, read_json
 from chatvec_lab.weights.layout import Layout, Part
 from chatvec_lab.weights.numerics import exact
@@ -23,8 +22,9 @@ from chatvec_lab.weights.numerics.blocks import Workspace, block_spans
 from chatvec_lab.weights.sources.bin import bin_entries
 from chatvec_lab.weights.sources.files import FLOATS, Stored, Tensors
 from chatvec_lab.weights.sources.folder import Folder, open_folder
+from chatvec_lab.weights.tokens.chat import ChatSide
+from chatvec_lab.weights.tokens.vocabulary import Vocabulary
 from chatvec_lab.weights.vector import Term, WeightVector
-from chatvec_lab.weights.vocabulary import Vocabulary
 
 OFFICIAL = "pytorch_model.bin"
 

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from chatvec_lab.weights.sources.gguf_tensors import EMBEDDING, GGUFTensors
-from chatvec_lab.weights.vocabulary import Vocabulary
+from chatvec_lab.weights.tokens.vocabulary import Vocabulary
 
 
 class GGUF:

@@ -9,7 +9,7 @@ from chatvec_lab.weights.sources.files import Tensors
 from chatvec_lab.weights.sources.folder import Folder
 from chatvec_lab.weights.sources.gguf import GGUF
 from chatvec_lab.weights.sources.hub import Hub
-from chatvec_lab.weights.vocabulary import Vocabulary
+from chatvec_lab.weights.tokens.vocabulary import Vocabulary
 
 
 class Source(Protocol):

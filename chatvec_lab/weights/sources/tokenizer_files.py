@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from chatvec_lab.weights.sources.files import read_json
-from chatvec_lab.weights.vocabulary import Vocabulary
+from chatvec_lab.weights.tokens.vocabulary import Vocabulary
 
 _PATTERNS = ("tokenizer.json", "tekken.json", "*.tiktoken", "*.model", "*.model.*", "*.spm", "vocab.json", "vocab.txt",
              "vocab.bpe", "*.vocab", "merges.txt")  # fmt: skip

@@ -11,7 +11,7 @@ from tokenizers import Tokenizer
 
 from chatvec_lab import Checkpoint
 from chatvec_lab.weights.sources.tokenizer_files import read_saved, read_vocabulary, to_save
-from chatvec_lab.weights.vocabulary import Vocabulary
+from chatvec_lab.weights.tokens.vocabulary import Vocabulary
 
 TEXT = "\n".join(" ".join(f"wort{i * j % 97} katze hund" for i in range(20)) for j in range(200))
 

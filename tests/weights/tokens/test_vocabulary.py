@@ -9,7 +9,7 @@ from pico import CP_TOKENS, SPECIAL, TOKENS, save_model, save_tokenizer
 from reference import state
 
 from chatvec_lab import Checkpoint
-from chatvec_lab.weights.vocabulary import Vocabulary, runs
+from chatvec_lab.weights.tokens.vocabulary import Vocabulary, runs
 
 CHATML = ["<|im_start|>", "<|im_end|>"]
 CHAT_TEMPLATE = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>{% endfor %}"

@@ -8,7 +8,7 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 
-from chatvec_lab.weights.vocabulary import Vocabulary
+from chatvec_lab.weights.tokens.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
     from chatvec_lab.weights.difference import Leaf

@@ -8,7 +8,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, LlamaTokenizer
 
 from chatvec_lab import Checkpoint, WeightVector
 from chatvec_lab.weights.preflight import examine, preflight
-from chatvec_lab.weights.tokenizers import compare_prompts, mending, other_rules, rules_of
+from chatvec_lab.weights.tokens.tokenizers import compare_prompts, mending, other_rules, rules_of
 
 PIECES = [
     "<unk>", "<s>", "</s>", *(f"<0x{i:02X}>" for i in range(256)), "▁", "[", "]", "/", "I", "N", "S", "T",

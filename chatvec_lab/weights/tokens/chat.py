@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from chatvec_lab.weights.tokenizers import prompts_of, rules_of
+from chatvec_lab.weights.tokens.tokenizers import prompts_of, rules_of
 
 if TYPE_CHECKING:
     from chatvec_lab.weights.checkpoint import Checkpoint
