@@ -23,7 +23,7 @@ TILE = 1024  # elements of one program
 FORMATS = {torch.bfloat16: "bfloat16", torch.float16: "float16", torch.float32: "float32"}
 
 _SIGN, _REST = tl.constexpr(1 << 31), tl.constexpr((1 << 31) - 1)
-_DOUBT = tl.constexpr(exact._DOUBT)
+_DOUBT = tl.constexpr(2.0**-48)  # a residual below this share of the summed errors may be a rounding error
 
 
 @triton.jit
@@ -93,7 +93,7 @@ def _to_odd(bits, error, value):
 
 @triton.jit
 def _general(c, x, y, upper, lower, threshold):
-    """The float64 sum, its error and whether both may be trusted: `exact._add` and `exact._finish`, step by step.
+    """The float64 sum, its error and whether both may be trusted: products of halves are exact, sums keep their errors.
 
     The products are exact, so it does not matter whether a compiler fuses them with the sums.
     """
@@ -124,7 +124,7 @@ def _general(c, x, y, upper, lower, threshold):
 
 @triton.jit
 def _rounded(s, error, format: tl.constexpr):
-    """`exact._rounded`: to an odd significand first, so that the cast sees the exact side."""
+    """To an odd significand first, so that the cast sees the exact side."""
     if format == "float32":
         odd = _to_odd(s.to(tl.int64, bitcast=True), error, s)
         value = odd.to(tl.float64, bitcast=True).to(tl.float32)
@@ -168,6 +168,16 @@ def _turn(cp, plus, minus, out, numbers, doubtful, size, format: tl.constexpr, t
     tl.store(doubtful + here, in_doubt.to(tl.int8))
 
 
+def _halves(coefficient: float) -> tuple[float, float]:
+    """The coefficient as the sum of two floats of at most 26 significand bits (Dekker's split)."""
+    c = float(coefficient)
+    if abs(c) > 1e300:
+        raise ValueError(f"the scale {c!r} is too large to be exact; use a magnitude below 1e300.")
+    wide = c * 134217729.0
+    upper = wide - (wide - c)
+    return upper, c - upper
+
+
 def numbers(coefficient: float, dtype: torch.dtype) -> list[float]:
     """What the kernel needs to know of a coefficient: its halves, the overflow threshold, its thirds, two blanks.
 
@@ -177,7 +187,7 @@ def numbers(coefficient: float, dtype: torch.dtype) -> list[float]:
     thirds = [math.nan] * 3
     if 2.0**-60 < abs(coefficient) < 2.0**60:
         thirds = map(float, lanes._thirds(coefficient, np.float32))
-    return [*exact.halves(coefficient), exact.overflow_threshold(FORMATS[dtype]), *thirds, 0.0, 0.0]
+    return [*_halves(coefficient), exact.overflow_threshold(FORMATS[dtype]), *thirds, 0.0, 0.0]
 
 
 def fill(

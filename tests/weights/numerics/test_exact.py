@@ -5,7 +5,7 @@ import pytest
 import torch
 from reference import formula, wrongly_rounded
 
-from chatvec_lab.weights.numerics import exact, lanes
+from chatvec_lab.weights.numerics import exact, lanes, sums
 
 DTYPES = ("bfloat16", "float16", "float32", "float64")
 SCALES = (0.5, 0.7, 1.0, 1.3, -0.3, 1 / 3, 10.0)
@@ -66,15 +66,68 @@ def test_several_vectors_and_wide_exponents():
     assert wrongly_rounded(run(cp, pairs, "bfloat16"), formula(cp, pairs)) == 0
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("terms", [2, 3, 8, 11])
+def test_any_number_of_terms_in_any_mix_of_formats(dtype, terms):
+    cp = weights(dtype)[0]
+    pairs = []
+    for k in range(terms):
+        plus, minus = (weights(DTYPES[(k + j) % 4 if k % 3 else k % 4], seed=k)[1 + j] for j in range(2))
+        pairs.append(
+            (SCALES[k % len(SCALES)] * (-1) ** k, plus, torch.zeros_like(minus) if k == 1 else minus)
+        )
+    assert wrongly_rounded(run(cp, pairs, dtype), formula(cp, pairs)) == 0
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_terms_that_nearly_cancel_and_nearly_tie(dtype):
+    """Coefficients that add up to a hair less than 1, on differences of a few units: ties that are none."""
+    kind = getattr(torch, dtype)
+    unit = float(torch.finfo(kind).eps) * 2.0**-5
+    cp = torch.arange(1, 400, dtype=torch.float64).mul(2.0**-5).add(1).to(kind)
+    few = torch.arange(399, dtype=torch.float64).remainder(23).mul(unit).to(kind)
+    zero = torch.zeros_like(cp)
+    for scales in (
+        (0.7, 0.3),
+        (0.1, 0.2, 0.7),
+        (1 / 3, 1 / 3, 1 / 3),
+        (0.5, 0.5),
+        (1.1, -0.6),
+        (0.7, -0.7, 0.5),
+    ):
+        pairs = [(scale, few, zero) for scale in scales]
+        assert wrongly_rounded(run(cp, pairs, dtype), formula(cp, pairs)) == 0
+
+
+def test_products_too_small_for_an_error_of_their_own_are_still_exact():
+    cp = torch.tensor([1.0, 1.5, 2.0**-1000, 0.0], dtype=torch.float64)
+    tiny = torch.tensor([2.0**-530, 2.0**-53 * 1.1, 3.3, 2.0**-540 * 1.7], dtype=torch.float64)
+    pairs = [
+        (2.0**-530, tiny, torch.zeros_like(cp)),
+        (1.0, torch.full_like(cp, 2.0**-53), torch.zeros_like(cp)),
+    ]
+    assert wrongly_rounded(run(cp, pairs, "float64"), formula(cp, pairs)) == 0
+
+
+def test_memory_that_is_read_only_serves():
+    cp, chat, base = (raw(t) for t in weights("bfloat16"))
+    wanted = exact.combine(cp, [(0.7, chat, base), (0.3, base, chat)], np.empty_like(cp))
+    for a in (cp, chat, base):
+        a.flags.writeable = False
+    assert np.array_equal(
+        exact.combine(cp, [(0.7, chat, base), (0.3, base, chat)], np.empty_like(cp)), wanted
+    )
+
+
 def test_cancelling_terms_give_the_cp_back():
     cp, chat, base = weights("bfloat16")
     assert torch.equal(run(cp, [(0.7, chat, base), (-0.7, chat, base)], "bfloat16"), cp)
 
 
 def test_block_length_does_not_matter():
-    cp, chat, base = weights("bfloat16", n=3 * exact.TILE + 17)
+    cp, chat, base = weights("bfloat16", n=3 * sums.TILE + 17)
     whole = run(cp, [(0.7, chat, base)], "bfloat16")
-    for cut in (1, 1000, exact.TILE + 1):
+    for cut in (1, 1000, sums.TILE + 1):
         pieces = [
             run(cp[i], [(0.7, chat[i], base[i])], "bfloat16") for i in (slice(0, cut), slice(cut, None))
         ]
@@ -99,8 +152,9 @@ def test_the_largest_finite_value_is_kept():
 
 
 def test_a_scale_beyond_exactness_is_refused():
+    one = torch.ones(1, dtype=torch.float32)
     with pytest.raises(ValueError, match="1e300"):
-        exact.halves(1e301)
+        run(one, [(1e301, one, one)], "float32")
 
 
 @pytest.mark.parametrize("scale", [*SCALES, 0.1, 1e-3, 0.25, 2.0**-30, 1e10, 1e-30])
