@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from math import ceil, prod
 from typing import Any, ClassVar, Protocol
 
@@ -12,6 +13,7 @@ import numpy as np
 from chatvec_lab.weights.numerics import exact
 from chatvec_lab.weights.numerics.arrays import (
     agreed_mean,
+    below,
     drop,
     magnitude_threshold,
     random_bits,
@@ -28,15 +30,15 @@ class Tensor:
     name: str
     vectors: tuple[WeightVector, ...]
 
-    @property
+    @cached_property
     def shape(self) -> tuple[int, ...]:
         return self.vectors[0].shape(self.name)
 
-    @property
+    @cached_property
     def size(self) -> int:
         return prod(self.shape)
 
-    @property
+    @cached_property
     def is_table(self) -> bool:
         return self.vectors[0].is_table(self.name)
 
@@ -89,7 +91,7 @@ class Magnitude:
         """How many of a tensor's elements stay."""
         return max(1, round(self.density * size))
 
-    def measure(self, tensor: Tensor) -> tuple[float, int] | None:
+    def measure(self, tensor: Tensor) -> tuple[np.uint32, int] | None:
         if self.density == 1.0 or not tensor.size:
             return None
         return magnitude_threshold(lambda: tensor.blocks(np.float32), self.kept(tensor.size))
@@ -98,10 +100,11 @@ class Magnitude:
         parts = tensor.parts(start, stop, work)
         if known is None:
             return parts
-        threshold, behind = known
-        vector = tensor.vectors[0]
-        size = np.abs(vector._combined(tensor.name, None, parts, np.empty(stop - start, np.float32), work))
-        return drop(parts, (size < threshold) | ((size == threshold) & (np.arange(start, stop) >= behind)))
+        values = work.array(np.dtype(np.float32), stop - start)
+        tensor.vectors[0]._combined(tensor.name, None, parts, values, work)
+        dropped = work.array(np.dtype(bool), stop - start)
+        below(values.view(np.uint32), known[0], start, known[1], dropped)
+        return drop(parts, dropped)
 
 
 @dataclass(frozen=True)
@@ -197,37 +200,37 @@ class Noise:
 
     def measure(self, tensor: Tensor) -> np.ndarray:
         """The factor of each unit that gives the noise the vector's norm, shape (units,), float64."""
-        unit, units = self._units(tensor)
+        unit = self._unit(tensor)
+        units = max(1, ceil(tensor.size / unit))
         squares, drawn = np.zeros(units), np.zeros(units)
-        for start, block in tensor.blocks():
-            units_of = np.arange(start, start + block.size) // unit
-            found = np.bincount(units_of - units_of[0], weights=block * block)
-            squares[units_of[0] : units_of[0] + found.size] += found
+        for start, block in tensor.blocks():  # whole units
+            found = np.add.reduceat(block * block, np.arange(0, block.size, unit))
+            squares[start // unit : start // unit + found.size] = found
         for i in range(units):
-            noise = self._drawn(tensor, i).astype(np.float64)
+            noise = self._drawn(tensor, unit, i).astype(np.float64)
             drawn[i] = float(np.dot(noise, noise))
         if not tensor.is_table:  # one norm for the whole tensor
             squares[:], drawn[:] = squares.sum(), drawn.sum()
         return np.sqrt(np.divide(squares, drawn, out=np.zeros(units), where=drawn > 0))
 
     def span(self, tensor: Tensor, known, start: int, stop: int, work: Workspace) -> list[exact.Part]:
-        unit, _ = self._units(tensor)
+        unit = self._unit(tensor)
         first, last = start // unit, max(ceil(stop / unit), start // unit + 1)
         cut = slice(start - first * unit, stop - first * unit)
-        pieces = [self._drawn(tensor, i) for i in range(first, last)]
+        pieces = [self._drawn(tensor, unit, i) for i in range(first, last)]
         if not tensor.is_table:
             return [(float(known[0]), np.concatenate(pieces)[cut], None)]
         scaled = [(known[first + i] * piece).astype(np.float32) for i, piece in enumerate(pieces)]
         return [(1.0, np.concatenate(scaled)[cut], None)]
 
-    def _units(self, tensor: Tensor) -> tuple[int, int]:
-        """Elements of a unit (a row of a table, else a block), and how many units there are."""
+    def _unit(self, tensor: Tensor) -> int:
+        """Elements of a unit: a row of a table, else a block."""
+        if tensor.is_table:
+            return prod(tensor.shape[1:])
         spans = block_spans(tensor.shape)
-        unit = prod(tensor.shape[1:]) if tensor.is_table else (spans[0][1] - spans[0][0] if spans else 1)
-        return unit, max(1, ceil(tensor.size / unit))
+        return spans[0][1] - spans[0][0] if spans else 1
 
-    def _drawn(self, tensor: Tensor, i: int) -> np.ndarray:
-        unit, _ = self._units(tensor)
+    def _drawn(self, tensor: Tensor, unit: int, i: int) -> np.ndarray:
         size = max(0, min(unit, tensor.size - i * unit))
         generator = np.random.Generator(random_bits("noise", self.seed, tensor.name, i))
         return generator.standard_normal(size, dtype=np.float32)

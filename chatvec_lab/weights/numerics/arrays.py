@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import xxhash
+from numba import njit
 
 from chatvec_lab.weights.numerics import exact
 
@@ -16,37 +17,56 @@ def random_bits(kind: str, seed: int, name: str, unit: int = 0) -> np.random.Phi
 def drop(parts: list[exact.Part], dropped: np.ndarray) -> list[exact.Part]:
     """The parts with zeros where `dropped` is true; their arrays are overwritten."""
     for _, plus, minus in parts:
-        plus[dropped] = 0
-        if minus is not None:
-            minus[dropped] = 0
+        for raw in (plus, minus):
+            if raw is not None:
+                _clear(raw.view(f"u{raw.itemsize}"), dropped)
     return parts
 
 
-def magnitude_threshold(blocks, keep: int) -> tuple[float, int]:
-    """The magnitude of the `keep`-th largest element, and the index behind the last one kept among those equal to it.
+@njit(nogil=True, cache=True)
+def _clear(raw, dropped):
+    for i in range(raw.size):
+        raw[i] = raw[i] * raw.dtype.type(not dropped[i])
 
-    `blocks()` iterates over (start, float32 elements). Exact selection by radix (the bits of positive floats are in
-    their order), in three passes with the memory of a block.
+
+@njit(nogil=True, cache=True)
+def _count(bits, counts):
+    """Add the elements, raw float32, to the counts of the upper halves of their magnitudes."""
+    for i in range(bits.size):
+        counts[(bits[i] >> np.uint32(16)) & np.uint32(0x7FFF)] += 1
+
+
+@njit(nogil=True, cache=True)
+def below(bits, threshold, start, behind, dropped):
+    """Mark the elements, raw float32, whose magnitude is below a threshold, or equal to it from index `behind` on."""
+    for i in range(bits.size):
+        size = bits[i] & np.uint32(0x7FFFFFFF)
+        dropped[i] = (size < threshold) | ((size == threshold) & (start + i >= behind))
+
+
+def magnitude_threshold(blocks, keep: int) -> tuple[np.uint32, int]:
+    """The magnitude of the `keep`-th largest element, as bits, and the index behind the last kept among its equals.
+
+    `blocks()` iterates over (start, float32 elements). Exact, in two passes (the bits of positive floats are in their
+    order): the first counts upper halves, the second keeps what lies in the half that holds the threshold, 1/128 of a
+    binade.
     """
-    above, prefix = 0, 0
-    for shift, known in ((16, 0), (0, 16)):  # upper half of the bits, then the lower
-        counts = np.zeros(1 << 16, np.int64)
-        for _, block in blocks():
-            bits = np.abs(block).view(np.uint32)
-            if known:
-                bits = bits[bits >> 16 == prefix]
-            counts += np.bincount((bits >> shift) & 0xFFFF, minlength=1 << 16)
-        from_top = counts[::-1].cumsum()
-        digit = (1 << 16) - 1 - int(np.searchsorted(from_top, keep - above))
-        above += int(counts[digit + 1 :].sum())
-        prefix = prefix << 16 | digit
-    threshold, wanted = np.uint32(prefix).view(np.float32), keep - above
+    counts = np.zeros(1 << 15, np.int64)
+    for _, block in blocks():
+        _count(block.view(np.uint32), counts)
+    from_top = counts[::-1].cumsum()
+    upper = (1 << 15) - 1 - int(np.searchsorted(from_top, keep))
+    wanted = keep - int(counts[upper + 1 :].sum())
+    near, places = [], []
     for start, block in blocks():
-        ties = np.flatnonzero(np.abs(block) == threshold)
-        if wanted <= ties.size:
-            return float(threshold), start + int(ties[wanted - 1]) + 1
-        wanted -= ties.size
-    raise AssertionError(f"{keep} elements were not found again")
+        size = block.view(np.uint32) & np.uint32(0x7FFFFFFF)
+        here = np.flatnonzero(size >> 16 == upper)
+        near.append(size[here])
+        places.append(here + start)
+    near, places = np.concatenate(near), np.concatenate(places)
+    threshold = np.partition(near, near.size - wanted)[near.size - wanted]
+    ties = places[near == threshold]
+    return threshold, int(ties[wanted - 1 - int((near > threshold).sum())]) + 1
 
 
 def randomised_svd(
