@@ -32,7 +32,16 @@ def open_tokenizer(source: str | os.PathLike, **options):
 
     named = _json(source, "tokenizer_config.json").get("tokenizer_class")
     kind = PreTrainedTokenizerFast if named in _PLAIN_TOKENIZERS else AutoTokenizer
-    return _open(kind, source, "its tokenizer", options)
+    try:
+        return _open(kind, source, "its tokenizer", options)
+    except (ValueError, ImportError, OSError, MemoryError):
+        raise
+    except Exception as error:  # of the libraries below, of no type of its own
+        files = ", ".join(sorted(path.name for path in Path(source).glob("*token*"))) or "its files"
+        raise ValueError(
+            f"{source}: its tokenizer cannot be opened from {files}: {error}. A file is damaged, or was written by a "
+            "newer version of tokenizers or transformers. Download or copy it again."
+        ) from error
 
 
 def open_model(source: str | os.PathLike, kind: Any = None, **options):

@@ -368,13 +368,15 @@ class Campaign:
 
     def merged(self):
         """The merge that a trial makes, opened anew."""
-        from chatvec_lab import WeightVector
+        from chatvec_lab import WeightVector, preflight
 
         if self.kind == "vector":
             tau = WeightVector.load(self.root / "tau")
         else:
             tau = self._open("chat") - self._open("base")
-        return self._open("cp").add(0.7 * tau, copy_special=True)
+        cp = self._open("cp")
+        preflight(cp, 0.7 * tau, copy_special=True).check()  # as `merge` does
+        return cp.add(0.7 * tau, copy_special=True)
 
     def trial(self, number: int) -> tuple[str, str]:
         """(outcome, what was said) of one trial; the file is as before afterwards."""

@@ -17,6 +17,7 @@ from chatvec_lab.weights.preflight import configs, findings
 from chatvec_lab.weights.preflight.descent import Holding
 from chatvec_lab.weights.preflight.findings import Finding
 from chatvec_lab.weights.preflight.kinship import kinship
+from chatvec_lab.weights.preflight.tokens import contradictions
 from chatvec_lab.weights.tokens.vocabulary import Policy
 from chatvec_lab.weights.vector import WeightVector
 
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from chatvec_lab.weights.checkpoint import Checkpoint
     from chatvec_lab.weights.merged import MergedCheckpoint
 
-FORCIBLE = (*configs.FORCIBLE, "descent", "cp-is-base")
+FORCIBLE = (*configs.FORCIBLE, "descent", "cp-is-base", "tokens")
 ROOM = "disk and memory"
 
 
@@ -148,6 +149,10 @@ def examine(
         "files": findings.files(merged),
         ROOM: findings.room(merged, out),
     }
+    for _, chat, base in findings.pairs(merged.vector):
+        found += contradictions("chat", chat, base, full=full, seed=seed)
+        if merged.policy != "skip":
+            found += contradictions("CP", merged.cp, base, full=full, seed=seed)
     how = "everything read" if full else "an estimate from sampled rows"
     sections[f"descent ({how})"] = kinship(
         merged, found, holdings, bases=list(bases), full=full, seed=seed, places=places

@@ -57,7 +57,7 @@ def evidence(
             generator = np.random.default_rng([seed, *name.encode()])
             ours, theirs = _chosen(member, stored, base, name, rows, generator)
             if len(ours):
-                row |= _compare(_read(member, stored, ours), _read(base, name, theirs))
+                row |= _compare(read_rows(member, stored, ours), read_rows(base, name, theirs))
                 if np.isnan(row["cosine"]):
                     problem = "is zero or holds NaN, here or in the base: a damaged file?"
             else:
@@ -125,7 +125,7 @@ def _chosen(member, stored: str, base, name: str, count: int, generator) -> tupl
     return picked[:, 1], picked[:, 0]
 
 
-def _read(model: Checkpoint, stored: str, rows: np.ndarray) -> np.ndarray:
+def read_rows(model: Checkpoint, stored: str, rows: np.ndarray) -> np.ndarray:
     """These rows of a tensor in float64, shape (rows, width)."""
     width = model.shape(stored)[-1]
     pieces = [model.raw(stored, row * width, (row + n) * width) for _, row, n in runs(rows)]

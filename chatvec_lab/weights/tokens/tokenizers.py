@@ -113,7 +113,15 @@ def _prompts(tokenizer) -> list[dict[str, Any]]:
 
 
 def _pieces(tokenizer, text: str) -> list[str]:
-    return tokenizer.convert_ids_to_tokens(tokenizer(text, add_special_tokens=False)["input_ids"])
+    try:
+        ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+    except (ValueError, MemoryError):
+        raise
+    except Exception as error:  # of the libraries below, of no type of its own
+        raise ValueError(
+            f"the tokenizer of {tokenizer.name_or_path} cannot cut {text[:40]!r}: {error}"
+        ) from error
+    return tokenizer.convert_ids_to_tokens(ids)
 
 
 def compare_prompts(merged: MergedCheckpoint) -> tuple[int, list[str]]:
