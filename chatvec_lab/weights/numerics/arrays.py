@@ -90,8 +90,19 @@ def randomised_svd(
     return (basis @ u)[:, :rank], s[:rank], v[:rank]
 
 
-def agreed_mean(deltas: np.ndarray) -> np.ndarray:
+@njit(nogil=True, cache=True)
+def agreed_mean(deltas):
     """Mean of the deltas (vectors, elements) whose sign is that of their sum; zero where none is. Shape (elements,)."""
-    agreeing = np.sign(deltas) == np.where(deltas.sum(0) >= 0, 1.0, -1.0)
-    total, count = (deltas * agreeing).sum(0), agreeing.sum(0)
-    return np.divide(total, count, out=np.zeros_like(total), where=count > 0)
+    out = np.zeros(deltas.shape[1])
+    for i in range(deltas.shape[1]):
+        sums = 0.0
+        for k in range(deltas.shape[0]):
+            sums += deltas[k, i]
+        total, count = 0.0, 0
+        for k in range(deltas.shape[0]):
+            if (deltas[k, i] > 0.0) if sums >= 0.0 else (deltas[k, i] < 0.0):
+                total += deltas[k, i]
+                count += 1
+        if count:
+            out[i] = total / count
+    return out

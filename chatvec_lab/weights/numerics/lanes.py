@@ -208,6 +208,32 @@ def _lane(cp, plus, minus, s1, s2, s3, limits, out, unsure):
     return found
 
 
+@njit(nogil=True, cache=True, error_model="numpy")
+def _differences(plus, minus, out, least):
+    """Fill `out` with plus - minus; return how many elements may not be proven: too small, infinite or NaN."""
+    unproven = _U(0)
+    for i in range(out.size):
+        x, y = out.dtype.type(load(plus[i])), out.dtype.type(load(minus[i]))
+        d = x - y + out.dtype.type(0.0)  # a zero is positive, as in the general way
+        out[i] = d
+        unproven = _U(unproven + _U(not ((abs(d) >= least) | (d == 0.0)) | _U(not (abs(d) < np.inf))))
+    return unproven
+
+
+def subtract(plus: np.ndarray, minus: np.ndarray | None, out: np.ndarray) -> bool:
+    """Fill `out`, float32 or float64, with plus - minus rounded once; False where that is not proven.
+
+    A single operation of the processor on exact inputs is rounded once by itself.
+    """
+    if minus is None or plus.dtype != minus.dtype or out.dtype not in (np.float32, np.float64):
+        return False
+    if plus.itemsize > out.itemsize or not all(
+        a.flags.c_contiguous and a.flags.writeable for a in (plus, minus)
+    ):
+        return False
+    return _differences(_typed(plus), _typed(minus), out, out.dtype.type(_TINY)) == 0
+
+
 def can_fill(cp: np.ndarray | None, plus: np.ndarray, minus: np.ndarray | None, out: np.ndarray) -> bool:
     """Whether the fast lane knows these formats: three tensors of one dtype kept as it is, or bfloat16 to float32."""
     if cp is None or minus is None or not cp.dtype == plus.dtype == minus.dtype:

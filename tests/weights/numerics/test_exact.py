@@ -236,3 +236,18 @@ def test_a_library_that_switches_denormals_off_changes_nothing(dtype):
     proven = np.setdiff1d(np.arange(cp.size), unsure)
     assert proven.size > 2900
     assert np.array_equal(wanted[proven], found[proven])
+
+
+@pytest.mark.parametrize("out", ["float32", "float64"])
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32"])
+def test_a_plain_difference_has_the_bits_of_the_general_way(dtype, out):
+    """The processor's own subtraction, and where it proves nothing (tiny or broken results) the general way."""
+    for _, plus, minus in operands(dtype, 2000):
+        fast, general = np.empty(plus.size, out), np.empty(plus.size, out)
+        exact._combine(None, [(1.0, plus, minus)], general, exact.Scratch())
+        exact.combine(None, [(1.0, plus, minus)], fast)
+        assert fast.tobytes() == general.tobytes()
+    plus = plus.copy()
+    plus[7] = {"bfloat16": 0x7FC0}.get(dtype, np.nan)
+    with pytest.raises(FloatingPointError):
+        exact.combine(None, [(1.0, plus, minus)], fast)
