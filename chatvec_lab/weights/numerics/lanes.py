@@ -216,7 +216,8 @@ def _differences(plus, minus, out, least):
         x, y = out.dtype.type(load(plus[i])), out.dtype.type(load(minus[i]))
         d = x - y + out.dtype.type(0.0)  # a zero is positive, as in the general way
         out[i] = d
-        unproven = _U(unproven + _U(not ((abs(d) >= least) | (d == 0.0)) | _U(not (abs(d) < np.inf))))
+        is_proven = ((abs(d) >= least) | (d == 0.0)) & (abs(d) < np.inf)
+        unproven = _U(unproven + _U(not is_proven))
     return unproven
 
 
