@@ -229,6 +229,10 @@ def _loader() -> type:
     return Loader
 
 
+class DoubledKey(ValueError):
+    """A key that stands twice in one mapping of JSON: the text is JSON, and something in it would be lost."""
+
+
 MOST_JSON = 512 << 20  # bytes of a JSON file; the largest tokenizers have some 40 MB
 _KINDS = {dict: "a mapping", list: "a list", str: "text", int: "a whole number", float: "a number",
           bool: "true or false", type(None): "null"}  # fmt: skip
@@ -265,7 +269,9 @@ def parse_json(text: str, where: str) -> Any:
         if len(found) < len(pairs):
             keys = [key for key, _ in pairs]
             twice = next(key for key in keys if keys.count(key) > 1)
-            raise _Doubled(f"{where}: the key {brief(twice)} stands twice in one mapping; one would be lost.")
+            raise DoubledKey(
+                f"{where}: the key {brief(twice)} stands twice in one mapping; one would be lost."
+            )
         return found
 
     try:
@@ -275,8 +281,8 @@ def parse_json(text: str, where: str) -> Any:
         place = f"column {error.colno}" if one_line else f"line {error.lineno}, column {error.colno}"
         ends = " (the text ends there: was it cut off?)" if error.pos >= len(text.rstrip()) else ""
         raise ValueError(f"{where}, {place}: this is not JSON: {error.msg}{ends}.") from error
-    except _Doubled as error:
-        raise ValueError(str(error)) from None
+    except DoubledKey:
+        raise
     except RecursionError:
         raise ValueError(f"{where}: lists and mappings nest too deep to be read.") from None
     except ValueError as error:  # a number of thousands of digits
@@ -313,10 +319,6 @@ def demand(value: Any, expected: Any, where: str) -> Any:
             found = _KINDS.get(type(value), type(value).__name__)
             raise ValueError(f"{where}: expected {wanted}, found {found}: {brief(value)}")
     return value
-
-
-class _Doubled(Exception):
-    """A key that stands twice; not a ValueError, which the parser's own are."""
 
 
 def _json_text(path: str | Path) -> str:
