@@ -3,7 +3,16 @@
 In place of a secret stands `<NAME>`, the variable that holds it, so that a reader sees what is hidden.
 """
 
-from chatvec_lab.secrets.environment import NAMES_FILE, key, known, looks_secret, name_secret, shown_address
+from chatvec_lab.secrets.environment import (
+    NAMES_FILE,
+    key,
+    known,
+    looks_secret,
+    name_secret,
+    shown_address,
+    take_told,
+    watch,
+)
 from chatvec_lab.secrets.text import hidden_in_output, redacted, redacted_table
 
 __all__ = [
@@ -16,4 +25,6 @@ __all__ = [
     "redacted",
     "redacted_table",
     "shown_address",
+    "take_told",
+    "watch",
 ]
