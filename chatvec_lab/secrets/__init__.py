@@ -13,7 +13,7 @@ from chatvec_lab.secrets.environment import (
     take_told,
     watch,
 )
-from chatvec_lab.secrets.text import hidden_in_output, redacted, redacted_table
+from chatvec_lab.secrets.text import hidden_in_output, redacted, redacted_table, secrets_of
 
 __all__ = [
     "NAMES_FILE",
@@ -24,6 +24,7 @@ __all__ = [
     "name_secret",
     "redacted",
     "redacted_table",
+    "secrets_of",
     "shown_address",
     "take_told",
     "watch",

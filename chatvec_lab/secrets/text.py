@@ -129,6 +129,11 @@ def _wrapped(plain: str) -> re.Pattern:
     return re.compile(f"(?:{_BREAK.pattern})?".join(map(re.escape, plain)))
 
 
+def secrets_of(text: str) -> list[str]:
+    """Names of the secrets in a text."""
+    return sorted(found_in(text, patterns_now()))
+
+
 def found_in(value: Any, patterns: Iterable[Pattern]) -> set[str]:
     """Names of the secrets in text or plain data."""
     found: set[str] = set()
