@@ -196,6 +196,8 @@ class Dask:
     Workers need the same package and disk; one thread each (`dask worker --nthreads 1`) shares memory
     kindly. A worker that dies in mid-cell has its cell run again elsewhere by the scheduler. No more cells
     are sent than there are threads: the scheduler would queue short ones behind a long one.
+    This opens no port. A scheduler and workers do, and whoever reaches them can run code as you: on one machine give both
+    `--host 127.0.0.1 --dashboard-address 127.0.0.1:0`; without the latter a worker's page listens everywhere.
     """
 
     def __init__(self, scheduler: str | None):

@@ -231,7 +231,7 @@ def test_what_a_real_slurm_refuses_is_told_before_and_when_it_is_sent(slow_study
         (
             "{memory_gb: 500}",
             2,
-            "large: sbatch refused the job: Requested node configuration is not available",
+            "large: sbatch refused the job: allocation failure: Requested node configuration is not available",
         ),
         ("{hours: 2}", 2, "large: time=120 is more than the partition gives"),
     ):
