@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import json
+import math
 import re
 from pathlib import Path
 from typing import Any
@@ -167,6 +168,11 @@ def _checked(node: Any, where: str, sizes: dict[int, int | None]) -> int:
     elif node.tag != f"{_TAG}str":
         kind = node.tag.removeprefix(_TAG)
         _refuse_tag(node, kind if re.fullmatch(_PLAIN.get(kind, ("(?!)",))[0], node.value) else "str", where)
+        if kind == "float" and not _fits_a_float(node.value):
+            raise ValueError(
+                f"{where}, line {line}: {brief(node.value)} is beyond what a number here can be; if it is text, put it in "
+                "quotes."
+            )
     if size > MOST_ITEMS:
         raise ValueError(
             f"{where}, line {line}: with its aliases written out, this part has more than {MOST_ITEMS:,} items; no "
@@ -174,6 +180,14 @@ def _checked(node: Any, where: str, sizes: dict[int, int | None]) -> int:
         )
     sizes[id(node)] = size
     return size
+
+
+def _fits_a_float(text: str) -> bool:
+    """Whether a number is not read as infinity or 0 when it says something else."""
+    if "n" in text.lower():  # .inf and .nan are meant
+        return True
+    number = float(text)
+    return math.isfinite(number) and (number != 0 or not re.search("[1-9]", re.split("[eE]", text)[0]))
 
 
 def _refuse_tag(node: Any, kind: str, where: str) -> None:
