@@ -6,11 +6,12 @@ repository is refused, with what to do, unless transformers has the model or tok
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+from chatvec_lab.reading import read_json
 
 _PLAIN_TOKENIZERS = ("TokenizersBackend", "PreTrainedTokenizerFast")
 
@@ -84,10 +85,9 @@ def _json(source: str | os.PathLike, file: str) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        found = json.loads(path.read_text("utf-8"))
+        return read_json(path)
     except ValueError as error:
-        raise ValueError(f"{path} is not valid JSON ({error}). Download or copy it again.") from error
-    return found if isinstance(found, dict) else {}
+        raise ValueError(f"{error} Download or copy it again.") from error
 
 
 def _kernels(config: dict[str, Any]) -> Iterator[str]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import json
+import math
 import re
 from pathlib import Path
 from typing import Any
@@ -167,6 +168,11 @@ def _checked(node: Any, where: str, sizes: dict[int, int | None]) -> int:
     elif node.tag != f"{_TAG}str":
         kind = node.tag.removeprefix(_TAG)
         _refuse_tag(node, kind if re.fullmatch(_PLAIN.get(kind, ("(?!)",))[0], node.value) else "str", where)
+        if kind == "float" and not _fits_a_float(node.value):
+            raise ValueError(
+                f"{where}, line {line}: {brief(node.value)} is beyond what a number here can be; if it is text, put it in "
+                "quotes."
+            )
     if size > MOST_ITEMS:
         raise ValueError(
             f"{where}, line {line}: with its aliases written out, this part has more than {MOST_ITEMS:,} items; no "
@@ -174,6 +180,14 @@ def _checked(node: Any, where: str, sizes: dict[int, int | None]) -> int:
         )
     sizes[id(node)] = size
     return size
+
+
+def _fits_a_float(text: str) -> bool:
+    """Whether a number is not read as infinity or 0 when it says something else."""
+    if "n" in text.lower():  # .inf and .nan are meant
+        return True
+    number = float(text)
+    return math.isfinite(number) and (number != 0 or not re.search("[1-9]", re.split("[eE]", text)[0]))
 
 
 def _refuse_tag(node: Any, kind: str, where: str) -> None:
@@ -229,6 +243,10 @@ def _loader() -> type:
     return Loader
 
 
+class DoubledKey(ValueError):
+    """A key that stands twice in one mapping of JSON: the text is JSON, and something in it would be lost."""
+
+
 MOST_JSON = 512 << 20  # bytes of a JSON file; the largest tokenizers have some 40 MB
 _KINDS = {dict: "a mapping", list: "a list", str: "text", int: "a whole number", float: "a number",
           bool: "true or false", type(None): "null"}  # fmt: skip
@@ -265,7 +283,9 @@ def parse_json(text: str, where: str) -> Any:
         if len(found) < len(pairs):
             keys = [key for key, _ in pairs]
             twice = next(key for key in keys if keys.count(key) > 1)
-            raise _Doubled(f"{where}: the key {brief(twice)} stands twice in one mapping; one would be lost.")
+            raise DoubledKey(
+                f"{where}: the key {brief(twice)} stands twice in one mapping; one would be lost."
+            )
         return found
 
     try:
@@ -275,8 +295,8 @@ def parse_json(text: str, where: str) -> Any:
         place = f"column {error.colno}" if one_line else f"line {error.lineno}, column {error.colno}"
         ends = " (the text ends there: was it cut off?)" if error.pos >= len(text.rstrip()) else ""
         raise ValueError(f"{where}, {place}: this is not JSON: {error.msg}{ends}.") from error
-    except _Doubled as error:
-        raise ValueError(str(error)) from None
+    except DoubledKey:
+        raise
     except RecursionError:
         raise ValueError(f"{where}: lists and mappings nest too deep to be read.") from None
     except ValueError as error:  # a number of thousands of digits
@@ -313,10 +333,6 @@ def demand(value: Any, expected: Any, where: str) -> Any:
             found = _KINDS.get(type(value), type(value).__name__)
             raise ValueError(f"{where}: expected {wanted}, found {found}: {brief(value)}")
     return value
-
-
-class _Doubled(Exception):
-    """A key that stands twice; not a ValueError, which the parser's own are."""
 
 
 def _json_text(path: str | Path) -> str:

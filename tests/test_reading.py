@@ -1,6 +1,7 @@
 """YAML is read as it is written, or refused in one paragraph that names file and line, at once."""
 
 import itertools
+import math
 import time
 
 import pytest
@@ -97,11 +98,33 @@ def test_what_would_eat_memory_is_refused_within_a_second(text, told):
         ("? [a]\n: b", "x, line 1: a list or mapping is the key"),
         ("a: 1\n---\nb: 2", "expected a single document"),
         ("a: *nobody", "undefined alias"),
+        ("a:\n  - 1e400", "x, line 2: '1e400' is beyond what a number here can be"),
+        ("a: -1.5e-400", "'-1.5e-400' is beyond"),
+        ("b: {<<: 3}", "expected a mapping or list of mappings for merging"),
+        ("%FOO\n---\na: 1", "x, line 1, column 5"),
+        ("a: !!set {x, y}", "the tag '!!set' does not fit"),
+        ("a: !!timestamp 2026-01-01", "the tag '!!timestamp' does not fit"),
+        ("a:\n\tb: 1", "x, line 2, column 1"),
     ],
 )
 def test_other_faults_name_the_place(text, told):
     with pytest.raises(ValueError, match=told):
         parse_yaml(text, "x")
+
+
+def test_what_yaml_1_1_would_make_something_else_is_text():
+    text = "a: off\nb: 2026-01-01\nc: 190:20:30\nd: 0o17\ne: 017\nf: 0x1F\ng: 1_000\nh: y\ni: 1e\nj: inf"
+    assert parse_yaml(text, "x") == {
+        key: value for key, value in (line.split(": ") for line in text.split("\n"))
+    }
+    assert parse_yaml("a: .inf\nb: -.INF\nc: 0e-400\nd: 1.e2", "x") == {
+        "a": math.inf,
+        "b": -math.inf,
+        "c": 0,
+        "d": 100,
+    }
+    keys = "{1: a, true: a, ~: a, 1.50: a, no: a}"
+    assert parse_yaml(keys, "x") == dict.fromkeys(("1", "true", "~", "1.50", "no"), "a")
 
 
 def test_files_of_other_encodings_and_sizes(tmp_path):

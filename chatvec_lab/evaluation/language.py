@@ -14,10 +14,10 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
-import yaml
 
 from chatvec_lab.evaluation._frames import identity, text_of
 from chatvec_lab.evaluation.asking.thinking import answers
+from chatvec_lab.reading import parse_yaml
 
 __all__ = ["LANGUAGES", "Reading", "language_scores", "normalise", "prose", "read_language", "scorer_version"]
 
@@ -336,7 +336,8 @@ def _common_words() -> dict[str, frozenset[str]]:
         .joinpath("data/common_words.yaml")
         .read_text(encoding="utf-8")
     )
-    return {str(language): frozenset(words.split()) for language, words in yaml.safe_load(text).items()}
+    listed = parse_yaml(text, "common_words.yaml")
+    return {language: frozenset(words.split()) for language, words in listed.items()}
 
 
 def _fasttext(text: str, k: int) -> list[tuple[str, float]]:

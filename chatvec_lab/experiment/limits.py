@@ -59,10 +59,9 @@ def vectors(family: "Family", other: "Family | None" = None) -> "dict[str, Weigh
         "chat_full": "tuning of all rows",
     }
     found = {"τ": family.chat - family.base}
-    for name in sorted(family.others):
-        if name.startswith("chat_") and not name.startswith("chat_cp"):
-            label = names.get(name, name.removeprefix("chat_"))
-            found[f"τ of {label}"] = family[name] - family.base
+    for name, role in sorted(family.roles.items()):
+        if role.kind == "chat" and role.variant:
+            found[f"τ of {names.get(name, role.variant)}"] = family[name] - family.base
     if other is not None:
         found["τ of another base"] = other.chat - other.base
     return found
@@ -92,10 +91,10 @@ def ladder(family: "Family", language: str) -> "dict[int, Checkpoint]":
     """
     from chatvec_lab.weights.checkpoint import read_json
 
-    cp = f"cp_{language}"
-    rungs = [m for m in family.others if m.startswith(f"{cp}_") and m.removeprefix(f"{cp}_").isdigit()]
+    of = {n: role for n, role in family.roles.items() if role.kind == "cp" and role.language == language}
+    rungs = [name for name, role in of.items() if role.variant.isdigit()]
     found = {}
-    for name in [*rungs, cp] if rungs else []:
+    for name in [*rungs, f"cp_{language}"] if rungs else []:
         found[read_json(Path(family[name].source, "stage.json"))["tokens"]] = family[name]
     return dict(sorted(found.items()))
 

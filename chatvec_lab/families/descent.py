@@ -86,7 +86,7 @@ def settings_page(family: Family) -> str:
         if member is family.base or not (member.config and family.base.config):
             continue
         for entry, text in differences(settings_of(member.config), base):
-            role = "chat" if name == "chat" else "cp" if name.startswith("cp_") else ""
+            role = "chat" if family.roles[name].kind == "chat" else "cp"  # what τ is taken of, or added to
             verdict = " A merge is refused." if role in entry.refuses else ""
             lines.append(f"  {name}: {text}. {entry.meaning}.{verdict}")
     return "\n".join(["Settings that differ from the base's:", *lines] if lines else [])

@@ -200,6 +200,12 @@ def _from_folder(folder: Path, name: str) -> Family:
             f"{', '.join('cp_' + m[3:].replace('_', '-') for m in local)}."
         )
     codes = [m.removeprefix("cp_") for m in members if re.fullmatch(f"cp_{_CODE}", m)]
+    if odd := [m for m in members if m.startswith("cp_") and role(m, codes).language is None]:
+        raise ValueError(
+            f"{folder}: {', '.join(odd)}: no CP model of a language that is known here. A CP model is called cp_CODE, with "
+            "a code of two or three letters (cp_ko, cp_fil, cp_pt-BR); further ones cp_CODE_NAME. Rename it, or move it "
+            "away."
+        )
     cp = {code: members.pop(f"cp_{code}") for code in sorted(codes, key=_paper_order)}
     return Family(name, members.pop("base"), members.pop("chat"), cp, members)
 

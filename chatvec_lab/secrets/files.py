@@ -1,21 +1,24 @@
 """Files without secrets, whatever their type: the last thing that happens to what a cell has written."""
 
+import bz2
 import contextlib
 import gzip
 import html
 import io
+import itertools
 import json
+import lzma
 import os
 import re
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from chatvec_lab.secrets.environment import known, name_secret
-from chatvec_lab.secrets.text import Pattern, found_in, hide, patterns_now, walk
+from chatvec_lab.secrets.environment import known
+from chatvec_lab.secrets.text import Pattern, found_in, hide, hide_wrapped, patterns_now, walk
 
 __all__ = ["redact_files", "secrets_in"]
 
@@ -27,27 +30,32 @@ _WEIGHTS = (".safetensors", ".gguf", ".bin", ".pt", ".pth")
 _SHOWN_AS_HTML = ("text/html", "image/svg+xml", "text/markdown")
 
 
-def redact_files(*places: Path, named: Iterable[str] = ()) -> list[str]:
+def redact_files(*places: Path) -> list[str]:
     """Hide every secret in files and below folders, whatever the type; the names of the secrets that were found.
 
     Text, notebooks, JSON, CSV, parquet, feather, gzip and zip files are written anew; in other files the bytes of
     the secret become `*`. What cannot be written anew (a compressed stream in a PDF) is removed, and a file
-    NAME.removed says so. Links are not followed. `named` are further variables that are secrets.
+    NAME.removed says so. Names of files and folders are cleaned too. Links are not followed.
     """
-    for variable in named:
-        name_secret(variable)
     patterns = patterns_now()
     found: set[str] = set()
     if not patterns:
         return []
     for place in map(Path, places):
-        for file in sorted(place.rglob("*")) if place.is_dir() else [place]:
-            if file.is_symlink() or not file.is_file():
-                continue
-            found |= _redact_file(file, patterns)
-            if (name := hide(file.name, patterns)) != file.name and file.exists():
-                file.replace(file.with_name(re.sub(r"[<>@]", "_", name)))
+        # what lies in a folder comes before it, so that its own name can be cleaned
+        for file in sorted(place.rglob("*"), reverse=True) if place.is_dir() else [place]:
+            if file.is_file() and not file.is_symlink():
+                found |= _redact_file(file, patterns)
+            if (name := hide(file.name, patterns)) != file.name and os.path.lexists(file):
+                found |= found_in(file.name, patterns)
+                file.rename(_free(file.with_name(re.sub(r"[<>@]", "_", name))))
     return sorted(found)
+
+
+def _free(path: Path) -> Path:
+    """This path, or one like it that is not taken: two secrets may have had one name."""
+    numbered = (path.with_name(f"{path.stem}_{n}{path.suffix}") for n in itertools.count(2))
+    return path if not os.path.lexists(path) else next(p for p in numbered if not os.path.lexists(p))
 
 
 def secrets_in(file: Path) -> list[str]:
@@ -104,8 +112,9 @@ def _clean(old: bytes, suffix: str, patterns: tuple[Pattern, ...]) -> tuple[byte
     """The content of a file without secrets, and the names of those that it held."""
     if old[:4] == b"PAR1" or old[:6] == b"ARROW1":
         return _clean_table(old, patterns)
-    if old[:2] == b"\x1f\x8b":
-        return _clean_gzip(old, suffix, patterns)
+    for magic, packer in _PACKERS.items():
+        if old.startswith(magic):
+            return _clean_packed(old, suffix, patterns, packer)
     if old[:4] == b"PK\x03\x04" and suffix not in _WEIGHTS:
         return _clean_zip(old, patterns)
     if old[:5] == b"%PDF-":
@@ -115,22 +124,22 @@ def _clean(old: bytes, suffix: str, patterns: tuple[Pattern, ...]) -> tuple[byte
     if b"\0" in old[:8192] or suffix in _WEIGHTS or old[:5] == b"%PDF-":
         return _masked(old, patterns)
     found = {pattern.name for pattern in patterns if pattern.bytes.search(old)}
-    if not found:
-        return old, found
-    if suffix in (".json", ".ipynb", ".jsonl"):
+    if suffix in (".json", ".ipynb", ".jsonl") and (found or b"\\n" in old):
         with contextlib.suppress(ValueError, RecursionError):  # torn, or no JSON: as any text
-            return _clean_json(old, suffix, patterns), found
-    new = old
-    for pattern in patterns:
-        shown = _shown(pattern, suffix)
+            return _clean_json(old, suffix, patterns)
+    patterns = tuple(pattern._replace(shown=_shown(pattern, suffix)) for pattern in patterns)
+    text, broken = hide_wrapped(old.decode("utf-8", "surrogateescape"), patterns)
+    new = text.encode("utf-8", "surrogateescape") if broken else old
+    for pattern in patterns if found else ():
+        shown = pattern.shown.encode()
         new = pattern.bytes.sub(lambda _, shown=shown: shown, new)
-    return new, found
+    return new, found | broken
 
 
-def _shown(pattern: Pattern, suffix: str) -> bytes:
+def _shown(pattern: Pattern, suffix: str) -> str:
     if suffix in (".html", ".htm", ".svg", ".xml"):
-        return html.escape(pattern.shown).encode()
-    return pattern.shown.replace("_", r"\_" if suffix == ".tex" else "_").encode()
+        return html.escape(pattern.shown)
+    return pattern.shown.replace("_", r"\_" if suffix == ".tex" else "_")
 
 
 def _masked(old: bytes, patterns: tuple[Pattern, ...]) -> tuple[bytes, set[str]]:
@@ -146,24 +155,23 @@ def _masked(old: bytes, patterns: tuple[Pattern, ...]) -> tuple[bytes, set[str]]
     return new, found
 
 
-def _clean_json(old: bytes, suffix: str, patterns: tuple[Pattern, ...]) -> bytes:
+def _clean_json(old: bytes, suffix: str, patterns: tuple[Pattern, ...]) -> tuple[bytes, set[str]]:
     """Inside the strings, so that it is JSON again; the lines of a text in a notebook are one text."""
     shown = {pattern.shown: html.escape(pattern.shown) for pattern in patterns}
+    found: set[str] = set()
 
     def clean(value: Any, is_html: bool = False) -> Any:
         if isinstance(value, dict):
-            return {hide(k, patterns): clean(item, k in _SHOWN_AS_HTML) for k, item in value.items()}
-        if (
-            isinstance(value, list)
-            and suffix == ".ipynb"
-            and value
-            and all(isinstance(i, str) for i in value)
-        ):
+            return {clean(k): clean(item, k in _SHOWN_AS_HTML) for k, item in value.items()}
+        if suffix == ".ipynb" and isinstance(value, list) and _are_lines(value):
             return clean("".join(value), is_html).splitlines(keepends=True)
         if isinstance(value, list):
             return [clean(item, is_html) for item in value]
         if not isinstance(value, str):
             return value
+        if not (held := found_in(value, patterns)):
+            return value
+        found.update(held)
         value = hide(value, patterns)
         for plain, escaped in shown.items() if is_html else ():
             value = value.replace(plain, escaped)
@@ -175,9 +183,15 @@ def _clean_json(old: bytes, suffix: str, patterns: tuple[Pattern, ...]) -> bytes
             json.dumps(clean(json.loads(line)), ensure_ascii=False) if line.strip() else line
             for line in lines
         ]
-        return "\n".join(lines).encode("utf-8", "surrogatepass")
-    text = json.dumps(clean(json.loads(old)), indent=1, ensure_ascii=False) + "\n"
-    return text.encode("utf-8", "surrogatepass")
+        text = "\n".join(lines)
+    else:
+        text = json.dumps(clean(json.loads(old)), indent=1, ensure_ascii=False) + "\n"
+    return (text.encode("utf-8", "surrogatepass") if found else old), found
+
+
+def _are_lines(value: list) -> bool:
+    """Whether a list of a notebook's is one text, a line an item; tags and plain data are not."""
+    return all(isinstance(item, str) for item in value) and all(item.endswith("\n") for item in value[:-1])
 
 
 def _clean_table(old: bytes, patterns: tuple[Pattern, ...]) -> tuple[bytes, set[str]]:
@@ -233,13 +247,19 @@ def _holds_text(kind: Any) -> bool:
     )
 
 
-def _clean_gzip(old: bytes, suffix: str, patterns: tuple[Pattern, ...]) -> tuple[bytes, set[str]]:
+_PACKERS = {b"\x1f\x8b": gzip, b"BZh": bz2, b"\xfd7zXZ\0": lzma}
+
+
+def _clean_packed(
+    old: bytes, suffix: str, patterns: tuple[Pattern, ...], packer: Any
+) -> tuple[bytes, set[str]]:
     try:
-        plain = gzip.decompress(old)
-    except (OSError, EOFError, zlib.error):
+        plain = packer.decompress(old)
+    except (OSError, EOFError, ValueError, zlib.error, lzma.LZMAError):
         return old, set()
     new, found = _clean(plain, suffix, patterns)
-    return (gzip.compress(new, mtime=0), found) if found else (old, found)
+    options = {"mtime": 0} if packer is gzip else {}
+    return (packer.compress(new, **options), found) if found else (old, found)
 
 
 def _clean_zip(old: bytes, patterns: tuple[Pattern, ...]) -> tuple[bytes, set[str]]:

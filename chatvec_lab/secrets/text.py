@@ -25,6 +25,7 @@ class Pattern(NamedTuple):
 
     name: str
     shown: str
+    plain: str
     text: re.Pattern
     bytes: re.Pattern
 
@@ -102,9 +103,35 @@ def patterns_now() -> tuple[Pattern, ...]:
 
 def hide(text: str, patterns: Iterable[Pattern]) -> str:
     """The text with each secret as `<NAME>`."""
+    text, _ = hide_wrapped(text, patterns)  # first: the beginning of a broken one is a pattern of its own
     for pattern in patterns:
         text = pattern.text.sub(lambda _, shown=pattern.shown: shown, text)
     return text
+
+
+def hide_wrapped(text: str, patterns: Iterable[Pattern]) -> tuple[str, set[str]]:
+    """The text without secrets that were broken over lines (by a frame around a traceback, say), and their names."""
+    found: set[str] = set()
+    squeezed = _BREAK.sub("", text) if "\n" in text else ""
+    for pattern in patterns if squeezed else ():
+        if pattern.plain in squeezed:
+            shown = pattern.shown
+            text, count = _wrapped(pattern.plain).subn(lambda _, shown=shown: shown, text)
+            found |= {pattern.name} if count else set()
+    return text, found
+
+
+_BREAK = re.compile(r"[ \t│┃|\\]*\r?\n[ \t│┃|>]*")
+
+
+@functools.lru_cache(maxsize=64)
+def _wrapped(plain: str) -> re.Pattern:
+    return re.compile(f"(?:{_BREAK.pattern})?".join(map(re.escape, plain)))
+
+
+def secrets_of(text: str) -> list[str]:
+    """Names of the secrets in a text."""
+    return sorted(found_in(text, patterns_now()))
 
 
 def found_in(value: Any, patterns: Iterable[Pattern]) -> set[str]:
@@ -113,6 +140,7 @@ def found_in(value: Any, patterns: Iterable[Pattern]) -> set[str]:
 
     def look(text: str) -> str:
         found.update(pattern.name for pattern in patterns if pattern.text.search(text))
+        found.update(hide_wrapped(text, patterns)[1])
         return text
 
     walk(value, look)
@@ -143,13 +171,24 @@ def _compiled(secrets: tuple[tuple[str, str], ...]) -> tuple[Pattern, ...]:
         spellings = [_escaped(value)]
         if len(value) >= _BEGINNING + 8 and "://" not in value[:_BEGINNING]:
             spellings.append(_escaped(value[:_BEGINNING]) + r"(?:\\_|[A-Za-z0-9_.~+/=-])*")
-        for text in (value, value.removesuffix("@")):  # as HTTP sends user and password
-            spellings.append(re.escape(base64.b64encode(text.encode()).decode().rstrip("=")) + "=*")
+        spellings += _in_base64(value.removesuffix("@"))
         pattern = "|".join(dict.fromkeys(spellings))
         bare = name.removesuffix("@")
         shown = f"<{bare}>" + "@" * name.endswith("@")
-        made.append(Pattern(bare, shown, re.compile(pattern), re.compile(pattern.encode())))
+        made.append(Pattern(bare, shown, value, re.compile(pattern), re.compile(pattern.encode())))
     return tuple(made)
+
+
+def _in_base64(text: str) -> list[str]:
+    """Patterns for a text within base64, as HTTP sends a password behind its user: it may begin at any of three places."""
+    found = []
+    for before in range(3):
+        code = base64.b64encode(b"\0" * before + text.encode()).decode().rstrip("=")
+        # characters at either end that a neighbour's bits share are left where they are
+        whole = code[(8 * before + 5) // 6 : 8 * (before + len(text.encode())) // 6]
+        other = whole.replace("+", "-").replace("/", "_")
+        found += [re.escape(spelling) + "[A-Za-z0-9+/_-]*=*" for spelling in dict.fromkeys((whole, other))]
+    return found
 
 
 _ESCAPES = r"\\{0,31}"  # each level of escaping doubles them; bounded, so that no text makes a search slow

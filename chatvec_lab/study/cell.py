@@ -35,7 +35,8 @@ KERNEL_ENVIRONMENT = {
     "PYDEVD_DISABLE_FILE_VALIDATION": "1",
     "MPLBACKEND": "module://matplotlib_inline.backend_inline",
 }
-NAMES = ".secret-names"  # a cell's file in which its kernel names the variables of its keys; see `secrets`
+NAMES = ".secrets"  # a cell's file in which its kernel tells of its keys; see `secrets.environment`
+WATCH = "__import__('chatvec_lab.secrets').secrets.watch()"  # before the first code cell
 
 
 def run_cell(job: dict[str, Any]) -> dict[str, Any]:
@@ -161,7 +162,8 @@ def _kernel_manager(log: Any, folder: Path) -> type:
     class Manager(AsyncKernelManager):
         async def start_kernel(self, **options: Any) -> None:
             streams = {"stdout": log.fileno(), "stderr": log.fileno(), "env": environment}
-            await super().start_kernel(**streams, **options)
+            more = [*options.pop("extra_arguments", []), f"--IPKernelApp.exec_lines={WATCH}"]
+            await super().start_kernel(**streams, extra_arguments=more, **options)
 
     return Manager
 
@@ -232,10 +234,8 @@ def _last_started(notebook: Path) -> tuple[int | None, str]:
 
 def redact(folder: Path) -> list[str]:
     """Hide the secrets in all that a cell has left, and open its folder again; the names of what was found."""
-    names = folder / NAMES
-    named = names.read_text("utf-8").split() if names.is_file() else []
-    found = redact_files(folder, named=named)
-    names.unlink(missing_ok=True)
+    secrets.take_told(folder / NAMES)
+    found = redact_files(folder)
     _only_mine(folder, False)
     return found
 

@@ -114,7 +114,10 @@ def _main(args: argparse.Namespace) -> int:
         BlockingIOError,
         FileExistsError,
         SlurmError,
-    ) as error:  # another run, other files, or a cluster's no
+        ValueError,
+    ) as error:  # another run, other files, or a cluster's or machine's no
+        if isinstance(error, ValueError) and not is_mistake(error):
+            raise
         _show(args)
         print(error, file=sys.stderr)
         return 2
@@ -210,8 +213,10 @@ def _dry_run(cells: list[Any], out: Path, engine: Any) -> int:
     done = [is_done(cell.folder(out)) for cell in cells]
     for cell, has_result in zip(cells, done, strict=True):
         print(f"{'done  ' if has_result else 'to run'}  {cell}")
-    left = len(cells) - sum(done)
-    print(f"{len(cells)} cells, {sum(done)} done, {left} to run; results go to {out}")
+    left = [cell for cell, has_result in zip(cells, done, strict=True) if not has_result]
+    print(f"{len(cells)} cells, {sum(done)} done, {len(left)} to run; results go to {out}")
+    if hasattr(engine, "fit"):
+        engine.fit(left)
     if left:
         print(engine.describe(left), flush=True)
         if hasattr(engine, "check"):

@@ -4,6 +4,8 @@
 The runner polls `done()` and knows nothing else, so another engine is one small class.
 An engine whose jobs outlive the caller (Slurm) also has `attach(token)`, and its handles a `token`; one with a queue
 has `news(tokens)`, lines for whoever waits. An error of `result()` may have `again`: whether to try the call once more.
+What cells ask for (`study.asks`): an engine that divides up a machine (Local) has `fit(cells)`, called first; one that gives
+each call its own share (Slurm) has `takes_asks`, and its `submit` a keyword `asks`.
 """
 
 import contextlib
@@ -22,6 +24,7 @@ from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
+from chatvec_lab.study.asks import divided
 from chatvec_lab.study.slurm import Slurm
 from chatvec_lab.study.task import THREAD_VARIABLES
 
@@ -33,21 +36,35 @@ class Local:
 
     workers: None takes one a GPU, or without GPUs one a core, 8 at most.
     devices: GPUs handed out to the workers in turn; None takes CUDA_VISIBLE_DEVICES or all that there are.
-    Cores are shared out evenly as threads, unless OMP_NUM_THREADS is set already.
+    Cores are shared out evenly as threads, unless OMP_NUM_THREADS is set already. Where cells ask for more of GPUs, cores
+    or memory, there are fewer workers, each with as much; hours are not limited here.
     """
 
     def __init__(self, workers: int | None = None, *, devices: Sequence[str] | None = None):
         if workers is not None and workers < 1:
             raise ValueError(f"workers must be 1 or more, got {workers}")
         self.devices = visible_devices() if devices is None else list(devices)
+        self._wanted, self._all = workers, []
+        self._sets: list[str] = []  # of devices, one a worker
+        self._threads: ThreadPoolExecutor | None = None
+        self.workers = 0
+        self.fit([])
+
+    def fit(self, cells: Sequence[Any]) -> None:
+        """Divide the machine up for what these cells ask for; ValueError where it has less. Nothing runs yet."""
         cores = len(os.sched_getaffinity(0))
-        self.workers = workers or len(self.devices) or min(cores, 8)
+        workers, sets = divided(
+            cells, devices=self.devices, cores=cores, memory_gb=memory_here(), workers=self._wanted
+        )
+        if (workers, sets) == (self.workers, self._sets):
+            return
+        self.close()
+        self.workers, self._sets = workers, sets
         self.threads = os.environ.get("OMP_NUM_THREADS") or str(max(1, cores // self.workers))
         self._idle: queue.SimpleQueue[_Worker] = queue.SimpleQueue()
         self._all = []
         for i in range(self.workers):
-            device = self.devices[i % len(self.devices)] if self.devices else None
-            worker = _Worker(device, self.threads)
+            worker = _Worker(sets[i % len(sets)] if sets else None, self.threads)
             self._all.append(worker)
             self._idle.put(worker)
         # One thread a worker waits for it; each worker is its own pool, so a broken one harms no other cell.
@@ -56,11 +73,13 @@ class Local:
     def submit(self, fn: Callable, *args: Any) -> Future:
         return self._threads.submit(self._call, fn, *args)
 
-    def describe(self, cells: int) -> str:
+    def describe(self, cells: Sequence[Any]) -> str:
         """What `--dry-run` shows: how many run together, and with what."""
-        each = f"GPU {', '.join(self.devices)} in turn" if self.devices else "no GPU"
-        together = min(self.workers, cells)
-        return f"{together} of these {cells} run together here, each with {self.threads} threads and {each}"
+        each = f"GPU {' | '.join(self._sets)} in turn" if self._sets else "no GPU"
+        together = min(self.workers, len(cells))
+        return (
+            f"{together} of these {len(cells)} run together here, each with {self.threads} threads and {each}"
+        )
 
     def _call(self, fn: Callable, *args: Any) -> Any:
         worker = self._idle.get()
@@ -73,7 +92,8 @@ class Local:
         """Stop everything, also what is in mid-cell."""
         for worker in self._all:
             worker.kill()
-        self._threads.shutdown(cancel_futures=True)
+        if self._threads:
+            self._threads.shutdown(cancel_futures=True)
 
 
 class _Worker:
@@ -151,6 +171,13 @@ def _leave_with_parent() -> None:
     os._exit(1)
 
 
+def memory_here() -> float:
+    """The memory of this machine in GB (2**30 bytes), as the words of a study count."""
+    import psutil
+
+    return psutil.virtual_memory().total / 2**30
+
+
 def visible_devices() -> list[str]:
     """The GPUs that this process may use, without importing torch: [] where there are none."""
     named = os.environ.get("CUDA_VISIBLE_DEVICES")
@@ -169,6 +196,8 @@ class Dask:
     Workers need the same package and disk; one thread each (`dask worker --nthreads 1`) shares memory
     kindly. A worker that dies in mid-cell has its cell run again elsewhere by the scheduler. No more cells
     are sent than there are threads: the scheduler would queue short ones behind a long one.
+    This opens no port. A scheduler and workers do, and whoever reaches them can run code as you: on one machine give both
+    `--host 127.0.0.1 --dashboard-address 127.0.0.1:0`; without the latter a worker's page listens everywhere.
     """
 
     def __init__(self, scheduler: str | None):
@@ -192,10 +221,13 @@ class Dask:
         self._sent: list[_DaskJob] = []
         self._asked = -float("inf")
 
-    def describe(self, cells: int) -> str:
+    def describe(self, cells: Sequence[Any]) -> str:
         """What `--dry-run` shows: how many run together."""
         threads = self._client.nthreads()
-        return f"{min(sum(threads.values()), cells)} of these {cells} run together on {len(threads)} workers of Dask"
+        asked = sorted({name for cell in cells for name in cell.asks})
+        left = f"; what cells ask for ({', '.join(asked)}) is theirs to have" if asked else ""
+        together = min(sum(threads.values()), len(cells))
+        return f"{together} of these {len(cells)} run together on {len(threads)} workers of Dask{left}"
 
     def submit(self, fn: Callable, *args: Any) -> "_DaskJob":
         self._waiting.append(_DaskJob(self, fn, args))

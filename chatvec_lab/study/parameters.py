@@ -8,6 +8,7 @@ import ast
 import difflib
 import io
 import json
+import math
 import re
 import tokenize
 from collections.abc import Iterable, Mapping
@@ -138,7 +139,10 @@ def _fit(value: Any, kind: ast.expr) -> Any:
             if isinstance(value, bool):
                 return value
         case ast.Name(id="int" | "float" as name):
-            number = isinstance(value, int) or (name == "float" and isinstance(value, float))
+            # JSON, in which parameters are kept, has no infinity and no NaN
+            number = isinstance(value, int) or (
+                name == "float" and isinstance(value, float) and math.isfinite(value)
+            )
             if number and not isinstance(value, bool):  # to Python a bool is an int; to a reader it is not
                 return {"int": int, "float": float}[name](value)
         case ast.Name(id="list"):

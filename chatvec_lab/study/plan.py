@@ -14,6 +14,8 @@ A study file (`data/studies/NAME.yaml`, or any path) reads:
       06_multi_turn:
         needs: {sweep: 03_scale_sweep}                  # its parameter `sweep` gets the folder of that cell
         grid: {language: [ko, zh], seed: [0, 1, 2]}
+        hours: 2                                        # what each of its cells asks for: hours, gpus, cpus, memory_gb
+        gpus: 1
 
 Notebooks hand results on by files: `needs` maps a parameter of one notebook to another one, listed before
 it. The parameter gets the folder of the one cell that agrees with it on every parameter that varies there
@@ -32,9 +34,10 @@ from chatvec_lab.mistakes import naming
 from chatvec_lab.paths import DATA, NOTEBOOKS, ROOT
 from chatvec_lab.reading import as_text, brief, read_yaml
 from chatvec_lab.study import fingerprint, parameters
+from chatvec_lab.study.asks import ASKS, read_asks
 
 STUDY_FIELDS = ("title", "question", "family", "inputs", "set", "notebooks")
-NOTEBOOK_FIELDS = ("set", "grid", "needs", "inputs")
+NOTEBOOK_FIELDS = ("set", "grid", "needs", "inputs", *ASKS)
 MOST_CELLS = 10_000  # of one notebook
 
 
@@ -45,7 +48,7 @@ class Cell:
     `needs` maps a parameter to the cells whose folders it gets; `listed` holds those that get a list.
     `varying` has the parameters that differ between this notebook's cells. `inputs` are digests by name.
     `places` has those parameters that name files beside the study, with whole paths; `imports` is the digest of the
-    modules that run.
+    modules that run. `asks` is what it asks of an engine, as written; results do not depend on it.
     """
 
     notebook: str
@@ -60,6 +63,7 @@ class Cell:
     source: str = field(repr=False)
     varying: dict[str, Any] = field(default_factory=dict, compare=False)
     places: dict[str, Any] = field(default_factory=dict, compare=False)
+    asks: dict[str, str] = field(default_factory=dict, compare=False)
 
     def folder(self, out: Path) -> Path:
         """Where this cell's results are kept below the study's folder `out`."""
@@ -165,6 +169,7 @@ class _Notebook:
         _check_mapping(self.needs, f"{file.name}: {name}: needs")
         self.needs = {p: as_text(source, f"{file.name}: {name}: needs") for p, source in self.needs.items()}
         self.inputs = _digests(entry.get("inputs"), file)
+        self.asks = read_asks(entry, f"{file.name}: {name}: ")
         grids = entry.get("grid") or {}
         self.grids = grids if isinstance(grids, list) else [grids]
         for grid in self.grids:
@@ -235,6 +240,7 @@ class _Notebook:
             source=self.source,
             key=fingerprint.digest(self.name, self.code, self.imports, values, keys, inputs, common)[:12],
             places={name: value for name, value in places.items() if value != values[name]},
+            asks=self.asks,
         )
 
     def _needed(self, name: str, source: str, told: dict, done: dict[str, list[Cell]]) -> list[Cell]:

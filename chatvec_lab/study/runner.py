@@ -66,6 +66,8 @@ class _Run:
             done = [cell for cell in self.cells if is_done(cell.folder(self.out))]
             self.records = {cell.key: read_record(cell.folder(self.out)) for cell in done}
         waiting = [cell for cell in self.cells if cell.key not in self.records]
+        if hasattr(self.engine, "fit"):
+            self.engine.fit(waiting)
         self.tell(f"{len(self.cells)} cells, {len(self.records)} already done, {len(waiting)} to run")
         self.total, self.finished, self.started = len(waiting), 0, time.monotonic()
         running: dict[Any, Cell] = {}
@@ -122,7 +124,8 @@ class _Run:
         (folder / "run.json").unlink(missing_ok=True)
         (folder / "job.json").unlink(missing_ok=True)
         self.attempts[cell.key] += 1
-        return self.engine.submit(run_cell, self._job(cell))
+        asks = {"asks": cell.asks} if getattr(self.engine, "takes_asks", False) else {}
+        return self.engine.submit(run_cell, self._job(cell), **asks)
 
     def _job(self, cell: Cell) -> dict[str, Any]:
         """All that `run_cell` needs, as plain data: it may travel to another machine."""

@@ -7,11 +7,15 @@ import re
 import shlex
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-OURS = ("hours", "gpus", "cpus", "memory_gb", "at_once", "setup", "python")
+from chatvec_lab.secrets import looks_secret, secrets_of
+from chatvec_lab.study.asks import number_of
+
+TARGETS = {"hours": "time", "memory_gb": "mem", "gpus": "gpus-per-node", "cpus": "cpus-per-task"}
+OURS = (*TARGETS, "at_once", "setup", "python")
 # What the engine itself says to sbatch, or what would keep its jobs from being jobs.
 RESERVED = (
     "array",
@@ -99,17 +103,12 @@ def read_options(options: Mapping[str, Any]) -> tuple[dict[str, str], int | None
     python = str(given.pop("python", shlex.quote(sys.executable))).strip()
     at_once = given.pop("at_once", None)
     found: dict[str, str] = {}
-    for name, target in (
-        ("hours", "time"),
-        ("memory_gb", "mem"),
-        ("gpus", "gpus-per-node"),
-        ("cpus", "cpus-per-task"),
-    ):
+    for name, target in TARGETS.items():
         if name in given:
             value = given.pop(name)
             if clash := [other for other in _SAME[target] if other in given]:
                 raise ValueError(f"--slurm {name} and {clash[0]} say the same thing: give one of them.")
-            if (text := _ours(name, value)) is not None:
+            if (text := _ours(name, value, f"--slurm {name}={value}")) is not None:
                 found[target] = text
     unknown = [name for name in given if name not in SBATCH and name not in RESERVED]
     if unknown:
@@ -121,43 +120,55 @@ def read_options(options: Mapping[str, Any]) -> tuple[dict[str, str], int | None
     for text in [*setup, python]:
         if not text.strip() or "\n" in text or "\0" in text:
             raise ValueError(f"--slurm setup= and python= are one line of shell each, got {text!r}.")
-    return found, None if at_once is None else _whole("at_once", at_once), setup, python
+    for text in [*setup, python, *(f"{name}={value}" for name, value in given.items())]:
+        _refuse_secret(text)
+    at_once = None if at_once is None else int(number_of("at_once", at_once, f"--slurm at_once={at_once}"))
+    return found, at_once, setup, python
+
+
+def with_asks(options: Mapping[str, str], asks: Mapping[str, str], said: Collection[str]) -> dict[str, str]:
+    """Options of sbatch with what a notebook asks for; what the command says of the same thing (`said`) wins.
+
+    >>> with_asks({"mem-per-cpu": "2G"}, {"hours": "2", "memory_gb": "8"}, {"mem-per-cpu"})
+    {'time': '120', 'mem-per-cpu': '2G'}
+    """
+    more: dict[str, str] = {}
+    for name, value in asks.items():
+        target = TARGETS[name]
+        is_said = {name, target, *_SAME[target]} & {*said}
+        if not is_said and (text := _ours(name, value, name)) is not None:
+            more[target] = text
+    return more | options
+
+
+def _refuse_secret(text: str) -> None:
+    """A script lies on a shared disk, and sbatch hands the environment on anyway."""
+    assigned = re.findall(r"""(?<![\w$])([A-Za-z_]\w*)=(?!["']?[$`])[^\s;&|,]""", text)
+    if names := [name for name in assigned if looks_secret(name)] or secrets_of(text):
+        raise ValueError(
+            f"--slurm: {', '.join(names)} looks like a secret, which would stand in a script on a shared disk. Leave it "
+            "out and set it in your own environment, which sbatch hands on to the job."
+        )
 
 
 _SAME = {
     "time": ("time",),
     "mem": ("mem", "mem-per-cpu", "mem-per-gpu"),
-    "gpus-per-node": ("gpus-per-node", "gpus-per-task", "gres"),
+    "gpus-per-node": ("gpus-per-node", "gpus", "gpus-per-task", "gres"),
     "cpus-per-task": ("cpus-per-task", "cpus-per-gpu"),
 }
 
 
-def _ours(name: str, value: Any) -> str | None:
+def _ours(name: str, value: Any, said: str) -> str | None:
     """The text that sbatch wants for one of our own words; None for no GPU."""
+    number = number_of(name, value, said)
     if name == "hours":
-        return str(max(1, math.ceil(60 * _number(name, value) - 1e-9)))  # in minutes; 0 would be no limit
+        return str(max(1, math.ceil(60 * number - 1e-9)))  # in minutes; 0 would be no limit
     if name == "memory_gb":
-        return f"{max(1, math.ceil(1024 * _number(name, value) - 1e-9))}M"
-    if name == "gpus" and re.fullmatch(r"[A-Za-z][\w.-]*:\d+", str(value)):  # a100:2
-        return str(value)
-    count = _whole(name, value, least=0 if name == "gpus" else 1)
-    return str(count) if count else None
-
-
-def _number(name: str, value: Any) -> float:
-    try:
-        number = float(str(value))
-    except ValueError:
-        number = math.nan
-    if not 0 < number < 1e6:
-        raise ValueError(f"--slurm {name}={value}: there should be a number above 0, such as {name}=4.")
-    return number
-
-
-def _whole(name: str, value: Any, least: int = 1) -> int:
-    if not re.fullmatch(r"\d{1,6}", str(value)) or int(str(value)) < least:
-        raise ValueError(f"--slurm {name}={value}: there should be a whole number of {least} or more.")
-    return int(str(value))
+        return f"{max(1, math.ceil(1024 * number - 1e-9))}M"
+    if not number:
+        return None
+    return str(value) if ":" in str(value) else str(number)  # a100:2
 
 
 def _option(name: str, value: Any) -> dict[str, str]:

@@ -11,13 +11,25 @@ import shlex
 import time
 import uuid
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from chatvec_lab.secrets.files import redact_files
 from chatvec_lab.study import task
+from chatvec_lab.study.asks import groups
 from chatvec_lab.study.modules import PACKAGE
-from chatvec_lab.study.sbatch import SlurmError, ask, clean, line, minutes, read_options, refusal, submit
+from chatvec_lab.study.sbatch import (
+    SlurmError,
+    ask,
+    clean,
+    line,
+    minutes,
+    read_options,
+    refusal,
+    submit,
+    with_asks,
+)
 
 SQUEUE_SECONDS = 5  # how old an answer of squeue may be
 SILENT_SECONDS = 900  # how long squeue may fail
@@ -64,33 +76,46 @@ class Slurm:
     def __init__(self, folder: Path, **options: Any):
         self.folder = Path(folder)
         self.options, self.at_once, self.setup, self.python = read_options(options)
-        self._pending: list[tuple[_Job, Callable, tuple]] = []
+        self._said = {name.strip().lstrip("-").replace("_", "-") for name in options} | {*options}
+        self._pending: list[tuple[_Job, Callable, tuple, dict[str, str]]] = []
         self._queue: dict[str, tuple[str, str]] | None = None
         self._answered = time.monotonic()
         self._asked = self._told = -float("inf")
         self._waits: Counter[str] = Counter()
         self._running: set[str] = set()
 
-    def submit(self, fn: Callable, *args: Any) -> "_Job":
+    takes_asks = True
+
+    def submit(self, fn: Callable, *args: Any, asks: Mapping[str, str] | None = None) -> "_Job":
         job = _Job(self)
-        self._pending.append((job, fn, args))
+        self._pending.append((job, fn, args, self._options(asks or {})))
         return job
+
+    def _options(self, asks: Mapping[str, str]) -> dict[str, str]:
+        return with_asks(self.options, asks, self._said)
 
     def attach(self, token: str) -> "_Job | None":
         """The job that an earlier call submitted, while it waits or runs; None once it has left the queue.
 
         A queue that cannot be read may hold it: it is attached, and `done` waits until squeue answers.
         """
-        queue = self.queued()
-        return _Job(self, token) if queue is None or token in queue else None
+        queue, job = self.queued(), _Job(self, token)
+        if queue is None or token in queue:
+            return job
+        job.redact()
+        return None
 
     def flush(self) -> None:
         """Submit what is pending; SlurmError with sbatch's reason when it is refused, and then none of it is sent."""
         pending, self._pending = self._pending, []
+        alike: dict[tuple, list] = {}  # an array's jobs ask for the same
+        for entry in pending:
+            alike.setdefault(tuple(entry[3].items()), []).append(entry)
         sent: list[str] = []
         try:
-            for start in range(0, len(pending), MOST_IN_ARRAY):
-                sent.append(self._send(pending[start : start + MOST_IN_ARRAY]))
+            for group in alike.values():
+                for start in range(0, len(group), MOST_IN_ARRAY):
+                    sent.append(self._send(group[start : start + MOST_IN_ARRAY]))
         except SlurmError:
             if sent:
                 ask(["scancel", *sent])  # nobody would know their numbers
@@ -98,38 +123,42 @@ class Slurm:
         if sent:
             self._asked = -float("inf")
 
-    def _send(self, pending: list[tuple["_Job", Callable, tuple]]) -> str:
+    def _send(self, pending: list[tuple["_Job", Callable, tuple, dict[str, str]]]) -> str:
         """Submit one array and return its number."""
         folder = self.folder / f"{time.strftime('%Y%m%d-%H%M%S')}-{uuid.uuid4().hex[:6]}"
-        folder.mkdir(parents=True)
-        for number, (_, fn, args) in enumerate(pending):
+        self.folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(mode=0o700)  # logs may hold secrets until their jobs have ended
+        for number, (_, fn, args, _) in enumerate(pending):
             task.write_call(folder, number, fn, args)
         script = folder / "script.sh"
-        script.write_text(self.script(folder, len(pending)), "utf-8")
+        script.write_text(self.script(folder, len(pending), pending[0][3]), "utf-8")
         array = submit(script)
-        for number, (job, _, _) in enumerate(pending):
+        for number, (job, _, _, _) in enumerate(pending):
             job.token, job.result_file = f"{array}_{number}", task.result_file(folder, number)
-            job.log = folder / f"{array}_{number}.log"
         return array
 
-    def script(self, folder: Path, jobs: int) -> str:
-        """The batch script of an array of so many jobs, whose calls and logs lie in a folder."""
+    def script(self, folder: Path, jobs: int, options: Mapping[str, str] | None = None) -> str:
+        """The batch script of an array of so many jobs, whose calls and logs lie in a folder; options of sbatch."""
         limit = f"%{self.at_once}" if self.at_once else ""
         # In sbatch's patterns a percent sign begins a number of the job: %A its array's, %a its place there.
         log = f"{folder}/".replace("%", "%%") + "%A_%a.log"
-        said = {"job-name": "chatvec", "array": f"0-{jobs - 1}{limit}", "output": log} | self.options
+        said = {"job-name": "chatvec", "array": f"0-{jobs - 1}{limit}", "output": log}
+        said |= self.options if options is None else options
         path = f'export PYTHONPATH={shlex.quote(str(PACKAGE.parent))}"${{PYTHONPATH:+:$PYTHONPATH}}"'
         call = (
             f'exec {self.python} -m chatvec_lab.study.task {shlex.quote(str(folder))} "$SLURM_ARRAY_TASK_ID"'
         )
         return "\n".join(["#!/bin/bash", *map(line, said, said.values()), "", *self.setup, path, call, ""])
 
-    def describe(self, jobs: int) -> str:
-        """What `--dry-run` shows: what each job asks for, and the script."""
+    def describe(self, cells: Sequence[Any]) -> str:
+        """What `--dry-run` shows: what the job of each cell asks for, and the scripts."""
+        alike = groups(cells)
+        return "\n".join(self._describe(asks, group, len(alike) > 1) for asks, group in alike)
+
+    def _describe(self, asks: Mapping[str, str], cells: Sequence[Any], named: bool) -> str:
+        options = self._options(asks)
         asked = [
-            next(
-                (_asked(name, self.options[name]) for name in names.split() if name in self.options), default
-            )
+            next((_asked(name, options[name]) for name in names.split() if name in options), default)
             for names, default in (
                 ("time", "the partition's own time"),
                 ("mem mem-per-cpu mem-per-gpu", "the partition's own memory"),
@@ -137,32 +166,40 @@ class Slurm:
                 ("cpus-per-task cpus-per-gpu ntasks", "one core"),
             )
         ]
-        script = self.script(self.folder / "BATCH", jobs)
+        script = self.script(self.folder / "BATCH", len(cells), options)
         shown = "".join(f"    {text}\n" for text in script.splitlines())
-        return f"each of these {jobs} is a job with {', '.join(asked)}, by this script:\n\n{shown}"
+        whose = f"{_notebooks(cells)}: each of {len(cells)}" if named else f"each of these {len(cells)}"
+        return f"{whose} is a job with {', '.join(asked)}, by this script:\n\n{shown}"
 
-    def check(self, jobs: int) -> str:
-        """Ask sbatch whether it would take the script (nothing is submitted): its answer, or SlurmError.
+    def check(self, cells: Sequence[Any]) -> str:
+        """Ask sbatch whether it would take the scripts (nothing is submitted): its answers, or SlurmError.
 
         Where there is no Slurm, on a laptop, that is what it says.
         """
-        answer = ask(["sbatch", "--test-only"], input=self.script(self.folder / "BATCH", jobs))
-        said = clean(answer.stderr or answer.stdout)
-        if re.search("No such file or directory: 'sbatch'|configuration source|Unable to contact", said):
-            return f"not checked by Slurm, which does not answer here ({said})"
-        if answer.returncode:
-            raise SlurmError(refusal(said))
-        if short := self._too_long():
-            raise SlurmError(short)
-        return f"sbatch --test-only takes it: {said or 'no objection'}"
+        answers, refused = [], []
+        alike = groups(cells)
+        for asks, group in alike:
+            options = self._options(asks)
+            script = self.script(self.folder / "BATCH", len(group), options)
+            answer = ask(["sbatch", "--test-only"], input=script)
+            said = clean(answer.stderr or answer.stdout)
+            if re.search("No such file or directory: 'sbatch'|configuration source|Unable to contact", said):
+                return f"not checked by Slurm, which does not answer here ({said})"
+            whose = f"{_notebooks(group)}: " if len(alike) > 1 else ""
+            if why := refusal(said) if answer.returncode else self._too_long(options):
+                refused.append(whose + why)
+            answers.append(f"{whose}sbatch --test-only takes it: {said or 'no objection'}")
+        if refused:
+            raise SlurmError("\n".join(refused))
+        return "\n".join(answers)
 
-    def _too_long(self) -> str:
+    def _too_long(self, options: Mapping[str, str]) -> str:
         """What sbatch takes and then lets wait for ever: more time than the partition gives."""
         rows = [row.split() for row in ask(["sinfo", "--noheader", "--format=%P %l"]).stdout.splitlines()]
         default = next((name.rstrip("*") for name, _ in rows if name.endswith("*")), "")
-        chosen = self.options.get("partition", default).split(",")
+        chosen = options.get("partition", default).split(",")
         limits = {name.rstrip("*"): limit for name, limit in rows if name.rstrip("*") in chosen}
-        asked = self.options.get("time", "0")
+        asked = options.get("time", "0")
         if not limits or any(minutes(asked) <= minutes(limit) for limit in limits.values()):
             return ""
         told = ", ".join(f"{name} gives {limit}" for name, limit in limits.items())
@@ -224,8 +261,17 @@ class _Job:
     def __init__(self, engine: Slurm, token: str | None = None):
         self._engine, self.token = engine, token
         self.result_file: Path | None = None
-        self.log: Path | None = None
         self._left: float | None = None
+
+    @property
+    def log(self) -> Path | None:
+        """What the job has printed, also one that an earlier call submitted."""
+        return next(self._engine.folder.glob(f"*/{self.token}.log"), None)
+
+    def redact(self) -> None:
+        """Hide the secrets in the log of a job that has ended."""
+        if log := self.log:
+            redact_files(log)
 
     def done(self) -> bool:
         self._engine.flush()
@@ -240,12 +286,13 @@ class _Job:
 
     def result(self) -> None:
         """Nothing when the call returned; SlurmError with the reason when it did not."""
+        self.redact()
         if self.result_file is not None and self.result_file.exists():
             if error := json.loads(self.result_file.read_text("utf-8"))["error"]:
                 raise SlurmError(error)
             return
         text, again = ending(*state_of(self.token or ""))
-        log = f"; its log: {self.log}" if self.log and self.log.exists() else ""
+        log = f"; its log: {self.log}" if self.log else ""
         raise SlurmError(f"Slurm job {self.token} {text}{log}", again=again)
 
 
@@ -292,6 +339,10 @@ def ending(state: str, exit_code: str = "", limit: str = "") -> tuple[str, bool]
         case "FAILED" | "COMPLETED":
             return f"ended with exit code {code} and no result: Python or setup= failed on the node", True
     return "left the queue without a result (neither scontrol nor sacct says why)", True
+
+
+def _notebooks(cells: Sequence[Any]) -> str:
+    return ", ".join(dict.fromkeys(cell.notebook for cell in cells))
 
 
 def _asked(name: str, value: str) -> str:

@@ -10,6 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from chatvec_lab import secrets
+
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
 
 
@@ -32,13 +34,14 @@ def main(folder: str, number: str) -> int:
         os.environ.setdefault(name, threads)
     call: dict[str, Any] = json.loads(Path(folder, f"{number}.json").read_text("utf-8"))
     error = None
-    try:
-        from chatvec_lab.study import cell  # noqa: F401  (what a study calls; no other module is loaded for a file's sake)
+    with secrets.hidden_in_output():
+        try:
+            from chatvec_lab.study import cell  # noqa: F401  (what a study calls; no other module is loaded for a file's sake)
 
-        getattr(sys.modules[call["module"]], call["function"])(*call["args"])
-    except Exception as problem:  # told to whoever waits for the end
-        error = f"{type(problem).__name__}: {problem}"
-        print(error, file=sys.stderr)
+            getattr(sys.modules[call["module"]], call["function"])(*call["args"])
+        except Exception as problem:  # told to whoever waits for the end
+            error = secrets.redacted(f"{type(problem).__name__}: {problem}")
+            print(error, file=sys.stderr)
     part = Path(folder, f"{number}.part")
     part.write_text(json.dumps({"error": error}), "utf-8")
     part.replace(result_file(Path(folder), int(number)))

@@ -41,6 +41,24 @@ def test_what_a_family_lacks_is_left_out(nano):
     assert limits.another("no-such-family", 0) is None
 
 
+def test_what_a_member_is_comes_from_its_role(nano):
+    """Whatever the language code: no name is taken apart here."""
+    zh = nano.cp["zh"]
+    others = {
+        "chat_cp_zh-Hant": nano.chat,
+        "chat_dpo": nano.chat,
+        "cp_zh-Hant_40": zh,
+        "cp_zh-Hant_extended": zh,
+    }
+    family = type(nano)("coded", nano.base, nano.chat, {"zh-Hant": zh, "zh": nano.cp["ko"]}, others)
+    assert list(limits.vectors(family)) == ["τ", "τ of dpo"]
+    assert limits.ladder(family, "zh") == {} and list(limits.ladder(family, "zh-Hant").values()) == [zh]
+    assert (
+        len(limits.vocabularies(family, "zh-Hant", 1.0)) == 4
+        and len(limits.vocabularies(family, "zh", 1.0)) == 2
+    )
+
+
 def test_another_repetition_has_another_base(nano):
     other = limits.another("nano", 0)
     assert other is not None and other.base.folder != nano.base.folder

@@ -111,6 +111,11 @@ def test_a_folder_that_is_no_member_is_named(tmp_path):
     (home / "cp_pt_BR").symlink_to(DATA / "nano" / "nano" / "seed0" / "cp_ko")
     with pytest.raises(ValueError, match="cp_pt_BR: a language code has hyphens here; rename it to cp_pt-BR"):
         load_family(home)
+    last = home / "cp_pt_BR"
+    for odd in ("cp_english", "cp_k", "cp_ja_100"):
+        last = last.rename(home / odd)
+        with pytest.raises(ValueError, match=f"mine: {odd}: no CP model of a language that is known here"):
+            load_family(home)
 
 
 def test_yaml_is_read_as_it_is_written(tmp_path):

@@ -1,5 +1,7 @@
 """Which values are secrets, and how a key is read."""
 
+import base64
+
 import pytest
 
 from chatvec_lab import secrets
@@ -9,6 +11,7 @@ from chatvec_lab import secrets
 def clean_memory(monkeypatch):
     monkeypatch.setattr(secrets.environment, "_named", set())
     monkeypatch.setattr(secrets.environment, "_read", {})
+    monkeypatch.setattr(secrets.environment, "_told", {})
 
 
 @pytest.mark.parametrize(
@@ -100,3 +103,34 @@ def test_keys_are_stripped_and_odd_ones_refused(monkeypatch):
 )
 def test_addresses_are_shown_without_user_and_password(address, shown):
     assert secrets.shown_address(address) == shown
+
+
+def test_passwords_of_a_netrc_file_are_secrets(monkeypatch, tmp_path):
+    file = tmp_path / "netrc"
+    file.write_text(
+        "machine api.host\n login me\n password open-sesame-7\ndefault login a password zyxw-9876-v\n"
+    )
+    monkeypatch.setenv("NETRC", str(file))
+    sent = base64.b64encode(b"me:open-sesame-7").decode()
+    assert secrets.redacted(f"Basic {sent} open-sesame-7") == "Basic <NETRC> <NETRC>"
+    assert secrets.redacted("zyxw-9876-v") == "<NETRC>"
+    file.write_text(
+        "machine api.host login me password changed-3-times oops\n"
+    )  # no netrc that can be parsed
+    assert secrets.redacted("changed-3-times") == "<NETRC>"
+
+
+def test_a_netrc_at_home_is_read(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / ".netrc").write_text("machine h login me password at-home-12\n")
+    (tmp_path / ".netrc").chmod(0o644)  # which Python's own reader refuses
+    assert secrets.redacted("at-home-12") == "<NETRC>"
+
+
+def test_what_a_variable_points_to_is_a_secret(monkeypatch, tmp_path):
+    (tmp_path / "judge").write_text("mounted-key-77\n")
+    monkeypatch.setenv("JUDGE_KEY_FILE", str(tmp_path / "judge"))
+    monkeypatch.setenv("DATA_FILE", str(tmp_path / "judge"))
+    assert secrets.redacted("mounted-key-77") == "<JUDGE_KEY>"
+    monkeypatch.setenv("JUDGE_KEY_FILE", str(tmp_path))  # a folder has no text
+    assert secrets.redacted("mounted-key-77") == "mounted-key-77"

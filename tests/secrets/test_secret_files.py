@@ -1,7 +1,9 @@
 """What a cell leaves holds no secret, whatever the type of the file."""
 
+import bz2
 import gzip
 import json
+import lzma
 import os
 import pickle
 import sqlite3
@@ -150,3 +152,55 @@ def test_torn_files_stop_nothing(tmp_path, monkeypatch, kind):
         (tmp_path / kind).write_bytes(content[:cut])
         redact_files(tmp_path)
         assert not (tmp_path / kind).exists() or TOKENS[0].encode() not in (tmp_path / kind).read_bytes()
+
+
+def test_other_packings_are_opened(tmp_path, monkeypatch):
+    monkeypatch.setenv("SOME_TOKEN", TOKENS[0])
+    for name, packer in (("t.csv.bz2", bz2), ("t.json.xz", lzma)):
+        (tmp_path / name).write_bytes(packer.compress(f"a,{TOKENS[0]},b".encode()))
+    assert redact_files(tmp_path) == ["SOME_TOKEN"]
+    for name, packer in (("t.csv.bz2", bz2), ("t.json.xz", lzma)):
+        assert packer.decompress((tmp_path / name).read_bytes()) == b"a,<SOME_TOKEN>,b"
+
+
+def test_names_of_folders_and_links_are_cleaned_too(tmp_path, monkeypatch):
+    monkeypatch.setenv("SOME_TOKEN", TOKENS[0])
+    folder = tmp_path / f"run {TOKENS[0]}"
+    (folder / TOKENS[0]).mkdir(parents=True)
+    (folder / TOKENS[0] / "a.txt").write_text(TOKENS[0])
+    (folder / f"{TOKENS[0]}.link").symlink_to("a.txt")
+    (tmp_path / "run _SOME_TOKEN_").mkdir()  # taken
+    assert redact_files(tmp_path) == ["SOME_TOKEN"]
+    there = sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*"))
+    new = "run _SOME_TOKEN__2"
+    assert there == [
+        "run _SOME_TOKEN_",
+        new,
+        f"{new}/_SOME_TOKEN_",
+        f"{new}/_SOME_TOKEN_.link",
+        f"{new}/_SOME_TOKEN_/a.txt",
+    ]
+
+
+def test_a_notebook_keeps_its_tags_and_lists(tmp_path, monkeypatch):
+    monkeypatch.setenv("SOME_TOKEN", TOKENS[0])
+    half, rest = TOKENS[0][:20], TOKENS[0][20:]
+    output = {"output_type": "stream", "name": "stdout", "text": [f"one {half}\n", f"{rest} two\n", "three"]}
+    cell = {"cell_type": "code", "id": "a", "execution_count": 1, "outputs": [output]}
+    cell |= {"source": ["x = 1\n", "y = 2"], "metadata": {"tags": ["parameters", "hide"], "note": TOKENS[0]}}
+    (tmp_path / "n.ipynb").write_text(
+        json.dumps({"cells": [cell], "metadata": {"by": TOKENS[0]}, "nbformat": 4})
+    )
+    assert redact_files(tmp_path) == ["SOME_TOKEN"]
+    found = json.loads((tmp_path / "n.ipynb").read_text())
+    (kept,) = found["cells"]
+    assert (
+        kept["metadata"] == {"tags": ["parameters", "hide"], "note": "<SOME_TOKEN>"}
+        and kept["source"] == cell["source"]
+    )
+    assert "".join(kept["outputs"][0]["text"]) == "one <SOME_TOKEN> two\nthree"
+    assert found["metadata"] == {"by": "<SOME_TOKEN>"}
+    (tmp_path / "s.json").write_text(json.dumps({"a": f"{half}\n  {rest}"}))
+    assert redact_files(tmp_path) == ["SOME_TOKEN"] and json.loads((tmp_path / "s.json").read_text()) == {
+        "a": "<SOME_TOKEN>"
+    }

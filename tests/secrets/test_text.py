@@ -7,6 +7,7 @@ import io
 import json
 import logging
 import sys
+import textwrap
 import traceback
 import warnings
 from urllib.parse import quote, quote_plus
@@ -135,3 +136,49 @@ def test_nothing_printed_shows_it(monkeypatch, capsys):
         sys.stdout.writelines([token, "\n"])
     said = "".join(capsys.readouterr())
     assert said.count("<SOME_TOKEN>") == 5 and token not in said
+
+
+@pytest.mark.parametrize("user", ["", "a", "me", "api", "user@example.org"])
+def test_a_password_behind_its_user_is_hidden_as_http_sends_it(monkeypatch, user):
+    token = "hf_AbCdEf/123+xyz?~"
+    monkeypatch.setenv("SOME_TOKEN", token)
+    pair = f"{user}:{token}:tail".encode()
+    for code in (base64.b64encode(pair).decode(), base64.urlsafe_b64encode(pair).decode()):
+        clean = secrets.redacted(f"Authorization: Basic {code}")
+        assert clean.startswith("Authorization: Basic ") and clean.endswith("<SOME_TOKEN>")
+        kept = clean.removeprefix("Authorization: Basic ").removesuffix("<SOME_TOKEN>")
+        assert len(kept) * 6 // 8 <= len(user) + 2, "no character of it but a bit of the first is left"
+
+
+@pytest.mark.parametrize("width", [7, 12, 20])
+def test_a_token_that_is_broken_over_lines_is_hidden(monkeypatch, width):
+    token = "hf_Plain0123AbCdEf-456ghijKLMN"
+    monkeypatch.setenv("SOME_TOKEN", token)
+    lines = textwrap.wrap(f"refused {token}", width)
+    for text in (
+        "\n".join(lines),
+        "\r\n    ".join(lines),
+        "".join(f"│ {line.ljust(width)} │\n" for line in lines),
+        " \\\n".join(lines),
+    ):
+        clean = secrets.redacted(text)
+        assert "<SOME_TOKEN>" in clean and not [
+            line for line in lines if line[-5:] in clean and "hf_" in line
+        ], clean
+    assert secrets.redacted("hf_Plain0123\nAbCd") == "hf_Plain0123\nAbCd"
+
+
+def test_notes_and_causes_of_an_error_are_hidden(monkeypatch, capsys):
+    token = "hf_abcdefghijklmnop"
+    monkeypatch.setenv("SOME_TOKEN", token)
+    with secrets.hidden_in_output():
+        try:
+            try:
+                raise KeyError(token)
+            except KeyError as error:
+                error.add_note(f"asked with {token}")
+                raise ExceptionGroup("several", [ValueError(token), OSError(token)]) from error
+        except ExceptionGroup:
+            traceback.print_exc()
+    said = "".join(capsys.readouterr())
+    assert said.count("<SOME_TOKEN>") >= 4 and token not in said

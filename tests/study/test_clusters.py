@@ -225,6 +225,19 @@ def test_what_a_real_slurm_refuses_is_told_before_and_when_it_is_sent(slow_study
         "--engine", "slurm", "--dry-run", "--slurm", "hours=0.5", "--slurm", "comment=two words"
     )
     assert status == 0 and "sbatch --test-only takes it: Job " in text, text
+    shutil.copy(lab.root / "cell.ipynb", lab.root / "large.ipynb")
+    for asks, answer, sentence in (
+        ("{hours: 0.5, cpus: 2}", 0, "large: sbatch --test-only takes it: Job "),
+        (
+            "{memory_gb: 500}",
+            2,
+            "large: sbatch refused the job: allocation failure: Requested node configuration is not available",
+        ),
+        ("{hours: 2}", 2, "large: time=120 is more than the partition gives"),
+    ):
+        lab.study(f"notebooks:\n  cell.ipynb: {{cpus: 1}}\n  large.ipynb: {asks}\n", name="asks")
+        status, text = lab.run("--engine", "slurm", "--dry-run", name="asks")
+        assert status == answer and sentence in text and "cell: sbatch refused" not in text, text
     status, text = lab.run("--engine", "slurm", "--slurm", "partition=gpu")
     told = text.splitlines()[-1]
     assert status == 2 and "Traceback" not in text

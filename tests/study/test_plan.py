@@ -234,6 +234,14 @@ def test_a_parameter_of_text_is_what_was_written(lab, written, value):
     assert cell.parameters["revision"] == value and cell.parameters["names"] == [value]
 
 
+@pytest.mark.parametrize("written", [".inf", "-.INF", ".nan", "'0.5'", "1_000", "0x10", "yes", "~"])
+def test_a_number_is_one_that_a_record_can_hold(lab, written):
+    lab.notebook("first", "scale: float = 0.5  # of tau")
+    lab.study(f"notebooks: {{first.ipynb: {{grid: {{scale: [{written}]}}}}}}")
+    with pytest.raises(TypeError, match="first: scale must be float, got"):
+        plan.load(lab.root / "tiny.yaml")
+
+
 def test_a_word_of_yaml_where_text_belongs_is_refused_with_the_quotes(lab):
     lab.notebook("first", "label: str = ''  # text\nis_on: bool = False  # switch")
     lab.study("notebooks: {first.ipynb: {set: {label: true}}}")

@@ -87,3 +87,52 @@ def test_a_cells_folder_is_ones_own_until_it_is_redacted(lab):
     mask = os.umask(0o022)
     os.umask(mask)
     assert stat.S_IMODE(log.parent.stat().st_mode) == 0o777 & ~mask
+
+
+SETS = """
+import os, sys
+from pathlib import Path
+from chatvec_lab import secrets, study
+{sets}
+token = "hf_" + "SetInside01" * 3
+print(token, file=sys.stderr); (Path(out_dir) / "mine.txt").write_text(token)
+os.environ.pop("LATER_TOKEN", None)
+{ends}
+"""
+SETTINGS = {
+    "assigned": ("os.environ['LATER_TOKEN'] = 'hf_' + 'SetInside01' * 3", "LATER_TOKEN"),
+    "by a magic": ("%env LATER_TOKEN=hf_SetInside01SetInside01SetInside01", "LATER_TOKEN"),
+    "named later": (
+        "os.environ.update(MY_JUDGE='hf_' + 'SetInside01' * 3); del study; secrets.name_secret('MY_JUDGE')", "MY_JUDGE"
+    ),
+    "in an address": (
+        "os.environ['STORE'] = 'https://me:hf_SetInside01SetInside01SetInside01@host/x'", "STORE"
+    ),
+}  # fmt: skip
+ENDS = {
+    "well": "",
+    "raises": "error = ValueError(token); error.add_note(token); raise RuntimeError('refused ' + token) from error",
+    "kills its kernel": "sys.stderr.flush(); os.kill(os.getpid(), 9)",
+    "kills its worker": "sys.stderr.flush(); os.kill(os.getppid(), 9); import time; time.sleep(60)",
+}
+
+
+@pytest.mark.parametrize(
+    ("sets", "ends"),
+    [
+        ("named later", "raises"),
+        pytest.param("assigned", "kills its worker", marks=pytest.mark.slow),
+        pytest.param("by a magic", "kills its kernel", marks=pytest.mark.slow),
+        pytest.param("in an address", "well", marks=pytest.mark.slow),
+    ],
+)
+def test_a_secret_that_the_notebook_itself_sets_is_in_no_file(lab, sets, ends):
+    code, variable = SETTINGS[sets]
+    lab.notebook("n", "a: int = 1", SETS.format(sets=code, ends=ENDS[ends]))
+    lab.study("notebooks:\n  n.ipynb:\n")
+    status, said = lab.run("--workers", "1", "--retries", "0")
+    assert status == (ends != "well") and "SetInside01" * 3 not in said
+    assert next(lab.out.rglob("mine.txt")).read_text() == f"<{variable}>"
+    for path in lab.out.rglob("*"):
+        assert not path.is_file() or b"SetInside01" * 3 not in path.read_bytes(), path
+    assert not list(lab.out.rglob(".secrets"))

@@ -379,3 +379,97 @@ def test_without_slurm_a_dry_run_shows_the_script_and_a_run_says_what_is_missing
     assert (
         status == 2 and text == "--engine slurm needs sbatch on the PATH: start the study on a login node.\n"
     )
+
+
+def test_each_notebook_asks_for_its_own_and_the_command_wins(cluster, tools):
+    cluster.notebook("other", "seed: int = 0  # seed", START, SUMMARY)
+    cluster.study("""
+        notebooks:
+          cell.ipynb: {grid: {seed: [0, 1]}, hours: 0.5, memory_gb: 1.50, gpus: a100:2}
+          other.ipynb: {cpus: 08}
+    """)
+    tools(sbatch='cat >> $(dirname $0)/seen; echo "sbatch: Job 1 to start"')
+    status, text = cluster.run("--engine", "slurm", "--dry-run", "--slurm", "account=007")
+    assert status == 0, text
+    first, second = text.split("other: each of 1 is a job with ")
+    assert "cell: each of 2 is a job with time=30 minutes, mem=1536M, gpus-per-node=a100:2, one core" in first
+    assert second.startswith("the partition's own time, the partition's own memory, no GPU, cpus-per-task=8")
+    assert "#SBATCH --array=0-1\n" in first and "#SBATCH --array=0-0\n" in second
+    assert text.count("#SBATCH --account=007\n") == 2
+    assert "cell: sbatch --test-only takes it" in text and "other: sbatch --test-only takes it" in text
+    asked = (tools.folder / "seen").read_text()
+    assert asked.count("--gpus-per-node=a100:2") == asked.count("--time=30") == 1
+    status, text = cluster.run("--engine", "slurm", "--dry-run", "--slurm", "gpus=0", "--slurm", "time=2-0")
+    assert status == 0 and "gpus-per-node" not in text and text.count("#SBATCH --time=2-0\n") == 2
+    assert "--mem=1536M" in text
+
+
+def test_a_refusal_names_the_notebook_that_asks_for_too_much(cluster, tools):
+    cluster.notebook("other", "seed: int = 0  # seed", START, SUMMARY)
+    cluster.study("notebooks:\n  cell.ipynb: {hours: 3}\n  other.ipynb: {hours: 1}\n")
+    tools(sinfo='echo "main* 2:00:00"', sbatch='cat > /dev/null; echo "sbatch: Job 1 to start"')
+    status, text = cluster.run("--engine", "slurm", "--dry-run")
+    assert status == 2 and "cell: time=180 is more than the partition gives" in text
+    assert "other: time" not in text and "Traceback" not in text
+
+
+def test_cells_that_ask_for_different_things_are_different_arrays(tools, tmp_path):
+    count = (
+        'n=$(cat "$0.n" 2>/dev/null || echo 6); echo $((n+1)) > "$0.n"; echo "Submitted batch job $((n+1))"'
+    )
+    tools(sbatch=count)
+    engine = engines.Slurm(tmp_path / "jobs", hours="1")
+    jobs = [
+        engine.submit(os.listdir, ".", asks=asks) for asks in ({"gpus": "1"}, {}, {"gpus": "1", "hours": "9"})
+    ]
+    engine.flush()
+    assert [job.token for job in jobs] == ["7_0", "8_0", "7_1"], (
+        "the command's hours win, so the third is like the first"
+    )
+    scripts = sorted(path.read_text() for path in (tmp_path / "jobs").glob("*/script.sh"))
+    assert sorted(("--gpus-per-node=1" in text, "--array=0-1" in text) for text in scripts) == [
+        (False, False),
+        (True, True),
+    ]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"setup": "export HF_TOKEN=hf_abcdefghijklmnop"},
+        {"setup": ["module load cuda", "JUDGE_KEY='sk-abcdefgh12'"]},
+        {"python": "apptainer exec --env OPENAI_API_KEY=sk-abcdefgh12 lab.sif python3"},
+        {"export": "ALL,HF_TOKEN=hf_abcdefghijklmnop"},
+        {"comment": "run with sesame-open-77"},
+    ],
+)
+def test_a_secret_does_not_come_into_a_script(tools, tmp_path, monkeypatch, options):
+    monkeypatch.setenv("SOME_TOKEN", "sesame-open-77")
+    with pytest.raises(ValueError, match="looks like a secret, which would stand in a script"):
+        engines.Slurm(tmp_path / "jobs", **options)
+
+
+def test_setup_may_read_a_secret_from_elsewhere(tools, tmp_path):
+    lines = ["export HF_TOKEN=$(cat ~/.token)", 'JUDGE_KEY="$OTHER"', "export HF_HOME=/scratch/me"]
+    assert engines.Slurm(tmp_path / "jobs", setup=lines).setup == lines
+
+
+def test_a_jobs_own_log_loses_secrets_when_it_has_ended(tools, tmp_path, monkeypatch):
+    """Also where the call that finds it is another one; until then the folder is its owner's alone."""
+    monkeypatch.setenv("SOME_TOKEN", "hf_abcdefghijklmnop")
+    log = 'log=$(sed -n "s/^#SBATCH --output=//p" "$1" | sed "s/%A/12/; s/%a/$i/")'
+    run = f'for i in 0 1; do {log}; SLURM_ARRAY_TASK_ID=$i bash "$1" >"$log" 2>&1; done'
+    tools(sbatch=f'{run}\necho "Submitted batch job 12"')
+    engine = engines.Slurm(tmp_path / "jobs", setup="echo with $SOME_TOKEN")
+    bad = engine.submit(os.listdir, "/nowhere/hf_abcdefghijklmnop")
+    engine.submit(os.listdir, str(tmp_path))
+    engine.flush()
+    (folder,) = (tmp_path / "jobs").iterdir()
+    assert folder.stat().st_mode & 0o777 == 0o700
+    assert "with hf_abcdefghijklmnop" in (folder / "12_0.log").read_text()
+    with pytest.raises(SlurmError, match="nowhere/<SOME_TOKEN>"):
+        bad.result()
+    assert (folder / "12_0.log").read_text().startswith("with <SOME_TOKEN>")
+    assert "hf_" not in (folder / "0.result.json").read_text()
+    assert engines.Slurm(tmp_path / "jobs").attach("12_1") is None, "it has left the queue"
+    assert (folder / "12_1.log").read_text() == "with <SOME_TOKEN>\n"

@@ -5,13 +5,14 @@ names the file and the line or row.
 """
 
 import csv
-import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+
+from chatvec_lab.reading import DoubledKey, parse_json
 
 __all__ = ["SUFFIXES", "rows_of"]
 
@@ -55,23 +56,27 @@ def _lines(path: Path, text: str) -> list[Row]:
             continue
         place = f"{path}, line {number}"
         try:
-            row = json.loads(line)
-        except (ValueError, RecursionError) as error:
+            row = parse_json(line, place)
+        except DoubledKey:
+            raise
+        except ValueError:
             if not found and text.lstrip().startswith("["):
                 return _json(path, text)
-            raise ValueError(f"{place} is not JSON: {error}") from error
+            raise
         found += [(place, one) for one in row] if isinstance(row, list) else [(place, row)]
     return found
 
 
 def _json(path: Path, text: str) -> list[Row]:
     try:
-        content = json.loads(text)
-    except (ValueError, RecursionError) as error:
+        content = parse_json(text, str(path))
+    except DoubledKey:
+        raise
+    except ValueError:
         lines = [line for line in text.split("\n") if line.strip()]
         if len(lines) > 1 and _is_json(lines[0]):  # JSON lines, whatever the file is called
             return _lines(path, text)
-        raise ValueError(f"{path} is not JSON: {error}") from error
+        raise
     if isinstance(content, list):
         return _placed(path, content)
     if not isinstance(content, dict):
@@ -112,8 +117,10 @@ def _of_objects(path: Path, content: dict[str, dict]) -> list[Row]:
 
 def _is_json(line: str) -> bool:
     try:
-        json.loads(line)
-    except (ValueError, RecursionError):
+        parse_json(line, "")
+    except DoubledKey:
+        return True
+    except ValueError:
         return False
     return True
 

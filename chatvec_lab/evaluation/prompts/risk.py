@@ -6,7 +6,6 @@ about each prompt. Continuation sets (RTP and its kin) are meant for `template="
 """
 
 import fnmatch
-import json
 import re
 import zipfile
 from collections.abc import Iterable, Sequence
@@ -18,6 +17,7 @@ import pandas as pd
 
 from chatvec_lab.evaluation.asking.responses import some
 from chatvec_lab.evaluation.language import normalise
+from chatvec_lab.reading import demand, parse_json, read_json
 
 __all__ = ["cut_at_comma", "polyglo_toxicity_prompts", "real_toxicity_prompts", "rtp_lx", "safety_prompts"]
 
@@ -192,8 +192,8 @@ def safety_prompts(
         (ATTACKS, "instruction_attack_scenarios.json"),
     ):
         if set(names) & set(scenarios):
-            content = _one_file(source, file).read_text(encoding="utf-8-sig")
-            found |= {name: rows for name, rows in json.loads(content).items() if name in scenarios}
+            content = read_json(_one_file(source, file))
+            found |= {name: rows for name, rows in content.items() if name in scenarios}
     lacking = [s for s in scenarios if not found.get(s)]
     if lacking:
         raise ValueError(f"{source} has no prompts for {some(lacking)}; it has {', '.join(found)}")
@@ -282,10 +282,8 @@ def _json_lines(content: Path | bytes, *, name: str = "") -> list[dict]:
     rows = []
     for number, line in enumerate(data.decode("utf-8-sig").split("\n"), 1):  # splitlines would cut at U+2028
         if line.strip():
-            try:
-                rows.append(json.loads(line))
-            except ValueError as error:
-                raise ValueError(f"{name}, line {number}: {error}") from error
+            place = f"{name}, line {number}"
+            rows.append(demand(parse_json(line, place), dict, place))
     if not rows:
         raise ValueError(f"{name} holds no prompts")
     return rows

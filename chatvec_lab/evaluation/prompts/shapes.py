@@ -5,12 +5,12 @@ context. Each is asked as it is meant; what a prompts table cannot say (a system
 choices, a picture) is refused, since leaving it out would ask something else.
 """
 
-import json
 import math
 from collections.abc import Mapping
 from typing import Any
 
 from chatvec_lab.evaluation.language import normalise
+from chatvec_lab.reading import DoubledKey, parse_json
 
 __all__ = ["prompt_of"]
 
@@ -159,8 +159,10 @@ def _listed(value: Any, place: str, *, is_list: bool) -> Any:
     if not isinstance(value, str) or not value.lstrip().startswith("["):
         return value
     try:
-        found = json.loads(value)
-    except (ValueError, RecursionError):
+        found = parse_json(value, place)
+    except DoubledKey:
+        raise
+    except ValueError:
         found = None
     is_meant = is_list or (
         isinstance(found, list) and any(isinstance(o, Mapping) and _role(o) for o in found)
@@ -233,10 +235,7 @@ def _object(value: Any, place: str) -> Any:
     """A cell that may hold JSON as text."""
     if not isinstance(value, str):
         return value
-    try:
-        return json.loads(value)
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{place} is not JSON: {error}") from error
+    return parse_json(value, place)
 
 
 def _is_empty(value: Any) -> bool:

@@ -6,13 +6,13 @@ from collections.abc import Mapping
 from importlib import resources
 
 import pandas as pd
-import yaml
 
 from chatvec_lab.evaluation._frames import identity, text_of
 from chatvec_lab.evaluation.asking.responses import some
 from chatvec_lab.evaluation.asking.thinking import answers
 from chatvec_lab.evaluation.language import normalise
 from chatvec_lab.evaluation.scorers.verdicts import read_rating, read_score, read_verdict
+from chatvec_lab.reading import parse_yaml
 
 __all__ = [
     "KEYS",
@@ -40,7 +40,7 @@ def templates() -> dict:
         .joinpath("data/judge_prompts.yaml")
         .read_text(encoding="utf-8")
     )
-    return yaml.safe_load(text)
+    return parse_yaml(text, "judge_prompts.yaml")
 
 
 def language_name(code: str | None) -> str:

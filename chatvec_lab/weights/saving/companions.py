@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from chatvec_lab.weights.saving.provenance import write_json
 from chatvec_lab.weights.sources.beside import TOKENIZER_FILES, sort_companions
+from chatvec_lab.weights.sources.files import read_json
 from chatvec_lab.weights.tokens.tokenizers import compare_saved
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ def _write_tokenizer(merged: MergedCheckpoint, folder: Path) -> None:
     (folder / "chat_template.json").unlink(missing_ok=True)  # where a processor looks first
     special = folder / "special_tokens_map.json"
     if special.is_file() and "eos_token" in merged.tokenizer_config:
-        stored = json.loads(special.read_text("utf-8"))
+        stored = read_json(special)
         write_json(special, stored | {"eos_token": merged.tokenizer_config["eos_token"]})
 
 

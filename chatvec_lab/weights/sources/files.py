@@ -20,6 +20,8 @@ from typing import Protocol
 
 import numpy as np
 
+from chatvec_lab import reading
+
 # dtype names are torch's; bfloat16 travels as uint16, bool and the 8-bit floats as uint8
 SAFETENSORS_DTYPES = {
     "F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16",
@@ -34,9 +36,6 @@ NUMPY_DTYPES = {name: np.dtype(name) for name in CODES if name.startswith(("int"
 NUMPY_DTYPES |= {name: np.dtype(name) for name in FLOATS if name != "bfloat16"}
 NUMPY_DTYPES |= {"bfloat16": np.dtype(np.uint16), "bool": np.dtype(np.uint8)}
 NUMPY_DTYPES |= {name: np.dtype(np.uint8) for name in CODES if name.startswith("float8")}
-
-
-_LARGEST_JSON = 512_000_000  # bytes; indexes of 100,000 tensors have some 10 MB
 
 
 class Tensors(Protocol):
@@ -228,16 +227,7 @@ def read_json(path: Path) -> dict:
     """A JSON object from a file; {} where there is no file. ValueError names a file that holds anything else."""
     if not path.is_file():
         return {}
-    if path.stat().st_size > _LARGEST_JSON:
-        raise ValueError(
-            f"{path} has {path.stat().st_size:,} bytes, too many for such a file. Download it again."
-        )
     try:
-        found = json.loads(path.read_text("utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is not valid JSON ({error}). Download or copy it again.") from error
-    if not isinstance(found, dict):
-        raise ValueError(
-            f"{path} holds {type(found).__name__}, expected an object. Download or copy it again."
-        )
-    return found
+        return reading.read_json(path)
+    except ValueError as error:
+        raise ValueError(f"{error} Download or copy it again.") from error

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Protocol
 
+from chatvec_lab.secrets import shown_address
 from chatvec_lab.weights.sources.files import Tensors
 from chatvec_lab.weights.sources.folder import Folder
 from chatvec_lab.weights.sources.gguf import GGUF
@@ -56,7 +57,7 @@ def open_source(source: str, revision: str | None = None) -> Source:
     if looks_like_hub_id(source):
         return Hub(source, revision)
     raise FileNotFoundError(
-        f"no folder {source!r}, and it is no hub id of the form 'owner/name' either. "
+        f"no folder {shown_address(source) if '://' in source else source!r}, and it is no hub id of the form 'owner/name' either. "
         "Give a folder that holds config.json and weights, or a hub id."
     )
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import xxhash
 
 from chatvec_lab import sandbox
+from chatvec_lab.weights.sources.files import read_json
 
 if TYPE_CHECKING:
     from chatvec_lab.weights.checkpoint import Checkpoint
@@ -62,7 +63,7 @@ def rules_of(checkpoint: Checkpoint) -> dict[str, Any]:
     rules["tokenizer_class"] = _ONE_CLASS.get(rules["tokenizer_class"], rules["tokenizer_class"])
     rules["json"] = None
     if file.is_file():
-        stored = json.loads(file.read_text("utf-8"))
+        stored = read_json(file)
         model = {k: v for k, v in (stored.get("model") or {}).items() if k not in ("vocab", "merges")}
         steps = [model, *(stored.get(k) for k in ("normalizer", "pre_tokenizer"))]
         rules["json"] = xxhash.xxh3_64_hexdigest(json.dumps(steps, sort_keys=True).encode())

@@ -71,7 +71,7 @@ def test_faults_are_named(rows, message):
 def test_a_broken_line_is_named(tmp_path):
     path = tmp_path / "broken.jsonl"
     path.write_text('{"id": 1, "text": "a\u2028b"}\n{"id": 2,\n', encoding="utf-8")
-    with pytest.raises(ValueError, match="line 2 is not JSON"):
+    with pytest.raises(ValueError, match=r"line 2, column .*: this is not JSON"):
         read_prompts(path, language="en")
     with pytest.raises(FileNotFoundError, match=re.escape("no prompt file nowhere.jsonl")):
         read_prompts("nowhere.jsonl", language="en")

@@ -69,7 +69,7 @@ def test_every_shape_is_asked_as_meant(row, turns, reference, suffix, tmp_path):
         ({"prompt": "Hi", "id": None}, "column id is None: every row needs an id"),
         ({"turns": "['Hi' 'So?']"}, "as Python prints it"),
         ({"prompt": "[{'role': 'user', 'content': 'Hi'}]"}, "as Python prints it"),
-        ({"prompt": "Hi", "checks": "[{]"}, "column checks is not JSON"),
+        ({"prompt": "Hi", "checks": "[{]"}, "column checks, column 3: this is not JSON"),
         ({"prompt": "Hi", "instruction_id_list": ["a", "b"], "kwargs": [{}]}, "two lists of the same length"),
         ([1, 2], "row 0 is list"),
     ],

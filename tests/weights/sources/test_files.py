@@ -24,6 +24,15 @@ def sharded(tmp_path):
     return save_model(tmp_path / "sharded", shard="4KB")
 
 
+@pytest.mark.parametrize("file", ["config.json", "tokenizer_config.json", "generation_config.json"])
+def test_a_key_that_stands_twice_is_refused_not_dropped(model, file):
+    text = (model / file).read_text() if (model / file).is_file() else '{"a": 1}'
+    (model / file).write_text('{"twice": 1, "twice": 2,' + text.strip()[1:])
+    with pytest.raises(ValueError, match=rf"{file}: the key 'twice' stands twice"):
+        checkpoint = Checkpoint(model)
+        _ = checkpoint.config, checkpoint.tokenizer_config, checkpoint.generation_config
+
+
 def test_reads_equal_the_libraries_own(model, sharded, families):
     for folder in (model, sharded, *families("llama", as_bin=True), *families("qwen2", tied=True)):
         checkpoint, stored = Checkpoint(folder), state(folder)
