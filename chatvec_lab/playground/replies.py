@@ -14,7 +14,6 @@ from chatvec_lab.evaluation import instructions
 from chatvec_lab.evaluation.language import read_language
 from chatvec_lab.evaluation.scorers.toxicity_scorers import EnglishProfanity, ToxicityScorer
 from chatvec_lab.experiment.exam import is_nano
-from chatvec_lab.experiment.models import load, without_bars
 from chatvec_lab.families import Family, load_family
 from chatvec_lab.nano import evaluation as nano
 from chatvec_lab.playground import examples
@@ -230,10 +229,9 @@ class Playground:
             if not self._live or self._live[0] != (cp, tau, place):
                 self._live = ()  # the old one goes before the new one comes
                 added = tau if place == (None, None) else tau.scheduled(_factor(_places(*place)))
-                with without_bars():
-                    device, dtype = self.settings["device"], self.settings["dtype"]
-                    # the other models may be loaded beside it, so tau leaves them the GPU
-                    live = LiveModel(self.cps[cp], added, device, dtype, tau_device="cpu")
+                device, dtype = self.settings["device"], self.settings["dtype"]
+                # the other models may be loaded beside it, so tau leaves them the GPU
+                live = LiveModel(self.cps[cp], added, device, dtype, tau_device="cpu")
                 self._live = ((cp, tau, place), live, self._with_template(live.tokenizer))
             _, live, tokenizer = self._live
             live.scale = scale
@@ -242,8 +240,11 @@ class Playground:
         return speaker
 
     def _load(self, checkpoint: Checkpoint) -> tuple:
-        device, dtype = self.settings["device"], self.settings["dtype"]
-        return load(checkpoint, device=device, dtype=dtype), self._with_template(checkpoint.tokenizer)
+        from chatvec_lab.live import load
+
+        return load(checkpoint, self.settings["device"], self.settings["dtype"]), self._with_template(
+            checkpoint.tokenizer
+        )
 
     def _with_template(self, tokenizer):
         """A tokenizer that asks in the chat model's template, so that the models differ in weights alone."""
