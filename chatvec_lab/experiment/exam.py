@@ -120,8 +120,9 @@ class Exam:
             with self.speaker_for(label, model) as speaker:
                 for key, table in asked.items():
                     talks = table[["prompt_id", "language", "turns"]].to_dict("records")
+                    replies = speaker.reply(talks, **settings)
                     said[label, *key] = with_answers(
-                        speaker.reply(talks, **settings), self.questions.thinking
+                        replies, self.questions.thinking, tokenizer=lambda model=speaker: model.tokenizer
                     )
         # scored after the models have left the memory, which a guard or a classifier may need
         tables = [

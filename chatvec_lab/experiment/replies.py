@@ -68,6 +68,11 @@ class InMemory:
             self._loaded = self._context.__enter__()
         return self._loaded
 
+    @property
+    def tokenizer(self) -> Any:
+        """The tokenizer alone, without a weight."""
+        return (self.model.checkpoint if isinstance(self.model, At) else self.model).tokenizer
+
     def reply(self, prompts: "pd.DataFrame | list[dict]", **settings: Any) -> "pd.DataFrame":
         """What `generation.respond(prompts, **settings)` gives; only what is not kept is generated.
 
@@ -115,9 +120,12 @@ class InMemory:
 
 
 class Served:
-    """A model behind an OpenAI-compatible server; its replies are kept as they come. Nothing is loaded here."""
+    """A model behind an OpenAI-compatible server; its replies are kept as they come. Nothing is loaded here.
 
-    loaded = None
+    The server's tokens are not ours to count, so that those of a thought are missing.
+    """
+
+    loaded = tokenizer = None
 
     def __init__(self, url: str, name: str, keep: Path | None = None):
         self.url, self.name, self.keep = url, name, keep

@@ -108,7 +108,7 @@ def test_a_model_that_does_not_hold_the_stored_bits_is_refused(families, monkeyp
 
     monkeypatch.setattr(loading, "open_model", others)
     with pytest.raises(
-        ValueError, match="model.norm.weight   is not what the model holds in its place: 1 of 16"
+        ValueError, match=r"model.norm.weight   is not what the model holds in its place: 1 of 16"
     ):
         load(cp, "cpu")
 
