@@ -1,11 +1,10 @@
 """The same table for the embedded family and for a published one, here a pico family of real tiny checkpoints."""
 
-import itertools
 import json
 
 import pandas as pd
 import pytest
-from pico import SPECIAL, TOKENS, save_family, save_model
+from pico import save_family, save_talker
 
 from chatvec_lab import experiment, load_family
 from chatvec_lab.evaluation.asking.thinking import with_answers
@@ -198,29 +197,11 @@ def test_a_thought_is_told_apart_and_never_scored(pico):
     assert found.answer[0] == "Please be kind, the bus will come soon." and pd.isna(found.answer[1])
 
 
-def save_thinker(folder, words: list[str]) -> None:
-    """A real checkpoint that says these words after any prompt: each word's successor has the largest logit."""
-
-    def chain(parameters):
-        for name, weight in parameters.items():
-            if name.endswith(("o_proj.weight", "down_proj.weight", "lm_head.weight")):
-                weight.zero_()
-        places = [tokens.index(word) for word in ("<unk>", *words, "</s>")]
-        for one, following in itertools.pairwise(places):
-            row = parameters["model.embed_tokens.weight"][one].normal_()
-            parameters["lm_head.weight"][following] = row / row.norm()
-
-    tokens = SPECIAL + TOKENS + ["<think>", "</think>"]
-    save_model(folder, tokens=tokens, template=SYSTEM, change=chain)
-    config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps(config | {"max_position_embeddings": 512}))
-
-
 def test_the_tokens_of_a_thought_are_counted_with_the_models_own_tokenizer(tmp_path):
     said = {"base": ["w7"], "chat": ["<think>", "w3", "w4", "w5", "</think>", "w7"]}
     said["cp"] = ["<think>", *(f"w{i}" for i in range(10, 20))]  # longer than a reply may be
     for name, words in said.items():
-        save_thinker(tmp_path / name, words)
+        save_talker(tmp_path / name, words)
     file = tmp_path / "thinkers.yaml"
     file.write_text(f"base: {tmp_path}/base\nchat: {tmp_path}/chat\ncp:\n  en: {tmp_path}/cp\n")
     family = load_family(file)
