@@ -20,7 +20,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chatvec_lab.evaluation.asking.http import Endpoint
-from chatvec_lab.evaluation.scorers.judge import Judge, compare_replies, judge_report, rate
+from chatvec_lab.evaluation.scorers.judge import Judge, compare_replies, rate
 from chatvec_lab.evaluation.scorers.judge_prompts import (
     fill,
     paper_template,
@@ -244,9 +244,7 @@ def test_a_judgement_that_cannot_be_read_is_missing_and_counted():
         table = rate(replies(), judge_at(server), protocol="mt-bench")
     assert list(table["status"]) == ["ok", "unparsable", "ok"]
     assert table["judgement"][1] == "no idea" and np.isnan(table["score"][1])
-    report = judge_report(table).iloc[0]
-    assert (report["n"], report["ok"], report["unparsable"], report["failed"]) == (3, 2, 1, 0)
-    assert (report["prompt_tokens"], report["completion_tokens"], report["asked"]) == (30, 15, 3)
+    assert table[["prompt_tokens", "completion_tokens", "asked"]].sum().tolist() == [30, 15, 3]
     mean = summarise(table, value="score", share=False).iloc[0]
     assert (mean["estimate"], mean["n"], mean["missing"]) == (8, 2, 1)
 
@@ -415,7 +413,6 @@ def test_a_judge_that_likes_the_first_place_decides_nothing():
     with says("[[A]]").running() as server:
         table = pair(server)
     assert (table["score"] == 0.5).all() and not table["is_consistent"].any()
-    assert judge_report(table)["consistent"][0] == 0
     assert int(table["prompt_tokens"].sum()) == 80 and int(table["asked"].sum()) == 8
 
 
@@ -504,5 +501,5 @@ def test_the_report_says_what_may_have_been_paid_twice(tmp_path):
         table = judged(1)
         server.answer = lambda path, body: (400, {"error": "no such model"})
         refused = judged(2)
-    assert judge_report(table)[["asked", "unanswered"]].to_numpy().tolist() == [[1, 1]]
+    assert table[["asked", "unanswered"]].to_numpy().tolist() == [[1, 1]]
     assert refused.unanswered.tolist() == [1, 0], "what the server refused has cost nothing"
