@@ -1,6 +1,7 @@
 """The same table for the embedded family and for a published one, here a pico family of real tiny checkpoints."""
 
 import json
+import warnings
 
 import pandas as pd
 import pytest
@@ -373,3 +374,27 @@ def test_a_set_is_asked_in_the_languages_it_has(pico, tmp_path, monkeypatch):
         "".join(f'{{"id": "p{i}", "prompt": "x", "language": "{c}"}}\n' for i, c in enumerate(codes))
     )
     assert (asked("ko", str(mixed)), asked("en", str(mixed))) == (["ko"], ["en"])
+
+
+def test_prompts_that_share_an_item_are_resampled_together(pico, tmp_path):
+    """`item` goes from the prompts' file onto the replies, and there the intervals take it for one cluster."""
+    file = tmp_path / "items.jsonl"
+    rows = [{"id": f"p{i}", "prompt": f"w{i}", "language": "ko", "item": f"item {i // 4}"} for i in range(24)]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    exam = Exam(
+        pico,
+        "ko",
+        scorers=["language"],
+        prompts={"one_turn": str(file), "validation": str(file), "max_tokens": "2"},
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        replies = exam.ask({"chat": pico.chat}, ["one_turn"], 24)
+    assert dict(zip(replies.prompt_id, replies["item"], strict=True)) == {
+        row["id"]: row["item"] for row in rows
+    }
+    replies["in_language"] = [float(int(item[-1]) % 2) for item in replies["item"]]  # all of an item alike
+    tables = (replies, replies.drop(columns="item"))
+    together, apart = (exam.shares(table, "model", ["in_language"]).iloc[0] for table in tables)
+    assert together.estimate == apart.estimate == 0.5
+    assert together.high - together.low > 1.5 * (apart.high - apart.low), "six items, not 24 prompts"

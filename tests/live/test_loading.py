@@ -15,6 +15,7 @@ from chatvec_lab import Checkpoint
 from chatvec_lab.live import LiveModel, load, loading, places
 from chatvec_lab.nano import multimodal
 from chatvec_lab.paths import ROOT
+from chatvec_lab.weights.saving.commit import discard
 
 WHOLE = {2: torch.int16, 4: torch.int32}
 
@@ -59,6 +60,8 @@ def test_a_vision_language_model_loads_the_same_way(families, tmp_path):
     model = load(merged, "cpu", "auto")
     assert type(model).__name__ == "LlavaForConditionalGeneration" and not model.training
     assert same(model, AutoModelForImageTextToText.from_pretrained(tmp_path / "saved", dtype="auto"))
+    discard(tmp_path / "larger")  # as the notebook does before it builds the model again
+    assert not (tmp_path / "larger").exists()
 
 
 @pytest.mark.parametrize("lost", ["model.layers.1.mlp.up_proj.weight", "lm_head.weight", "model.norm.weight"])

@@ -98,10 +98,13 @@ class Judge:
         description = f"{self.model} judges" if self.progress and todo else None
         answers = map_concurrent(self._ask_one, todo.items(), workers=self.workers, description=description)
         errors = {k: str(a) for k, a in zip(todo, answers, strict=True) if isinstance(a, Exception)}
+        requested = {
+            k for k, a in zip(todo, answers, strict=True) if a is not False
+        }  # False: another process asked
         records = []
         for key in keys:
             record = (key and self.cache.get(key)) or dict.fromkeys(_RECORD)
-            asked = todo.pop(key, None) is not None  # the first of equal questions
+            asked = todo.pop(key, None) is not None and key in requested  # the first of equal questions
             lost = self.cache.unanswered(key) if key else 0
             records.append({**record, "error": errors.get(key), "asked": int(asked), "unanswered": lost})
         return records
@@ -109,7 +112,7 @@ class Judge:
     def _key(self, messages: list[dict], repeat: int) -> str:
         return digest({"model": self.model, "messages": messages, "options": self.options, "repeat": repeat})
 
-    def _ask_one(self, question: tuple[str, list[dict]]) -> None:
+    def _ask_one(self, question: tuple[str, list[dict]]) -> bool:
         key, messages = question
 
         def request() -> dict:
@@ -119,7 +122,7 @@ class Judge:
             return dict(zip(_RECORD, values, strict=True))
 
         # in the worker's thread: what is under way when the user interrupts is paid for, so it is kept
-        self.cache.ask(key, request)
+        return self.cache.ask(key, request)
 
 
 _RECORD = ("text", "finish_reason", "served_model", "date", "prompt_tokens", "completion_tokens")
