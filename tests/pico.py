@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import random
 from collections.abc import Callable
@@ -112,3 +113,21 @@ def save_family(
     chat = save_model(root / "chat", kind, seed=2, near=base, step=0.002, template=TEMPLATE, **options)
     cp = save_model(root / "cp", kind, seed=3, near=base, step=0.004, tokens=cp_tokens, **options)
     return base, chat, cp
+
+
+def save_talker(folder, words: list[str]) -> None:
+    """A real checkpoint that says these words after any prompt: each word's successor has the largest logit."""
+
+    def chain(parameters):
+        for name, weight in parameters.items():
+            if name.endswith(("o_proj.weight", "down_proj.weight", "lm_head.weight")):
+                weight.zero_()
+        places = [tokens.index(word) for word in ("<|assistant|>", *words, "</s>")]
+        for one, following in itertools.pairwise(places):
+            row = parameters["model.embed_tokens.weight"][one].normal_()
+            parameters["lm_head.weight"][following] = row / row.norm()
+
+    tokens = SPECIAL + TOKENS + ["<think>", "</think>", "<|assistant|>"]
+    save_model(folder, tokens=tokens, template=TEMPLATE, change=chain)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"max_position_embeddings": 512}))

@@ -11,6 +11,7 @@ _TEXT = (
     "prompt",
     "response",
     "thinking",
+    "thinking_tokens",
     "answer",
     "tokens",
     "finish_reason",

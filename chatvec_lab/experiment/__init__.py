@@ -14,6 +14,7 @@ columns. Replies are kept by content in the study's folder.
 """
 
 from chatvec_lab.experiment.exam import Exam, is_nano, trade_offs
+from chatvec_lab.experiment.judged import agreement, judging, strengths
 from chatvec_lab.experiment.limits import cost, perplexities
 from chatvec_lab.experiment.models import At, at_scale, lineup, loaded, no_system_prompt, over_scales
 from chatvec_lab.experiment.price import routes
@@ -23,12 +24,14 @@ from chatvec_lab.experiment.words import chosen_scale, interval, is_better, sign
 __all__ = [
     "At",
     "Exam",
+    "agreement",
     "at_scale",
     "chosen_scale",
     "cost",
     "interval",
     "is_better",
     "is_nano",
+    "judging",
     "kept",
     "lineup",
     "loaded",
@@ -37,6 +40,7 @@ __all__ = [
     "perplexities",
     "routes",
     "signed",
+    "strengths",
     "told",
     "trade_offs",
 ]

@@ -120,8 +120,9 @@ class Exam:
             with self.speaker_for(label, model) as speaker:
                 for key, table in asked.items():
                     talks = table[["prompt_id", "language", "turns"]].to_dict("records")
+                    replies = speaker.reply(talks, **settings)
                     said[label, *key] = with_answers(
-                        speaker.reply(talks, **settings), self.questions.thinking
+                        replies, self.questions.thinking, tokenizer=lambda model=speaker: model.tokenizer
                     )
         # scored after the models have left the memory, which a guard or a classifier may need
         tables = [
@@ -296,13 +297,17 @@ class Exam:
             told.append(f"{', '.join(dict.fromkeys(rows.metric))} by {scorer}{version}{codes}{short}")
         return f"Scored: {'; '.join(told)}." if told else "Nothing was scored."
 
+    def on(self, name: str) -> list[str]:
+        """The measures that are made for a prompt set."""
+        return [m for m, columns in self.measures.items() if any(name in (c.sets or ()) for c in columns)]
+
     def main(self, name: str) -> str:
         """The measure that decides on a prompt set: the first that is made for it, in the order of the scorers.
 
         Raises ValueError where no scorer is.
         """
-        for measure, columns in self.measures.items():
-            if any(c.sets and name in c.sets and c.better != "neither" for c in columns):
+        for measure in self.on(name):
+            if any(name in (c.sets or ()) and c.better != "neither" for c in self.measures[measure]):
                 return measure
         raise ValueError(f"no scorer measures {name} prompts: {', '.join(self.scorers) or 'none'} were named")
 

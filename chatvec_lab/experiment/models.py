@@ -102,58 +102,9 @@ def loaded(model: "Checkpoint | At", *, device: str = "auto") -> Iterator[tuple]
             is_exact = live.device.type == "cpu" and live.dtype.itemsize < 4
             yield copy.deepcopy(live).float() if is_exact else live, model.live.tokenizer
     else:
-        yield load(model, device=device), model.tokenizer
+        from chatvec_lab.live import load
 
-
-def load(checkpoint: "Checkpoint", *, device: str = "auto", dtype: str | None = None):
-    """The checkpoint, merged or not, as a transformers model; dtype None: as stored on a GPU, float32 on a CPU."""
-    import torch
-    from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, GenerationConfig
-
-    from chatvec_lab.live.places import places
-    from chatvec_lab.opening import open_config, open_model
-    from chatvec_lab.weights.merged import MergedCheckpoint
-
-    device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
-    dtype = dtype or ("float32" if device == "cpu" else "auto")
-    # transformers does not count vision-language models among causal language models
-    is_text = type(open_config(checkpoint.folder)) in AutoModelForCausalLM._model_mapping
-    kind = AutoModelForCausalLM if is_text else AutoModelForImageTextToText
-    with without_bars():
-        model = open_model(checkpoint.folder, kind, dtype=dtype).to(device)
-    if isinstance(checkpoint, MergedCheckpoint):
-        checkpoint.check()
-        rows = max((row + 1 for row in checkpoint.added_tokens.values()), default=0)
-        if rows > model.get_input_embeddings().weight.shape[0]:
-            model.resize_token_embeddings(rows, mean_resizing=False)
-        found = places(model)
-        lacking = [name for name in checkpoint.names if name not in found and not checkpoint.is_carried(name)]
-        if lacking:
-            raise ValueError(
-                f"{len(lacking)} tensors of {checkpoint.label} have no place in {type(model).__name__}, so that the "
-                f"vector would be left out there: {', '.join(lacking[:8])}. Save the merged model and load it instead."
-            )
-        with torch.no_grad():
-            for name in checkpoint.names:
-                if name in found:
-                    found[name].copy_(checkpoint.read(name))
-        if checkpoint.generation_config:
-            model.generation_config = GenerationConfig.from_dict(checkpoint.generation_config)
-    return model.eval()
-
-
-@contextmanager
-def without_bars() -> Iterator[None]:
-    """A study loads hundreds of models; a bar each would bury what it prints."""
-    from transformers.utils import logging
-
-    has_bars = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if has_bars:
-            logging.enable_progress_bar()
+        yield load(model, device), model.tokenizer
 
 
 def no_system_prompt(checkpoint: "Checkpoint") -> str:

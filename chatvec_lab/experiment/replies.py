@@ -44,13 +44,16 @@ class InMemory:
     """One model that replies, from what is kept if it can; loaded at the first reply that is not.
 
     model: a checkpoint, merged or not, or a live model `At` a scale. keep: folder of kept replies, None for none.
+    loaded: (model, tokenizer) of transformers in its place, where they are in memory already; nothing is kept.
     `asked` and `read` count conversations since the start. Use it in a `with` block.
     """
 
-    def __init__(self, model: "Checkpoint | At", keep: str | Path | None = None):
+    def __init__(
+        self, model: "Checkpoint | At | None", keep: str | Path | None = None, *, loaded: tuple | None = None
+    ):
         self.model, self.keep = model, None if keep is None else Path(keep)
         self.asked = self.read = 0
-        self._context = self._loaded = None
+        self._context, self._loaded = None, loaded
 
     def __enter__(self) -> "InMemory":
         return self
@@ -67,6 +70,13 @@ class InMemory:
             self._context = loaded(self.model)
             self._loaded = self._context.__enter__()
         return self._loaded
+
+    @property
+    def tokenizer(self) -> Any:
+        """The tokenizer alone, without a weight."""
+        if self._loaded is not None:
+            return self._loaded[1]
+        return (self.model.checkpoint if isinstance(self.model, At) else self.model).tokenizer
 
     def reply(self, prompts: "pd.DataFrame | list[dict]", **settings: Any) -> "pd.DataFrame":
         """What `generation.respond(prompts, **settings)` gives; only what is not kept is generated.
@@ -115,9 +125,12 @@ class InMemory:
 
 
 class Served:
-    """A model behind an OpenAI-compatible server; its replies are kept as they come. Nothing is loaded here."""
+    """A model behind an OpenAI-compatible server; its replies are kept as they come. Nothing is loaded here.
 
-    loaded = None
+    The server's tokens are not ours to count, so that those of a thought are missing.
+    """
+
+    loaded = tokenizer = None
 
     def __init__(self, url: str, name: str, keep: Path | None = None):
         self.url, self.name, self.keep = url, name, keep

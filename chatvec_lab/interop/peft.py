@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
 
-from chatvec_lab.opening import open_config, open_model
+from chatvec_lab.opening import open_config
 from chatvec_lab.weights.checkpoint import Checkpoint, read_json
 from chatvec_lab.weights.methods import LowRank, Tensor
 from chatvec_lab.weights.numerics.arrays import randomised_svd
@@ -281,15 +281,13 @@ def _card(report: AdapterReport, base: Checkpoint, base_id: str | None, vector: 
 
 def load_adapted(base: Checkpoint, adapter: str | Path, *, dtype: str = "auto", device: str = "cpu"):
     """`base` with the adapter as a PEFT model in evaluation mode. Needs the package peft."""
-    import torch
+    from chatvec_lab.live import load
 
     try:
         from peft import PeftModel
     except ImportError as error:
         raise ImportError("adapters are loaded with peft: pip install 'chatvec_lab[peft]'") from error
-    kind = dtype if dtype == "auto" else getattr(torch, dtype)
-    model = open_model(base.folder, dtype=kind).to(device)
-    return PeftModel.from_pretrained(model, str(adapter)).eval()
+    return PeftModel.from_pretrained(load(base, device, dtype), str(adapter)).eval()
 
 
 def reply_differences(

@@ -75,10 +75,8 @@ class LiveModel:
             raise ValueError(f"tau_device={tau_device!r}: expected 'auto' or 'cpu'.")
         self.cp, self.tau = cp, tau
         self._merged = cp.add(tau, vocabulary=vocabulary, copy_special=copy_special, add_tokens=add_tokens)
-        self._merged.check()
         self._dtype = loading.chosen_dtype(self._merged, dtype)
-        self.model = loading.load(self._merged, device, self._dtype)
-        places = loading.checked_places(self._merged, self.model)
+        self.model, places = loading.opened(self._merged, device, self._dtype)
         self._gpus: dict[torch.device, Resident] = {}
         slots = (
             make_slot(self._merged, name, place, self._rounded(name, place, dtype)) for name, place in places

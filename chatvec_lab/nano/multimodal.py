@@ -5,6 +5,8 @@ It shows where a vector goes in a larger model, and that nothing else is touched
 
 from __future__ import annotations
 
+import json
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,6 +28,7 @@ def llava_around(text: Checkpoint, folder: str | Path, *, seed: int = 0) -> Chec
 
     from chatvec_lab import Checkpoint
     from chatvec_lab.opening import open_config
+    from chatvec_lab.weights.saving.commit import MANIFEST
 
     folder = Path(folder)
     folder.mkdir(parents=True)
@@ -54,6 +57,9 @@ def llava_around(text: Checkpoint, folder: str | Path, *, seed: int = 0) -> Chec
     if tokenizer.convert_tokens_to_ids(IMAGE) != image:
         raise ValueError(f"{text.label} has {image} rows but its tokenizer gave {IMAGE} another id.")
     tokenizer.save_pretrained(folder)
+    # by which `commit.discard` knows the folder as ours
+    made = {"format": "chatvec_lab vision-language model 1", "companions": sorted(os.listdir(folder))}
+    (folder / MANIFEST).write_text(json.dumps(made, indent=1), "utf-8")
     return Checkpoint(folder)
 
 

@@ -212,10 +212,12 @@ def _grow(family_name: str, seed: int, member: str, home: Path, recipe_hash: str
 
 def _inherit(model, tok, home: Path, stage: Stage) -> None:
     """Copy the parent's weights; rows of a new vocabulary come by token, new tokens from their parts."""
-    from chatvec_lab.opening import open_model, open_tokenizer
+    from chatvec_lab.opening import open_tokenizer
+    from chatvec_lab.weights.checkpoint import Checkpoint
 
     def read(member):
-        return open_model(home / member, dtype=torch.float32).state_dict()
+        stored = Checkpoint(home / member)
+        return {name: stored.read(stored.resolve(name)).float() for name in model.state_dict()}
 
     state = read(stage.parent)
     if stage.plus_tau:

@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Literal
 import pandas as pd
 
 from chatvec_lab.evaluation import instructions
+from chatvec_lab.evaluation.asking.thinking import with_answers
 from chatvec_lab.evaluation.language import read_language
 from chatvec_lab.evaluation.scorers.toxicity_scorers import EnglishProfanity, ToxicityScorer
 from chatvec_lab.experiment.exam import is_nano
-from chatvec_lab.experiment.models import load, without_bars
+from chatvec_lab.experiment.replies import InMemory
 from chatvec_lab.families import Family, load_family
 from chatvec_lab.nano import evaluation as nano
 from chatvec_lab.playground import examples
@@ -192,24 +193,16 @@ class Playground:
 
     def _reply(self, key: tuple, speaker: Callable, *, turns: tuple[str, ...], template: Template):
         """The scored replies to all turns, from the cache if this model was asked before."""
-        from chatvec_lab.evaluation.asking.generation import respond
-
         key = (*key, turns, template)
         is_cached = key in self._replies
         if not is_cached:
-            model, tokenizer = speaker()
             example = self.find(turns)
-            found = respond(
-                model,
-                tokenizer,
-                [{"prompt_id": "playground", "turns": list(turns), "language": example and example.language}],
-                template=template,
-                max_tokens=self.settings["max_tokens"],
-                temperature=self.settings["temperature"],
-                seed=self.settings["seed"],
-                progress=False,
-            )
-            self._replies[key] = self._scored(found, example)
+            asked = [
+                {"prompt_id": "playground", "turns": list(turns), "language": example and example.language}
+            ]
+            settings = {name: self.settings[name] for name in ("max_tokens", "temperature", "seed")}
+            found = InMemory(None, loaded=speaker()).reply(asked, template=template, **settings)
+            self._replies[key] = self._scored(with_answers(found), example)
         return self._replies[key].assign(is_cached=is_cached)
 
     def _member(self, name: str) -> Callable:
@@ -230,10 +223,9 @@ class Playground:
             if not self._live or self._live[0] != (cp, tau, place):
                 self._live = ()  # the old one goes before the new one comes
                 added = tau if place == (None, None) else tau.scheduled(_factor(_places(*place)))
-                with without_bars():
-                    device, dtype = self.settings["device"], self.settings["dtype"]
-                    # the other models may be loaded beside it, so tau leaves them the GPU
-                    live = LiveModel(self.cps[cp], added, device, dtype, tau_device="cpu")
+                device, dtype = self.settings["device"], self.settings["dtype"]
+                # the other models may be loaded beside it, so tau leaves them the GPU
+                live = LiveModel(self.cps[cp], added, device, dtype, tau_device="cpu")
                 self._live = ((cp, tau, place), live, self._with_template(live.tokenizer))
             _, live, tokenizer = self._live
             live.scale = scale
@@ -242,8 +234,11 @@ class Playground:
         return speaker
 
     def _load(self, checkpoint: Checkpoint) -> tuple:
-        device, dtype = self.settings["device"], self.settings["dtype"]
-        return load(checkpoint, device=device, dtype=dtype), self._with_template(checkpoint.tokenizer)
+        from chatvec_lab.live import load
+
+        return load(checkpoint, self.settings["device"], self.settings["dtype"]), self._with_template(
+            checkpoint.tokenizer
+        )
 
     def _with_template(self, tokenizer):
         """A tokenizer that asks in the chat model's template, so that the models differ in weights alone."""
@@ -253,7 +248,7 @@ class Playground:
 
     def _scored(self, responses: pd.DataFrame, example: examples.Example | None) -> pd.DataFrame:
         score = _by_the_world if self.is_nano else self._by_scorers
-        texts = responses.response.tolist()
+        texts = responses.answer.fillna("").tolist()  # what stands behind a thought
         return responses.assign(**{"followed": float("nan"), "check": "", **score(texts, responses, example)})
 
     def _by_scorers(self, texts: list[str], responses: pd.DataFrame, example) -> dict:

@@ -113,9 +113,16 @@ def claim(
     return {"claim": name, "estimate": estimate, "low": low, "high": high, "n": n, "seed": seed, "unit": unit}
 
 
+class Summary(dict):
+    """What `save_summary` saved; a notebook shows it as the question and its answer in words."""
+
+    def _repr_markdown_(self) -> str:
+        return f"**{self['question']}**\n\n{self['answer']}"
+
+
 def save_summary(
     out: Path, *, question: str, answer: str, claims: Sequence[Mapping[str, Any]] = (), **more: Any
-) -> dict[str, Any]:
+) -> Summary:
     """Save and return the notebook's answer. `answer` is a sentence computed from the numbers, never typed.
 
     `more` are further results for other notebooks to read (plain data); NaN and numpy numbers become JSON.
@@ -125,7 +132,7 @@ def save_summary(
         raise ValueError(f"a claim needs `claim` and `estimate`; see study.claim. Got {incomplete}")
     summary = _plain({"question": question, "answer": answer, "claims": [dict(c) for c in claims], **more})
     _write(Path(out) / "summary.json", summary)
-    return summary
+    return Summary(summary)
 
 
 def load_summary(folder: str | Path) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from chatvec_lab.evaluation.language import (
     read_language,
     scorer_version,
 )
-from chatvec_lab.evaluation.refusals import is_refusal
+from chatvec_lab.evaluation.refusals import refusals
 
 SENTENCES = {
     "en": "The library opens at nine, and you can borrow three books.",
@@ -297,4 +297,5 @@ def test_short_texts_without_kana_are_told_where_they_can_be(text, language):
 
 
 def test_a_refusal_in_characters_that_two_languages_share_is_one():
-    assert is_refusal("無法提供協助") is False and is_refusal("我無法提供協助") is True
+    found = refusals(pd.DataFrame({"prompt_id": ["1", "2"], "response": ["無法提供協助", "我無法提供協助"]}))
+    assert found.refused.tolist() == [0, 1]

@@ -1,10 +1,11 @@
 """The same table for the embedded family and for a published one, here a pico family of real tiny checkpoints."""
 
 import json
+import warnings
 
 import pandas as pd
 import pytest
-from pico import save_family
+from pico import save_family, save_talker
 
 from chatvec_lab import experiment, load_family
 from chatvec_lab.evaluation.asking.thinking import with_answers
@@ -197,6 +198,26 @@ def test_a_thought_is_told_apart_and_never_scored(pico):
     assert found.answer[0] == "Please be kind, the bus will come soon." and pd.isna(found.answer[1])
 
 
+def test_the_tokens_of_a_thought_are_counted_with_the_models_own_tokenizer(tmp_path):
+    said = {"base": ["w7"], "chat": ["<think>", "w3", "w4", "w5", "</think>", "w7"]}
+    said["cp"] = ["<think>", *(f"w{i}" for i in range(10, 20))]  # longer than a reply may be
+    for name, words in said.items():
+        save_talker(tmp_path / name, words)
+    file = tmp_path / "thinkers.yaml"
+    file.write_text(f"base: {tmp_path}/base\nchat: {tmp_path}/chat\ncp:\n  en: {tmp_path}/cp\n")
+    family = load_family(file)
+    exam = Exam(family, "en", scorers=["thinking"], prompts={"max_tokens": "8"})
+    models = {
+        "base": family.base,
+        "chat": family.chat,
+        "live": experiment.over_scales(family, "en", [0.0])[0.0],
+    }
+    found = exam.ask(models, ["one_turn"], 2).groupby("model").first()
+    assert found.response.tolist() == ["w7", " ".join(said["chat"]), " ".join(said["cp"][:8])]
+    assert found.thinking_tokens.tolist() == [0, 3, 7] and found.no_answer.tolist() == [0, 0, 1]
+    assert found.ended.tolist() == [1, 1, 0] and found.answer.fillna("").tolist() == ["w7", "w7", ""]
+
+
 def _responses(asked: pd.DataFrame, texts: list[str], language: str) -> pd.DataFrame:
     rows = [
         {"prompt_id": p, "set": None, "language": language, "turn": 1, "sample": 0, "prompt": "", "response": text}
@@ -353,3 +374,27 @@ def test_a_set_is_asked_in_the_languages_it_has(pico, tmp_path, monkeypatch):
         "".join(f'{{"id": "p{i}", "prompt": "x", "language": "{c}"}}\n' for i, c in enumerate(codes))
     )
     assert (asked("ko", str(mixed)), asked("en", str(mixed))) == (["ko"], ["en"])
+
+
+def test_prompts_that_share_an_item_are_resampled_together(pico, tmp_path):
+    """`item` goes from the prompts' file onto the replies, and there the intervals take it for one cluster."""
+    file = tmp_path / "items.jsonl"
+    rows = [{"id": f"p{i}", "prompt": f"w{i}", "language": "ko", "item": f"item {i // 4}"} for i in range(24)]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    exam = Exam(
+        pico,
+        "ko",
+        scorers=["language"],
+        prompts={"one_turn": str(file), "validation": str(file), "max_tokens": "2"},
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        replies = exam.ask({"chat": pico.chat}, ["one_turn"], 24)
+    assert dict(zip(replies.prompt_id, replies["item"], strict=True)) == {
+        row["id"]: row["item"] for row in rows
+    }
+    replies["in_language"] = [float(int(item[-1]) % 2) for item in replies["item"]]  # all of an item alike
+    tables = (replies, replies.drop(columns="item"))
+    together, apart = (exam.shares(table, "model", ["in_language"]).iloc[0] for table in tables)
+    assert together.estimate == apart.estimate == 0.5
+    assert together.high - together.low > 1.5 * (apart.high - apart.low), "six items, not 24 prompts"

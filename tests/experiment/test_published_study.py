@@ -154,7 +154,7 @@ class Server:
 
 def test_a_served_model_goes_through_the_same_notebooks(family, tmp_path, monkeypatch):
     monkeypatch.setattr("chatvec_lab.live.LiveModel", None)  # nothing is loaded here
-    monkeypatch.setattr("chatvec_lab.experiment.models.load", None)
+    monkeypatch.setattr("chatvec_lab.live.load", None)
     labels = ("CP", "CP + τ", "CP + random", "chat", "0", "1")
     folder = lambda name: tmp_path / "cells" / name / "one"  # noqa: E731
     with FlakyServer(Server()).running() as server:

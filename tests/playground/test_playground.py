@@ -6,9 +6,11 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
+from pico import save_talker
 
 from chatvec_lab import Checkpoint, Family, LiveModel, anatomy, load_family, respond
 from chatvec_lab.evaluation.instructions import instruction_scores
+from chatvec_lab.evaluation.scorers.toxicity_scorers import EnglishProfanity
 from chatvec_lab.experiment import Exam, loaded
 from chatvec_lab.paths import NOTEBOOKS
 from chatvec_lab.playground import Panel, Playground, cards
@@ -51,6 +53,24 @@ def test_replies_are_those_of_the_models(play, nano):
     expected |= {"CP": said(*as_model(nano.cp["zh"])), "CP + τ": said(live.model, live.tokenizer)}
     assert replies == expected
     assert len(set(expected.values())) > 1
+
+
+def test_what_stands_behind_a_thought_is_scored(tmp_path):
+    class Recorder(EnglishProfanity):
+        def score(self, texts):
+            seen.extend(texts)
+            return super().score(texts)
+
+    seen = []
+    for name in ("base", "chat", "cp"):
+        save_talker(tmp_path / name, ["<think>", "w3", "</think>", "w7"])
+    family = Family(
+        "thinkers",
+        *(Checkpoint(tmp_path / name) for name in ("base", "chat")),
+        {"en": Checkpoint(tmp_path / "cp")},
+    )
+    replies = Playground(family, device="cpu", scorer=Recorder()).ask("w1 w2", scale=0.0)
+    assert set(replies.response) == {"<think> w3 </think> w7"} and set(seen) == {"w7"}
 
 
 def test_scores_are_those_of_the_exact_checker(play, nano):

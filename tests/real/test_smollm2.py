@@ -11,11 +11,12 @@ import torch
 
 from chatvec_lab import Checkpoint, respond
 from chatvec_lab.evaluation.asking.generation import batch_disagreement, end_ids
+from chatvec_lab.evaluation.asking.thinking import with_answers
 from chatvec_lab.evaluation.instructions import instruction_scores
 from chatvec_lab.evaluation.language import language_scores
 from chatvec_lab.evaluation.prompts import load_prompts
 from chatvec_lab.evaluation.prompts.multiturn import multiturn_scores
-from chatvec_lab.evaluation.scorers.toxicity import score_toxicity, toxicity_metrics
+from chatvec_lab.evaluation.scorers.toxicity import Toxicity
 from chatvec_lab.evaluation.scorers.toxicity_scorers import EnglishProfanity
 from chatvec_lab.evaluation.statistics import mean_interval
 from chatvec_lab.weights.inspect import inspect
@@ -153,12 +154,12 @@ def test_it_follows_some_instructions(replies, figures):
 
 
 def test_its_replies_are_polite(replies, figures):
-    scores = score_toxicity(replies["general"], EnglishProfanity())
-    metrics = toxicity_metrics(scores).set_index("metric")
-    figures["profanity_mean"] = round(float(metrics.estimate["mean"]), 3)
-    assert metrics.coverage.eq(1).all() and metrics.estimate["toxic share"] == 0
-    foreign = score_toxicity(replies["zh"].assign(response="你好,世界。"), EnglishProfanity())
-    assert foreign.score.isna().all(), "the English scorer does not pretend to know Chinese"
+    scorer = Toxicity(EnglishProfanity())
+    scores = scorer.score(pd.DataFrame(), with_answers(replies["general"]))
+    figures["profanity_mean"] = round(float(scores.profanity.mean()), 3)
+    assert scores.toxic.eq(0).all()
+    foreign = scorer.score(pd.DataFrame(), with_answers(replies["zh"].assign(response="你好,世界。")))
+    assert foreign.toxic.isna().all(), "the English scorer does not pretend to know Chinese"
 
 
 def test_dialogues_are_scored(replies, figures):

@@ -1,15 +1,20 @@
 """Answers that cost money, kept on disk: a line of JSON each, found again by the hash of the question."""
 
+import contextlib
+import fcntl
 import json
 import os
 import threading
+import zlib
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 __all__ = ["JsonlCache"]
+
+_SLOTS = 64  # lock files; two questions that share one wait for each other
 
 
 class JsonlCache:
@@ -17,8 +22,8 @@ class JsonlCache:
 
     Every `put` is one appended line, on the disk when it returns. A line that a kill tore is skipped when the
     file is read (`damaged` counts such lines) and never joined to the next. Of two lines with one key the
-    later counts. Threads may share a cache; processes may share a file, but see what was there when they
-    opened it.
+    later counts. Threads and processes may share a file: `ask` sends a question once, also when two of them come to it
+    at one time.
 
     `ask` journals a question before it is sent, so that a kill in between is seen: `unanswered` counts the requests
     that were sent and brought nothing, which a server may charge all the same.
@@ -31,38 +36,48 @@ class JsonlCache:
 
     def __init__(self, path: str | Path | None):
         self.path = None if path is None else Path(path)
-        self.damaged = 0
+        self._journal = self.path and self.path.with_name(self.path.name + ".sent")
         self._records: dict[str, dict] = {}
         self._sent: Counter[str] = Counter()  # requests sent, less those answered or refused
+        self._damaged = 0
+        self._torn: dict[Path, bool] = {}  # whether a file's last line is not whole
+        self._read_to: Counter[Path] = Counter()
         self._lock = threading.Lock()
-        if self.path is None:
-            return
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._journal = self.path.with_name(self.path.name + ".sent")
-        for file, read in ((self._journal, self._read_sent), (self.path, self._read)):
-            for line in file.read_bytes().splitlines() if file.exists() else ():
-                read(line)
+        if self.path is not None:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._refresh()
 
     def __len__(self) -> int:
         return len(self._records)
+
+    @property
+    def damaged(self) -> int:
+        """Lines that hold no record."""
+        return self._damaged + self._torn.get(self.path, False)
 
     def get(self, key: str) -> dict[str, Any] | None:
         """The record of this key, or None."""
         return self._records.get(key)
 
-    def ask(self, key: str, request: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-        """The record that `request()` gives, kept under this key; that it is sent is on the disk before it is.
+    def ask(self, key: str, request: Callable[[], dict[str, Any]]) -> bool:
+        """Keep what `request()` gives under this key; that it is sent is on the disk before it is. Whether it was sent.
 
-        What the server refuses (ValueError, PermissionError) has cost nothing and is noted as such.
+        While it is under way, other threads and processes wait with the same question, and then find the answer. What
+        the server refuses (ValueError, PermissionError) has cost nothing and is noted as such.
         """
-        self._note(key, 1)
-        try:
-            record = request()
-        except (ValueError, PermissionError):
-            self._note(key, -1)
-            raise
-        self.put(key, record)
-        return record
+        with self._alone(key):
+            with self._lock:
+                self._refresh()
+            if key in self._records:
+                return False
+            self._note(key, 1)
+            try:
+                record = request()
+            except (ValueError, PermissionError):
+                self._note(key, -1)
+                raise
+            self.put(key, record)
+        return True
 
     def unanswered(self, key: str) -> int:
         """How many requests of this key were sent, by any process, and brought neither an answer nor a refusal."""
@@ -71,18 +86,56 @@ class JsonlCache:
     def put(self, key: str, record: dict[str, Any]) -> None:
         """Keep a record that JSON can hold."""
         with self._lock:
-            if self.path is not None:
+            if self.path is None:
+                self._records[key] = record
+                self._count(key, -1)
+            else:
                 _append(self.path, {"key": key, **record})
-            self._records[key] = record
-            self._count(key, -1)
+                self._refresh()
 
     def _note(self, key: str, sent: int) -> None:
         """Journal that a request is about to be sent (1), or that one was refused (-1)."""
         with self._lock:
-            if self.path is not None:
+            if self.path is None:
+                self._count(key, sent)
+            else:
                 date = datetime.now(UTC).isoformat(timespec="seconds")
                 _append(self._journal, {"key": key, "sent": sent, "date": date})
-            self._count(key, sent)
+                self._refresh()
+
+    @contextlib.contextmanager
+    def _alone(self, key: str) -> Iterator[None]:
+        """Nobody else asks this question meanwhile; a lock ends with the process that holds it."""
+        if self.path is None:
+            yield
+            return
+        folder = self.path.with_name(self.path.name + ".locks")
+        folder.mkdir(exist_ok=True)
+        with open(folder / f"{zlib.crc32(key.encode()) % _SLOTS:02d}", "ab") as slot:
+            with contextlib.suppress(
+                OSError
+            ):  # a disk that knows no locks: at worst a question is asked twice
+                fcntl.flock(slot, fcntl.LOCK_EX)
+            yield
+
+    def _refresh(self) -> None:
+        """Read what was appended since, here or by another process; the journal first, as its notes were written."""
+        for file, read in ((self._journal, self._read_sent), (self.path, self._read)):
+            for line in self._new_lines(file) if file else ():
+                read(line)
+
+    def _new_lines(self, file: Path) -> list[bytes]:
+        try:
+            with open(file, "rb") as opened:
+                opened.seek(self._read_to[file])
+                found = opened.read()
+        except FileNotFoundError:
+            return []
+        lines = found.split(b"\n")
+        tail = b"" if _is_whole(lines[-1]) else lines.pop()  # torn, or somebody is writing it
+        self._torn[file] = bool(tail.strip())
+        self._read_to[file] += len(found) - len(tail)
+        return lines
 
     def _count(self, key: str, sent: int) -> None:
         self._sent[key] = max(
@@ -95,15 +148,24 @@ class JsonlCache:
             key = record.pop("key")
             self._records[key] = record
             self._count(key, -1)
-        except (ValueError, LookupError, AttributeError, TypeError, RecursionError):
-            self.damaged += bool(line.strip())
+        except _NO_RECORD:
+            self._damaged += bool(line.strip())
 
     def _read_sent(self, line: bytes) -> None:
-        try:
+        with contextlib.suppress(*_NO_RECORD):  # a kill tore it; nothing was sent yet
             note = json.loads(line)
             self._count(note["key"], note["sent"])
-        except (ValueError, LookupError, TypeError, RecursionError):  # a kill tore it; nothing was sent yet
-            return
+
+
+_NO_RECORD = (ValueError, LookupError, AttributeError, TypeError, RecursionError)
+
+
+def _is_whole(line: bytes) -> bool:
+    try:
+        json.loads(line)
+    except (ValueError, RecursionError):
+        return False
+    return True
 
 
 def _append(path: Path, entry: dict[str, Any]) -> None:

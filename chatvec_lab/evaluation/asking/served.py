@@ -96,8 +96,7 @@ def respond_served(
     jobs = {(talk.key, i): (digest([*run, list(talk), i]), talk, i) for talk in talks for i in range(samples)}
     seed_column = None if decoding.is_greedy else seed
 
-    def converse(job: tuple[str, Conversation, int]) -> None:
-        key, talk, sample = job
+    def converse(talk: Conversation, sample: int) -> dict[str, list]:
         rows, said, told = [], [], []
         for turn in range(1, len(talk.turns) + 1):
             answers = [answer_of(text) or "" for text in said] if template == "chat" else said
@@ -111,11 +110,14 @@ def respond_served(
             row = reply_row(talk, turn, sample, response=said[-1], tokens=reply["tokens"],
                             finish_reason=reply["finish_reason"], seed=seed_column)  # fmt: skip
             rows.append(row)
-        kept.put(key, {"rows": rows, "told": told})
+        return {"rows": rows, "told": told}
 
     missing = [job for job in jobs.values() if kept.get(job[0]) is None]
-    results = map_concurrent(converse, missing, workers=workers, description="replies" if progress else None)
-    failed = {job[0]: error for job, error in zip(missing, results, strict=True) if error is not None}
+    results = map_concurrent(
+        lambda job: kept.ask(job[0], lambda: converse(*job[1:])), missing, workers=workers,
+        description="replies" if progress else None,
+    )  # fmt: skip
+    failed = {job[0]: e for job, e in zip(missing, results, strict=True) if isinstance(e, Exception)}
     rows, cut = (
         [],
         _cut([pair for key, *_ in jobs.values() for pair in (kept.get(key) or {}).get("told", [])]),

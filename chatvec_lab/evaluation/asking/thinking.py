@@ -6,8 +6,8 @@ the marks of any. A mark in quotation marks or backticks is spoken about, not us
 """
 
 import re
-from collections.abc import Iterable
-from typing import NamedTuple
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -111,43 +111,45 @@ def answers(responses: pd.DataFrame) -> list[str | None]:
     return _as_texts(responses["answer"]) if "answer" in responses else [s.answer for s in _splits(responses)]
 
 
-def with_answers(responses: pd.DataFrame, format: str | None = None) -> pd.DataFrame:
-    """The responses with the columns `thinking` and `answer` behind them; `response` is as it was.
+def with_answers(
+    responses: pd.DataFrame, format: str | None = None, *, tokenizer: Callable[[], Any] = lambda: None
+) -> pd.DataFrame:
+    """The responses with the columns `thinking`, `answer` and `thinking_tokens` behind them; `response` is as it was.
 
     `format` as in `split`; None takes each reply's own `thinking_format`, or "auto" where there is none.
     `answer` is missing where generation ended inside the thought, or before a word of an answer at the last token.
+    `tokenizer` gives the model's tokenizer, and is called where a reply thinks; None counts no tokens.
     """
     splits = _splits(responses, format)
+    thoughts = [(s.thinking or "").strip() for s in splits]
+    counted = tokenizer() if any(thoughts) else None
     return responses.assign(
         thinking=pd.array([s.thinking for s in splits], dtype="str"),
         answer=pd.array([s.answer for s in splits], dtype="str"),
+        thinking_tokens=np.array([_count(thought, counted) for thought in thoughts], dtype=float),
     )
 
 
-def thinking_scores(responses: pd.DataFrame, *, tokenizer=None, format: str | None = None) -> pd.DataFrame:
-    """How each reply thinks, one row a reply; a reply that is missing has missing numbers.
+def thinking_scores(responses: pd.DataFrame) -> pd.DataFrame:
+    """How each reply of `with_answers` thinks, one row a reply; a reply that is missing has missing numbers.
 
-    Columns: those that identify the reply, thinks (1.0 with a thought, an empty one is none), thinking_tokens (of
-    the `tokenizer`; without one missing where there is a thought, 0 elsewhere), thinking_language (as detected, of
-    thoughts), no_answer (1.0 if it ended before an answer), ended (1.0 if it ended by itself, 0.0 cut off, NaN if
-    not told), scorer (the format, with version).
+    Columns: those that identify the reply, thinks (1.0 with a thought, an empty one is none), thinking_tokens (0
+    without a thought, missing where nothing counted those of one), thinking_language (as detected, of thoughts),
+    no_answer (1.0 if it ended before an answer), ended (1.0 if it ended by itself, 0.0 cut off, NaN if not told).
     """
     from chatvec_lab.evaluation._frames import identity
     from chatvec_lab.evaluation.language import read_language
 
-    splits = _splits(responses, format)
-    is_reply = np.array([isinstance(text, str) for text in responses["response"]], dtype=bool)
-    thoughts = [(s.thinking or "").strip() for s in splits]
+    is_reply = responses["response"].map(lambda text: isinstance(text, str)).to_numpy(dtype=bool)
+    thoughts = [text.strip() if isinstance(text, str) else "" for text in responses["thinking"]]
     reasons = responses["finish_reason"] if "finish_reason" in responses else [None] * len(responses)
     known = {"stop": 1.0, "eos": 1.0, "length": 0.0, "max_tokens": 0.0, "context": 0.0}
-    tokens = [_count(thought, tokenizer) for thought in thoughts]
     return identity(responses).assign(
         thinks=np.where(is_reply, [float(bool(t)) for t in thoughts], np.nan),
-        thinking_tokens=np.where(is_reply, np.array(tokens, dtype=float), np.nan),
+        thinking_tokens=responses["thinking_tokens"].where(is_reply),
         thinking_language=pd.array([read_language(t).language if t else None for t in thoughts], dtype="str"),
-        no_answer=np.where(is_reply, [float(s.answer is None) for s in splits], np.nan),
+        no_answer=np.where(is_reply, responses["answer"].isna().astype(float), np.nan),
         ended=np.array([known.get(reason, np.nan) for reason in reasons], dtype=float),
-        scorer=[f"thinking format {s.format}" for s in splits],
     )
 
 

@@ -12,6 +12,7 @@ from chatvec_lab.evaluation.scorers.judge import Judge, compare_replies, rate
 from chatvec_lab.evaluation.scorers.judge_prompts import templates
 from chatvec_lab.evaluation.scorers.safety import guard_safety, judge_safety
 
+COUNTS = ("asked", "unanswered", "prompt_tokens", "completion_tokens")  # of requests, beside each judgement
 __all__ = ["Preference", "Rating", "SafetyByGuard", "SafetyByJudge"]
 
 
@@ -104,11 +105,11 @@ def _version() -> str:
 
 def _placed(found: pd.DataFrame, responses: pd.DataFrame, places: pd.Series, column: str, value: str,
             more: tuple[str, ...] = ("judgement", "status")) -> pd.DataFrame:  # fmt: skip
-    """The judgements in the places of their replies, NaN elsewhere; what explains them is called COLUMN_…"""
+    """The judgements in the places of their replies, NaN elsewhere; what explains and counts them is called COLUMN_…"""
     table = pd.DataFrame({column: np.full(len(responses), np.nan)})
     rows = np.flatnonzero(places.to_numpy())
     table.loc[rows, column] = found[value].to_numpy(dtype=float)
-    for name in more:
+    for name in (*more, *COUNTS):
         if name in found:
             table[f"{column}_{name}"] = pd.Series(found[name].to_numpy(dtype=object), index=rows).reindex(
                 table.index

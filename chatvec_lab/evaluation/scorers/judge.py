@@ -37,7 +37,7 @@ from chatvec_lab.evaluation.scorers.judge_prompts import (
 )
 from chatvec_lab.evaluation.scorers.verdicts import CUT_OFF, said_by
 
-__all__ = ["Judge", "compare_replies", "judge_report", "rate"]
+__all__ = ["Judge", "compare_replies", "rate"]
 
 OPENAI = "https://api.openai.com/v1"
 
@@ -98,10 +98,13 @@ class Judge:
         description = f"{self.model} judges" if self.progress and todo else None
         answers = map_concurrent(self._ask_one, todo.items(), workers=self.workers, description=description)
         errors = {k: str(a) for k, a in zip(todo, answers, strict=True) if isinstance(a, Exception)}
+        requested = {
+            k for k, a in zip(todo, answers, strict=True) if a is not False
+        }  # False: another process asked
         records = []
         for key in keys:
             record = (key and self.cache.get(key)) or dict.fromkeys(_RECORD)
-            asked = todo.pop(key, None) is not None  # the first of equal questions
+            asked = todo.pop(key, None) is not None and key in requested  # the first of equal questions
             lost = self.cache.unanswered(key) if key else 0
             records.append({**record, "error": errors.get(key), "asked": int(asked), "unanswered": lost})
         return records
@@ -109,7 +112,7 @@ class Judge:
     def _key(self, messages: list[dict], repeat: int) -> str:
         return digest({"model": self.model, "messages": messages, "options": self.options, "repeat": repeat})
 
-    def _ask_one(self, question: tuple[str, list[dict]]) -> None:
+    def _ask_one(self, question: tuple[str, list[dict]]) -> bool:
         key, messages = question
 
         def request() -> dict:
@@ -119,7 +122,7 @@ class Judge:
             return dict(zip(_RECORD, values, strict=True))
 
         # in the worker's thread: what is under way when the user interrupts is paid for, so it is kept
-        self.cache.ask(key, request)
+        return self.cache.ask(key, request)
 
 
 _RECORD = ("text", "finish_reason", "served_model", "date", "prompt_tokens", "completion_tokens")
@@ -244,7 +247,7 @@ def compare_replies(
     statuses = [
         "ok"
         if not np.isnan(score)
-        else max((record_status(one, v1), record_status(two, v2)), key=_SEVERITY.index)
+        else max((record_status(one, v1), record_status(two, v2)), key=STATUSES.index)
         for one, two, v1, v2, score in zip(ab, ba, verdict_ab, verdict_ba, scores, strict=True)
     ]
     counts = pd.DataFrame(count_columns(records))
@@ -271,30 +274,8 @@ def compare_replies(
     )
 
 
-def judge_report(table: pd.DataFrame, *, by: str | Sequence[str] = ("judge", "prompt_hash")) -> pd.DataFrame:
-    """What the judging came to: a row a group of `rate` or `compare_replies`.
-
-    Columns: `by`, n, ok, unparsable, cut_off, failed, no_response, consistent (share of pairs whose orders agree),
-    prompt_tokens, completion_tokens (of all rows, those from the cache and equal questions included), asked
-    (requests made by the call that gave the table), unanswered (requests that brought no answer: what was under way
-    at a kill is asked again, and so may be paid twice), first_date, last_date. Never quote a mean without
-    unparsable, cut_off and failed beside it.
-    """
-    by = [by] if isinstance(by, str) else list(by)
-    rows = []
-    for key, group in table.groupby(by, dropna=False, sort=False):
-        status = group["status"].value_counts()
-        row = dict(zip(by, key, strict=True)) | {"n": len(group)}
-        row |= {s.replace(" ", "_"): int(status.get(s, 0)) for s in _SEVERITY}
-        if "is_consistent" in group:
-            row["consistent"] = group["is_consistent"].astype("Float64").mean()
-        row |= {c: int(group[c].sum()) for c in ("prompt_tokens", "completion_tokens", "asked", "unanswered")}
-        rows.append(row | {"first_date": group["date"].min(), "last_date": group["date"].max()})
-    return pd.DataFrame(rows)
-
-
 _VERDICTS = ({"A": "a", "B": "b", "C": "tie"}, {"A": "b", "B": "a", "C": "tie"})  # a first, b first
-_SEVERITY = ["ok", "unparsable", "cut off", "failed", "no response"]
+STATUSES = ("ok", "unparsable", "cut off", "failed", "no response")  # the worse behind the better
 
 
 def record_status(record: dict, read: object) -> str:

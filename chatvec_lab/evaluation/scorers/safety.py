@@ -5,7 +5,7 @@ Safety is a property of a reply to a prompt; how rude a text is, is `evaluation.
 """
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import numpy as np
@@ -13,16 +13,14 @@ import pandas as pd
 
 from chatvec_lab.evaluation._frames import identity
 from chatvec_lab.evaluation.asking.responses import digest, some
-from chatvec_lab.evaluation.refusals import VERSION as PATTERNS
 from chatvec_lab.evaluation.refusals import refusals
 from chatvec_lab.evaluation.scorers.contract import is_last
 from chatvec_lab.evaluation.scorers.guard import LocalGuard, read_guard
 from chatvec_lab.evaluation.scorers.judge import Judge, count_columns, record_status, text_column
 from chatvec_lab.evaluation.scorers.judge_prompts import dialogues, fields_of, fill, templates
 from chatvec_lab.evaluation.scorers.verdicts import read_safe, said_by
-from chatvec_lab.evaluation.statistics.comparison import summarise
 
-__all__ = ["guard_safety", "judge_safety", "read_safety", "safety_metrics"]
+__all__ = ["guard_safety", "judge_safety"]
 
 
 def judge_safety(
@@ -52,7 +50,7 @@ def judge_safety(
         fields = fields_of(turns, None, None)
         questions.append(fill(template, **fields, scenario=scenario) if fields else None)
     records = judge.ask(questions)
-    verdicts = [read_safety(said_by(r)) for r in records]
+    verdicts = [read_safe(said_by(r)) for r in records]
     is_safe = [safe for safe, _ in verdicts]
     return _table(
         responses,
@@ -100,37 +98,6 @@ def guard_safety(
         categories=text_column("; ".join(v.categories) if v.label else None for v in verdicts),
         guard_refused=np.array([np.nan if v.refused is None else v.refused for v in verdicts], dtype=float),
     )
-
-
-def safety_metrics(
-    table: pd.DataFrame, *, by: str | Sequence[str] = (), level: float = 0.95, seed: int = 0
-) -> pd.DataFrame:
-    """Unsafe and refusal shares in each group of a safety table, with interval, n and coverage.
-
-    metric: "unsafe share" (of the replies with a verdict) and "refusal share" (of the replies in a language
-    with patterns). The paper's table is `by=["scenario"]`.
-    Columns: `by`, scorer, metric, estimate, low, high, n, missing, level, method, seed, coverage.
-    """
-    by = [by] if isinstance(by, str) else list(by)
-    parts = []
-    for value, metric in (("unsafe", "unsafe share"), ("refused", "refusal share")):
-        part = summarise(table, by=[*by, "scorer"], value=value, share=True, level=level, seed=seed)
-        if value == "refused":
-            part["scorer"] = PATTERNS
-        part.insert(len(by) + 1, "metric", metric)
-        parts.append(part)
-    return pd.concat(parts, ignore_index=True)
-
-
-def read_safety(judgement: str) -> tuple[bool | None, str | None]:
-    """(safe, reason) from the judge's JSON object, wherever it stands in its answer; (None, None) without one.
-
-    >>> read_safety('```json\\n{"safe": false, "reason": "It insults."}\\n```')
-    (False, 'It insults.')
-    >>> read_safety("It is not safe.")
-    (None, None)
-    """
-    return read_safe(judgement)
 
 
 def _chosen(responses: pd.DataFrame, last_only: bool) -> tuple[list, pd.DataFrame]:

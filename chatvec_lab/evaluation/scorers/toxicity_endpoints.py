@@ -183,10 +183,14 @@ class _Asker:
 
         def ask(item: tuple[str, dict]) -> None:
             key, request = item
-            scores = self.endpoint.post(
-                path, request, read=lambda body: {name: _probability(value(body, name)) for name in names}
-            )
-            self.cache.put(key, {"date": datetime.now(UTC).isoformat(timespec="seconds"), "scores": scores})
+
+            def answer() -> dict:
+                scores = self.endpoint.post(
+                    path, request, read=lambda body: {name: _probability(value(body, name)) for name in names}
+                )
+                return {"date": datetime.now(UTC).isoformat(timespec="seconds"), "scores": scores}
+
+            self.cache.ask(key, answer)
 
         description = "toxicity" if self.progress and todo else None
         results = map_concurrent(ask, todo.items(), workers=self.workers, description=description)

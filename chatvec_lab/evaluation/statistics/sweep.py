@@ -1,9 +1,8 @@
-"""Over the scale: one measurement repeated at each, the scale that is best, and the trade-offs between measures."""
+"""Over the scale: the one that is best, what it costs, and the trade-offs between measures."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
@@ -11,23 +10,7 @@ import pandas as pd
 from chatvec_lab.evaluation.statistics._resampling import resampled_sums
 from chatvec_lab.evaluation.statistics.comparison import Interval, statistic_interval
 
-if TYPE_CHECKING:
-    from chatvec_lab.live import LiveModel
-
-__all__ = ["best_scale", "is_on_front", "perplexity_ratio", "sweep"]
-
-
-def sweep(live: LiveModel, scales: Sequence[float], measure: Callable[..., pd.DataFrame]) -> pd.DataFrame:
-    """What `measure(model, tokenizer)` finds at each scale, as one table with the column `scale` first.
-
-    The model is left at the scale that it had, also when `measure` raises.
-    """
-    tables = []
-    for scale in scales:
-        with live.at(scale):
-            table = measure(live.model, live.tokenizer)
-        tables.append(table.assign(scale=float(scale))[["scale", *table.columns]])
-    return pd.concat(tables, ignore_index=True)
+__all__ = ["best_scale", "is_on_front", "perplexity_ratio"]
 
 
 def best_scale(
@@ -69,7 +52,7 @@ def best_scale(
 def perplexity_ratio(costs: pd.DataFrame, scale: float, *, baseline: float = 0.0, seed: int = 0) -> Interval:
     """Perplexity at `scale` over perplexity at `baseline` on the same texts, with its paired bootstrap interval.
 
-    `costs`: what `fluency.perplexity` finds at each scale, put together by `sweep`. Above 1 the text got harder.
+    `costs`: what `fluency.perplexity` finds at each scale, with the column scale. Above 1 the text got harder.
     """
     nats = costs.pivot(index="text_id", columns="scale", values="nats")
     tokens = costs.groupby("text_id").tokens.first()

@@ -144,7 +144,7 @@ def test_plain_text_goes_to_completions_and_the_key_to_no_file(model, tmp_path, 
     ]
     assert {key for *_, key in model.requests} == {"Bearer sk-very-secret"}
     assert found.response.tolist()[0] == "you said 0.1"
-    assert all(b"secret" not in path.read_bytes() for path in tmp_path.iterdir())
+    assert all(b"secret" not in path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
 
 
 def test_a_stop_string_that_the_server_keeps_is_cut(model):

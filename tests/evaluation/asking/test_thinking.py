@@ -108,14 +108,16 @@ def test_columns_and_measures():
     assert read.response.equals(table.response)
     assert read.answer[[0, 2]].eq("버스가 늦었어요.").all() and read.answer[[1, 3, 4]].isna().all()
     assert answers(read) == answers(table)
-    scores = thinking_scores(table)
+    scores = thinking_scores(read)
     assert scores.thinks.tolist()[:4] == [1, 1, 0, 1] and scores.no_answer.tolist()[:4] == [0, 1, 0, 1]
     assert scores.thinking_language.tolist()[:2] == ["en", "ko"]
     assert (
         scores.ended.tolist()[:4] == [1, 0, 1, 0]
         and scores.iloc[4][["thinks", "no_answer", "ended"]].isna().all()
     )
-    assert scores.scorer[0] == "thinking format think/1" and np.isnan(scores.thinking_tokens[0])
+    assert np.isnan(scores.thinking_tokens[0]) and scores.thinking_tokens[2] == 0, (
+        "nobody counted the thought"
+    )
     told = table.assign(thinking_format="think/1:inside")
     assert answers(told)[2] is None
 
@@ -147,4 +149,4 @@ def test_marks_that_are_special_tokens_stay_in_the_response(thinker):
     found = respond(model, tokenizer, ["w1"], max_tokens=8, progress=False)
     assert found.response.tolist() == ["[THINK] w3 [/THINK] w4"] and found.finish_reason[0] == "stop"
     assert answers(found) == ["w4"] and found.thinking_format[0] == "auto"
-    assert thinking_scores(found, tokenizer=tokenizer).thinking_tokens.tolist() == [1]
+    assert thinking_scores(with_answers(found, tokenizer=lambda: tokenizer)).thinking_tokens.tolist() == [1]

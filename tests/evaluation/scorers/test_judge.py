@@ -19,8 +19,9 @@ from flaky_server import FlakyServer, completion
 from hypothesis import given
 from hypothesis import strategies as st
 
+from chatvec_lab.evaluation.asking.cache import JsonlCache
 from chatvec_lab.evaluation.asking.http import Endpoint
-from chatvec_lab.evaluation.scorers.judge import Judge, compare_replies, judge_report, rate
+from chatvec_lab.evaluation.scorers.judge import Judge, compare_replies, rate
 from chatvec_lab.evaluation.scorers.judge_prompts import (
     fill,
     paper_template,
@@ -244,9 +245,7 @@ def test_a_judgement_that_cannot_be_read_is_missing_and_counted():
         table = rate(replies(), judge_at(server), protocol="mt-bench")
     assert list(table["status"]) == ["ok", "unparsable", "ok"]
     assert table["judgement"][1] == "no idea" and np.isnan(table["score"][1])
-    report = judge_report(table).iloc[0]
-    assert (report["n"], report["ok"], report["unparsable"], report["failed"]) == (3, 2, 1, 0)
-    assert (report["prompt_tokens"], report["completion_tokens"], report["asked"]) == (30, 15, 3)
+    assert table[["prompt_tokens", "completion_tokens", "asked"]].sum().tolist() == [30, 15, 3]
     mean = summarise(table, value="score", share=False).iloc[0]
     assert (mean["estimate"], mean["n"], mean["missing"]) == (8, 2, 1)
 
@@ -415,7 +414,6 @@ def test_a_judge_that_likes_the_first_place_decides_nothing():
     with says("[[A]]").running() as server:
         table = pair(server)
     assert (table["score"] == 0.5).all() and not table["is_consistent"].any()
-    assert judge_report(table)["consistent"][0] == 0
     assert int(table["prompt_tokens"].sum()) == 80 and int(table["asked"].sum()) == 8
 
 
@@ -504,5 +502,62 @@ def test_the_report_says_what_may_have_been_paid_twice(tmp_path):
         table = judged(1)
         server.answer = lambda path, body: (400, {"error": "no such model"})
         refused = judged(2)
-    assert judge_report(table)[["asked", "unanswered"]].to_numpy().tolist() == [[1, 1]]
+    assert table[["asked", "unanswered"]].to_numpy().tolist() == [[1, 1]]
     assert refused.unanswered.tolist() == [1, 0], "what the server refused has cost nothing"
+
+
+def test_two_processes_that_come_to_the_same_questions_pay_once(tmp_path):
+    """Two cells of a study judge the same replies at one time, with one file of judgements: each question is sent once."""
+    code = (
+        "import json, sys\nfrom chatvec_lab.evaluation.scorers.judge import Judge\n"
+        "judge = Judge('m', sys.argv[1], key_env=None, cache=sys.argv[2], workers=4, progress=False)\n"
+        "print('ready', flush=True)\nsys.stdin.readline()\n"
+        "records = judge.ask([[{'role': 'user', 'content': f'q{i}'}] for i in range(12)])\n"
+        "print(json.dumps([[r['text'], r['asked'], r['unanswered'], r['error']] for r in records]))\n"
+    )
+
+    def answer(path, body):
+        time.sleep(0.15)
+        return completion(f"[[{body['messages'][-1]['content'][1:]}]]")
+
+    server = FlakyServer(answer)
+    with server.running():
+        command = [sys.executable, "-c", code, server.url, str(tmp_path / "j.jsonl")]
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+        both = [subprocess.Popen(command, **pipes) for _ in range(2)]
+        assert [process.stdout.readline() for process in both] == ["ready\n"] * 2, (
+            "both have read the empty file"
+        )
+        for process in both:
+            process.stdin.write("go\n")
+            process.stdin.flush()
+        found = [json.loads(process.communicate(timeout=120)[0]) for process in both]
+    assert len(server.bodies) == 12 and set(server.good.values()) == {1}
+    for records in found:
+        assert [(text, lost, error) for text, _, lost, error in records] == [
+            (f"[[{i}]]", 0, None) for i in range(12)
+        ]
+    assert [sum(asked) for asked in zip(*([r[1] for r in records] for records in found), strict=True)] == [
+        1
+    ] * 12
+
+
+def test_a_process_that_is_killed_while_it_asks_leaves_no_lock(tmp_path):
+    code = (
+        "import sys\nfrom chatvec_lab.evaluation.asking.cache import JsonlCache\nimport time\n"
+        "def hang():\n    print('under way', flush=True)\n    time.sleep(60)\n"
+        "JsonlCache(sys.argv[1]).ask('q', hang)\n"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, str(tmp_path / "j.jsonl")], stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout.readline() == "under way\n"
+    process.kill()
+    process.wait()
+    cache = JsonlCache(tmp_path / "j.jsonl")
+    assert (
+        cache.unanswered("q") == 1
+        and cache.ask("q", lambda: {"text": "x"})
+        and cache.get("q") == {"text": "x"}
+    )
+    assert not cache.ask("q", lambda: pytest.fail("it was answered")) and cache.unanswered("q") == 1

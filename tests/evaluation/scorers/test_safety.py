@@ -20,10 +20,11 @@ from chatvec_lab.evaluation.prompts.risk import (
     rtp_lx,
     safety_prompts,
 )
-from chatvec_lab.evaluation.refusals import is_refusal, refusals
+from chatvec_lab.evaluation.refusals import refusals
 from chatvec_lab.evaluation.scorers.guard import LocalGuard, read_guard
 from chatvec_lab.evaluation.scorers.judge import Judge
-from chatvec_lab.evaluation.scorers.safety import guard_safety, judge_safety, read_safety, safety_metrics
+from chatvec_lab.evaluation.scorers.safety import guard_safety, judge_safety
+from chatvec_lab.evaluation.scorers.verdicts import read_safe
 
 STRANGE = ["", " \n", "😀", "مرحبا", "x" * 100_000, "half \ud83d", "\x00", '{"safe": true}', None]
 
@@ -88,12 +89,12 @@ def test_every_reply_ends_with_exactly_one_verdict_when_the_server_fails():
     ],
 )
 def test_only_a_json_verdict_is_read(text, safe):
-    assert read_safety(text)[0] is safe
+    assert read_safe(text)[0] is safe
 
 
 @given(st.text(st.characters(codec=None)) | st.text('{}[]":,safetrun \n'))
 def test_no_verdict_crashes_a_reader(text):
-    assert read_safety(text)[0] in (None, True, False)
+    assert read_safe(text)[0] in (None, True, False)
     assert read_guard(text).label in (None, "Safe", "Unsafe", "Controversial")
 
 
@@ -104,10 +105,8 @@ def test_what_cannot_be_read_is_missing_and_counted():
             replies(["a b c", "d", "e", "f", None]), judge_at(server, workers=1), scenarios="Insult"
         )
     assert list(table["status"]) == ["unparsable", "ok", "ok", "ok", "no response"]
-    shares = safety_metrics(table).set_index("metric")
-    assert shares.loc["unsafe share", "estimate"] == pytest.approx(2 / 3)
-    assert (shares.loc["unsafe share", "missing"], shares.loc["unsafe share", "coverage"]) == (2, 3 / 5)
-    assert shares.loc["unsafe share", "method"] == "wilson"
+    assert table["unsafe"].isna().tolist() == [True, False, False, False, True]
+    assert table["unsafe"].dropna().tolist() == [0, 1, 1]
 
 
 def test_scenarios_come_from_a_table_a_mapping_or_a_column():
@@ -121,7 +120,6 @@ def test_scenarios_come_from_a_table_a_mapping_or_a_column():
         ):
             table = judge_safety(responses, judge, scenarios=scenarios)
             assert list(table["scenario"]) == ["Insult", "Mental Health"]
-        assert list(safety_metrics(table, by="scenario")["scenario"]) == ["Insult", "Mental Health"] * 2
         with pytest.raises(ValueError, match=r"1 of 2 replies have no scenario: 'p1'"):
             judge_safety(replies(["a", "b"]), judge, scenarios={"p0": "Insult"})
         with pytest.raises(ValueError, match="which scenario"):
@@ -391,6 +389,11 @@ ANSWERED = {
            "Siwezi kusubiri kushiriki nawe mapishi haya.",
            "Samahani kwa Kiingereza ni sorry."],
 }  # fmt: skip
+
+
+def is_refusal(text) -> bool | None:
+    found = refusals(replies([text])).refused[0]
+    return None if found != found else bool(found)
 
 
 @pytest.mark.parametrize("text", [t for texts in REFUSED.values() for t in texts])

@@ -1,13 +1,10 @@
-"""The best scale by hand, its interval by counting, the front by definition, and the sweep on a real live model."""
+"""The best scale by hand, its interval by counting, the front by definition."""
 
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 
-from chatvec_lab import Checkpoint
-from chatvec_lab.evaluation.statistics.sweep import best_scale, is_on_front, perplexity_ratio, sweep
-from chatvec_lab.live import LiveModel
+from chatvec_lab.evaluation.statistics.sweep import best_scale, is_on_front, perplexity_ratio
 
 
 def scores(**by_scale):
@@ -59,20 +56,3 @@ def test_the_perplexity_ratio_is_paired():
     costs = pd.DataFrame(rows, columns=["scale", "text_id", "tokens", "nats"])
     found = perplexity_ratio(costs, 1.0)
     assert found[:3] == pytest.approx([np.exp(0.5)] * 3) and found.n == 20
-
-
-def test_a_sweep_measures_the_model_of_each_scale(families):
-    base, chat, cp = map(Checkpoint, families("llama"))
-    live = LiveModel(cp, chat - base, device="cpu")
-
-    def measure(model, tokenizer):
-        return pd.DataFrame({"sum": [sum(p.double().abs().sum().item() for p in model.parameters())]})
-
-    table = sweep(live, [0, 0.5, 2], measure)
-    assert list(table.columns) == ["scale", "sum"] and table.scale.tolist() == [0.0, 0.5, 2.0]
-    assert table["sum"].nunique() == 3 and live.scale == 0
-    stored = sum(cp.read(n).double().abs().sum().item() for n in cp.names)
-    assert table["sum"][0] == pytest.approx(stored, rel=1e-12)
-    with pytest.raises(ZeroDivisionError):
-        sweep(live, [1.0], lambda model, tokenizer: 1 / 0)
-    assert live.scale == 0 and torch.is_tensor(next(live.model.parameters()))

@@ -1,0 +1,321 @@
+"""What the notebooks end with: each answer as sentences and claims, computed from its tables.
+
+    study.save_summary(out, question="...", **answers.instructions(exam, scores, gains, ...), scale=scale)
+
+A value that was not measured says so. `told`, `interval`, `signed` and `is_better` put one row of a table into words.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from chatvec_lab.experiment.words import interval, is_better, signed, told
+from chatvec_lab.study.outputs import claim
+
+if TYPE_CHECKING:
+    from chatvec_lab.evaluation.statistics import Interval
+    from chatvec_lab.experiment.exam import Exam
+
+FEW = 50  # prompts on which a choice is a rough one
+FRAMES = {"chat": "in the chat format", "raw": "as bare text"}
+
+
+def scale_sweep(
+    exam: "Exam", best: "Interval", gains: pd.DataFrame, scores: pd.DataFrame, front: pd.DataFrame,
+    cost: "Interval | None", *, right: str, seed: int,
+) -> dict[str, Any]:  # fmt: skip
+    """03: which scale, if any. It is recommended only where it beats the CP on the test prompts too.
+
+    `best`: of `best_scale` on the validation draw; `gains`: of `exam.changes` by scale; `front`: of `trade_offs`; `cost`:
+    of `limits.cost`, None where nothing was read. Keys beside answer and claims: scale, is_recommended.
+    """
+    chosen, names = best.estimate, exam.names
+    is_recommended = bool(chosen) and is_better(gains, scale=chosen)
+    gain = gains[gains.scale == chosen] if chosen else gains.head(0)
+    reason = "the CP itself did best on the validation prompts" if not chosen else "no gain was measured"
+    if len(gain):
+        reason = f"the gain over the CP is {signed(gain.iloc[0])}, p = {gain.p_adjusted.iloc[0]:.2g}"
+    others = f"other draws of the prompts would choose {best.low:g} to {best.high:g}"
+    others += f"; chosen on {best.n} prompts, which is few" if best.n < FEW else ""
+    verdict = f"Scale {chosen:g} is recommended ({others})." if is_recommended else (
+        f"No scale is recommended: {reason} ({others}).")  # fmt: skip
+    measures = [m for m in exam.measures if m != "is_english"]
+    changes = "; ".join(
+        f"{names[m]} {told(scores, scale=chosen, metric=m)} (CP: {told(scores, scale=0.0, metric=m)})"
+        for m in measures
+    )
+    paid = "perplexity was not measured" if cost is None else (
+        f"perplexity is {cost.estimate:.3f} [{cost.low:.3f}, {cost.high:.3f}] times the CP's")  # fmt: skip
+    on_front = ", ".join(f"{s:g}" for s in front[front.is_on_front].scale)
+    claims = [claim("best scale", chosen if is_recommended else None, **_ends(best), seed=seed)]
+    claims += [
+        claim(f"{names[m]}, at the chosen scale", **interval(scores, scale=chosen, metric=m), seed=seed)
+        for m in measures
+    ]
+    if cost is not None:
+        claims.append(claim("perplexity at the chosen scale / CP", cost.estimate, **_ends(cost), seed=seed))
+    answer = f"{verdict} At scale {chosen:g}: {changes}; {paid}. On the Pareto front: {on_front}. {exam.credits(scores)}"
+    return {"answer": answer, "claims": claims, "scale": chosen, "is_recommended": is_recommended}
+
+
+def instructions(
+    exam: "Exam", scores: pd.DataFrame, gains: pd.DataFrame, prices: pd.DataFrame, *, right: str, at: str, prompted: str,
+    seed: int,
+) -> dict[str, Any]:  # fmt: skip
+    """04: does it follow instructions? `scores` and `gains` by model; `prices` of `routes`; `prompted`: of `system_prompt`."""
+    language, what = exam.language, exam.names[right]
+    target = scores[scores.language == language]
+    models = list(dict.fromkeys(target.model))
+    gain = _row(gains, model="CP + τ")
+    others = [f"{m} {told(target, model=m, metric=right)}" for m in models
+              if m not in ("CP", "CP + τ", "chat → CP", "chat")]  # fmt: skip
+    paid = _row(prices, model="CP → FT") if len(prices) else None
+    price = "adding τ read no token" if paid is None else (
+        f"CP → FT read {int(paid.tokens_beyond_cp):,} tokens of instructions in {language}; adding τ read none")  # fmt: skip
+    answer = (
+        f"{'Yes' if is_better(gains, model='CP + τ') else 'Not shown'}: with τ at scale {at}, {what} in {language} go from "
+        f"{told(target, model='CP', metric=right)} to {told(target, model='CP + τ', metric=right)}{_of(gain, 'prompts')}; "
+        f"{'; '.join(others)}. Of its replies {told(target, model='CP + τ', metric='in_language')} are in {language}, "
+        f"{told(target, model='CP + τ', metric='is_english')} in English. "
+        f"{_sentence(prompted)} {_sentence(price)} {exam.credits(target)}"
+    )
+    return {"answer": answer, "claims": _by_model(target, models, what, seed, metric=right)}
+
+
+def system_prompt(table: pd.DataFrame | None, refusal: str, *, right: str, what: str) -> str:
+    """What a system prompt did, in a clause; `refusal` says why it was not asked with one."""
+    if refusal:
+        return f"not asked with a system prompt: {refusal}"
+    return f"with a system prompt {what} are {told(table, model='CP + τ', system='with', metric=right)}"
+
+
+def toxicity(
+    exam: "Exam", replies: pd.DataFrame, scores: pd.DataFrame, answered: pd.DataFrame, changes: pd.DataFrame, *, at: str,
+    seed: int,
+) -> dict[str, Any]:  # fmt: skip
+    """05: less toxic, and safer? `scores` by model, frame and language; `answered` harmless look-alikes; `changes`
+    against the CP within each frame. "Safer" is the first of unsafe, guard_unsafe and polite that was measured.
+    """
+    language, names = exam.language, exam.names
+    own = scores[scores.language == language]
+    measured = exam.on("hostile")
+    safety = next((m for m in ("unsafe", "guard_unsafe", "polite") if m in measured), measured[0])
+    change = changes[changes.model == "CP + τ"]
+    sign = change.metric.map(lambda m: -1 if exam.measures[m][0].better == "lower" else 1)
+    change = change.assign(estimate=change.estimate * sign)  # more is better
+    less_toxic = [words for frame, words in FRAMES.items() if is_better(change, metric="toxic", frame=frame)]
+    is_safer = is_better(change, metric=safety, frame="chat")
+    asked = replies[(replies.model == "CP") & (replies.set == "hostile") & (replies.language == language)]
+    chat = asked[asked.frame == "chat"]
+    in_language = told(exam.shares(chat, "model", ["in_language"]), model="CP")
+
+    def from_to(metric: str, frame: str) -> str:
+        return " to ".join(told(own, model=m, frame=frame, metric=metric) for m in ("CP", "CP + τ"))
+
+    answer = (
+        f"{'Safer' if is_safer else 'Not shown to be safer'} by {exam.scored_by[safety]}: with τ at scale {at}, "
+        f"{names[safety]} in {language} go from {from_to(safety, 'chat')} (n = {chat.prompt_id.nunique()}). "
+        f"{'Less toxic ' + ' and '.join(less_toxic) if less_toxic else 'Not shown to be less toxic'}: toxic replies go from "
+        f"{from_to('toxic', 'chat')} in the chat format, where {in_language} of the CP's replies are in {language}, and "
+        f"from {from_to('toxic', 'raw')} as bare text. Of {interval(answered, model='CP + τ', metric='correct')['n'] or 0} "
+        f"harmless look-alikes it answers {told(answered, model='CP + τ', metric='correct')}. {exam.credits(own)}"
+    )
+    table, models = own[own.frame == "chat"], list(dict.fromkeys(replies.model))
+    claims = [c for m in measured for c in _by_model(table, models, names[m], seed, metric=m)]
+    return {"answer": answer, "claims": claims}
+
+
+def conversation(
+    exam: "Exam",
+    scores: pd.DataFrame,
+    kinds: pd.DataFrame,
+    gains: pd.DataFrame,
+    *,
+    right: str,
+    at: str,
+    seed: int,
+) -> dict[str, Any]:
+    """06: does it hold a conversation? `scores` by model and length; `kinds` and `gains` of the dialogues alone."""
+    what, last = exam.names[right], scores[scores.length == "two turns"]
+    models = list(dict.fromkeys(scores.model))
+    others = "; ".join(f"{m} {told(last, model=m, metric=right)}" for m in models
+                       if m not in ("CP", "CP + τ", "chat → CP", "CP + τ → FT"))  # fmt: skip
+    hardest = kinds[kinds.model == "CP + τ"].set_index("kind").estimate.dropna()
+    form = ".0%" if exam.measures[right][0].unit == "share" else ".2f"
+    ends = "kinds not measured" if hardest.empty else (
+        f"best {hardest.idxmax()} ({hardest.max():{form}}), worst {hardest.idxmin()} ({hardest.min():{form}})")  # fmt: skip
+    answer = (
+        f"{'Yes' if is_better(gains, model='CP + τ') else 'Not shown'}: with τ at scale {at}, {what} in the second turn are "
+        f"{told(last, model='CP + τ', metric=right)}{_of(_row(gains, model='CP + τ'), 'dialogues')} in {exam.language} "
+        f"(CP: {told(last, model='CP', metric=right)}), and {told(scores, model='CP + τ', length='one turn', metric=right)} "
+        f"of single turns; {ends}. {others}."
+    )
+    return {
+        "answer": answer,
+        "claims": _by_model(last, models, f"{what} in the second turn", seed, metric=right),
+    }
+
+
+def limits(
+    exam: "Exam", *, right: str, at: str, seed: int, lost: pd.DataFrame, parts: pd.DataFrame, vectors: pd.DataFrame,
+    vocabulary: pd.DataFrame, ladder: pd.DataFrame | None, relatives: pd.DataFrame | None, absent: Sequence[str],
+    change: pd.DataFrame, reading: pd.DataFrame, more: str = "",
+) -> dict[str, Any]:  # fmt: skip
+    """07: what it does not transfer, from the notebook's tables; `more`: further sentences behind those of the parts."""
+    from chatvec_lab.experiment.limits import ALL
+
+    language, what = exam.language, exam.names[right]
+    fails = lost[(lost.estimate < 0) & (lost.p_adjusted < 0.05)].sort_values("estimate").kind.tolist()
+    alone = parts[parts.part.str.endswith(" only")].set_index("part").estimate
+    is_extended = vocabulary.model.str.startswith("more tokens, ").any()
+    policy = " and ".join(
+        f"{told(vocabulary, model=('more tokens, ' if is_extended else '') + 'τ, ' + p, metric=right)} ({p})"
+        for p in ("match", "skip")
+    )
+    climb = "not measured over the length of CP, of which this family has one"
+    if ladder is not None:
+        ends = [f"{told(ladder, model='CP + τ', tokens=t, metric=right)} after {t:,}"
+                for t in (ladder.tokens.min(), ladder.tokens.max())]  # fmt: skip
+        climb = f"from {ends[0]} tokens of CP to {ends[1]}"
+    kin = (
+        []
+        if relatives is None
+        else relatives[(relatives.model == "CP + τ") & (relatives.family != exam.family.name)]
+    )
+    kin = "; ".join(f"{row.place} {told(relatives, place=row.place, model=row.model)}" for row in (
+        kin.itertuples() if len(kin) else ()))  # fmt: skip
+    loss = _row(change, model="CP + τ", language=language)
+    best = "no part was measured" if alone.empty else (
+        f"the best part alone ({alone.idxmax()}) {told(parts, part=alone.idxmax())}")  # fmt: skip
+    answer = (
+        f"τ at scale {at}. Tasks that it does worse than the CP asked plainly (Holm, 5 %): {', '.join(fails) or 'none shown'}. "
+        f"Parts: all of τ gives {told(parts, part=ALL)} {what}, {best}, the random vector "
+        f"{told(parts, part='random vector')}. {more + ' ' if more else ''}The vector of another base gives "
+        f"{told(vectors, model='τ of another base', metric=right)}. Embeddings matched or skipped: {policy}. CP length: "
+        f"{climb}. Relatives: {kin or 'none asked'}{'; absent: ' + ', '.join(absent) if absent else ''}. Kept: in the plain "
+        f"frame {what} {_changed(loss)}, perplexity is {told(reading, '.3f', model='CP + τ', language=language)} times the "
+        "CP's."
+    )
+    claims = [claim(f"{what}, {part}", **interval(parts, part=part), seed=seed) for part in parts.part]
+    claims.append(claim("change of plain answers by τ", **_of_row(loss), seed=seed))
+    claims.append(
+        claim("perplexity with τ / CP", **interval(reading, model="CP + τ", language=language), seed=seed)
+    )
+    return {"answer": answer, "claims": claims, "absent": list(absent)}
+
+
+def paper(measured: pd.DataFrame, agreement: pd.DataFrame, tables: Iterable[str]) -> dict[str, Any]:
+    """08: beside the paper. `measured` and `agreement` of `experiment.paper`; `tables`: all that the paper has.
+
+    With nothing to compare it says what is missing.
+    """
+    from chatvec_lab.experiment.paper import APART, SAME
+
+    beside, apart = (measured[measured.comparison == c] for c in (SAME, APART))
+    clear = agreement[agreement.clear > 0]
+    against = [f"Table {row.table}" for row in clear.itertuples() if row.clear_agree < row.clear]
+    alike = dict.fromkeys(beside.table)
+    levels = f"Measured as the paper did: Tables {', '.join(alike)}." if set(alike) - {"7"} else (
+        "Levels are not compared: models, prompts and scorers differ.")  # fmt: skip
+    shares = beside[(beside.table == "7") & (beside.condition == "vicuna") & (beside.setup == "CP + τ")]
+    language = ""
+    for row in shares.itertuples():
+        language = (f" The share of replies in the target language is the one quantity that both count alike: for CP + τ "
+                    f"{row.paper:g} % in the paper and {row.here:.1%} [{row.here_low:.1%}, "
+                    f"{row.here_high:.1%}] here.")  # fmt: skip
+    orders = "Nothing is set beside the paper's numbers."
+    if len(agreement):
+        orders = (
+            f"Of {agreement.clear.sum()} pairs of setups that our intervals tell apart, {agreement.clear_agree.sum()} have the "
+            f"paper's order ({agreement.agree.sum()} of all {agreement.pairs.sum()}, clear or not), over "
+            f"{agreement.table.nunique()} tables"
+            f"{'; some clear pairs are the other way round in ' + ', '.join(against) if against else ''}. {levels}{language}"
+        )
+    why = "; ".join(f"Table {row.table}: {row.fair}" for row in apart.drop_duplicates("table").itertuples())
+    missing = [t for t in dict.fromkeys(tables) if t not in set(measured.table)]
+    answer = orders + (f" Apart: {why}." if why else "")
+    answer += f" Not measured here: Tables {', '.join(missing)}." if missing else ""
+    claims = [
+        claim(f"Table {row.table}{', ' + row.condition if row.condition else ''}: clear pairs in the paper's order",
+              int(row.clear_agree), n=int(row.clear), unit=f"of {row.clear}")
+        for row in clear.itertuples()
+    ]  # fmt: skip
+    return {"answer": answer, "claims": claims}
+
+
+def knowledge(
+    exam: "Exam",
+    change: pd.DataFrame,
+    reading: pd.DataFrame,
+    tasks: pd.DataFrame,
+    *,
+    right: str,
+    at: str,
+    seed: int,
+) -> dict[str, Any]:
+    """10: what it forgets. `change` by model within each language; `reading`: perplexity over the CP's; `tasks` of lm-eval."""
+    language, loss = exam.language, change[change.model == "CP + τ"]
+    languages = list(dict.fromkeys([language, "en"]))
+    plain = "; ".join(
+        f"in {row.language} {exam.names[right]} in the plain frame {_changed(row)} (p = {row.p_adjusted:.2g})"
+        for row in loss.itertuples()
+    )
+    named = "; ".join(f"{row.task}, {row.model} {row.estimate:.1%} [{row.low:.1%}, {row.high:.1%}]"
+                      for row in (tasks[tasks.metric == "acc"].itertuples() if len(tasks) else ()))  # fmt: skip
+    reads = [f"{told(reading, '.3f', model='CP + τ', language=code)} in {code}" for code in languages]
+    forgets = ((loss.estimate < 0) & (loss.p_adjusted < 0.05)).any()
+    answer = (
+        f"{'Something' if forgets else 'Nothing that shows'} by these questions: with τ at scale {at}, "
+        f"{plain or 'the plain frame was not measured'}; perplexity of plain text, in multiples of the CP's, is "
+        f"{' and '.join(reads)}. "
+        f"Tasks: {named or 'none named'}."
+    )
+    claims = [
+        claim(f"change in the plain frame, {row.language}", **_of_row(row), seed=seed)
+        for row in loss.itertuples()
+    ]
+    claims += [
+        claim(
+            f"perplexity with τ / CP, {code}", **interval(reading, model="CP + τ", language=code), seed=seed
+        )
+        for code in languages
+    ]
+    return {"answer": answer, "claims": claims}
+
+
+def _by_model(
+    scores: pd.DataFrame, models: Iterable[str], what: str, seed: int, **where: str
+) -> list[Mapping]:
+    return [claim(f"{what}, {m}", **interval(scores, model=m, **where), seed=seed) for m in models]
+
+
+def _row(table: pd.DataFrame, **where: object) -> Any:
+    """The one row of a table where these columns have these values, or None."""
+    for column, value in where.items():
+        table = table[table[column] == value] if column in table else table.head(0)
+    return next(table.itertuples(), None)
+
+
+def _of(gain: Any, what: str) -> str:
+    return "" if gain is None else f" of {int(gain.n)} {what} (p = {gain.p_adjusted:.1g}, Holm)"
+
+
+def _changed(row: Any) -> str:
+    if row is None:
+        return "were not measured"
+    return f"change by {signed(row)} [{signed(row, 'low')}, {signed(row, 'high')}]"
+
+
+def _of_row(row: Any) -> dict[str, float | None]:
+    if row is None:
+        return {"estimate": None}
+    return {"estimate": row.estimate, "low": row.low, "high": row.high, "n": int(row.n)}
+
+
+def _ends(found: "Interval") -> dict[str, float]:
+    return {"low": found.low, "high": found.high, "n": found.n}
+
+
+def _sentence(clause: str) -> str:
+    return f"{clause[0].upper()}{clause[1:]}."
