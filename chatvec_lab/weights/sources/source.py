@@ -57,8 +57,8 @@ def open_source(source: str, revision: str | None = None) -> Source:
     if looks_like_hub_id(source):
         return Hub(source, revision)
     raise FileNotFoundError(
-        f"no folder {shown_address(source) if '://' in source else source!r}, and it is no hub id of the form 'owner/name' either. "
-        "Give a folder that holds config.json and weights, or a hub id."
+        f"no folder {shown_address(source) if '://' in source else source!r}, and it is no hub id of the form "
+        "'owner/name' either. Give a folder that holds config.json and weights, or a hub id."
     )
 
 
