@@ -19,7 +19,6 @@ from chatvec_lab.weights.layout import Layout
 from chatvec_lab.weights.sources import files
 from chatvec_lab.weights.sources.files import Tensors, read_json
 from chatvec_lab.weights.sources.hub import remote
-from chatvec_lab.weights.sources.quantised import refusal
 from chatvec_lab.weights.sources.source import Source, looks_like_hub_id, open_source
 from chatvec_lab.weights.tokens.vocabulary import Policy, Vocabulary
 
@@ -68,9 +67,13 @@ class Checkpoint:
 
     @cached_property
     def tensors(self) -> Tensors:
-        """Where the tensors come from. Reads headers only; ValueError for what is no model, or is quantised."""
-        if self.origin.quantisation:
-            raise ValueError(refusal(self.label, self.origin.quantisation))
+        """Where the tensors come from. Reads headers only; ValueError for what is no model.
+
+        A quantised model's tensors come as the floats that they stand for (`note` says so); a format that is not known
+        is refused by name.
+        """
+        if self.origin.refused:
+            raise ValueError(self.origin.refused)
         return self.origin.tensors
 
     @property

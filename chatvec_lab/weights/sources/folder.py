@@ -12,7 +12,9 @@ from typing import Any
 from chatvec_lab.weights.sources.adapter import what_it_adapts
 from chatvec_lab.weights.sources.bin import bin_entries
 from chatvec_lab.weights.sources.files import FLOATS, Entry, Stored, Tensors, changed, read_json, state_of
-from chatvec_lab.weights.sources.quantised import quantisation
+from chatvec_lab.weights.sources.quantised.opened import dequantised
+from chatvec_lab.weights.sources.quantised.packed import NotRead
+from chatvec_lab.weights.sources.quantised.recognised import quantisation, refusal, whole_config
 from chatvec_lab.weights.sources.safetensors import safetensors_entries
 from chatvec_lab.weights.tokens.vocabulary import Vocabulary
 
@@ -40,23 +42,46 @@ class Folder:
         return self.folder
 
     @cached_property
-    def tensors(self) -> Tensors:
+    def stored(self) -> Tensors:
+        """The tensors as they lie in the files, packed ones too."""
         if self._given is not None:
             return self._given
         found = open_folder(self.folder)
-        if "chat_embed" in found.names or "residuals_version" in self.config:
+        if "chat_embed" in found.names or "residuals_version" in self.stored_config:
             raise ValueError(
                 f"{self.folder} holds a weight vector of another tool, not a model: open it with WeightVector.load."
             )
         return found
 
     @cached_property
-    def quantisation(self) -> str:
-        return "" if self._given is not None else quantisation(self.config, self.tensors, self.folder)
+    def _opened(self) -> tuple[Tensors, str]:
+        """The tensors, dequantised where they are not whole; and why they are not read, or ""."""
+        how = "" if self._given is not None else quantisation(self.stored_config, self.stored, self.folder)
+        if not how:
+            return self.stored, ""
+        if how.endswith("no quantised tensor is stored"):
+            return self.stored, refusal(self.label, how)
+        try:
+            return dequantised(self.stored, self.stored_config, self.folder), ""
+        except NotRead as error:
+            return self.stored, refusal(self.label, how, str(error))
+
+    @property
+    def tensors(self) -> Tensors:
+        return self._opened[0]
+
+    @property
+    def refused(self) -> str:
+        return self._opened[1]
+
+    @cached_property
+    def stored_config(self) -> dict[str, Any]:
+        return _checked(read_json(self.folder / "config.json"), self.folder / "config.json")
 
     @cached_property
     def config(self) -> dict[str, Any]:
-        return _checked(read_json(self.folder / "config.json"), self.folder / "config.json")
+        """config.json, without what it says of a quantisation: weights are read as floats, or not at all."""
+        return whole_config(self.stored_config)
 
     @cached_property
     def tokenizer_config(self) -> dict[str, Any]:

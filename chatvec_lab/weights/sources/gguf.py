@@ -31,7 +31,7 @@ class GGUF:
     Raises ImportError without gguf, ValueError for another architecture, experts, unknown tensors, damaged files.
     """
 
-    quantisation = ""  # its blocks are dequantised as they are read; `tensors.note` says so
+    refused = ""  # its blocks are dequantised as they are read; `tensors.note` says so
 
     def __init__(self, path: Path):
         self.path = path.resolve()

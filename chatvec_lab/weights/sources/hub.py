@@ -60,7 +60,7 @@ class Remote(Hub):
         return _snapshot(self.repo, self.revision, COMPANIONS)
 
     @cached_property
-    def tensors(self) -> Tensors:
+    def stored(self) -> Tensors:
         return RemoteTensors(self.repo, self.revision)
 
 
@@ -102,6 +102,12 @@ class RemoteTensors:
 
     def file(self, name: str) -> str:
         return self._entry(name).file.name
+
+    def quantised(self, name: str) -> str:
+        return ""
+
+    def noise(self, name: str, start: int, stop: int) -> float:
+        return 0.0
 
     def place(self, name: str) -> Hashable:
         entry = self._entry(name)

@@ -26,7 +26,7 @@ class Source(Protocol):
     @property
     def tensors(self) -> Tensors: ...
     @property
-    def quantisation(self) -> str: ...  # how the weights are packed, in words; "" for whole ones
+    def refused(self) -> str: ...  # why the weights are not read, in words; "" for all others
     @property
     def config(self) -> dict[str, Any]: ...
     @property
