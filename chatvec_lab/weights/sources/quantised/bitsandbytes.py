@@ -43,7 +43,15 @@ def _eight(parts: Parts, weight: str, scale: str) -> Packed:
             raise NotRead(f"{order} says that {weight} is laid out for a GPU, expected 0 (rows)")
     grid = grid_of(parts, scale, parts.shape(weight), strategy="channel")
     return on_grid(
-        parts, "bitsandbytes, 8 bits", weight, scale, signed_bytes(), grid, also=also, divisor=127.0, dtype="float64"
+        parts,
+        "bitsandbytes, 8 bits",
+        weight,
+        scale,
+        signed_bytes(),
+        grid,
+        also=also,
+        divisor=127.0,
+        dtype="float64",
     )
 
 
@@ -63,7 +71,9 @@ def _four(parts: Parts, weight: str, state: str, kind: str) -> Packed:
     parts.expect(code, (16,))
     count, blocks = prod(shape), -(-prod(shape) // size)
     if prod(parts.shape(weight)) != -(-count // 2):
-        raise NotRead(f"{weight} holds {prod(parts.shape(weight))} bytes, expected {-(-count // 2)} for {tuple(shape)}")
+        raise NotRead(
+            f"{weight} holds {prod(parts.shape(weight))} bytes, expected {-(-count // 2)} for {tuple(shape)}"
+        )
     parts.expect(absmax, (blocks,))
     nested, members = _nested(parts, weight, facts, blocks)
 
@@ -110,7 +120,9 @@ def _nested(parts: Parts, weight: str, facts: Mapping[str, Any], blocks: int):
     parts.stored_as(absmax, "uint8")
     parts.expect(code, (256,))
     if not isinstance(size, int) or size <= 0 or not isinstance(offset, int | float):
-        raise NotRead(f"{weight}: its quant_state says nested_blocksize {size!r} and nested_offset {offset!r}")
+        raise NotRead(
+            f"{weight}: its quant_state says nested_blocksize {size!r} and nested_offset {offset!r}"
+        )
     parts.expect(second, (-(-blocks // size),))
 
     def read(first: int, last: int) -> np.ndarray:

@@ -46,7 +46,9 @@ def _group(config: Mapping[str, Any], module: str) -> Mapping[str, Any]:
                 return group
             if re.fullmatch(r"[A-Z]\w*", target) and group not in by_class:
                 by_class.append(group)
-    if len(by_class) == 1 or (by_class and all(g.get("weights") == by_class[0].get("weights") for g in by_class)):
+    if len(by_class) == 1 or (
+        by_class and all(g.get("weights") == by_class[0].get("weights") for g in by_class)
+    ):
         return by_class[0]
     raise NotRead(f"{module} is in {len(by_class)} of its config's groups, and names do not tell which")
 
@@ -56,7 +58,9 @@ def _one(parts: Parts, stem: str, scale: str, group: Mapping[str, Any], format: 
     if not isinstance(args, Mapping):
         raise NotRead(f"{stem}weight has scales, and its group in the config says nothing of weights")
     if args.get("num_bits") not in range(1, 9) or args.get("type", "int") not in ("int", "float"):
-        raise NotRead(f"weights of num_bits {args.get('num_bits')!r} and type {args.get('type')!r} are not known")
+        raise NotRead(
+            f"weights of num_bits {args.get('num_bits')!r} and type {args.get('type')!r} are not known"
+        )
     if format in FOUR or (args.get("type") == "float" and args["num_bits"] == 4):
         return _four(parts, stem, scale, args)
     if format == "pack-quantized" or f"{stem}weight_packed" in parts.names:
@@ -156,11 +160,15 @@ def _check_words(name: str, bits: int, width: int, words: int) -> None:
     if words == dense and (dense != spaced or 32 % bits == 0 or width <= 32 // bits):
         return
     if words in (dense, spaced):
-        raise NotRead(f"{name} has {bits} bits a code in an older version's spacing, or in one that cannot be told")
+        raise NotRead(
+            f"{name} has {bits} bits a code in an older version's spacing, or in one that cannot be told"
+        )
     raise NotRead(f"{name} has {words} words a row, expected {dense} for {width} codes of {bits} bits")
 
 
-def _packed_zeros(parts: Parts, name: str, bits: int, height: int, grid: Grid) -> Callable[[int, int], np.ndarray]:
+def _packed_zeros(
+    parts: Parts, name: str, bits: int, height: int, grid: Grid
+) -> Callable[[int, int], np.ndarray]:
     """Zero points, packed down the columns: read whole, since they are as few as the scales."""
     parts.stored_as(name, "int32")
     parts.expect(name, (-(-height * bits // 32), grid.width))
@@ -195,7 +203,9 @@ def _four(parts: Parts, stem: str, scale: str, args: Mapping[str, Any]) -> Packe
         parts.stored_as(scale, "uint8", "float8_e8m0fnu")
     size = args.get("group_size")
     if size != (16 if is_nv else 32):
-        raise NotRead(f"group_size is {size!r}, expected {16 if is_nv else 32} with scales of {parts.dtype(scale)}")
+        raise NotRead(
+            f"group_size is {size!r}, expected {16 if is_nv else 32} with scales of {parts.dtype(scale)}"
+        )
     grid = grid_of(parts, scale, shape, group=size)
     return on_grid(
         parts, "NVFP4" if is_nv else "MXFP4", weight, scale, e2m1(), grid, shape=shape, bits=4, also=also,

@@ -23,9 +23,11 @@ def read(parts: Parts, config: Mapping[str, Any]) -> dict[str, Packed]:
         raise NotRead(f"weight_block_size is {block!r}, expected two numbers or null")
     found = {}
     for name in sorted(parts.names):
+        if name.endswith(SUFFIXES):
+            continue
         if parts.dtype(name) in FLOATS8:
             found[name] = _one(parts, name, tuple(block) if block else None)
-        elif parts.dtype(name).startswith("float8") and not name.endswith(SUFFIXES):
+        elif parts.dtype(name).startswith("float8"):
             raise NotRead(f"{name} is stored as {parts.dtype(name)}, expected {' or '.join(FLOATS8)}")
     return found
 
@@ -37,9 +39,12 @@ def _one(parts: Parts, name: str, block: tuple[int, int] | None) -> Packed:
     parts.stored_as(scale, *SCALES, "float8_e8m0fnu", "uint8")
     values: Values = FLOATS8[parts.dtype(name)]()
     grid = grid_of(parts, scale, parts.shape(name), block=block)
-    sizes = f"a scale for {block[0]} x {block[1]}" if block else "a scale a tensor" if not grid.line(1) else "a scale a row"
+    sizes = (
+        f"blocks of {block[0]} x {block[1]}"
+        if block
+        else "a scale a tensor"
+        if grid.is_one
+        else "a scale a row"
+    )
     kind = f"FP8 ({parts.dtype(name).removeprefix('float8_')}), {sizes}"
     return on_grid(parts, kind, name, scale, values, grid)
-
-
-__all__ = ["FLOATS8", "read"]

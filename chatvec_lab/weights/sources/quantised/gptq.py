@@ -88,7 +88,9 @@ def _one(parts: Parts, stem: str, config: Mapping[str, Any], one: int) -> Packed
     )  # fmt: skip
 
 
-def _groups(parts: Parts, index: str, config: Mapping[str, Any], width: int, size: int, count: int) -> np.ndarray:
+def _groups(
+    parts: Parts, index: str, config: Mapping[str, Any], width: int, size: int, count: int
+) -> np.ndarray:
     """The group of each column: that which `g_idx` says; in order where it is not stored."""
     if index not in parts.names:
         if config.get("desc_act"):

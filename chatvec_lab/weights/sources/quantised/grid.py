@@ -21,6 +21,7 @@ class Grid:
     line: Callable[[np.ndarray], np.ndarray]
     width: int  # scales in a row of scales
     groups: int  # columns that share a scale; 0: all
+    is_one: bool = False  # one scale for everything
 
     def steps(self, parts: Parts, scale: str, zero: Callable[[int, int], np.ndarray] | None):
         """The scales (and zeros) of some rows; `zero` gives those of some rows of scales."""
@@ -39,7 +40,7 @@ class Grid:
 
 
 def one_scale() -> Grid:
-    return Grid(lambda rows: rows * 0, 1, 0)
+    return Grid(lambda rows: rows * 0, 1, 0, is_one=True)
 
 
 def row_scales() -> Grid:

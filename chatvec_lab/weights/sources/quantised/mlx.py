@@ -16,7 +16,12 @@ from chatvec_lab.weights.sources.quantised.packed import NotRead, Packed, Parts,
 from chatvec_lab.weights.sources.quantised.values import Values, e2m1, e4m3, integers
 
 BITS = (2, 3, 4, 5, 6, 8)
-MODES = {"affine": None, "mxfp4": (4, 32), "mxfp8": (8, 32), "nvfp4": (4, 16)}  # bits and group size that are fixed
+MODES = {
+    "affine": None,
+    "mxfp4": (4, 32),
+    "mxfp8": (8, 32),
+    "nvfp4": (4, 16),
+}  # bits and group size that are fixed
 
 
 def read(parts: Parts, config: Mapping[str, Any]) -> dict[str, Packed]:
@@ -57,7 +62,9 @@ def _one(parts: Parts, stem: str, scales: str, mode: str, bits: int, size: int) 
     parts.stored_as(biases, *SCALES)
     parts.expect(biases, parts.shape(scales))
     values: Values = integers(bits)
-    entry = on_grid(parts, kind, weight, scales, values, grid, shape=shape, bits=bits, also=(biases,), dtype="float64")
+    entry = on_grid(
+        parts, kind, weight, scales, values, grid, shape=shape, bits=bits, also=(biases,), dtype="float64"
+    )
     plain = entry.steps
 
     def steps(first: int, last: int) -> Steps:

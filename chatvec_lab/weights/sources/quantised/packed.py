@@ -70,7 +70,9 @@ class Packed:
         codes, scale = self.codes(first, last), self.steps(first, last).scale
         rows = np.ascontiguousarray(self.blocks(np.arange(first, last)), dtype=np.int64)
         scale = np.ascontiguousarray(scale, dtype=np.float64)
-        return float(squares(codes, self.values.noise, scale, self.divisor, rows, self._columns(codes.shape[1])))
+        return float(
+            squares(codes, self.values.noise, scale, self.divisor, rows, self._columns(codes.shape[1]))
+        )
 
     def _columns(self, width: int) -> np.ndarray:
         if isinstance(self.groups, np.ndarray):
@@ -80,7 +82,9 @@ class Packed:
 
 def narrowest(values: Values, scale_dtype: str, extra: int = 0) -> str:
     """float32 where each product of a code with such a scale fits it exactly, else float64."""
-    bits = {"bfloat16": 8, "float16": 11, "float8_e4m3fn": 4, "float8_e8m0fnu": 1, "uint8": 1}.get(scale_dtype, 24)
+    bits = {"bfloat16": 8, "float16": 11, "float8_e4m3fn": 4, "float8_e8m0fnu": 1, "uint8": 1}.get(
+        scale_dtype, 24
+    )
     return "float32" if values.bits + bits + extra <= 24 else "float64"
 
 
@@ -172,7 +176,9 @@ class Dequantised:
     arithmetic needs (scales of activations).
     """
 
-    def __init__(self, stored: Tensors, packed: Mapping[str, Packed], note: str, dropped: tuple[str, ...] = ()):
+    def __init__(
+        self, stored: Tensors, packed: Mapping[str, Packed], note: str, dropped: tuple[str, ...] = ()
+    ):
         self.stored, self.packed, self.note = stored, dict(packed), note
         first = {entry.members[0]: name for name, entry in self.packed.items()}
         taken = {member for entry in self.packed.values() for member in entry.members} | set(dropped)
@@ -226,4 +232,3 @@ class Dequantised:
 
     def check(self) -> None:
         self.stored.check()
-

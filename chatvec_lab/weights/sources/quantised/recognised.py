@@ -56,10 +56,10 @@ def refusal(label: str, how: str, why: str = "") -> str:
             f"{label} is quantised: {how}. If its weights are whole, take the entry out of the config; otherwise use "
             "the unquantised checkpoint."
         )
+    reason = f" and is not read: {why}" if why else ""
     return (
-        f"{label} is quantised ({how})" + (f" and is not read: {why}" if why else "") + ". Packed weights and their "
-        "scales have no difference that could be added: use the unquantised checkpoint (or dequantise it with the "
-        "tool that made it, and save that)."
+        f"{label} is quantised ({how}){reason}. Use the unquantised checkpoint (or dequantise it with the tool that "
+        "made it, and save that)."
     )
 
 
@@ -82,7 +82,9 @@ def is_left_over(name: str, dtype: str, shape: tuple[int, ...]) -> bool:
     return any(pattern.search(name) for _, pattern in _MARKS) or _is_packed(name, dtype, shape)
 
 
-def _statements(config: Mapping[str, Any], folder: Path | None) -> Iterator[tuple[str, str, Mapping[str, Any]]]:
+def _statements(
+    config: Mapping[str, Any], folder: Path | None
+) -> Iterator[tuple[str, str, Mapping[str, Any]]]:
     for where, key, found in _nested(config, "config.json"):
         yield where, _method(key, found), found if isinstance(found, Mapping) else {}
     for file, method in _CONFIG_FILES.items():
