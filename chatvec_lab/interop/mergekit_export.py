@@ -73,6 +73,8 @@ def export(merged: MergedCheckpoint, path: str | os.PathLike, **options) -> Path
 def _reference(model: Checkpoint) -> str:
     if model.source.endswith(".gguf"):
         raise ValueError(f"mergekit reads no GGUF files such as {model.label}; use the model's safetensors.")
+    if model.note:
+        raise ValueError(f"mergekit reads no packed weights, and {model.label} is {model.note}.")
     local = Path(model.source).is_dir()
     source = str(Path(model.source).resolve()) if local else model.source
     return f"{source}@{model.revision}" if model.revision and not local else source

@@ -26,6 +26,11 @@ def load(merged: MergedCheckpoint, device, dtype: torch.dtype):
     import torch
     from transformers import GenerationConfig
 
+    if merged.cp.note:
+        raise ValueError(
+            f"{merged.cp.label} is {merged.cp.note}, which transformers would load as what it is stored as. Save the "
+            "merged model (or cp + 0 * tau), and open that."
+        )
     if isinstance(device, str) and device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     is_map = isinstance(device, dict) or device in ("balanced", "balanced_low_0", "sequential")

@@ -73,6 +73,25 @@ class GGUFTensors:
     def place(self, name: str) -> Hashable:
         return self._stored.place(name)
 
+    def quantised(self, name: str) -> str:
+        self._stored.entry(name)
+        kind = self._tensors[name].tensor_type.name
+        return "" if kind in _NATIVE else kind
+
+    def noise(self, name: str, start: int, stop: int) -> float:
+        """See `Tensors`; from the steps of each block, NaN for formats whose values are not evenly spaced."""
+        kind = self.quantised(name)
+        if not kind:
+            return 0.0
+        width = self.shape(name)[-1]
+        first, last = start // width, max(start // width + 1, -(-stop // width))
+        rows = np.arange(first, last)
+        return (
+            noise_of(self._rows(name, rows), self._tensors[name].tensor_type)
+            * (stop - start)
+            / (rows.size * width)
+        )
+
     def fingerprint(self) -> str:
         return self._stored.fingerprint()
 
@@ -87,15 +106,19 @@ class GGUFTensors:
             return self._stored.fill(name, start, stop, out)
         width = entry.shape[-1] if len(entry.shape) > 1 else 1
         first, last = start // width, -(-stop // width)
-        rows = np.arange(first, last)
-        stored = tensor.data.reshape(entry.size // width, -1)[
-            rows if heads is None else _row_in_file(rows, entry, heads)
-        ]
+        stored = self._rows(name, np.arange(first, last))
         view = out[: stop - start]
         view[:] = _values(stored, tensor.tensor_type).reshape(-1)[
             start - first * width : stop - first * width
         ]
         return view
+
+    def _rows(self, name: str, rows: np.ndarray) -> np.ndarray:
+        """Rows of a tensor as the file's bytes, (rows, bytes)."""
+        entry, heads = self._stored.entry(name), self._permuted_heads(name)
+        width = entry.shape[-1] if len(entry.shape) > 1 else 1
+        stored = self._tensors[name].data.reshape(entry.size // width, -1)
+        return stored[rows if heads is None else _row_in_file(rows, entry, heads)]
 
     def _permuted_heads(self, name: str) -> int | None:
         """The number of heads by which a tensor's rows are permuted in the file; None where they are in order."""
@@ -207,3 +230,28 @@ def _values(stored: np.ndarray, kind) -> np.ndarray:
     from gguf import dequantize
 
     return dequantize(stored, kind)
+
+
+# where in a block the codes lie, and the byte that makes each of them 1: with zeros there instead, the difference of
+# the two is one step
+_CODES = {
+    "Q8_0": (2, 34, 0x01), "Q4_0": (2, 18, 0x11), "Q4_1": (4, 20, 0x11), "Q5_0": (6, 22, 0x11),
+    "Q5_1": (8, 24, 0x11), "Q2_K": (16, 80, 0x55), "Q3_K": (32, 96, 0x55), "Q4_K": (16, 144, 0x11),
+    "Q5_K": (48, 176, 0x11), "Q6_K": (0, 128, 0x11),
+}  # fmt: skip
+
+
+def noise_of(stored: np.ndarray, kind) -> float:
+    """The sum of squares that rounding to evenly spaced values is expected to take: a twelfth of each squared step."""
+    from gguf import GGML_QUANT_SIZES, dequantize
+
+    if kind.name not in _CODES:
+        return float("nan")
+    first, last, one = _CODES[kind.name]
+    blocks = np.ascontiguousarray(stored).view(np.uint8).reshape(-1, GGML_QUANT_SIZES[kind][1])
+    values = []
+    for byte in (one, 0):
+        changed = blocks.copy()
+        changed[:, first:last] = byte
+        values.append(dequantize(changed, kind).astype(np.float64))
+    return float(np.square(values[0] - values[1]).sum()) / 12

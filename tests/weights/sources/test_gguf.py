@@ -98,7 +98,9 @@ def test_a_merge_into_a_quantised_cp_says_so(llamas, tmp_path):
     root, base, chat, cp = llamas
     source = Checkpoint(write_gguf(cp, root / "cp-Q8_0.gguf", "Q8_0"))
     tau = Checkpoint(chat) - Checkpoint(base)
-    report = (source + 0.5 * tau).save(tmp_path / "out", progress=False)
+    with pytest.raises(ValueError, match="is dequantised from Q8_0, chat is not quantised.*allow_mixed=True"):
+        (source + 0.5 * tau).save(tmp_path / "out", progress=False)
+    report = source.add(0.5 * tau, allow_mixed=True).save(tmp_path / "out", progress=False)
     assert report.dtypes == ("float32",)
     manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
     assert manifest["recipe"]["cp"] == "cp-Q8_0.gguf (Q8_0, dequantised)"

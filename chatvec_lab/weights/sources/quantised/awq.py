@@ -15,7 +15,7 @@ from chatvec_lab.weights.sources.quantised.values import integers
 
 # column 8 * word + i lies in these four bits of the word
 _PLACE = np.array([0, 4, 1, 5, 2, 6, 3, 7], np.uint32)
-_SLAB = 1 << 22
+_SLAB = 1 << 20
 
 
 def read(parts: Parts, config: Mapping[str, Any]) -> dict[str, Packed]:

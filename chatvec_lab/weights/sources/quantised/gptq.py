@@ -16,7 +16,7 @@ from chatvec_lab.weights.sources.quantised.values import integers, unpack
 
 BITS = (2, 3, 4, 8)
 FORMATS = {"gptq": 1, "gptq_v2": 0}  # what is added to a stored zero point
-_SLAB = 1 << 22  # codes that are unpacked together
+_SLAB = 1 << 20  # codes that are unpacked together
 
 
 def read(parts: Parts, config: Mapping[str, Any]) -> dict[str, Packed]:

@@ -28,6 +28,11 @@ class Steps:
     bias: np.ndarray | None = None
 
 
+def by_row(rows: np.ndarray) -> np.ndarray:
+    """Each row has scales of its own."""
+    return rows - rows[0]
+
+
 @dataclass(frozen=True)
 class Packed:
     """One tensor that is stored as codes and scales.
@@ -45,7 +50,7 @@ class Packed:
     dtype: str
     codes: Callable[[int, int], np.ndarray]
     steps: Callable[[int, int], Steps]
-    blocks: Callable[[np.ndarray], np.ndarray] = staticmethod(lambda rows: rows - rows[:1])
+    blocks: Callable[[np.ndarray], np.ndarray] = by_row
     groups: int | np.ndarray = 0  # 0: one scale a row
     divisor: float = 1.0
 
