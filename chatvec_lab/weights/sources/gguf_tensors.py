@@ -1,7 +1,7 @@
-"""The tensors of a GGUF file (llama architecture): transformers' names, row order and dtypes, checked against the file.
+"""The tensors of a GGUF file: transformers' names, row order and dtypes, checked against the file.
 
-Query and key rows are permuted in the file, and come back in order here; blocks are dequantised to float32 as they are
-read.
+Query and key rows of a Llama are permuted in the file, and come back in order here; norms that are stored with 1 added
+come back without; blocks are dequantised to float32 as they are read. Other architectures are in `gguf_others`.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from chatvec_lab.weights.sources.files import NUMPY_DTYPES, Entry, Stored
+from chatvec_lab.weights.sources.gguf_others import ARCHITECTURES, Mapped, mapped
 
 _WHOLE = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head"}
 _LAYER = {
@@ -24,7 +25,8 @@ _LAYER = {
 }  # fmt: skip
 _NATIVE = {"F32": "float32", "F16": "float16", "BF16": "bfloat16", "F64": "float64"}
 EMBEDDING = "model.embed_tokens.weight"
-_IGNORED = "rope_freqs.weight"  # a constant that llama.cpp derives from the rope settings
+# constants that llama.cpp derives from the rope settings
+_IGNORED = ("rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.weight")
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,8 @@ class GGUFTensors:
 
     def __init__(self, path: Path, reader, field):
         self.path = path
-        self._tensors, self.scales_rotary = _named(path, reader, field)
+        self.mapped = _mapped(path, reader, field)  # None: a Llama
+        self._tensors, self.scales_rotary = _named(path, reader, self.mapped)
         self._stored = Stored(
             {
                 name: Entry(
@@ -53,7 +56,7 @@ class GGUFTensors:
             }
         )  # fmt: skip
         _check_places(path, reader)
-        self.heads = _heads(path, field, self._stored)
+        self.heads = None if self.mapped else _heads(path, field, self._stored)
         self.formats = ", ".join(sorted({t.tensor_type.name for t in self._tensors.values()} - set(_NATIVE)))
         self.note = f"dequantised from {self.formats}" if self.formats else ""
 
@@ -102,6 +105,14 @@ class GGUFTensors:
         entry = self._stored.entry(name)
         tensor = self._tensors[name]
         heads = self._permuted_heads(name)
+        if self._has_one_added(name):
+            if tensor.tensor_type.name != "F32":
+                raise ValueError(
+                    f"{self.path.name}: {name} is stored as {tensor.tensor_type.name}, expected F32."
+                )
+            view = self._stored.fill(name, start, stop, out)
+            view -= np.float32(1)
+            return view
         if heads is None and tensor.tensor_type.name in _NATIVE:
             return self._stored.fill(name, start, stop, out)
         width = entry.shape[-1] if len(entry.shape) > 1 else 1
@@ -113,6 +124,10 @@ class GGUFTensors:
         ]
         return view
 
+    def _has_one_added(self, name: str) -> bool:
+        """Whether the file holds a tensor plus 1, as llama.cpp stores the norms of some architectures."""
+        return bool(self.mapped and self.mapped.adds_one and name.endswith("norm.weight"))
+
     def _rows(self, name: str, rows: np.ndarray) -> np.ndarray:
         """Rows of a tensor as the file's bytes, (rows, bytes)."""
         entry, heads = self._stored.entry(name), self._permuted_heads(name)
@@ -122,31 +137,43 @@ class GGUFTensors:
 
     def _permuted_heads(self, name: str) -> int | None:
         """The number of heads by which a tensor's rows are permuted in the file; None where they are in order."""
+        if self.heads is None:
+            return None
         if ".self_attn.q_proj." in name:
             return self.heads.query
         return self.heads.key if ".self_attn.k_proj." in name else None
 
 
-def _named(path: Path, reader, field) -> tuple[dict[str, Any], bool]:
-    """transformers' name to the reader's tensor, and whether the file scales its rotary frequencies."""
+def _mapped(path: Path, reader, field) -> Mapped | None:
+    """transformers' word on a file that is no Llama; ValueError for an architecture that is not known."""
     architecture = field("general.architecture")
-    if architecture != "llama":
+    if architecture != "llama" and architecture not in ARCHITECTURES:
         raise ValueError(
-            f"{path.name} is of the architecture {architecture!r}; only 'llama' (Llama, Mistral) is mapped to "
-            "transformers' names. Use the model's safetensors."
+            f"{path.name} is of the architecture {architecture!r}; only 'llama' (Llama, Mistral), "
+            f"{', '.join(map(repr, sorted(ARCHITECTURES)))} are mapped to transformers' names. Use the model's "
+            "safetensors."
         )
-    if field("llama.expert_count", 0):
+    if field(f"{architecture}.expert_count", 0):
         raise ValueError(
             f"{path.name} has experts, whose stacked tensors are not mapped. Use its safetensors."
         )
+    if architecture == "llama":
+        return None
+    rows = [int(t.shape[-1]) for t in reader.tensors if t.name == "token_embd.weight"]
+    size = field(f"{architecture}.attention.key_length", None, int)
+    return mapped(path, architecture, rows[0] if rows else 0, size)
+
+
+def _named(path: Path, reader, known: Mapped | None) -> tuple[dict[str, Any], bool]:
+    """transformers' name to the reader's tensor, and whether the file scales its rotary frequencies."""
     found, unknown, scales = {}, [], False
     for tensor in reader.tensors:
-        name = _hf_name(tensor.name)
+        name = known.names.get(tensor.name) if known else _hf_name(tensor.name)
         if name in found:
             raise ValueError(f"{path} is damaged: it names {tensor.name} twice. Download it again.")
         if name is not None:
             found[name] = tensor
-        elif tensor.name == _IGNORED:
+        elif tensor.name in _IGNORED:
             scales = True
         else:
             unknown.append(tensor.name)

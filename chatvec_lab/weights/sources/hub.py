@@ -15,6 +15,7 @@ import numpy as np
 
 from chatvec_lab.weights.sources.files import SAFETENSORS_DTYPES, Entry, Tensors, no_such
 from chatvec_lab.weights.sources.folder import Folder, open_folder
+from chatvec_lab.weights.sources.quantised.packed import Dequantised
 
 # what a model is opened with besides its weights: config, tokenizer in all its forms, template, code that is carried
 COMPANIONS = (
@@ -159,10 +160,12 @@ def remote(repo: str, revision: str | None) -> Remote | None:
         pass  # not in the cache, or not whole
     found = Remote(repo, revision)
     try:
-        _ = found.tensors
+        tensors = found.tensors
     except (
         Exception
     ):  # no safetensors, no network, no such model: the ordinary way downloads it, or says why not
+        return None
+    if isinstance(tensors, Dequantised) and any(entry.is_scattered for entry in tensors.packed.values()):
         return None
     return found
 

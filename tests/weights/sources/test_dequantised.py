@@ -156,7 +156,9 @@ def test_modules_of_their_own_are_read_by_their_own_sizes(whole, tmp_path):
     values = quantise(
         whole, tmp_path / "mlx", "mlx 4 bits", config={UP: {"bits": 4, "group_size": 32}, "bits": 8}
     )
-    with pytest.raises(ValueError, match="has the shape|do not divide"):  # the others are no longer of 8 bits
+    with pytest.raises(
+        ValueError, match=r"has the shape|do not divide"
+    ):  # the others are no longer of 8 bits
         _ = Checkpoint(tmp_path / "mlx").names
     weights = {"num_bits": 4, "type": "int", "symmetric": True, "strategy": "group", "group_size": 32}
     groups = {"a": {"targets": ["re:.*(mlp|attn).*"], "weights": weights},

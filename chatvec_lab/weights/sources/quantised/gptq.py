@@ -81,7 +81,7 @@ def _one(parts: Parts, stem: str, config: Mapping[str, Any], one: int) -> Packed
 
     tall = max(64, _SLAB // width)
     return Packed(
-        kind=f"GPTQ, {bits} bits, groups of {size}", shape=(height, width), width=width,
+        is_scattered=True, kind=f"GPTQ, {bits} bits, groups of {size}", shape=(height, width), width=width,
         members=tuple(name for name in (codes, zeros, scales, index) if name in parts.names),
         values=integers(bits), dtype=narrowest(integers(bits), parts.dtype(scales), extra=1),
         codes=lambda first, last: parts.slabs.rows(codes, height, tall, first, last, slab), steps=steps, groups=groups,

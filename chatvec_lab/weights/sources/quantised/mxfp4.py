@@ -62,5 +62,5 @@ def _one(parts: Parts, name: str, blocks: str, scales: str) -> Packed:
     return Packed(
         kind="MXFP4", shape=(experts, width, out), width=out, members=(blocks, scales), values=e2m1(),
         dtype="float32", codes=codes, steps=steps, blocks=lambda rows: rows // BLOCK - rows[0] // BLOCK,
-        groups=1,
+        groups=1, is_scattered=True,
     )  # fmt: skip

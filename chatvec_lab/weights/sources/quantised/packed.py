@@ -53,6 +53,7 @@ class Packed:
     blocks: Callable[[np.ndarray], np.ndarray] = by_row
     groups: int | np.ndarray = 0  # 0: one scale a row
     divisor: float = 1.0
+    is_scattered: bool = False  # a row lies in pieces all over the file, which no HTTP range can ask for
 
     def read(self, first: int, last: int) -> np.ndarray:
         """Rows of codes as values, (rows, width), of `dtype`."""
