@@ -16,6 +16,7 @@ from chatvec_lab.weights.layout.structure import Unknown, class_of
 from chatvec_lab.weights.merged import MergedCheckpoint
 from chatvec_lab.weights.sources import files
 from chatvec_lab.weights.sources.beside import without_adapter
+from chatvec_lab.weights.sources.folder import sets_of_weights
 
 if TYPE_CHECKING:
     import torch
@@ -26,10 +27,10 @@ def load(merged: MergedCheckpoint, device, dtype: torch.dtype):
     import torch
     from transformers import GenerationConfig
 
-    if merged.cp.note:
+    if merged.cp.note or not sets_of_weights(merged.folder):
         raise ValueError(
-            f"{merged.cp.label} is {merged.cp.note}, which transformers would load as what it is stored as. Save the "
-            "merged model (or cp + 0 * tau), and open that."
+            f"{merged.cp.label} is no folder of whole weights, which transformers could load as they are read here. Save "
+            "the merged model (or the CP alone: cp + 0 * tau), and open that."
         )
     if isinstance(device, str) and device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"

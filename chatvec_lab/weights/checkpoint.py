@@ -150,8 +150,9 @@ class Checkpoint:
 
     def written_dtype(self, name: str) -> str:
         """The dtype in which a merge into this checkpoint stores a tensor: its own; if dequantised, the config's."""
+        stored = self._asked(self.tensors.stored_dtype, name)
         if not self.quantised(name):
-            return self.dtype_name(name)
+            return stored
         told = [self.config, self.config.get("text_config") or {}]
         told = [str(config.get(key)) for config in told for key in ("dtype", "torch_dtype")]
         return next((name.removeprefix("torch.") for name in told if name.removeprefix("torch.") in files.FLOATS),

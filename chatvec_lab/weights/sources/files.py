@@ -57,6 +57,9 @@ class Tensors(Protocol):
         self, name: str, start: int, stop: int, out: np.ndarray
     ) -> np.ndarray: ...  # raw stored elements
     def quantised(self, name: str) -> str: ...  # from which format a tensor is dequantised; "" for whole ones
+    def stored_dtype(
+        self, name: str
+    ) -> str: ...  # as it lies in the file, where `dtype` is what it is read as
     def noise(
         self, name: str, start: int, stop: int
     ) -> float: ...  # an estimate: sum of squares that its quantisation took from these elements
@@ -129,6 +132,9 @@ class Stored:
 
     def quantised(self, name: str) -> str:
         return ""
+
+    def stored_dtype(self, name: str) -> str:
+        return self.dtype(name)
 
     def noise(self, name: str, start: int, stop: int) -> float:
         return 0.0

@@ -9,7 +9,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from chatvec_lab.weights.sources.adapter import what_it_adapts
 from chatvec_lab.weights.sources.bin import bin_entries
 from chatvec_lab.weights.sources.files import FLOATS, Entry, Stored, Tensors, changed, read_json, state_of
 from chatvec_lab.weights.sources.quantised.opened import dequantised
@@ -137,7 +136,6 @@ def open_folder(folder: Path, stem: str = "model") -> Stored:
 
     Raises FileNotFoundError when there are none, ValueError naming the file that is damaged or does not fit its index.
     """
-    names = [f"{stem}.safetensors", f"{stem}.safetensors.index.json"]
     if stem == "model":
         explicit = read_json(folder / "config.json").get("transformers_weights")
         if explicit is not None:
@@ -145,8 +143,7 @@ def open_folder(folder: Path, stem: str = "model") -> Stored:
                 f"{folder / 'config.json'} names its weights {explicit!r} (transformers_weights), which is not read: "
                 "save the model again under the usual names."
             )
-        names += ["pytorch_model.bin", "pytorch_model.bin.index.json"]
-    sets = [folder / name for name in names if (folder / name).is_file()]
+    sets = sets_of_weights(folder, stem)
     if not sets:
         raise FileNotFoundError(_holds_no_model(folder))
     chosen, others = sets[0], sets[1:]
@@ -168,6 +165,14 @@ def open_folder(folder: Path, stem: str = "model") -> Stored:
     entries = read_whole(reader, chosen)
     _check_formats(entries)
     return Stored(entries)
+
+
+def sets_of_weights(folder: Path, stem: str = "model") -> list[Path]:
+    """The files by which a folder's sets of weights begin, the one that transformers loads first."""
+    names = [f"{stem}.safetensors", f"{stem}.safetensors.index.json"]
+    if stem == "model":
+        names += ["pytorch_model.bin", "pytorch_model.bin.index.json"]
+    return [folder / name for name in names if (folder / name).is_file()]
 
 
 def _checked(config: dict[str, Any], path: Path) -> dict[str, Any]:
@@ -276,7 +281,7 @@ def _holds_no_model(folder: Path) -> str:
     if any(name.startswith("vector") and name.endswith(".safetensors") for name in found):
         hint = " It holds a weight vector, not a model: open it with WeightVector.load."
     elif (folder / "adapter_config.json").is_file():
-        hint = what_it_adapts(folder)
+        hint = " It holds an adapter: download it, and open its folder."
     return (
         f"{folder} holds no model: expected model.safetensors, model.safetensors.index.json, pytorch_model.bin or "
         f"pytorch_model.bin.index.json, found {', '.join(found) or 'nothing'}.{hint}"

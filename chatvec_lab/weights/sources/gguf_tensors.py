@@ -81,6 +81,9 @@ class GGUFTensors:
         kind = self._tensors[name].tensor_type.name
         return "" if kind in _NATIVE else kind
 
+    def stored_dtype(self, name: str) -> str:
+        return self.quantised(name) or self.dtype(name)
+
     def noise(self, name: str, start: int, stop: int) -> float:
         """See `Tensors`; from the steps of each block, NaN for formats whose values are not evenly spaced."""
         kind = self.quantised(name)

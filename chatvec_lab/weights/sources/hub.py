@@ -107,6 +107,9 @@ class RemoteTensors:
     def quantised(self, name: str) -> str:
         return ""
 
+    def stored_dtype(self, name: str) -> str:
+        return self.dtype(name)
+
     def noise(self, name: str, start: int, stop: int) -> float:
         return 0.0
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Protocol
 
+from chatvec_lab.weights.sources.adapter import Adapter, is_adapter
 from chatvec_lab.weights.sources.files import Tensors
 from chatvec_lab.weights.sources.folder import Folder
 from chatvec_lab.weights.sources.gguf import GGUF
@@ -52,7 +53,7 @@ def open_source(source: str, revision: str | None = None) -> Source:
             raise ValueError(f"{source} is a file; it has no revision {revision!r}.")
         return GGUF(path)
     if path.is_dir():
-        return Folder(path)
+        return Adapter(path) if is_adapter(path) else Folder(path)
     if looks_like_hub_id(source):
         return Hub(source, revision)
     raise FileNotFoundError(

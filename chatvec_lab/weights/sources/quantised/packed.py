@@ -216,6 +216,9 @@ class Dequantised:
     def quantised(self, name: str) -> str:
         return self.packed[name].kind if name in self.packed else ""
 
+    def stored_dtype(self, name: str) -> str:
+        return self.stored.dtype(self._holder(name))
+
     def fill(self, name: str, start: int, stop: int, out: np.ndarray) -> np.ndarray:
         if name not in self.packed:
             return self.stored.fill(self._holder(name), start, stop, out)
