@@ -73,8 +73,8 @@ def run(options) -> int:
         tau = tau.within(cp, options.within or None)
     report = preflight(
         cp, tau, vocabulary=options.vocabulary, copy_special=options.copy_special, add_tokens=options.add_tokens,
-        allow_mixed=options.allow_mixed, bases=candidates, full=options.full, force=options.force, out=options.out, seed=options.seed,
-        places=40 if is_remote else 1000,
+        allow_mixed=options.allow_mixed, bases=candidates, full=options.full, force=options.force, out=options.out,
+        seed=options.seed, places=40 if is_remote else 1000,
     )  # fmt: skip
     print(report)
     print("merge would refuse this." if report.refusals else "merge would go on.")

@@ -67,7 +67,8 @@ def _one(parts: Parts, stem: str, size: Any) -> Packed:
 
     tall = -(-max(64, _SLAB // width) // 8) * 8
     return Packed(
-        is_scattered=True, kind=f"AWQ, 4 bits, groups of {size}", shape=(height, width), width=width, members=(codes, zeros, scales),
+        is_scattered=True, kind=f"AWQ, 4 bits, groups of {size}", shape=(height, width), width=width,
+        members=(codes, zeros, scales),
         values=integers(4), dtype=narrowest(integers(4), parts.dtype(scales), extra=1),
         codes=lambda first, last: parts.slabs.rows(codes, height, tall, first, last, slab), steps=steps, groups=size,
     )  # fmt: skip
