@@ -110,6 +110,8 @@ def _fidelity(t, total, code, count):
         "parameters": n, "l2": wanted, "effective_l2": left, "relative_error": _divide(error, wanted),
         "cosine": np.clip(_divide(dot, wanted * left), -1, 1),
         **{share: _divide(total(_counted(t[share], t.parameters)), n) for share in ("unchanged", "share_zero")},
+        **({"noise_floor": _divide(np.sqrt(total(_counted(t.noise_floor, t.l2) ** 2)), wanted)}
+           if "noise_floor" in t else {}),
     }  # fmt: skip
 
 

@@ -14,6 +14,7 @@ from chatvec_lab.anatomy.blocks import run
 from chatvec_lab.anatomy.kernels import _SUM, _double, _known
 from chatvec_lab.anatomy.tables import PLACE, place
 from chatvec_lab.weights.checkpoint import Checkpoint
+from chatvec_lab.weights.mixed import expected_noise
 from chatvec_lab.weights.numerics import exact
 from chatvec_lab.weights.numerics.blocks import Workspace, block_spans
 from chatvec_lab.weights.sources import files
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
 COLUMNS = ["scale", "dtype", "tensor", *PLACE, "unchanged", "relative_error", "cosine", "parameters",
-           "share_zero", "l2", "effective_l2"]  # fmt: skip
+           "share_zero", "l2", "effective_l2", "noise_floor"]  # fmt: skip
 _UNCHANGED, _ZERO, _ERROR, _WANTED, _LEFT, _DOT = range(6)
 
 
@@ -33,6 +34,7 @@ def fidelity(
     scales: Sequence[float],
     dtypes: Sequence[str] = ("bfloat16",),
     *,
+    allow_mixed: bool = False,
     progress: bool = True,
 ) -> DataFrame:
     """How much of scale * tau survives the rounding of cp + scale * tau; one row a scale, dtype and tensor.
@@ -42,13 +44,15 @@ def fidelity(
     module, unchanged (share of weights that do not move), relative_error (L2 of effective - scale * tau over L2
     of scale * tau), cosine (of the two; missing when nothing moves or nothing should), parameters (elements to
     which tau has something to add: rows of tokens that only the CP knows do not count), share_zero (of tau:
-    these weights should not move), l2 (of scale * tau), effective_l2. `combine` aggregates.
+    these weights should not move), l2 (of scale * tau), effective_l2, noise_floor (the L2 that the
+    quantisation of tau's members is expected to have left in tau, over that of tau: an estimate from the steps of their
+    formats; 0 for whole ones, missing where a format's steps are not known). `combine` aggregates. `allow_mixed` as in `add`.
 
     Files are read once, in blocks of a million elements. Raises ValueError for tensors that do not pair, for
     NaN or infinity, and for results beyond the range of the dtype.
     """
     scales, dtypes = _checked(cp, tau, scales, dtypes)
-    merged = cp.add(tau)
+    merged = cp.add(tau, allow_mixed=allow_mixed)
     merged.check()
     names = [name for name in cp.names if not merged.is_carried(name)]
     grid = [(scale, dtype) for scale in scales for dtype in dtypes]
@@ -157,7 +161,7 @@ def _table(merged, tau, grid, totals) -> DataFrame:
     for name, sums in totals.items():
         size, part = prod(merged.cp.shape(name)), merged.layout[name]
         outside = size - _live_elements(merged.cp, tau, name)  # they neither move nor should
-        n = size - outside
+        n, noise = size - outside, expected_noise(tau, merged.named(name))
         for (scale, dtype), s in zip(grid, sums, strict=True):
             l2, left = sqrt(s[_WANTED]), sqrt(s[_LEFT])
             rows.append({
@@ -166,7 +170,7 @@ def _table(merged, tau, grid, totals) -> DataFrame:
                 "relative_error": sqrt(s[_ERROR]) / l2 if l2 else nan,
                 "cosine": min(1.0, max(-1.0, s[_DOT] / (l2 * left))) if l2 and left else nan,
                 "parameters": n, "share_zero": (s[_ZERO] - outside) / n if n else nan,
-                "l2": l2, "effective_l2": left,
+                "l2": l2, "effective_l2": left, "noise_floor": noise * abs(scale) / l2 if l2 else nan,
             })  # fmt: skip
     table = pd.DataFrame(rows, columns=COLUMNS).astype({"layer": "Int64"})
     order = {key: i for i, key in enumerate(grid)}

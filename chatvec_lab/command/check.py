@@ -29,6 +29,9 @@ def add(verbs) -> None:
     models.add_argument(
         "--within", nargs="?", const="", metavar="PATH", help="--cp is a larger model; as in merge"
     )
+    models.add_argument(
+        "--allow-mixed", action="store_true", help="as in merge: some are quantised, others not"
+    )
     rows = parser.add_argument_group("vocabulary, as in merge")
     rows.add_argument("--vocabulary", choices=("match", "skip", "strict"), default="match")
     rows.add_argument("--copy-special", action="store_true")
@@ -64,13 +67,14 @@ def run(options) -> int:
     if options.vector:
         tau, candidates = WeightVector.load(options.vector), bases
     else:
-        tau, candidates = found[options.chat] - bases[0], bases[1:]
+        tau = found[options.chat].minus(bases[0], allow_mixed=options.allow_mixed)
+        candidates = bases[1:]
     if options.within is not None:
         tau = tau.within(cp, options.within or None)
     report = preflight(
         cp, tau, vocabulary=options.vocabulary, copy_special=options.copy_special, add_tokens=options.add_tokens,
-        bases=candidates, full=options.full, force=options.force, out=options.out, seed=options.seed,
-        places=40 if is_remote else 1000,
+        allow_mixed=options.allow_mixed, bases=candidates, full=options.full, force=options.force, out=options.out,
+        seed=options.seed, places=40 if is_remote else 1000,
     )  # fmt: skip
     print(report)
     print("merge would refuse this." if report.refusals else "merge would go on.")

@@ -38,6 +38,8 @@ def add(verbs) -> None:
                         "embedding, head) or a regular expression; repeatable")  # fmt: skip
     vector.add_argument("--within", nargs="?", const="", metavar="PATH", help="--cp is a larger model (such as LLaVA): "
                         "add to its language part, at PATH of its names ('.': none; default: found)")  # fmt: skip
+    vector.add_argument("--allow-mixed", action="store_true", help="some members are quantised and others not, or "
+                        "otherwise, and that is meant; the report, manifest and card say what noise it brings")  # fmt: skip
     rows = parser.add_argument_group("vocabulary")
     rows.add_argument("--vocabulary", choices=("match", "skip", "strict"), default="match",
                       help="pair rows by token (default), leave them alone, or demand one vocabulary")  # fmt: skip
@@ -124,7 +126,7 @@ def _check(options) -> None:
     given = [f"--{name}" for name in names if getattr(options, name) not in (None, [])]
     given += [
         f"--{k.replace('_', '-')}"
-        for k in ("copy_special", "add_tokens", "save_vector")
+        for k in ("copy_special", "add_tokens", "allow_mixed", "save_vector")
         if getattr(options, k)
     ]
     given += ["--vocabulary"] if options.vocabulary != "match" else []
@@ -225,8 +227,9 @@ def _merged(options):
     if options.within is not None:
         tau = tau.within(cp, options.within or None)
     return cp.add(
-        tau, vocabulary=options.vocabulary, copy_special=options.copy_special, add_tokens=options.add_tokens
-    )
+        tau, vocabulary=options.vocabulary, copy_special=options.copy_special, add_tokens=options.add_tokens,
+        allow_mixed=options.allow_mixed,
+    )  # fmt: skip
 
 
 def _vectors(options) -> list:
@@ -237,7 +240,10 @@ def _vectors(options) -> list:
         raise ValueError(
             f"{len(options.chat)} --chat but {len(options.base)} --base: give one base, or one for each chat."
         )
-    vectors = [_checkpoint(chat) - _checkpoint(base) for chat, base in zip(options.chat, bases, strict=True)]
+    vectors = [
+        _checkpoint(chat).minus(_checkpoint(base), allow_mixed=options.allow_mixed)
+        for chat, base in zip(options.chat, bases, strict=True)
+    ]
     vectors += [WeightVector.load(path) for path in options.vector]
     if not vectors:
         raise ValueError("no vector: give --chat and --base, or --vector.")

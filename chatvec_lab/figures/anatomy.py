@@ -217,9 +217,15 @@ def fidelity(
     """What rounding leaves of scale * tau, over the scale: one line a dtype.
 
     `table`: one row a scale and dtype, such as `combine(fidelity(...))`. The relative error is logarithmic; scales
-    at which it is exactly 0 or missing are left out.
+    at which it is exactly 0 or missing are left out. Where members were quantised, a dashed line is the noise floor
+    that this is expected to have left in tau, over the length of tau.
     """
     _lines(ax, table, "scale", y, hue, from_zero=y != "relative_error")
+    if y == "relative_error" and "noise_floor" in table and (table.noise_floor > 0).any():
+        ax.axhline(
+            table.noise_floor.median(), color="0.4", linestyle="--", label="expected quantisation noise"
+        )
+        _legend(ax, hue)
     ax.set_xlim(left=min(0.0, float(table.scale.min())))
     if y == "relative_error":
         ax.set_yscale("log")

@@ -17,6 +17,7 @@ from chatvec_lab.weights.checkpoint import Checkpoint
 from chatvec_lab.weights.difference import Difference
 from chatvec_lab.weights.merged import MergedCheckpoint
 from chatvec_lab.weights.sources import files
+from chatvec_lab.weights.sources.adapter import Adapter
 
 Arithmetic = Literal["float32", "float64"]
 
@@ -73,6 +74,12 @@ def export(merged: MergedCheckpoint, path: str | os.PathLike, **options) -> Path
 def _reference(model: Checkpoint) -> str:
     if model.source.endswith(".gguf"):
         raise ValueError(f"mergekit reads no GGUF files such as {model.label}; use the model's safetensors.")
+    if isinstance(model.origin, Adapter):
+        raise ValueError(
+            f"a recipe takes whole models, and {model.label} is an adapter: save it as a model first."
+        )
+    if model.note:
+        raise ValueError(f"mergekit reads no packed weights, and {model.label} is {model.note}.")
     local = Path(model.source).is_dir()
     source = str(Path(model.source).resolve()) if local else model.source
     return f"{source}@{model.revision}" if model.revision and not local else source

@@ -19,6 +19,7 @@ from chatvec_lab.weights.layout.structure import Unknown, class_of
 from chatvec_lab.weights.merged import MergedCheckpoint
 from chatvec_lab.weights.sources import files
 from chatvec_lab.weights.sources.beside import without_adapter
+from chatvec_lab.weights.sources.folder import sets_of_weights
 
 if TYPE_CHECKING:
     import torch
@@ -66,7 +67,8 @@ def opened(checkpoint: Checkpoint, device, dtype: torch.dtype) -> tuple[torch.nn
     elif root.lacking and root.layout.embedding:
         raise ValueError(f"{root.label}: {root.lacking}. Download or copy the file that holds it.")
     with _without_bars():
-        is_foreign = root.note or root.path.is_file()  # dequantised, or a GGUF file
+        # dequantised, an adapter's folder or a GGUF file: transformers would not load it as it is read here
+        is_foreign = root.note or root.path.is_file() or not sets_of_weights(root.folder)
         model = (_built if is_foreign else _loaded)(root, _device(device), dtype)
     away = [name for name, parameter in model.named_parameters() if parameter.is_meta]
     if away:

@@ -112,6 +112,7 @@ def _rows(merged: MergedCheckpoint, name: str) -> dict[int, dict[int, np.ndarray
         "copy_special": merged.copy_special,
         "add_tokens": merged.add_tokens,
         "vocabulary": merged.policy,
+        "allow_mixed": merged.allow_mixed,
     }
     above = merged.special_rows(name)
     behind = {row: values for row, values in above.items() if row >= merged.cp.shape(name)[0]}

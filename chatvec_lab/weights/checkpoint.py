@@ -7,7 +7,6 @@ is kept: each read goes from the file into the caller's buffer.
 from __future__ import annotations
 
 import os
-import warnings
 from functools import cached_property
 from math import prod
 from pathlib import Path
@@ -19,7 +18,6 @@ from chatvec_lab.weights.layout import Layout
 from chatvec_lab.weights.sources import files
 from chatvec_lab.weights.sources.files import Tensors, read_json
 from chatvec_lab.weights.sources.hub import remote
-from chatvec_lab.weights.sources.quantised import refusal
 from chatvec_lab.weights.sources.source import Source, looks_like_hub_id, open_source
 from chatvec_lab.weights.tokens.vocabulary import Policy, Vocabulary
 
@@ -68,9 +66,13 @@ class Checkpoint:
 
     @cached_property
     def tensors(self) -> Tensors:
-        """Where the tensors come from. Reads headers only; ValueError for what is no model, or is quantised."""
-        if self.origin.quantisation:
-            raise ValueError(refusal(self.label, self.origin.quantisation))
+        """Where the tensors come from. Reads headers only; ValueError for what is no model.
+
+        A quantised model's tensors come as the floats that they stand for (`note` says so); a format that is not known
+        is refused by name.
+        """
+        if self.origin.refused:
+            raise ValueError(self.origin.refused)
         return self.origin.tensors
 
     @property
@@ -138,8 +140,26 @@ class Checkpoint:
         """The stored dtype in torch's words ("bfloat16"), without importing torch."""
         return self._asked(self.tensors.dtype, name)
 
+    def quantised(self, name: str) -> str:
+        """From which format a tensor is dequantised; "" for one that is stored whole."""
+        return self._asked(self.tensors.quantised, name)
+
+    def noise(self, name: str, start: int, stop: int) -> float:
+        """The sum of squares that quantisation is expected to have taken from these elements; 0.0 for whole ones."""
+        return self._asked(lambda name: self.tensors.noise(name, start, stop), name)
+
+    def written_dtype(self, name: str) -> str:
+        """The dtype in which a merge into this checkpoint stores a tensor: its own; if dequantised, the config's."""
+        stored = self._asked(self.tensors.stored_dtype, name)
+        if not self.quantised(name):
+            return stored
+        told = [self.config, self.config.get("text_config") or {}]
+        told = [str(config.get(key)) for config in told for key in ("dtype", "torch_dtype")]
+        return next((name.removeprefix("torch.") for name in told if name.removeprefix("torch.") in files.FLOATS),
+                    "float32")  # fmt: skip
+
     def nbytes(self, name: str) -> int:
-        """The bytes that a tensor takes as stored here (dequantised, of a GGUF file)."""
+        """The bytes that a tensor takes as it is read here (dequantised, of a quantised model)."""
         return prod(self.shape(name)) * files.NUMPY_DTYPES[self.dtype_name(name)].itemsize
 
     def dtype(self, name: str) -> torch.dtype:
@@ -220,11 +240,13 @@ class Checkpoint:
     def __sub__(self, other: Checkpoint) -> WeightVector:
         from chatvec_lab.weights.vector import difference
 
-        if not isinstance(other, Checkpoint):
-            return NotImplemented
-        if any(member.source.endswith(".gguf") for member in (self, other)):  # others are not opened yet
-            _check_dequantised(self, other)
-        return difference(self, other)
+        return difference(self, other) if isinstance(other, Checkpoint) else NotImplemented
+
+    def minus(self, base: Checkpoint, *, allow_mixed: bool = False) -> WeightVector:
+        """`self - base`, also where one of the two is quantised and the other is not, or otherwise (`allow_mixed`)."""
+        from chatvec_lab.weights.vector import difference
+
+        return difference(self, base, allow_mixed=allow_mixed)
 
     def __add__(self, vector: WeightVector) -> MergedCheckpoint:
         from chatvec_lab.weights.vector import WeightVector
@@ -238,6 +260,7 @@ class Checkpoint:
         vocabulary: Policy = "match",
         copy_special: bool = False,
         add_tokens: bool = False,
+        allow_mixed: bool = False,
     ) -> MergedCheckpoint:
         """`self + vector` with its options spelled out; nothing is read yet.
 
@@ -245,12 +268,14 @@ class Checkpoint:
         footnote 14, for Breeze); "strict" demands one and the same vocabulary. `copy_special`: special tokens that
         the CP never trained (row equal to the base's, bit for bit) take the chat model's own row. `add_tokens`:
         tokens that the chat template needs and the CP lacks are appended to embedding, head and tokenizer.
+        `allow_mixed`: some members are quantised and others not, and that is meant.
         """
         from chatvec_lab.weights.merged import MergedCheckpoint
 
         return MergedCheckpoint(
-            self, vector, vocabulary=vocabulary, copy_special=copy_special, add_tokens=add_tokens
-        )
+            self, vector, vocabulary=vocabulary, copy_special=copy_special, add_tokens=add_tokens,
+            allow_mixed=allow_mixed,
+        )  # fmt: skip
 
 
 def sparsely(checkpoint: Checkpoint) -> Checkpoint:
@@ -266,20 +291,3 @@ def sparsely(checkpoint: Checkpoint) -> Checkpoint:
         if origin is None
         else Checkpoint(checkpoint.source, revision=checkpoint.revision, origin=origin)
     )
-
-
-def _check_dequantised(plus: Checkpoint, minus: Checkpoint) -> None:
-    """Refuse or warn before the noise of quantisation passes for a vector."""
-    if plus.note != minus.note:
-        what = [f"{m.label} is {m.note or 'not quantised'}" for m in (plus, minus)]
-        raise ValueError(
-            f"{plus.label} - {minus.label}: {' and '.join(what)}. The rounding would pass for a part of the vector: "
-            "it is as large as what a fine-tune changes. Use unquantised weights of both."
-        )
-    if plus.note:
-        warnings.warn(
-            f"{plus.label} - {minus.label}: both are dequantised, so the vector holds the rounding noise of both. "
-            "Use the unquantised models where they can be had.",
-            UserWarning,
-            stacklevel=3,
-        )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from functools import cached_property
 from math import prod
@@ -12,6 +13,7 @@ import numpy as np
 
 from chatvec_lab.weights.checkpoint import Checkpoint
 from chatvec_lab.weights.layout import Part
+from chatvec_lab.weights.mixed import OF_A_VECTOR, check_mixed
 from chatvec_lab.weights.numerics import exact
 from chatvec_lab.weights.numerics.blocks import Workspace
 from chatvec_lab.weights.sources import files
@@ -54,10 +56,25 @@ class Difference:
 
     larger, placed = None, MappingProxyType({})
 
-    def __init__(self, plus: Checkpoint, minus: Checkpoint):
-        self.plus, self.minus = plus, minus
+    def __init__(self, plus: Checkpoint, minus: Checkpoint, allow_mixed: bool = False):
+        self.plus, self.minus, self.allow_mixed = plus, minus, allow_mixed
         self.label = f"{plus.label} - {minus.label}"
         self._rows: dict[str, np.ndarray | None] = {}
+        if any(member.source.endswith(".gguf") for member in (plus, minus)):  # others are not opened yet
+            _ = self._is_checked
+
+    @cached_property
+    def _is_checked(self) -> bool:
+        """ValueError before the noise of quantisation passes for a vector; a warning where both sides have it."""
+        check_mixed(self.label, (self.plus, self.minus), self.allow_mixed, OF_A_VECTOR)
+        if self.plus.note and self.plus.note == self.minus.note:
+            warnings.warn(
+                f"{self.label}: both are {self.plus.note}, so the vector holds the rounding noise of both. "
+                "Use the unquantised models where they can be had.",
+                UserWarning,
+                stacklevel=3,
+            )
+        return True
 
     @property
     def base(self) -> Checkpoint:
@@ -80,6 +97,7 @@ class Difference:
     @cached_property
     def _pairs(self) -> tuple[dict[str, None], dict[str, str]]:
         """The paired names, and those left out; one ValueError that lists every tensor that does not pair."""
+        _ = self._is_checked
         paired_names, left_out, lines = {}, {}, []
         published = dict.fromkeys(
             side.layout.published(n) for side in (self.plus, self.minus) for n in side.names
@@ -164,6 +182,7 @@ class Difference:
         return None if rows is None else rows >= 0
 
     def own(self, name: str, start: int, stop: int, work: Workspace) -> list[exact.Part]:
+        _ = self._is_checked
         plus = work.fill(self.plus, self.plus.resolve(name), start, stop)
         stored = self.minus.resolve(name)
         rows = self.minus_rows(name)

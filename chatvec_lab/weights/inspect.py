@@ -35,10 +35,8 @@ def inspect(source: str, *, revision: str | None = None, tensors: bool = False) 
     lines += _sizes(checkpoint, tensors_of)
     if tensors_of.note:
         lines.append(f"{tensors_of.note}: the dtypes above are those that are read")
-    if checkpoint.origin.quantisation:
-        lines.append(
-            f"quantised: {checkpoint.origin.quantisation}; no vector can be made of it or added to it"
-        )
+    if checkpoint.origin.refused:
+        lines.append(f"quantised: no vector can be made of it or added to it. {checkpoint.origin.refused}")
     if not is_vector:
         lines.append(_vocabulary(checkpoint))
         lines.append("head: " + _head(checkpoint))
@@ -58,7 +56,7 @@ def inspect(source: str, *, revision: str | None = None, tensors: bool = False) 
 
 
 def _head(checkpoint: Checkpoint) -> str:
-    if checkpoint.origin.quantisation:
+    if checkpoint.origin.refused:
         return "not read"
     if checkpoint.lacking:
         return checkpoint.lacking

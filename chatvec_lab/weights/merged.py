@@ -16,6 +16,7 @@ import numpy as np
 
 from chatvec_lab.weights.checkpoint import Checkpoint
 from chatvec_lab.weights.layout import Layout
+from chatvec_lab.weights.mixed import OF_A_SUM, check_mixed
 from chatvec_lab.weights.numerics import exact
 from chatvec_lab.weights.numerics.blocks import Workspace
 from chatvec_lab.weights.pairing import left_out
@@ -41,11 +42,12 @@ class MergedCheckpoint(Checkpoint):
         vocabulary: Policy,
         copy_special: bool,
         add_tokens: bool,
+        allow_mixed: bool = False,
     ):
         if vocabulary not in get_args(Policy):
             raise ValueError(f"vocabulary={vocabulary!r}: expected one of {', '.join(get_args(Policy))}.")
         self.cp, self.vector, self.policy = cp, vector, vocabulary
-        self.copy_special, self.add_tokens = copy_special, add_tokens
+        self.copy_special, self.add_tokens, self.allow_mixed = copy_special, add_tokens, allow_mixed
         self.source, self.revision, self.origin = cp.source, cp.revision, cp.origin
         self._special_rows: dict[str, dict[int, tuple[str, np.ndarray]]] = {}
 
@@ -98,6 +100,10 @@ class MergedCheckpoint(Checkpoint):
     def layout(self) -> Layout:
         return self.cp.layout
 
+    def dtype_name(self, name: str) -> str:
+        """The dtype in which a tensor is stored: the CP's; where that is dequantised, the one of its config."""
+        return self.cp.written_dtype(name)
+
     def named(self, name: str) -> str:
         """The published name of one of the CP's tensors: the vector's name for it."""
         return self.cp.layout.published(name)
@@ -109,6 +115,7 @@ class MergedCheckpoint(Checkpoint):
 
     @cached_property
     def _pairs(self) -> dict[str, str]:
+        check_mixed(self.label, [self.cp, *self.vector.sources()], self.allow_mixed, OF_A_SUM)
         return left_out(self)
 
     def is_weight(self, name: str) -> bool:
@@ -276,7 +283,7 @@ class MergedCheckpoint(Checkpoint):
         stored = prod(self.cp.shape(name))
         if stop <= stored:
             return work.fill(self.cp, name, start, stop)
-        raw = work.array(files.NUMPY_DTYPES[self.dtype_name(name)], stop - start)
+        raw = work.array(files.NUMPY_DTYPES[self.cp.dtype_name(name)], stop - start)
         raw[:] = 0
         if start < stored:
             self.cp.fill(name, start, stored, raw)

@@ -334,6 +334,6 @@ class WeightVector:
         return list(dict.fromkeys(source for term in self.terms for source in term.leaf.sources()))
 
 
-def difference(plus: Checkpoint, minus: Checkpoint) -> WeightVector:
-    """The lazy vector plus - minus."""
-    return WeightVector((Term(1.0, Difference(plus, minus)),))
+def difference(plus: Checkpoint, minus: Checkpoint, *, allow_mixed: bool = False) -> WeightVector:
+    """The lazy vector plus - minus; `allow_mixed` where one of the two is quantised and the other is not."""
+    return WeightVector((Term(1.0, Difference(plus, minus, allow_mixed)),))

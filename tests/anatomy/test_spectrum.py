@@ -9,7 +9,7 @@ import torch
 from pico import SPECIAL, TOKENS
 from safetensors.torch import load_file, save_file
 
-from chatvec_lab import Checkpoint, anatomy
+from chatvec_lab import Checkpoint, anatomy, figures
 from chatvec_lab.anatomy.spectrum import singular_values
 
 NAME = "model.layers.1.mlp.up_proj.weight"
@@ -263,3 +263,34 @@ def test_fidelity_names_what_goes_wrong(llama, vectors):
         anatomy.fidelity(llama[2], vectors["chat"], [1e8], ["float16"], progress=False)
     with pytest.raises(TypeError, match="expected a checkpoint and a weight vector"):
         anatomy.fidelity(vectors["chat"], llama[2], [1.0])
+
+
+def test_the_noise_floor_is_that_of_the_members(llama, vectors):
+    table = anatomy.fidelity(llama[2], vectors["chat"], [0.5], progress=False)
+    assert (table.noise_floor.dropna() == 0).all()
+
+
+@pytest.mark.filterwarnings("ignore:.*rounding noise of both")
+def test_the_noise_floor_of_quantised_members_is_near_the_true_error(tmp_path):
+    from gguf_files import save_llama
+    from quantised_files import quantise
+
+    base = save_llama(tmp_path / "base", dtype=torch.bfloat16)
+    save_llama(tmp_path / "chat", near=base, step=0.01, dtype=torch.bfloat16, seed=1)
+    for name in ("base", "chat"):
+        quantise(tmp_path / name, tmp_path / f"{name}-8", "ct int8")
+    members = {name: Checkpoint(tmp_path / name) for name in ("base", "chat", "base-8", "chat-8")}
+    exact, noisy = members["chat"] - members["base"], members["chat-8"] - members["base-8"]
+    floors = anatomy.fidelity(members["base-8"], noisy, [0.25, 1.0], progress=False)
+    by_module = anatomy.combine(floors, "module").set_index(["module", "scale"]).noise_floor
+    names = [n for n in exact.names if exact.part(n).module == "mlp"]
+    error = sum(float((noisy.read(n).double() - exact.read(n).double()).square().sum()) for n in names) ** 0.5
+    length = sum(float(noisy.read(n).double().square().sum()) for n in names) ** 0.5
+    assert by_module["mlp", 1.0] == pytest.approx(error / length, rel=0.2)
+    assert by_module["mlp", 0.25] == pytest.approx(by_module["mlp", 1.0])
+    assert by_module["head", 1.0] == 0  # not quantised
+    ax = figures.fidelity(anatomy.combine(floors))
+    assert "expected quantisation noise" in [line.get_label() for line in ax.lines]
+    with pytest.raises(ValueError, match="hold the rounding of some"):
+        anatomy.fidelity(members["base"], noisy, [1.0], progress=False)
+    assert len(anatomy.fidelity(members["base"], noisy, [1.0], allow_mixed=True, progress=False))

@@ -13,10 +13,12 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from chatvec_lab.weights.mixed import OF_A_SUM, check_mixed
 from chatvec_lab.weights.preflight import configs, findings
 from chatvec_lab.weights.preflight.descent import Holding
 from chatvec_lab.weights.preflight.findings import Finding
 from chatvec_lab.weights.preflight.kinship import kinship
+from chatvec_lab.weights.preflight.noise import quantisation
 from chatvec_lab.weights.preflight.tokens import contradictions
 from chatvec_lab.weights.tokens.vocabulary import Policy
 from chatvec_lab.weights.vector import WeightVector
@@ -88,6 +90,7 @@ def preflight(
     vocabulary: Policy = "match",
     copy_special: bool = False,
     add_tokens: bool = False,
+    allow_mixed: bool = False,
     bases: Iterable[Checkpoint] = (),
     full: bool = False,
     force: Iterable[str] = (),
@@ -108,8 +111,14 @@ def preflight(
     >>> report.refusals, list(report.sections)[:2]
     ((), ['members', 'tensors'])
     """
-    merged = cp.add(tau, vocabulary=vocabulary, copy_special=copy_special, add_tokens=add_tokens)
+    merged = cp.add(
+        tau, vocabulary=vocabulary, copy_special=copy_special, add_tokens=add_tokens, allow_mixed=allow_mixed
+    )
     _ = cp.names, *(source.names for source in tau.sources())  # what is damaged raises as such
+    try:
+        check_mixed(merged.label, [cp, *tau.sources()], allow_mixed, OF_A_SUM)
+    except ValueError as error:
+        return Report(merged.label, {}, (Finding("mixed quantisation", True, str(error)),))
     try:
         merged.check()
     except ValueError as error:
@@ -153,6 +162,9 @@ def examine(
         found += contradictions("chat", chat, base, full=full, seed=seed)
         if merged.policy != "skip":
             found += contradictions("CP", merged.cp, base, full=full, seed=seed)
+    lines = quantisation(merged, found, full=full, seed=seed, places=places)
+    if lines:
+        sections["quantisation"] = lines
     how = "everything read" if full else "an estimate from sampled rows"
     sections[f"descent ({how})"] = kinship(
         merged, found, holdings, bases=list(bases), full=full, seed=seed, places=places

@@ -189,7 +189,7 @@ def holding(
     Only tensors that get the vector count, and rows of tokens that base, chat and CP all have. ValueError when CP and
     base do not pair (a family within a larger model).
     """
-    delta, work = merged.cp - base, Workspace()
+    delta, work = merged.cp.minus(base, allow_mixed=True), Workspace()
     names = [n for n in merged.cp.names if not merged.is_carried(n) and delta.resolve(merged.named(n))]
     if not names:
         raise ValueError(f"no tensor of {merged.cp.label} that gets the vector is one of {base.label}.")

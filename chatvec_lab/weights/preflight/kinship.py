@@ -128,8 +128,9 @@ def _held(merged, term: Term, of, found, holdings, elements: int | None, seed: i
     alone = WeightVector((Term(1.0, term.leaf, term.schedules),))
     try:
         held = holding(
-            merged.cp.add(alone, vocabulary=merged.policy), base, elements=elements, seed=seed, places=places
-        )
+            merged.cp.add(alone, vocabulary=merged.policy, allow_mixed=True), base, elements=elements, seed=seed,
+            places=places,
+        )  # fmt: skip
     except ValueError:  # base and CP do not pair (a family within a larger model)
         return [f"how much of {alone.label} the CP holds is not measured: CP and {base.label} do not pair"]
     holdings[alone.label] = held
@@ -137,7 +138,7 @@ def _held(merged, term: Term, of, found, holdings, elements: int | None, seed: i
         text = f"{chat.label} and {base.label} hold the same numbers: the vector is zero everywhere."
         found.append(Finding("vector", True, text))
         return [f"{alone.label} is zero"]
-    if not held.distance and (held.is_exact or is_nothing(merged.cp - base)):
+    if not held.distance and (held.is_exact or is_nothing(merged.cp.minus(base, allow_mixed=True))):
         text = (
             f"{merged.cp.label} holds the numbers of {base.label} for every token that both have: nothing was "
             "continually pre-trained, and the sum at scale 1 is the chat model."

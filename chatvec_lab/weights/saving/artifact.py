@@ -214,8 +214,12 @@ class Stored:
     placed = left_out = MappingProxyType({})
 
     def __init__(self, folder: Path):
-        self.files = Checkpoint(folder, origin=Folder(folder, open_folder(folder, stem=STEM)))
+        tensors = open_folder(folder, stem=STEM)
+        self.files = Checkpoint(folder, origin=Folder(folder, tensors))
         self.manifest = read_json(folder / MANIFEST)
+        # a vector of quantised members stays one
+        notes = dict.fromkeys(s["note"] for s in self.manifest.get("sources", []) if s.get("note"))
+        tensors.note = "; ".join(notes)
         if self.manifest.get("format") != FORMAT:
             raise ValueError(
                 f"{folder / MANIFEST} is no manifest of a weight vector (format {FORMAT!r} expected)."

@@ -77,6 +77,7 @@ def model_card(merged: MergedCheckpoint, manifest: dict) -> str:
         "| source | revision | weights (xxh3-128) |", "|---|---|---|",
         *(f"| {inline(s['name'])} | {inline(s['revision'] or 'local folder')} | `{s['digest']}` |"
           for s in manifest["sources"]), "",
+        *(f"{inline(s['name'])} was {inline(s['note'])}." for s in manifest["sources"] if s.get("note")), "",
     ]  # fmt: skip
     v = manifest["vocabulary"]
     if v:

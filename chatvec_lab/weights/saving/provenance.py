@@ -144,9 +144,13 @@ def file_digest(path: Path) -> str:
 
 
 def source_entry(source: Checkpoint, digests: Digests) -> dict[str, Any]:
-    """One row of a manifest's `sources`: label, hub commit (None for a folder) and digest; no local path."""
+    """One row of a manifest's `sources`: label, hub commit (None for a folder) and digest; no local path.
+
+    Of a quantised one also how it was (`note`), and the digest is of the values that its codes stand for.
+    """
     commit = source.folder.name if source.folder.parent.name == "snapshots" else None
-    return {"name": source.label, "revision": commit, "digest": digests.weights(source)}
+    note = {"note": source.note} if source.note else {}
+    return {"name": source.label, "revision": commit, "digest": digests.weights(source), **note}
 
 
 def versions() -> dict[str, str]:

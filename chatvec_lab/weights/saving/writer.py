@@ -155,6 +155,7 @@ def recipe_of(merged: MergedCheckpoint, dtype: str | None) -> dict:
     return {
         "cp": merged.cp.label, "vector": merged.vector.describe(), "vocabulary": merged.policy,
         "copy_special": merged.copy_special, "add_tokens": merged.add_tokens, "dtype": dtype,
+        **({"allow_mixed": True} if merged.allow_mixed else {}),
     }  # fmt: skip
 
 

@@ -1,15 +1,131 @@
-"""A folder of the PEFT library: an adapter, which is no model by itself."""
+"""A folder of the PEFT library as a checkpoint: its base, and what a LoRA or DoRA adds to it.
+
+W + scale * (B @ A) in float64, scale = alpha / r (rsLoRA: alpha / sqrt(r)), DoRA's rows brought to the magnitudes that it
+stores. Modules that were trained whole, and tables with rows for added tokens, take the place of the base's. Every other
+kind of adapter, and every setting that is not known here, is refused by name.
+"""
 
 from __future__ import annotations
 
+import shutil
+import tempfile
+from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+from chatvec_lab.weights.sources.beside import ADAPTER, TOKENIZER_FILES, sort_companions
 from chatvec_lab.weights.sources.files import read_json
+from chatvec_lab.weights.sources.folder import Folder, sets_of_weights
+from chatvec_lab.weights.sources.lora import LoRA
+
+if TYPE_CHECKING:
+    from chatvec_lab.weights.sources.source import Source
 
 
-def what_it_adapts(folder: Path) -> str:
-    """A sentence that says what a folder with adapter_config.json holds, and how it becomes a model."""
-    config = read_json(folder / "adapter_config.json")
-    kind, base = config.get("peft_type"), config.get("base_model_name_or_path")
-    what = f"a PEFT adapter{f' ({kind})' if kind else ''}{f' for {base}' if base else ''}"
-    return f" It holds {what}: merge it into its base first (merge_and_unload), then save."
+def is_adapter(folder: Path) -> bool:
+    """Whether a folder holds an adapter and no model beside it."""
+    return (folder / ADAPTER).is_file() and not sets_of_weights(folder)
+
+
+class Adapter:
+    """An adapter on its base, as one source. Opening it reads nothing; its base is opened when it is needed."""
+
+    refused = ""
+
+    def __init__(self, path: Path):
+        self.path = path.resolve()
+
+    def __reduce__(self):
+        return Adapter, (self.path,)
+
+    @cached_property
+    def _settings(self) -> dict[str, Any]:
+        return read_json(self.path / ADAPTER)
+
+    @property
+    def label(self) -> str:
+        return f"{self.path.name} (adapter on {self.base.label})"
+
+    @cached_property
+    def base(self) -> Source:
+        """The model that the adapter names; FileNotFoundError where it is not to be had."""
+        from chatvec_lab.weights.sources.source import open_source
+
+        named, revision = self._settings.get("base_model_name_or_path"), self._settings.get("revision")
+        if not isinstance(named, str) or not named:
+            raise ValueError(
+                f"{self.path / ADAPTER} names no base model (base_model_name_or_path). Write its folder or hub id there."
+            )
+        for folder in (Path(named), self.path / named, self.path.parent / named):
+            if folder.is_dir() and folder.resolve() != self.path:
+                return open_source(str(folder))
+        try:
+            found = open_source(named, revision)
+            _ = found.tensors
+        except FileNotFoundError as error:
+            raise FileNotFoundError(
+                f"{self.path} holds an adapter ({self._settings.get('peft_type')}) for {named}, which is not to be had "
+                f"({error}). Put that model there, or write where it is into base_model_name_or_path of {ADAPTER}."
+            ) from error
+        return found
+
+    @cached_property
+    def tensors(self) -> LoRA:
+        if self.base.refused:
+            raise ValueError(self.base.refused)
+        return LoRA(self.path, self._settings, self.base.tensors, self.base.config)
+
+    @cached_property
+    def config(self) -> dict[str, Any]:
+        """The base's, with the rows that the adapter's tables have."""
+        rows = self.tensors.rows
+        if rows is None:
+            return self.base.config
+        config = dict(self.base.config)
+        if isinstance(config.get("text_config"), dict):
+            return config | {"text_config": config["text_config"] | {"vocab_size": rows}}
+        return config | {"vocab_size": rows}
+
+    @cached_property
+    def _beside(self) -> Folder:
+        """What lies beside the weights: the adapter's own tokenizer where it has one, and the base's files."""
+        own = Folder(self.path, self.tensors)
+        return own if own.vocabulary is not None else self.base
+
+    @property
+    def vocabulary(self):
+        return self._beside.vocabulary
+
+    @property
+    def tokenizer_config(self) -> dict[str, Any]:
+        return self._beside.tokenizer_config
+
+    @property
+    def chat_template(self) -> str | None:
+        return self._beside.chat_template
+
+    @property
+    def generation_config(self) -> dict[str, Any]:
+        return Folder(self.path, self.tensors).generation_config or self.base.generation_config
+
+    def open_tokenizer(self):
+        return self._beside.open_tokenizer()
+
+    @cached_property
+    def folder(self) -> Path:
+        """A temporary folder with the companions of both, the adapter's before the base's; it lives as long as this."""
+        import json
+
+        self._temporary = tempfile.TemporaryDirectory(prefix="chatvec_lab-adapter-")
+        folder = Path(self._temporary.name)
+        own = sort_companions(self.path)[0]
+        replaces = self._beside is not self.base
+        for file in sort_companions(self.base.folder)[0]:
+            if not (replaces and file.name in TOKENIZER_FILES):
+                shutil.copyfile(file, folder / file.name)
+        for file in own:
+            shutil.copyfile(file, folder / file.name)
+        for name, facts in (("config.json", self.config), ("generation_config.json", self.generation_config)):
+            if facts:
+                (folder / name).write_text(json.dumps(facts, indent=2), "utf-8")
+        return folder

@@ -12,6 +12,8 @@ from pathlib import Path
 LEFT_OUT = {
     "weights": ("*.safetensors", "*.bin", "*.pt", "*.pth", "*.ckpt", "*.gguf", "*.ggml", "*.h5", "*.msgpack", "*.ot",
                 "*.onnx", "*.onnx_data", "*.npz", "*.tflite", "*.index.json", "params.json"),
+    "how the CP was quantised": ("quantize_config.json", "quant_config.json", "hf_quant_config.json",
+                                 "quantization_config.json", "quanto_qmap.json"),
     "an adapter": ("adapter_config.json", "adapter_model*"),
     "state of a training": ("trainer_state.json", "training_args*", "optimizer*", "scheduler*", "rng_state*", "latest",
                             "zero_to_fp32.py", "*_results.json", "events.out.tfevents*", "*.log"),

@@ -55,6 +55,13 @@ class Tensors(Protocol):
     def fill(
         self, name: str, start: int, stop: int, out: np.ndarray
     ) -> np.ndarray: ...  # raw stored elements
+    def quantised(self, name: str) -> str: ...  # from which format a tensor is dequantised; "" for whole ones
+    def stored_dtype(
+        self, name: str
+    ) -> str: ...  # as it lies in the file, where `dtype` is what it is read as
+    def noise(
+        self, name: str, start: int, stop: int
+    ) -> float: ...  # an estimate: sum of squares that its quantisation took from these elements
     def fingerprint(
         self,
     ) -> str: ...  # headers, sizes, identity and times of the files: stable between openings
@@ -121,6 +128,15 @@ class Stored:
         if not HANDLES.read(entry.file, self._states[entry.file], data, start_byte):
             raise OSError(f"{entry.file} ended while {name!r} was being read; was it changed meanwhile?")
         return view
+
+    def quantised(self, name: str) -> str:
+        return ""
+
+    def stored_dtype(self, name: str) -> str:
+        return self.dtype(name)
+
+    def noise(self, name: str, start: int, stop: int) -> float:
+        return 0.0
 
     def fingerprint(self) -> str:
         files = [[str(path), *state[1:]] for path, state in sorted(self._states.items())]

@@ -9,10 +9,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from chatvec_lab.weights.sources.adapter import what_it_adapts
 from chatvec_lab.weights.sources.bin import bin_entries
 from chatvec_lab.weights.sources.files import FLOATS, Entry, Stored, Tensors, changed, read_json, state_of
-from chatvec_lab.weights.sources.quantised import quantisation
+from chatvec_lab.weights.sources.quantised.opened import dequantised
+from chatvec_lab.weights.sources.quantised.packed import NotRead
+from chatvec_lab.weights.sources.quantised.recognised import quantisation, refusal, whole_config
 from chatvec_lab.weights.sources.safetensors import safetensors_entries
 from chatvec_lab.weights.tokens.vocabulary import Vocabulary
 
@@ -40,23 +41,46 @@ class Folder:
         return self.folder
 
     @cached_property
-    def tensors(self) -> Tensors:
+    def stored(self) -> Tensors:
+        """The tensors as they lie in the files, packed ones too."""
         if self._given is not None:
             return self._given
         found = open_folder(self.folder)
-        if "chat_embed" in found.names or "residuals_version" in self.config:
+        if "chat_embed" in found.names or "residuals_version" in self.stored_config:
             raise ValueError(
                 f"{self.folder} holds a weight vector of another tool, not a model: open it with WeightVector.load."
             )
         return found
 
     @cached_property
-    def quantisation(self) -> str:
-        return "" if self._given is not None else quantisation(self.config, self.tensors, self.folder)
+    def _opened(self) -> tuple[Tensors, str]:
+        """The tensors, dequantised where they are not whole; and why they are not read, or ""."""
+        how = "" if self._given is not None else quantisation(self.stored_config, self.stored, self.folder)
+        if not how:
+            return self.stored, ""
+        if how.endswith("no quantised tensor is stored"):
+            return self.stored, refusal(self.label, how)
+        try:
+            return dequantised(self.stored, self.stored_config, self.folder), ""
+        except NotRead as error:
+            return self.stored, refusal(self.label, how, str(error))
+
+    @property
+    def tensors(self) -> Tensors:
+        return self._opened[0]
+
+    @property
+    def refused(self) -> str:
+        return self._opened[1]
+
+    @cached_property
+    def stored_config(self) -> dict[str, Any]:
+        return _checked(read_json(self.folder / "config.json"), self.folder / "config.json")
 
     @cached_property
     def config(self) -> dict[str, Any]:
-        return _checked(read_json(self.folder / "config.json"), self.folder / "config.json")
+        """config.json, without what it says of a quantisation: weights are read as floats, or not at all."""
+        return whole_config(self.stored_config)
 
     @cached_property
     def tokenizer_config(self) -> dict[str, Any]:
@@ -112,7 +136,6 @@ def open_folder(folder: Path, stem: str = "model") -> Stored:
 
     Raises FileNotFoundError when there are none, ValueError naming the file that is damaged or does not fit its index.
     """
-    names = [f"{stem}.safetensors", f"{stem}.safetensors.index.json"]
     if stem == "model":
         explicit = read_json(folder / "config.json").get("transformers_weights")
         if explicit is not None:
@@ -120,8 +143,7 @@ def open_folder(folder: Path, stem: str = "model") -> Stored:
                 f"{folder / 'config.json'} names its weights {explicit!r} (transformers_weights), which is not read: "
                 "save the model again under the usual names."
             )
-        names += ["pytorch_model.bin", "pytorch_model.bin.index.json"]
-    sets = [folder / name for name in names if (folder / name).is_file()]
+    sets = sets_of_weights(folder, stem)
     if not sets:
         raise FileNotFoundError(_holds_no_model(folder))
     chosen, others = sets[0], sets[1:]
@@ -143,6 +165,14 @@ def open_folder(folder: Path, stem: str = "model") -> Stored:
     entries = read_whole(reader, chosen)
     _check_formats(entries)
     return Stored(entries)
+
+
+def sets_of_weights(folder: Path, stem: str = "model") -> list[Path]:
+    """The files by which a folder's sets of weights begin, the one that transformers loads first."""
+    names = [f"{stem}.safetensors", f"{stem}.safetensors.index.json"]
+    if stem == "model":
+        names += ["pytorch_model.bin", "pytorch_model.bin.index.json"]
+    return [folder / name for name in names if (folder / name).is_file()]
 
 
 def _checked(config: dict[str, Any], path: Path) -> dict[str, Any]:
@@ -251,7 +281,7 @@ def _holds_no_model(folder: Path) -> str:
     if any(name.startswith("vector") and name.endswith(".safetensors") for name in found):
         hint = " It holds a weight vector, not a model: open it with WeightVector.load."
     elif (folder / "adapter_config.json").is_file():
-        hint = what_it_adapts(folder)
+        hint = " It holds an adapter: download it, and open its folder."
     return (
         f"{folder} holds no model: expected model.safetensors, model.safetensors.index.json, pytorch_model.bin or "
         f"pytorch_model.bin.index.json, found {', '.join(found) or 'nothing'}.{hint}"

@@ -1,7 +1,7 @@
 """A GGUF file as a source: `Checkpoint("model.gguf")`, with the names, shapes and row order of transformers.
 
-Quantised tensors are dequantised to float32 as they are read, and the label, reports and manifests say so. Of the
-architectures only llama is known (its query and key rows are permuted in the file, and come back in order here).
+Quantised tensors are dequantised to float32 as they are read, and the label, reports and manifests say so. A Llama is
+read with gguf alone; for the other architectures that are known (`gguf_others`) transformers says config and names.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from chatvec_lab.weights.tokens.vocabulary import Vocabulary
 
 
 class GGUF:
-    """One GGUF file (llama architecture) as a source; needs the package gguf.
+    """One GGUF file as a source; needs the package gguf.
 
     The file is mapped, unlike other sources. A tensor of a block format (Q8_0, Q4_K, ...) reads as float32; rows are
     dequantised on demand. `tensors.note` names the formats, "" for a file without any.
@@ -31,7 +31,7 @@ class GGUF:
     Raises ImportError without gguf, ValueError for another architecture, experts, unknown tensors, damaged files.
     """
 
-    quantisation = ""  # its blocks are dequantised as they are read; `tensors.note` says so
+    refused = ""  # its blocks are dequantised as they are read; `tensors.note` says so
 
     def __init__(self, path: Path):
         self.path = path.resolve()
@@ -85,7 +85,11 @@ class GGUF:
 
     @cached_property
     def config(self) -> dict[str, Any]:
-        """transformers' config for the file's metadata (LlamaForCausalLM)."""
+        """transformers' config for the file's metadata."""
+        if self.tensors.mapped:
+            if self.tensors.scales_rotary:
+                self._warn_of_scaling()
+            return self.tensors.mapped.config
         names, heads = self.tensors.names, self.tensors.heads
         real = (int, float)
         epsilon = self.field("llama.attention.layer_norm_rms_epsilon", None, real)
@@ -110,13 +114,16 @@ class GGUF:
             if row is not None:
                 config[f"{key}_token_id"] = row
         if self.tensors.scales_rotary or self.field("llama.rope.scaling.type") not in (None, "none"):
-            warnings.warn(
-                f"{self.path.name} scales its rotary frequencies, which cannot be told from the file in transformers' "
-                "terms: copy rope_parameters from the original's config.json into that of a saved merge.",
-                UserWarning,
-                stacklevel=2,
-            )
+            self._warn_of_scaling()
         return config
+
+    def _warn_of_scaling(self) -> None:
+        warnings.warn(
+            f"{self.path.name} scales its rotary frequencies, which cannot be told from the file in transformers' "
+            "terms: copy rope_parameters from the original's config.json into that of a saved merge.",
+            UserWarning,
+            stacklevel=3,
+        )
 
     @cached_property
     def vocabulary(self) -> Vocabulary | None:

@@ -1,7 +1,7 @@
-"""The tensors of a GGUF file (llama architecture): transformers' names, row order and dtypes, checked against the file.
+"""The tensors of a GGUF file: transformers' names, row order and dtypes, checked against the file.
 
-Query and key rows are permuted in the file, and come back in order here; blocks are dequantised to float32 as they are
-read.
+Query and key rows of a Llama are permuted in the file, and come back in order here; norms that are stored with 1 added
+come back without; blocks are dequantised to float32 as they are read. Other architectures are in `gguf_others`.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from chatvec_lab.weights.sources.files import NUMPY_DTYPES, Entry, Stored
+from chatvec_lab.weights.sources.gguf_others import ARCHITECTURES, Mapped, mapped
 
 _WHOLE = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head"}
 _LAYER = {
@@ -24,7 +25,8 @@ _LAYER = {
 }  # fmt: skip
 _NATIVE = {"F32": "float32", "F16": "float16", "BF16": "bfloat16", "F64": "float64"}
 EMBEDDING = "model.embed_tokens.weight"
-_IGNORED = "rope_freqs.weight"  # a constant that llama.cpp derives from the rope settings
+# constants that llama.cpp derives from the rope settings
+_IGNORED = ("rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.weight")
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,8 @@ class GGUFTensors:
 
     def __init__(self, path: Path, reader, field):
         self.path = path
-        self._tensors, self.scales_rotary = _named(path, reader, field)
+        self.mapped = _mapped(path, reader, field)  # None: a Llama
+        self._tensors, self.scales_rotary = _named(path, reader, self.mapped)
         self._stored = Stored(
             {
                 name: Entry(
@@ -53,7 +56,7 @@ class GGUFTensors:
             }
         )  # fmt: skip
         _check_places(path, reader)
-        self.heads = _heads(path, field, self._stored)
+        self.heads = None if self.mapped else _heads(path, field, self._stored)
         self.formats = ", ".join(sorted({t.tensor_type.name for t in self._tensors.values()} - set(_NATIVE)))
         self.note = f"dequantised from {self.formats}" if self.formats else ""
 
@@ -73,6 +76,28 @@ class GGUFTensors:
     def place(self, name: str) -> Hashable:
         return self._stored.place(name)
 
+    def quantised(self, name: str) -> str:
+        self._stored.entry(name)
+        kind = self._tensors[name].tensor_type.name
+        return "" if kind in _NATIVE else kind
+
+    def stored_dtype(self, name: str) -> str:
+        return self.quantised(name) or self.dtype(name)
+
+    def noise(self, name: str, start: int, stop: int) -> float:
+        """See `Tensors`; from the steps of each block, NaN for formats whose values are not evenly spaced."""
+        kind = self.quantised(name)
+        if not kind:
+            return 0.0
+        width = self.shape(name)[-1]
+        first, last = start // width, max(start // width + 1, -(-stop // width))
+        rows = np.arange(first, last)
+        return (
+            noise_of(self._rows(name, rows), self._tensors[name].tensor_type)
+            * (stop - start)
+            / (rows.size * width)
+        )
+
     def fingerprint(self) -> str:
         return self._stored.fingerprint()
 
@@ -83,47 +108,75 @@ class GGUFTensors:
         entry = self._stored.entry(name)
         tensor = self._tensors[name]
         heads = self._permuted_heads(name)
+        if self._has_one_added(name):
+            if tensor.tensor_type.name != "F32":
+                raise ValueError(
+                    f"{self.path.name}: {name} is stored as {tensor.tensor_type.name}, expected F32."
+                )
+            view = self._stored.fill(name, start, stop, out)
+            view -= np.float32(1)
+            return view
         if heads is None and tensor.tensor_type.name in _NATIVE:
             return self._stored.fill(name, start, stop, out)
         width = entry.shape[-1] if len(entry.shape) > 1 else 1
         first, last = start // width, -(-stop // width)
-        rows = np.arange(first, last)
-        stored = tensor.data.reshape(entry.size // width, -1)[
-            rows if heads is None else _row_in_file(rows, entry, heads)
-        ]
+        stored = self._rows(name, np.arange(first, last))
         view = out[: stop - start]
         view[:] = _values(stored, tensor.tensor_type).reshape(-1)[
             start - first * width : stop - first * width
         ]
         return view
 
+    def _has_one_added(self, name: str) -> bool:
+        """Whether the file holds a tensor plus 1, as llama.cpp stores the norms of some architectures."""
+        return bool(self.mapped and self.mapped.adds_one and name.endswith("norm.weight"))
+
+    def _rows(self, name: str, rows: np.ndarray) -> np.ndarray:
+        """Rows of a tensor as the file's bytes, (rows, bytes)."""
+        entry, heads = self._stored.entry(name), self._permuted_heads(name)
+        width = entry.shape[-1] if len(entry.shape) > 1 else 1
+        stored = self._tensors[name].data.reshape(entry.size // width, -1)
+        return stored[rows if heads is None else _row_in_file(rows, entry, heads)]
+
     def _permuted_heads(self, name: str) -> int | None:
         """The number of heads by which a tensor's rows are permuted in the file; None where they are in order."""
+        if self.heads is None:
+            return None
         if ".self_attn.q_proj." in name:
             return self.heads.query
         return self.heads.key if ".self_attn.k_proj." in name else None
 
 
-def _named(path: Path, reader, field) -> tuple[dict[str, Any], bool]:
-    """transformers' name to the reader's tensor, and whether the file scales its rotary frequencies."""
+def _mapped(path: Path, reader, field) -> Mapped | None:
+    """transformers' word on a file that is no Llama; ValueError for an architecture that is not known."""
     architecture = field("general.architecture")
-    if architecture != "llama":
+    if architecture != "llama" and architecture not in ARCHITECTURES:
         raise ValueError(
-            f"{path.name} is of the architecture {architecture!r}; only 'llama' (Llama, Mistral) is mapped to "
-            "transformers' names. Use the model's safetensors."
+            f"{path.name} is of the architecture {architecture!r}; only 'llama' (Llama, Mistral), "
+            f"{', '.join(map(repr, sorted(ARCHITECTURES)))} are mapped to transformers' names. Use the model's "
+            "safetensors."
         )
-    if field("llama.expert_count", 0):
+    if field(f"{architecture}.expert_count", 0):
         raise ValueError(
             f"{path.name} has experts, whose stacked tensors are not mapped. Use its safetensors."
         )
+    if architecture == "llama":
+        return None
+    rows = [int(t.shape[-1]) for t in reader.tensors if t.name == "token_embd.weight"]
+    size = field(f"{architecture}.attention.key_length", None, int)
+    return mapped(path, architecture, rows[0] if rows else 0, size)
+
+
+def _named(path: Path, reader, known: Mapped | None) -> tuple[dict[str, Any], bool]:
+    """transformers' name to the reader's tensor, and whether the file scales its rotary frequencies."""
     found, unknown, scales = {}, [], False
     for tensor in reader.tensors:
-        name = _hf_name(tensor.name)
+        name = known.names.get(tensor.name) if known else _hf_name(tensor.name)
         if name in found:
             raise ValueError(f"{path} is damaged: it names {tensor.name} twice. Download it again.")
         if name is not None:
             found[name] = tensor
-        elif tensor.name == _IGNORED:
+        elif tensor.name in _IGNORED:
             scales = True
         else:
             unknown.append(tensor.name)
@@ -207,3 +260,28 @@ def _values(stored: np.ndarray, kind) -> np.ndarray:
     from gguf import dequantize
 
     return dequantize(stored, kind)
+
+
+# where in a block the codes lie, and the byte that makes each of them 1: with zeros there instead, the difference of
+# the two is one step
+_CODES = {
+    "Q8_0": (2, 34, 0x01), "Q4_0": (2, 18, 0x11), "Q4_1": (4, 20, 0x11), "Q5_0": (6, 22, 0x11),
+    "Q5_1": (8, 24, 0x11), "Q2_K": (16, 80, 0x55), "Q3_K": (32, 96, 0x55), "Q4_K": (16, 144, 0x11),
+    "Q5_K": (48, 176, 0x11), "Q6_K": (0, 128, 0x11),
+}  # fmt: skip
+
+
+def noise_of(stored: np.ndarray, kind) -> float:
+    """The sum of squares that rounding to evenly spaced values is expected to take: a twelfth of each squared step."""
+    from gguf import GGML_QUANT_SIZES, dequantize
+
+    if kind.name not in _CODES:
+        return float("nan")
+    first, last, one = _CODES[kind.name]
+    blocks = np.ascontiguousarray(stored).view(np.uint8).reshape(-1, GGML_QUANT_SIZES[kind][1])
+    values = []
+    for byte in (one, 0):
+        changed = blocks.copy()
+        changed[:, first:last] = byte
+        values.append(dequantize(changed, kind).astype(np.float64))
+    return float(np.square(values[0] - values[1]).sum()) / 12

@@ -15,6 +15,7 @@ import numpy as np
 
 from chatvec_lab.weights.sources.files import SAFETENSORS_DTYPES, Entry, Tensors, no_such
 from chatvec_lab.weights.sources.folder import Folder, open_folder
+from chatvec_lab.weights.sources.quantised.packed import Dequantised
 
 # what a model is opened with besides its weights: config, tokenizer in all its forms, template, code that is carried
 COMPANIONS = (
@@ -60,7 +61,7 @@ class Remote(Hub):
         return _snapshot(self.repo, self.revision, COMPANIONS)
 
     @cached_property
-    def tensors(self) -> Tensors:
+    def stored(self) -> Tensors:
         return RemoteTensors(self.repo, self.revision)
 
 
@@ -102,6 +103,15 @@ class RemoteTensors:
 
     def file(self, name: str) -> str:
         return self._entry(name).file.name
+
+    def quantised(self, name: str) -> str:
+        return ""
+
+    def stored_dtype(self, name: str) -> str:
+        return self.dtype(name)
+
+    def noise(self, name: str, start: int, stop: int) -> float:
+        return 0.0
 
     def place(self, name: str) -> Hashable:
         entry = self._entry(name)
@@ -153,10 +163,12 @@ def remote(repo: str, revision: str | None) -> Remote | None:
         pass  # not in the cache, or not whole
     found = Remote(repo, revision)
     try:
-        _ = found.tensors
+        tensors = found.tensors
     except (
         Exception
     ):  # no safetensors, no network, no such model: the ordinary way downloads it, or says why not
+        return None
+    if isinstance(tensors, Dequantised) and any(entry.is_scattered for entry in tensors.packed.values()):
         return None
     return found
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from chatvec_lab.secrets import shown_address
+from chatvec_lab.weights.sources.adapter import Adapter, is_adapter
 from chatvec_lab.weights.sources.files import Tensors
 from chatvec_lab.weights.sources.folder import Folder
 from chatvec_lab.weights.sources.gguf import GGUF
@@ -27,7 +28,7 @@ class Source(Protocol):
     @property
     def tensors(self) -> Tensors: ...
     @property
-    def quantisation(self) -> str: ...  # how the weights are packed, in words; "" for whole ones
+    def refused(self) -> str: ...  # why the weights are not read, in words; "" for all others
     @property
     def config(self) -> dict[str, Any]: ...
     @property
@@ -53,7 +54,7 @@ def open_source(source: str, revision: str | None = None) -> Source:
             raise ValueError(f"{source} is a file; it has no revision {revision!r}.")
         return GGUF(path)
     if path.is_dir():
-        return Folder(path)
+        return Adapter(path) if is_adapter(path) else Folder(path)
     if looks_like_hub_id(source):
         return Hub(source, revision)
     raise FileNotFoundError(

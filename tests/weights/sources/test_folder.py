@@ -110,7 +110,7 @@ def test_an_adapter_is_named_with_its_base(tmp_path):
     (tmp_path / "adapter_config.json").write_text(json.dumps(config))
     (tmp_path / "adapter_model.safetensors").write_bytes(b"")
     with pytest.raises(
-        FileNotFoundError, match=r"a PEFT adapter \(LORA\) for lab/base: merge it into its base"
+        FileNotFoundError, match=r"holds an adapter \(LORA\) for lab/base, which is not to be had"
     ):
         _ = Checkpoint(tmp_path).names
 

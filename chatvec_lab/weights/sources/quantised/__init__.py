@@ -1,0 +1,1 @@
+"""Quantised checkpoints as tensors: one small file a format, each dequantised by the format's own formula."""
