@@ -159,7 +159,7 @@ class _Layout:
         lines += [*self._rows(), r"\bottomrule", r"\end{tabular}"]
         if self.is_shrunk:
             lines = [r"\resizebox{\linewidth}{!}{%", *lines[:-1], lines[-1] + "}"]
-        head = [rf"\begin{{{float_}}}", r"\centering", rf"\caption{{{caption}}}", rf"\label{{{label}}}", self._font()]
+        head = [rf"\begin{{{float_}}}", r"\centering", rf"\caption{{{caption}}}", rf"\label{{{label}}}\smallskip", self._font()]
         return "\n".join([*head, *lines, rf"\end{{{float_}}}"]) + "\n"
 
     def long(self, caption: str, label: str) -> str:

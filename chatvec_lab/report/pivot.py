@@ -82,8 +82,9 @@ def pivoted(data: pandas.DataFrame, measures: Measures | None = None) -> Table:
     metric = next((name for name in METRICS if name in keys), None)
     if metric and data[metric].nunique() == 1 and len(data):
         name = str(data[metric].iloc[0])
-        measures = {**measures, **{value: measures.get(name, {}) for value in values}}
-        heading = {values[0]: _words(name, measures)} if values else {}
+        estimates = [value for value in values if value in ESTIMATES]
+        measures = {**measures, **{value: measures.get(name, {}) for value in estimates}}
+        heading = {value: _words(name, measures) for value in estimates}
         keys, data = [k for k in keys if k != metric], data.drop(columns=metric)
     else:
         heading = {}
@@ -126,6 +127,11 @@ def _prepared(data: pandas.DataFrame, notes: list[str]) -> tuple[pandas.DataFram
             if data[column].nunique() == 1 and len(data) > 1 and data.shape[1] > 2:
                 notes.append(f"{WORDS.get(column, column)}: {data[column].iloc[0]}")
                 data = data.drop(columns=column)
+    for column in list(data):  # a list that goes with the seed (further families for the first one) tells no rows apart
+        others = [c for c in data if c != column and (data[c].dtype.kind not in "fb" or c in NUMERIC_KEYS)]
+        is_list = data[column].dtype.kind not in "ifub" and data[column].astype(str).str.startswith(("[", "{")).all()
+        if is_list and len(data) and others and not data.duplicated(others).any():
+            data = data.drop(columns=column)
     values = [
         column
         for column in data
@@ -150,10 +156,6 @@ def _over_seeds(data: pandas.DataFrame, values: list[str], notes: list[str]) -> 
     if "seed" not in data or data.seed.nunique() < 2:
         return (data.drop_duplicates() if not values else data), values
     keys = [c for c in data if c not in values and c != "seed" and not _is_bound(data, c)]
-    for column in list(keys):  # a list that goes with the seed (further families for the first one) is no key
-        others = [k for k in keys if k != column]
-        if data[column].astype(str).str.startswith(("[", "{")).all() and not data.duplicated([*others, "seed"]).any():
-            keys, data = others, data.drop(columns=column)
     if not values:
         return data.drop(columns="seed").drop_duplicates() if keys else data, values
     groups = list(data.groupby(keys, sort=False, dropna=False)) if keys else [((), data)]
@@ -283,11 +285,12 @@ def _cells(data: pandas.DataFrame, value: str, *, by: str | None) -> dict[Any, C
 
 def _decimals(found: Sequence[tuple[Any, Any, Any]]) -> int:
     halves = sorted((high - low) / 2 for _, low, high in found if None not in (low, high) and high > low)
+    is_share = all(abs(v) <= 1 for v, _, _ in found if v is not None and not isinstance(v, str))
     if not halves:
         values = [v for v, _, _ in found if v is not None and not isinstance(v, str)]
         least = 2 if any(v != int(v) for v in values if math.isfinite(v)) else 0
         return max(tables.common_decimals(values), least)
-    return min(max(0, math.ceil(-math.log10(halves[len(halves) // 4] / 2))), 4)
+    return min(max(2 if is_share else 0, math.ceil(-math.log10(halves[len(halves) // 4] / 2))), 4)
 
 
 def _mark_best(cells: Sequence[Cell], better: str) -> None:
