@@ -154,7 +154,11 @@ def summary(replies: pd.DataFrame, by: list[str]) -> pd.DataFrame:
         for group, part in replies[chosen].groupby(by, sort=False, dropna=False):
             interval = wilson_interval(int(part[column].sum()), len(part))
             rows.append((*group, metric, interval.n, interval.estimate, interval.low, interval.high))
-    return pd.DataFrame(rows, columns=[*by, "metric", "n", "estimate", "low", "high"])
+    table = pd.DataFrame(rows, columns=[*by, "metric", "n", "estimate", "low", "high"])
+    ways = {m: "lower" if "toxic" in m else "neither" if m == "english" else "higher" for m in sets}
+    told = {m: {"better": ways[m], "words": NAMES[m]} for m in sets}
+    table.attrs["measures"] = told | {NAMES[m]: told[m] for m in sets}
+    return table
 
 
 def best_scales(validation: pd.DataFrame) -> dict[str, float]:

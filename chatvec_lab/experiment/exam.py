@@ -227,7 +227,8 @@ class Exam:
         """Each measure by group with its 95 % interval, one row each; what no prompt of a group has is left out.
 
         Columns: `by`, metric, estimate, low, high, n (prompts), unit ("share": Wilson's interval; else a mean on that
-        scale), scorer, coverage (share of the replies on which it means something that have a number).
+        scale), scorer, coverage (share of the replies on which it means something that have a number). Which way each
+        measure is better, and its words, go along in `attrs["measures"]`, for tables of papers.
         """
         from chatvec_lab.evaluation.statistics.comparison import summarise
 
@@ -242,7 +243,11 @@ class Exam:
             scorer = self.scored_by[metric]
             tables.append(found.assign(metric=metric, unit=column.unit, scorer=scorer))
         columns = [*by, "metric", "estimate", "low", "high", "n", "unit", "scorer", "coverage"]
-        return pd.concat(tables, ignore_index=True)[columns] if tables else pd.DataFrame(columns=columns)
+        shares = pd.concat(tables, ignore_index=True)[columns] if tables else pd.DataFrame(columns=columns)
+        for metric in dict.fromkeys(shares.metric):
+            told = {"better": self.measures[metric][0].better, "words": self.names[metric]}
+            shares.attrs.setdefault("measures", {}).update({metric: told, self.names[metric]: told})
+        return shares
 
     def changes(
         self, replies: pd.DataFrame, metrics: Sequence[str], *, by: str, baseline: object,
@@ -356,4 +361,6 @@ def trade_offs(scores: pd.DataFrame, reading: pd.DataFrame, *, right: str = "cor
         rows = long[long.measure == measure].rename(columns=names)
         wide = wide.merge(rows[["scale", *names.values()]], how="left")
     least = [name for name in ("toxic", "perplexity") if wide[name].notna().any()]
-    return wide.assign(is_on_front=is_on_front(wide, most=[right], least=least))
+    wide = wide.assign(is_on_front=is_on_front(wide, most=[right], least=least))
+    wide.attrs["measures"] = {**scores.attrs.get("measures", {}), "perplexity": {"better": "lower"}}
+    return wide

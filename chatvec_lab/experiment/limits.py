@@ -168,7 +168,9 @@ def reading_cost(costs: pd.DataFrame, *, baseline: str, seed: int = 0) -> pd.Dat
                 found = perplexity_ratio(table, model, baseline=baseline, seed=seed)
                 kept = {"estimate": found.estimate, "low": found.low, "high": found.high, "n": found.n}
                 rows.append({"model": model, "language": language, **kept})
-    return pd.DataFrame(rows, columns=["model", "language", "estimate", "low", "high", "n"])
+    table = pd.DataFrame(rows, columns=["model", "language", "estimate", "low", "high", "n"])
+    table.attrs["measures"] = {"estimate": {"better": "lower", "words": f"perplexity / {baseline}"}}
+    return table
 
 
 def perplexities(costs: pd.DataFrame, by: str, *, seed: int = 0) -> pd.DataFrame:
@@ -179,7 +181,9 @@ def perplexities(costs: pd.DataFrame, by: str, *, seed: int = 0) -> pd.DataFrame
     if costs.empty:
         return pd.DataFrame(columns=columns, dtype=float)
     found = fluency(costs, by=by, seed=seed)
-    return found[found.measure == "perplexity"][columns]
+    found = found[found.measure == "perplexity"][columns]
+    found.attrs["measures"] = {"estimate": {"better": "lower", "words": "perplexity"}}
+    return found
 
 
 def cost(costs: pd.DataFrame, scale: float, *, seed: int = 0):

@@ -14,7 +14,7 @@ import os
 import shutil
 from pathlib import Path
 
-from chatvec_lab.report import gather, svg, tables
+from chatvec_lab.report import gather, main_table, svg, tables
 from chatvec_lab.secrets.files import redact_files
 
 
@@ -40,6 +40,8 @@ def write(out: Path | str) -> Path:
         for item in notebook["figures"]:
             if not item["fault"]:
                 _copy_figure(item["source"], out / "figures" / item["file"])
+    main = main_table.collect(content["notebooks"])
+    content["main"] = main and gather.shown(out, "the main table", _written, main, out / "tables" / main_table.NAME)
     content["faults"] = sum(
         bool(item["fault"])
         for notebook in content["notebooks"]

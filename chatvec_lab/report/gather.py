@@ -161,6 +161,7 @@ def _tables(out: Path, name: str, cells: list[dict[str, Any]]) -> list[dict[str,
         made = shown(out, f"the table {name}: {stem}", _table, out, name, stem, faults)
         if not made["fault"]:
             made |= {"caption": _together(captions[stem]), "show": bool(item.get("show", True))}
+            made["measures"] = item.get("measures")
         found.append(made)
         found += [shown(out, f"a table of {name}", _raise, told) for told in faults]
     return found

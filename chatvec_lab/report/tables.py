@@ -13,7 +13,6 @@ if TYPE_CHECKING:
     import pandas
 
 MISSING = "–"
-LATEX_ROWS = 60  # a longer table does not fit a page of a paper
 
 
 def number(value: Any, decimals: int | None = None) -> str:
@@ -89,34 +88,11 @@ def _bounds(table: "pandas.DataFrame", column: Any) -> tuple[str | None, str | N
 
 
 def write(table: dict[str, Any], stem: Path) -> None:
-    """Write `stem`.csv with all numbers and, for a table that is shown, `stem`.tex with booktabs."""
+    """Write `stem`.csv with all numbers and, for a table that is shown, `stem`.tex as a paper shows it."""
+    from chatvec_lab.report import latex
+
     data = table["data"]
     write_csv(data, stem.with_suffix(".csv"))
     if not table["show"]:
         return
-    text = readable(data.head(LATEX_ROWS))
-    is_number = [data[column].dtype.kind in "ifu" for column in text]
-    style = text.style.format(_latex).format_index(_latex, axis="columns").hide(axis="index")
-    caption = _latex(table["caption"])
-    if len(data) > LATEX_ROWS:
-        caption += f" First {LATEX_ROWS} of {len(data)} rows."
-    latex = style.to_latex(
-        hrules=True,
-        column_format="".join("r" if number else "l" for number in is_number),
-        caption=caption,
-        label=f"tab:{stem.name}",
-        position_float="centering",
-    )
-    stem.with_suffix(".tex").write_text(legal(latex), "utf-8")
-
-
-def _latex(text: str) -> str:
-    """A cell or caption as LaTeX shows it: special characters escaped, and in one line, as a blank one ends a caption.
-
-    A cell that begins with [ or * would be read as an argument of the line end before it.
-    """
-    text = " ".join(str(text).split())
-    for plain, escaped in [("\\", "\x00"), *((c, f"\\{c}") for c in "&%$#_{}"), ("~", r"\textasciitilde{}")]:
-        text = text.replace(plain, escaped)
-    text = text.replace("^", r"\textasciicircum{}").replace("\x00", r"\textbackslash{}")
-    return f"{{}}{text}" if text[:1] in ("[", "*") else text
+    latex.write(data, stem, caption=legal(table["caption"]), measures=table.get("measures"))

@@ -11,7 +11,7 @@ The files (all that the report reads; a notebook may write them by any other mea
 
     summary.json             question, answer (texts), claims: [{claim, estimate, low, high, n, seed, unit}]
     tables/NAME.parquet      the exact table, for other notebooks;  tables/NAME.csv  for people, see `write_csv`
-    tables/NAME.json         {order, caption, show}: `show` false keeps a table of raw rows off the page
+    tables/NAME.json         {order, caption, show, measures}: `show` false keeps a table of raw rows off the page
     figures/NAME.svg|pdf|png the figure;  figures/NAME.json  {order, caption, alt}
     samples/NAME.json        {order, caption, by, rows}: rows with prompt, response and the column `by`
 
@@ -49,8 +49,13 @@ def output(out_dir: str | Path = "") -> Path:
 def save_table(
     out: Path, name: str, table: "pandas.DataFrame", *, caption: str, show: bool = True
 ) -> "pandas.DataFrame":
-    """Save a tidy table as parquet and CSV and return it; `show=False` keeps raw rows off the page."""
-    file = _file(out, "tables", name, {"caption": caption, "show": show})
+    """Save a tidy table as parquet and CSV and return it; `show=False` keeps raw rows off the page.
+
+    `table.attrs["measures"]`, where there is one, says of each measure which way is better and what it is called:
+    {"correct": {"better": "higher", "words": "right replies"}}; `Exam.shares` gives it.
+    """
+    about = {"measures": table.attrs["measures"]} if table.attrs.get("measures") else {}
+    file = _file(out, "tables", name, {"caption": caption, "show": show, **about})
     table = secrets.redacted_table(table.reset_index(drop=True))
     table.to_parquet(file.with_suffix(".parquet"), index=False)
     write_csv(table, file.with_suffix(".csv"))
