@@ -1,0 +1,86 @@
+"""Numbers over seeds: seeds are repetitions, so each gives one value, and the interval is Student's t over those."""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+Limits = tuple[float, float]
+
+
+class Over(NamedTuple):
+    """A mean over seeds with its 95 % interval; where there is none, `note` says why."""
+
+    mean: float
+    low: float | None
+    high: float | None
+    seeds: int
+    note: str
+
+
+def over(values: Sequence[float], limits: Limits = (-math.inf, math.inf)) -> Over:
+    """The mean of one value a seed and its t interval with k − 1 degrees of freedom, clipped to what is possible.
+
+    >>> over([0.25, 0.5, 1.0], (0, 1))._replace(mean=0.58, low=0.0)
+    Over(mean=0.58, low=0.0, high=1, seeds=3, note='')
+    >>> over([0.0, 0.0]).note, over([0.5]).note
+    ('all equal, no interval', 'one seed, no interval')
+    """
+    from scipy.special import stdtrit
+
+    k = len(values)
+    mean = math.fsum(values) / k
+    if k == 1:
+        return Over(mean, None, None, 1, "one seed, no interval")
+    spread = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (k - 1))
+    if max(values) == min(values):
+        return Over(values[0], None, None, k, "all equal, no interval")
+    half = float(stdtrit(k - 1, 0.975)) * spread / math.sqrt(k)
+    low, high = limits
+    return Over(mean, max(mean - half, low), min(mean + half, high), k, "")
+
+
+def by_seed(values: Iterable[tuple[Any, float]]) -> list[float]:
+    """(seed, value) pairs as one value a seed: what one seed has several of (languages) is averaged."""
+    found: dict[Any, list[float]] = {}
+    for seed, value in values:
+        found.setdefault(seed, []).append(value)
+    return [math.fsum(several) / len(several) for several in found.values()]
+
+
+def grouping(cells: Iterable[Mapping[str, Any]]) -> list[str]:
+    """The parameters that tell groups of repetitions apart: those that vary for one and the same seed.
+
+    What goes with the seed alone (a longer list of families for the first one) makes no group of its own.
+
+    >>> grouping([{"seed": 0, "language": "ko", "more": 1}, {"seed": 0, "language": "zh", "more": 1},
+    ...           {"seed": 1, "language": "ko", "more": 2}])
+    ['language']
+    """
+    values: dict[str, dict[Any, set[str]]] = {}
+    for cell in cells:
+        for name, value in cell.items():
+            if name != "seed":
+                values.setdefault(name, {}).setdefault(repr(cell.get("seed")), set()).add(repr(value))
+    return [name for name, by in values.items() if any(len(several) > 1 for several in by.values())]
+
+
+def limits_of(is_share: bool, is_change: bool = False) -> Limits:
+    """Where a mean can lie: a share in 0 to 1, a change of one in −1 to 1, anything else anywhere."""
+    return (-math.inf, math.inf) if not is_share else (-1.0, 1.0) if is_change else (0.0, 1.0)
+
+
+def is_share(estimate: Any, low: Any, high: Any, n: Any) -> bool:
+    """Whether these are a share of n and Wilson's interval, for numbers that come without a unit.
+
+    >>> is_share(0.5, 0.403832, 0.596168, 100), is_share(0.5, 0.4, 0.6, 100), is_share(1.003, None, None, None)
+    (True, False, False)
+    """
+    if not all(isinstance(v, int | float) and math.isfinite(v) for v in (estimate, low, high, n)) or n < 1:
+        return False
+    z = 1.959963984540054
+    middle, half = (
+        estimate + z * z / (2 * n),
+        z * math.sqrt(max(estimate * (1 - estimate), 0) / n + (z / (2 * n)) ** 2),
+    )
+    ends = ((middle - half) / (1 + z * z / n), (middle + half) / (1 + z * z / n))
+    return all(abs(a - b) < 1e-5 for a, b in zip(ends, (low, high), strict=True))
