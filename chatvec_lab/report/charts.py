@@ -124,7 +124,10 @@ def marker(kind: int, x: float, y: float, size: float = 4.2) -> str:
     return "M" + "L".join(f"{x + dx:.1f} {y + dy:.1f}" for dx, dy in corners) + "z"
 
 
-def _point(point: Point, kind: int | str, x: float, y: float, places: Sequence[tuple[float, float]], size: float = 4.2) -> str:  # fmt: skip
+Places = Sequence[tuple[float, float]]
+
+
+def _point(point: Point, kind: int | str, x: float, y: float, places: Places, size: float = 4.2) -> str:
     """A point with its seeds, and which replies it is of."""
     look = kind if isinstance(kind, str) else f"h{kind}"
     seeds = [
@@ -155,6 +158,12 @@ def _svg(height: float, name: str, parts: Sequence[str]) -> str:
         aria_label=name,
         class_="chart",
     )
+
+
+def reach(points: Sequence[Point]) -> list[float]:
+    """All values that an axis has to hold: means, intervals and seeds."""
+    found = [value for point in points for value in (point.over.mean, point.over.low, point.over.high)]
+    return [v for v in found if v is not None] + [value for point in points for _, value, _ in point.seeds]
 
 
 def dots(points: Sequence[Point], hues: Sequence[str], values: Axis, name: str) -> str:
@@ -204,8 +213,9 @@ def _ticks(values: Axis, start: float, end: float, y: float) -> list[str]:
     return found
 
 
-def lines(points: Sequence[Point], hues: Sequence[str], values: Axis, name: str, x_label: str, height: float = 230) -> str:  # fmt: skip
+def lines(points: Sequence[Point], hues: Sequence[str], values: Axis, name: str, x_label: str) -> str:
     """Means over a number, with the band of their intervals and a thin line for each seed."""
+    height = 230
     numbers = sorted({float(point.x) for point in points})
     across = Axis(numbers[0], numbers[-1], is_log=numbers[0] > 0 and numbers[-1] / numbers[0] > 50)
     ticks = values.ticks
@@ -245,7 +255,7 @@ def lines(points: Sequence[Point], hues: Sequence[str], values: Axis, name: str,
     return _svg(height, name, parts + marks)
 
 
-def _path(places: Sequence[tuple[float, float]]) -> str:
+def _path(places: Places) -> str:
     return "M" + "L".join(f"{x:g} {y:g}" for x, y in places)
 
 

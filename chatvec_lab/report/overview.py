@@ -124,7 +124,8 @@ def _metric(notebook: dict[str, Any], pair: Pair, replies: Replies) -> str | Non
     for metric in replies.measures:
         if not set(rows[metric].dropna()) <= {0.0, 1.0} or "model" not in rows:
             continue
-        if all(_agrees(rows[rows.model == model], metric, claim) for model, claim in ((BEFORE, pair.before), (AFTER, pair.after))):  # fmt: skip
+        told = ((BEFORE, pair.before), (AFTER, pair.after))
+        if all(_agrees(rows[rows.model == model], metric, claim) for model, claim in told):
             return metric
     return None
 
@@ -191,15 +192,13 @@ def _arrows(every: Sequence[tuple[dict[str, Any], Pair]], replies: Replies | Non
     """One figure a unit of CP → CP + τ for every measure, each once."""
     found: dict[bool, dict[str, tuple[str, Point, Point]]] = {}
     for notebook, pair in every:
-        points = [
-            _point(notebook["name"], model, claim, replies)
-            for model, claim in ((BEFORE, pair.before), (AFTER, pair.after))
-        ]
-        found.setdefault(pair.after.is_share, {}).setdefault(pair.measure, (pair.measure, *points))
+        before = _point(notebook["name"], BEFORE, pair.before, replies)
+        after = _point(notebook["name"], AFTER, pair.after, replies)
+        found.setdefault(pair.after.is_share, {}).setdefault(pair.measure, (pair.measure, before, after))
     figures = []
     for is_share, rows in found.items():
         kept = list(rows.values())[:MOST_ROWS]
-        values = [v for _, *points in kept for p in points for v in (p.over.mean, p.over.low, p.over.high, *(s[1] for s in p.seeds)) if v is not None]  # fmt: skip
+        values = charts.reach([point for _, *both in kept for point in both])
         axis = Axis(0, 1, True) if is_share else charts.axis(values, is_share=False, from_zero=True)
         told = "; ".join(f"{name}: {before.told}, {after.told}" for name, before, after in kept)
         figures.append(

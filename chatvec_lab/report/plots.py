@@ -2,7 +2,7 @@
 
 import itertools
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from chatvec_lab.report import charts, tables
 from chatvec_lab.report.charts import Axis, Point
@@ -47,59 +47,70 @@ def _value_of(data: "pandas.DataFrame") -> str | None:
     return next(iter([*(c for c in numbers if c.startswith(("relative_", "share_"))), *numbers]), None)
 
 
-def _plot(data: "pandas.DataFrame", notebook: str, kept: Sequence[str], replies: Replies | None) -> dict[str, Any] | None:  # fmt: skip
+class Layout(NamedTuple):
+    """What the columns of a table become: rows or an x axis, lines or colours, and small figures."""
+
+    value: str
+    keys: list[str]
+    x: str
+    hue: str | None
+    groups: list[str]
+
+    @property
+    def is_line(self) -> bool:
+        return self.x in ACROSS
+
+
+def _layout(data: "pandas.DataFrame", kept: Sequence[str]) -> Layout | None:
+    """None for a table that is no figure: it has no number, or two for one point."""
     value = _value_of(data)
-    if value is None:
+    if value is None or not data[value].notna().any():
         return None
-    data = data[data[value].notna()]
     keys = [
         c
         for c in data
         if c != "seed" and c not in _NO_KEYS and (c in ACROSS or data[c].dtype.kind not in "biufcmM")
     ]
-    if not len(data) or data.duplicated([*keys, *(["seed"] if "seed" in data else [])]).any():
+    if data.duplicated([*keys, *(["seed"] if "seed" in data else [])]).any():
         return None
     many = [c for c in keys if data[c].nunique() > 1]
     groups = [c for name in kept if (c := f"cell_{name}" if f"cell_{name}" in data else name) in many]
     rest = [c for c in many if c not in groups]
     x = next((c for c in ACROSS if c in rest and _is_axis(data, c, [k for k in keys if k != c])), None)
-    if x is None:
-        x = max(rest or groups, key=lambda c: (data[c].nunique(), c != "metric"), default=None)
+    x = x or max(rest or groups, key=lambda c: (data[c].nunique(), c != "metric"), default=None)
     if x is None:
         return None
     rest, groups = [c for c in rest if c != x], [c for c in groups if c != x]
     hue = "metric" if "metric" in rest else min(rest, key=lambda c: data[c].nunique(), default=None)
-    groups += [c for c in rest if c != hue]
-    hues = [_named(hue, v) for v in data[hue].unique()] if hue else [""]
-    is_line = x in ACROSS
-    if len(hues) > charts.HUES or (not is_line and data[x].nunique() > MOST_ROWS):
+    return Layout(value, keys, x, hue, groups + [c for c in rest if c != hue])
+
+
+def _plot(
+    data: "pandas.DataFrame", notebook: str, kept: Sequence[str], replies: Replies | None
+) -> dict[str, Any] | None:
+    layout = _layout(data, kept)
+    if layout is None:
         return None
-    points = _points(data, value, keys, x, hue, groups, notebook, replies)
+    value, hue, x = layout.value, layout.hue, layout.x
+    data = data[data[value].notna()]
+    hues = [_named(hue, v) for v in data[hue].unique()] if hue else [""]
+    if len(hues) > charts.HUES or (not layout.is_line and data[x].nunique() > MOST_ROWS):
+        return None
+    points = _points(data, layout, notebook, replies)
     if len(points) > MOST_FIGURES:
         return None
     every = list(itertools.chain(*points.values()))
-    values = [
-        v
-        for p in every
-        for v in (p.over.mean, p.over.low, p.over.high, *(s[1] for s in p.seeds))
-        if v is not None
-    ]
-    axis = charts.axis(values, is_share=_are_shares(data, value), from_zero=not is_line and value != "cosine")
+    from_zero = not layout.is_line and value != "cosine"
+    axis = charts.axis(charts.reach(every), is_share=_are_shares(data, value), from_zero=from_zero)
     svgs = []
     for name, of in points.items():
         title = name or measure(value if value != "estimate" else x)
         alt = f"{title}: {'; '.join(p.told for p in of[:40])}"
-        drawn = charts.lines(of, hues, axis, alt, x) if is_line else charts.dots(of, hues, axis, alt)
+        drawn = charts.lines(of, hues, axis, alt, x) if layout.is_line else charts.dots(of, hues, axis, alt)
         svgs.append({"title": name, "svg": drawn})
     seeds = list(dict.fromkeys(s[0] for p in every for s in p.seeds if len(p.seeds) > 1))
-    about = {"value": "" if value == "estimate" else measure(value), "is_log": axis.is_log}
-    return {
-        "form": "lines" if is_line else "dots",
-        "svgs": svgs,
-        "hues": hues if hue else [],
-        "seeds": seeds,
-        **about,
-    }
+    about = {"value": "" if value == "estimate" else measure(value), "is_log": axis.is_log, "seeds": seeds}
+    return {"form": "lines" if layout.is_line else "dots", "svgs": svgs, "hues": hues if hue else [], **about}
 
 
 def _is_axis(data: "pandas.DataFrame", column: str, keys: list[str]) -> bool:
@@ -121,43 +132,51 @@ def _are_shares(data: "pandas.DataFrame", value: str) -> bool:
     )
 
 
-def _points(data: "pandas.DataFrame", value: str, keys: list[str], x: str, hue: str | None, groups: list[str],
-            notebook: str, replies: Replies | None) -> dict[str, list[Point]]:  # fmt: skip
+def _points(
+    data: "pandas.DataFrame", layout: Layout, notebook: str, replies: Replies | None
+) -> dict[str, list[Point]]:
     """For each small figure, by its name, its points; seeds of one point together."""
+    value, x, hue = layout.value, layout.x, layout.hue
     axis = Axis(0, 1, _are_shares(data, value))
     limits = limits_of(axis.is_share, "p_adjusted" in data)
-    found: dict[str, list[Point]] = {}
     together: dict[tuple, list[dict[str, Any]]] = {}
     for row in data.to_dict("records"):
-        together.setdefault(tuple(row[key] for key in keys), []).append(row)
+        together.setdefault(tuple(row[key] for key in layout.keys), []).append(row)
+    found: dict[str, list[Point]] = {}
     for of, rows in together.items():
-        told_keys = dict(zip(keys, of, strict=True))
-        name = ", ".join(_named(c, told_keys[c]) for c in groups)
-        what = ", ".join(
-            filter(None, [_named(x, told_keys[x]), _named(hue, told_keys[hue]) if hue else "", name])
-        )
-        seeds = []
-        for row in rows:
-            seed = f"{row['seed']}" if "seed" in row else ""
-            ends = [row.get(end) for end in ("low", "high")] if value == "estimate" else [None, None]
-            n = f", n {row['n']:.0f}" if row.get("n") == row.get("n") and row.get("n") is not None else ""
-            told = f"{what}, seed {seed}: {_written(axis, row[value], *ends)}{n}"
-            seeds.append((seed, float(row[value]), told))
+        keys = dict(zip(layout.keys, of, strict=True))
+        group = ", ".join(_named(c, keys[c]) for c in layout.groups)
+        colour = _named(hue, keys[hue]) if hue else ""
+        what = ", ".join(filter(None, [_named(x, keys[x]), colour, group]))
+        seeds = [_seed(row, value, what, axis) for row in rows]
         if len(seeds) > 1:
             mean = over([v for _, v, _ in seeds], limits)
             told = f"{what}: {_written(axis, mean.mean, mean.low, mean.high)}, {of_seeds(mean)}"
         else:
-            low, high = (None if v is None or v != v else float(v) for v in ends)
-            mean, told = Over(seeds[0][1], low, high, 1, ""), seeds[0][2]
+            mean, told = Over(seeds[0][1], *_ends(rows[0], value), 1, ""), seeds[0][2]
         where = None
         if replies is not None and value == "estimate":
             given = {
-                c: f"{v:g}" if isinstance(v, float) else str(v) for c, v in told_keys.items() if c != "metric"
+                c: f"{v:g}" if isinstance(v, float) else str(v) for c, v in keys.items() if c != "metric"
             }
-            where = replies.where(notebook, given, str(told_keys.get("metric", "")))
-        point = Point(told_keys[x] if x in ACROSS else _named(x, told_keys[x]), _named(hue, told_keys[hue]) if hue else "", mean, seeds, told, where)  # fmt: skip
-        found.setdefault(name, []).append(point)
+            where = replies.where(notebook, given, str(keys.get("metric", "")))
+        at = keys[x] if layout.is_line else _named(x, keys[x])
+        found.setdefault(group, []).append(Point(at, colour, mean, seeds, told, where))
     return found
+
+
+def _ends(row: Mapping[str, Any], value: str) -> tuple[float | None, float | None]:
+    low, high = (row.get(end) if value == "estimate" else None for end in ("low", "high"))
+    return tuple(None if end is None or end != end else float(end) for end in (low, high))
+
+
+def _seed(row: Mapping[str, Any], value: str, what: str, axis: Axis) -> tuple[str, float, str]:
+    """Seed, value and what is told of one row."""
+    seed = f"{row['seed']}" if "seed" in row else ""
+    of = f", seed {seed}" if seed else ""
+    n = row.get("n")
+    asked = "" if n is None or n != n else f", n {n:.0f}"
+    return seed, float(row[value]), f"{what}{of}: {_written(axis, row[value], *_ends(row, value))}{asked}"
 
 
 def of_seeds(mean: Over) -> str:

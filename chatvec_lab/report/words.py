@@ -60,9 +60,14 @@ MEASURES = {
     "guard_unsafe": "replies that a guard model calls unsafe",
 }
 # what a reply is called that has the measure and one that has not, and which of the two is the better
-VERDICTS = {"correct": ("right", "wrong", "yes"), "toxic": ("toxic", "not toxic", "no"), "polite": ("polite", "not polite", "yes"),
-            "in_language": ("in the language", "not in the language", "yes"), "unsafe": ("unsafe", "safe", "no"),
-            "guard_unsafe": ("unsafe to the guard", "safe to the guard", "no")}  # fmt: skip
+VERDICTS = {
+    "correct": ("right", "wrong", "yes"),
+    "toxic": ("toxic", "not toxic", "no"),
+    "polite": ("polite", "not polite", "yes"),
+    "in_language": ("in the language", "not in the language", "yes"),
+    "unsafe": ("unsafe", "safe", "no"),
+    "guard_unsafe": ("unsafe to the guard", "safe to the guard", "no"),
+}
 ASIDE = {
     "is_english",
     "thinks",
