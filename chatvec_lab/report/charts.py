@@ -91,12 +91,20 @@ def cut(text: str, room: float) -> str:
 
 
 def tag(name: str, inner: str = "", **attributes: Any) -> str:
+    """An element; `class_` is class, `data_seed` data-seed, and what is None or "" is left out."""
     given = "".join(
-        f' {key.rstrip("_").replace("_", "-")}="{escape(str(value))}"'
+        f" {key.rstrip('_').replace('_', '-')}={_quoted(str(value))}"
         for key, value in attributes.items()
         if value not in (None, "")
     )
     return f"<{name}{given}>{inner}</{name}>" if inner else f"<{name}{given}/>"
+
+
+def _quoted(value: str) -> str:
+    """A value as HTML writes it; one of many quotation marks (JSON) stands in single ones and stays short."""
+    if '"' in value:
+        return "'" + escape(value, quote=False).replace("'", "&#39;") + "'"
+    return f'"{escape(value)}"'
 
 
 def label(text: str, x: float, y: float, room: float, **attributes: Any) -> str:
@@ -145,7 +153,9 @@ def _point(point: Point, kind: int | str, x: float, y: float, places: Places, si
     ]
     shape = marker(kind if isinstance(kind, int) else 0, x, y, size)
     mean = tag("path", tag("title", escape(point.told)), class_=f"mean {look}", d=shape)
-    where = None if point.where is None else json.dumps(point.where, ensure_ascii=False)
+    where = (
+        None if point.where is None else json.dumps(point.where, ensure_ascii=False, separators=(",", ":"))
+    )
     return tag("g", "".join([*seeds, mean]), data_where=where)
 
 

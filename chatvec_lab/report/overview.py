@@ -200,9 +200,8 @@ def _arrows(every: Sequence[tuple[dict[str, Any], Pair]], replies: Replies | Non
         kept = list(rows.values())[:MOST_ROWS]
         values = charts.reach([point for _, *both in kept for point in both])
         axis = Axis(0, 1, True) if is_share else charts.axis(values, is_share=False, from_zero=True)
-        told = "; ".join(f"{name}: {before.told}, {after.told}" for name, before, after in kept)
         figures.append(
-            {"svg": charts.arrows(kept, axis, f"Before and after. {told}"), "left_out": len(rows) - len(kept)}
+            {"svg": charts.arrows(kept, axis, "The CP before and after τ"), "left_out": len(rows) - len(kept)}
         )
     return figures
 

@@ -32,7 +32,8 @@
     if (!mark) return;
     mark.classList.add("current");
     const leads = mark.closest("[data-where]") && `${byKeyboard ? "Enter" : "Click"} to read its replies.`;
-    tip.replaceChildren(mark.dataset.tip, ...(leads ? [make("small", "", leads)] : []));
+    const mean = mark.classList.contains("seed") ? mark.parentNode.querySelector(".mean") : null;
+    tip.replaceChildren(...(mean ? [make("div", "", mean.dataset.tip)] : []), mark.dataset.tip, ...(leads ? [make("small", "", leads)] : []));
     const at = mark.getBoundingClientRect(), room = document.documentElement.clientWidth;
     const left = Math.min(Math.max(at.left + at.width / 2 - tip.offsetWidth / 2, 6), room - tip.offsetWidth - 6);
     const above = at.top - tip.offsetHeight - 8;

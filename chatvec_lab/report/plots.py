@@ -105,8 +105,9 @@ def _plot(
     svgs = []
     for name, of in points.items():
         title = name or measure(value if value != "estimate" else x)
-        alt = f"{title}: {'; '.join(p.told for p in of[:40])}"
-        drawn = charts.lines(of, hues, axis, alt, x) if layout.is_line else charts.dots(of, hues, axis, alt)
+        drawn = (
+            charts.lines(of, hues, axis, title, x) if layout.is_line else charts.dots(of, hues, axis, title)
+        )
         svgs.append({"title": name, "svg": drawn})
     seeds = list(dict.fromkeys(s[0] for p in every for s in p.seeds if len(p.seeds) > 1))
     about = {"value": "" if value == "estimate" else measure(value), "is_log": axis.is_log, "seeds": seeds}
@@ -148,12 +149,12 @@ def _points(
         group = ", ".join(_named(c, keys[c]) for c in layout.groups)
         colour = _named(hue, keys[hue]) if hue else ""
         what = ", ".join(filter(None, [_named(x, keys[x]), colour, group]))
-        seeds = [_seed(row, value, what, axis) for row in rows]
+        seeds = [_seed(row, value, axis) for row in rows]
         if len(seeds) > 1:
             mean = over([v for _, v, _ in seeds], limits)
             told = f"{what}: {_written(axis, mean.mean, mean.low, mean.high)}, {of_seeds(mean)}"
         else:
-            mean, told = Over(seeds[0][1], *_ends(rows[0], value), 1, ""), seeds[0][2]
+            mean, told = Over(seeds[0][1], *_ends(rows[0], value), 1, ""), f"{what}: {seeds[0][2]}"
         where = None
         if replies is not None and value == "estimate":
             given = {
@@ -170,13 +171,12 @@ def _ends(row: Mapping[str, Any], value: str) -> tuple[float | None, float | Non
     return tuple(None if end is None or end != end else float(end) for end in (low, high))
 
 
-def _seed(row: Mapping[str, Any], value: str, what: str, axis: Axis) -> tuple[str, float, str]:
+def _seed(row: Mapping[str, Any], value: str, axis: Axis) -> tuple[str, float, str]:
     """Seed, value and what is told of one row."""
-    seed = f"{row['seed']}" if "seed" in row else ""
-    of = f", seed {seed}" if seed else ""
-    n = row.get("n")
+    seed, n = f"{row['seed']}" if "seed" in row else "", row.get("n")
     asked = "" if n is None or n != n else f", n {n:.0f}"
-    return seed, float(row[value]), f"{what}{of}: {_written(axis, row[value], *_ends(row, value))}{asked}"
+    told = f"{_written(axis, row[value], *_ends(row, value))}{asked}"
+    return seed, float(row[value]), f"seed {seed}: {told}" if seed else told
 
 
 def of_seeds(mean: Over) -> str:
