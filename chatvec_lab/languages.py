@@ -17,5 +17,7 @@ def language_name(code: str) -> str:
     except (UnknownLocaleError, ValueError, TypeError):
         return code
     regional = locale.english_name or code
-    whole = Locale("en").languages.get(str(locale))  # CLDR has a name of its own for some: "Brazilian Portuguese"
+    whole = Locale("en").languages.get(
+        str(locale)
+    )  # CLDR has a name of its own for some: "Brazilian Portuguese"
     return whole or regional

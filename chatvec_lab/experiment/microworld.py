@@ -65,7 +65,11 @@ class MicroWorld:
 
 
 class World:
-    """The micro-world's own checker: exact, of the last reply of each conversation."""
+    """The micro-world's own checker: exact, of the last reply of each conversation.
+
+    Beside its measures it gives reply_language, and `gloss` and `prompt_gloss`: reply and prompt in English, for
+    readers of other languages; missing where they are in English.
+    """
 
     name, version, languages = "the micro-world's checker", "exact", None
     columns = (
@@ -78,6 +82,7 @@ class World:
 
     def score(self, prompts: pd.DataFrame, responses: pd.DataFrame) -> pd.DataFrame:
         from chatvec_lab.nano.evaluation import score
+        from chatvec_lab.nano.gloss import gloss
 
         items = dict(
             zip(prompts.prompt_id, zip(prompts["written"], prompts.language, strict=True), strict=True)
@@ -88,10 +93,15 @@ class World:
                 rows.append({})
                 continue
             item, language = items[name]
-            found = score(item, text if isinstance(text, str) else "", language)
+            said = text if isinstance(text, str) else ""
+            found = score(item, said, language)
             told = found["reply_language"]  # None for an empty reply, which is in no language
-            rows.append(found | {"in_language": float(told == language), "is_english": float(told == "en")})
-        columns = ["correct", "polite", "toxic", "in_language", "is_english", "reply_language"]
+            found |= {"in_language": float(told == language), "is_english": float(told == "en")}
+            asked = "\n".join(item.exchange.user)
+            read = {"gloss": gloss(said, language) if said else None, "prompt_gloss": gloss(asked, language)}
+            rows.append(found | read)
+        columns = ["correct", "polite", "toxic", "in_language", "is_english"]
+        columns += ["reply_language", "gloss", "prompt_gloss"]
         return pd.DataFrame(rows, columns=columns).astype(dict.fromkeys(columns[:5], np.float64))
 
 

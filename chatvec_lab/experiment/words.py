@@ -6,8 +6,10 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-def interval(table: "pd.DataFrame", **where: object) -> dict[str, float | int | None]:
+def interval(table: "pd.DataFrame", **where: object) -> dict[str, float | int | str | None]:
     """estimate, low, high and n of the one row where these columns have these values; None where there is none.
+
+    A table that says what its numbers are (the column unit: "share", or a scale) gives its unit too.
 
     Made for `study.claim(name, **interval(scores, model="CP", metric="correct"))`.
     Raises ValueError when several rows fit.
@@ -20,7 +22,8 @@ def interval(table: "pd.DataFrame", **where: object) -> dict[str, float | int | 
     if rows.empty:
         return {"estimate": None, "low": None, "high": None, "n": None}
     row = rows.iloc[0]
-    return {name: float(row[name]) for name in ("estimate", "low", "high")} | {"n": int(row["n"])}
+    unit = {"unit": str(row["unit"])} if "unit" in table else {}
+    return {name: float(row[name]) for name in ("estimate", "low", "high")} | {"n": int(row["n"])} | unit
 
 
 def _row(table: "pd.DataFrame", where: dict[str, object]) -> "pd.DataFrame":

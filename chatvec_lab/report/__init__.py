@@ -4,17 +4,24 @@
     report.write("reports/nano")          # -> reports/nano/index.html, figures/, tables/
 
 A notebook hands things over by files in its cell's folder: summary.json, tables/, figures/ and samples/, as
-described in `chatvec_lab.study.outputs`, whose functions write them. The page shows answers first, then each
-notebook's tables, figures and samples, what failed, and provenance. The same results give the same bytes:
-dates, durations and machine names stay in the cells' run.json. Replies of a model are untrusted text, so the
-template escapes everything, and the page forbids itself to load anything.
+described in `chatvec_lab.study.outputs`, whose functions write them. The page begins with what the whole study says
+(`overview`), then has each notebook's numbers over seeds, figures, tables and samples, every reply, what failed, and
+provenance. The same results give the same bytes: dates, durations and machine names stay in the cells' run.json.
+
+Replies of a model are untrusted text: the template escapes everything, the page's own script (page.js, the only one
+that the page allows, by its digest) puts them into text nodes, and the page forbids itself to load anything.
 """
 
+import base64
+import hashlib
 import os
 import shutil
 from pathlib import Path
 
-from chatvec_lab.report import gather, main_table, svg, tables
+from markupsafe import Markup
+
+from chatvec_lab import secrets
+from chatvec_lab.report import charts, gather, main_table, replies, svg, tables, words
 from chatvec_lab.secrets.files import redact_files
 
 
@@ -27,6 +34,7 @@ def write(out: Path | str) -> Path:
     import jinja2
 
     out = Path(out)
+    here = Path(__file__).parent
     content = gather.content(out)
     for kind in ("figures", "tables"):
         shutil.rmtree(out / kind, ignore_errors=True)
@@ -40,24 +48,52 @@ def write(out: Path | str) -> Path:
         for item in notebook["figures"]:
             if not item["fault"]:
                 _copy_figure(item["source"], out / "figures" / item["file"])
+                item["svg"] = secrets.redacted(
+                    item["svg"]
+                )  # before it is packed, when nobody can see into it
     main = main_table.collect(content["notebooks"])
-    content["main"] = main and gather.shown(out, "the main table", _written, main, out / "tables" / main_table.NAME)
-    content["faults"] = sum(
-        bool(item["fault"])
-        for notebook in content["notebooks"]
-        for item in [*notebook["tables"], *notebook["figures"], *notebook["samples"]]
-    ) + sum(len(notebook["faults"]) for notebook in content["notebooks"])
+    content["main"] = main and gather.shown(
+        out, "the main table", _written, main, out / "tables" / main_table.NAME
+    )
+    content["faults"] = (
+        sum(
+            bool(item["fault"])
+            for notebook in content["notebooks"]
+            for item in [*notebook["tables"], *notebook["plots"], *notebook["figures"], *notebook["samples"]]
+        )
+        + sum(len(notebook["faults"]) for notebook in content["notebooks"])
+        + len(content["odd"])
+    )
+    script, style = ((here / name).read_text("utf-8") for name in ("page.js", "page.css"))
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    content |= {
+        "script": Markup(script),
+        "style": Markup(style),
+        "script_digest": digest,
+        "terms": words.TERMS,
+    }
+    content["packed"] = content["replies"] and replies.packed(content["replies"])
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        loader=jinja2.FileSystemLoader(here),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"number": tables.number, "interval": tables.interval}
+    environment.filters |= {
+        "number": tables.number,
+        "interval": tables.interval,
+        "explained": words.explained,
+    }
+    environment.filters |= {"gzipped": replies.gzipped, "marker": _marker}
     page = _replace(out / "index.html", svg.legal(environment.get_template("page.html.j2").render(content)))
     redact_files(page, out / "tables", out / "figures")  # what cells left that ran before the secret was one
     return page
+
+
+def _marker(kind: int) -> Markup:
+    shape = charts.tag("path", class_=f"mean h{kind}", d=charts.marker(kind, 6, 6))
+    return Markup(charts.tag("svg", shape, viewBox="0 0 12 12", aria_hidden="true"))
 
 
 def _written(table: dict, stem: Path) -> dict:

@@ -1,14 +1,15 @@
 """Read a study's folder into what the page shows: plain data, in the study's order."""
 
 import json
-import math
 import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from chatvec_lab.reading import brief
-from chatvec_lab.report import svg, tables
+from chatvec_lab.report import claims, overview, plots, replies, svg, tables
+from chatvec_lab.report.claims import is_number
+from chatvec_lab.report.seeds import grouping
 from chatvec_lab.study.results import describe, load_table, read_manifest, read_record
 
 PAGE_ROWS = 30  # a longer table is cut on the page; its file has all
@@ -26,12 +27,20 @@ def content(out: Path) -> dict[str, Any]:
         bad = sorted({undone[key] for keys in cell["needs"].values() for key in keys if key in undone})
         if bad and cell["status"] == "not run":
             cell |= {"status": "blocked", "error": f"needs {', '.join(bad)}, which has no result"}
+    notebooks = [
+        _notebook(out, name, title, [cell for cell in cells if cell["notebook"] == name])
+        for name, title in manifest["titles"]
+    ]
+    asked = shown(out, "the replies", lambda: {"replies": replies.gathered(notebooks)})
+    for notebook in notebooks:
+        _plot(out, notebook, asked.get("replies"))
+    first = shown(out, "the first screen", overview.overview, notebooks, asked.get("replies"))
     return {
         "study": manifest,
-        "notebooks": [
-            _notebook(out, name, title, [cell for cell in cells if cell["notebook"] == name])
-            for name, title in manifest["titles"]
-        ],
+        "notebooks": notebooks,
+        "replies": asked.get("replies"),
+        "first": {**overview.NOTHING, **first},
+        "odd": [item["fault"] for item in (asked, first) if item["fault"]],
         "cells": cells,
         "done": sum(cell["status"] == "done" for cell in cells),
         "unfinished": [cell for cell in cells if cell["status"] != "done"],
@@ -74,13 +83,14 @@ def _summary(out: Path, file: Path) -> dict[str, Any] | None:
     def read() -> dict[str, Any]:
         summary = _json(file)
         blank = {**dict.fromkeys(("low", "high", "n", "seed")), "unit": ""}
-        claims = [{**blank, **claim} for claim in summary.get("claims", [])]
-        if lacking := [claim for claim in claims if "claim" not in claim or "estimate" not in claim]:
+        found = [{**blank, **claim} for claim in summary.get("claims", [])]
+        if lacking := [claim for claim in found if "claim" not in claim or "estimate" not in claim]:
             raise ValueError(f"a claim without its name or estimate: {brief(lacking[0])}")
-        ends = [(claim, claim[end]) for claim in claims for end in ("estimate", "low", "high")]
-        if odd := [claim for claim, value in ends if not (value is None or _is_number(value))]:
+        ends = [(claim, claim[end]) for claim in found for end in ("estimate", "low", "high")]
+        if odd := [claim for claim, value in ends if not (value is None or is_number(value))]:
             raise ValueError(f"a claim whose estimate or interval is no number: {brief(odd[0])}")
-        return {"question": str(summary["question"]), "answer": str(summary["answer"]), "claims": claims}
+        told = {"question": str(summary["question"]), "answer": str(summary["answer"]), "claims": found}
+        return told | {"scale": summary["scale"] if is_number(summary.get("scale")) else None}
 
     return shown(out, file.relative_to(out).as_posix(), read) if file.is_file() else None
 
@@ -92,7 +102,10 @@ def _notebook(out: Path, name: str, title: str, cells: list[dict[str, Any]]) -> 
         if len(cell["slug"]) > 60 or slugs.count(cell["slug"]) > 1:
             cell["slug"] = cell["key"]
     summaries = [cell["summary"] for cell in done if cell["summary"]]
-    claims = _claims(done)
+    varying = [cell["varying"] for cell in done]
+    kept = grouping([{"seed": cell["parameters"].get("seed"), **cell["varying"]} for cell in done])
+    said = claims.gathered(done, kept)
+    figures = [figure for cell in done for figure in _figures(out, cell)]
     answers = [(cell["label"], cell["summary"]) for cell in done if cell["summary"]]
     return {
         "name": name,
@@ -100,48 +113,35 @@ def _notebook(out: Path, name: str, title: str, cells: list[dict[str, Any]]) -> 
         "questions": [q for q in dict.fromkeys(s.get("question") for s in summaries) if q and q != title],
         "answers": [(label, summary["answer"]) for label, summary in answers if not summary["fault"]],
         "faults": [summary["fault"] for _, summary in answers if summary["fault"]],
-        "claims": claims,
-        "over": _over(claims),
+        "claims": said,
+        "numbers": claims.table(said),
+        "lead": claims.lead(said),
+        "kept": kept,
+        "dropped": [name for cell in varying for name in cell if name != "seed" and name not in kept],
         "tables": _tables(out, name, done),
-        "figures": [figure for cell in done for figure in _figures(out, cell)],
+        "figures": figures,
         "samples": [samples for cell in done for samples in _samples(out, cell)],
         "cells": cells,
     }
 
 
-def _claims(cells: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Claims by name, one row a cell, each with its place on an axis that they share (in percent)."""
-    groups: dict[str, list[dict[str, Any]]] = {}
-    for cell in cells:
-        for claim in (cell["summary"] or {}).get("claims", []):
-            groups.setdefault(str(claim["claim"]), []).append({**claim, "label": cell["label"]})
-    return [{"name": name, "rows": _placed(rows)} for name, rows in groups.items()]
+def _plot(out: Path, notebook: dict[str, Any], asked: "replies.Replies | None") -> None:
+    """Give a notebook of several cells the figures of its tables; figures of single cells fold away behind them."""
+    notebook["plots"], is_several = [], sum(cell["status"] == "done" for cell in notebook["cells"]) > 1
+    for item in notebook["tables"] if is_several else []:
+        if not item["fault"] and item["show"]:
+            how = (notebook["kept"], notebook["dropped"], asked)
+            made = shown(out, f"the figure of {item['file']}", _plots, item, notebook["name"], *how)
+            notebook["plots"] += [made] if made["fault"] else made["plots"]
+    for place, plot in enumerate(notebook["plots"]):
+        plot["is_main"], plot["id"] = place == 0, f"{notebook['name']}-plot-{place}"
+    stems = [figure.get("stem") for figure in notebook["figures"]]
+    for figure in notebook["figures"]:
+        figure["is_folded"] = not figure["fault"] and stems.count(figure["stem"]) > 1
 
 
-def _over(claims: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Mean, lowest and highest cell of each claim that several cells make."""
-    found = []
-    for claim in claims:
-        values = [row["estimate"] for row in claim["rows"] if _is_number(row["estimate"])]
-        if len(values) > 1:
-            ends = {"mean": sum(values) / len(values), "low": min(values), "high": max(values)}
-            decimals = tables.common_decimals(ends.values())
-            found.append({"name": claim["name"], **ends, "cells": len(values), "decimals": decimals})
-    return found
-
-
-def _placed(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    ends = [row[end] for row in rows for end in ("low", "high", "estimate") if _is_number(row[end])]
-    start, span = (min(ends), max(ends) - min(ends)) if ends else (0, 0)
-    for row in rows:
-        is_drawn = span > 0 and all(_is_number(row[end]) for end in ("low", "high", "estimate"))
-        place = (
-            {end: round(2 + 96 * (row[end] - start) / span, 2) for end in ("low", "high", "estimate")}
-            if is_drawn
-            else None
-        )
-        row["place"] = place
-    return rows
+def _plots(*given: Any) -> dict[str, Any]:
+    return {"plots": [{"fault": "", **plot} for plot in plots.plotted(*given)]}
 
 
 def _tables(out: Path, name: str, cells: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -173,6 +173,7 @@ def _table(out: Path, name: str, stem: str, faults: list[str]) -> dict[str, Any]
     kinds = ["number" if data[column].dtype.kind in "ifu" else "text" for column in text]
     return {
         "file": f"{name}-{stem}",
+        "stem": stem,
         "data": data,
         "columns": list(zip(text, kinds, strict=True)),
         "rows": [list(zip(row, kinds, strict=True)) for row in text.itertuples(index=False)],
@@ -212,7 +213,15 @@ def _figure(cell: dict[str, Any], stem: str, item: dict[str, Any]) -> dict[str, 
     source = cell["folder"] / "figures" / stem
     prefix = f"{re.sub('[^a-zA-Z0-9]+', '-', file)}-"
     drawn, width = svg.inline(source.with_suffix(".svg"), prefix, str(item["alt"]))
-    more = {"file": file, "source": source, "svg": drawn, "is_wide": width > 300, "label": cell["label"]}
+    more = {
+        "file": file,
+        "stem": stem,
+        "alt": str(item["alt"]),
+        "source": source,
+        "svg": drawn,
+        "is_wide": width > 300,
+        "label": cell["label"],
+    }
     return {"caption": item["caption"], **more}
 
 
@@ -279,10 +288,6 @@ def _json(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise ValueError(f"there should be an object, got {brief(content)}")
     return content
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _text(value: Any) -> str:

@@ -19,7 +19,10 @@ from chatvec_lab.report.pivot import Cell, Head, Measures, Table, pivoted
 if TYPE_CHECKING:
     import pandas
 
-COLUMN, TEXT = 219.0, 345.0  # points: an ACL column, and the text of LaTeX's own article, the narrowest of all texts
+COLUMN, TEXT = (
+    219.0,
+    345.0,
+)  # points: an ACL column, and the text of LaTeX's own article, the narrowest of all texts
 # font sizes in points, tried in turn, with their width against ten points: small letters are wider for their size
 SIZES = {9: 0.93, 8: 0.86, 7: 0.81}
 LONGEST = 45  # lines of text; a longer table breaks over pages
@@ -40,7 +43,11 @@ def document(table: Table, *, caption: str, name: str) -> str:
     if table.heads and not table.rows:
         table.rows.append("nothing to show")
     layout = _Layout(table)
-    body = layout.long(escape(whole), f"tab:{name}") if layout.is_long else layout.short(escape(whole), f"tab:{name}")
+    body = (
+        layout.long(escape(whole), f"tab:{name}")
+        if layout.is_long
+        else layout.short(escape(whole), f"tab:{name}")
+    )
     scripts = latex_text.scripts(body)
     packages = ["booktabs", *(["array"] if layout.wraps else []), *(["longtable"] if layout.is_long else [])]
     packages += ["graphicx"] if layout.is_shrunk else []
@@ -49,7 +56,9 @@ def document(table: Table, *, caption: str, name: str) -> str:
     head += [rf"%   \usepackage{{{package}}}" for package in packages]
     head += [f"% {line}" for line in latex_text.needs(scripts)]
     if layout.is_long:
-        head.append("% A long table stands on pages of one column: where there are two, it begins a page and ends one.")
+        head.append(
+            "% A long table stands on pages of one column: where there are two, it begins a page and ends one."
+        )
     return "\n".join(head) + "\n" + latex_text.definitions(scripts) + body
 
 
@@ -75,7 +84,9 @@ class _Layout:
         tried = [(room, size) for room in rooms for size in SIZES]
         fits = [(room, size) for room, size in tried if self._sum(narrowest, size) <= room]
         # text that need not wrap is worth a smaller letter, but not the smallest
-        whole = [(room, size) for room, size in tried if self._sum(natural, size) <= room and size > min(SIZES)]
+        whole = [
+            (room, size) for room, size in tried if self._sum(natural, size) <= room and size > min(SIZES)
+        ]
         whole = [(room, size) for room, size in whole if not fits or room <= fits[0][0]]
         room, size = (whole or fits or [tried[-1]])[0]
         self.is_wide, self.size, self.is_shrunk = room == TEXT, size, not fits
@@ -90,7 +101,9 @@ class _Layout:
         lines = len(self._heading())
         for row in self.table.rows:
             of_row = [1]
-            for cell, width in zip([] if isinstance(row, str) else row, self.widths, strict=isinstance(row, str) is False):
+            for cell, width in zip(
+                [] if isinstance(row, str) else row, self.widths, strict=isinstance(row, str) is False
+            ):
                 of_row += [math.ceil(1.1 * _points(_plain(cell)) / width)] if width else []
             lines += max(of_row)
         return lines
@@ -122,7 +135,9 @@ class _Layout:
                 continue
             width = least * SIZES[self.size] + free * want / sum(wants)
             share, self.widths[len(found)] = width / room, width / SIZES[self.size]
-            found.append(rf">{{\raggedright\arraybackslash}}p{{{math.floor(share * 1000) / 1000:.3f}\linewidth}}")
+            found.append(
+                rf">{{\raggedright\arraybackslash}}p{{{math.floor(share * 1000) / 1000:.3f}\linewidth}}"
+            )
         return found
 
     def _rows(self) -> list[str]:
@@ -146,20 +161,36 @@ class _Layout:
                 if at == len(lines) - 1 and head.better in ("higher", "lower"):
                     text += r" $\uparrow$" if head.better == "higher" else r" $\downarrow$"
                 cells.append(text if head.is_text or "p{" in column else rf"\multicolumn{{1}}{{r}}{{{text}}}")
-            cells = [text.replace("{1}{r}", "{1}{r@{}}") if i == len(cells) - 1 else text for i, text in enumerate(cells)]
+            cells = [
+                text.replace("{1}{r}", "{1}{r@{}}") if i == len(cells) - 1 else text
+                for i, text in enumerate(cells)
+            ]
             rows.append(" & ".join(cells) + r" \\")
         return rows
 
     def _font(self) -> str:
-        return rf"\fontsize{{{self.size}}}{{{self.size * 1.2:g}}}\selectfont\setlength{{\tabcolsep}}{{{GAP}pt}}"
+        return (
+            rf"\fontsize{{{self.size}}}{{{self.size * 1.2:g}}}\selectfont\setlength{{\tabcolsep}}{{{GAP}pt}}"
+        )
 
     def short(self, caption: str, label: str) -> str:
         float_ = "table*" if self.is_wide else "table"
-        lines = [rf"\begin{{tabular}}{{@{{}}{''.join(self.columns)}@{{}}}}", r"\toprule", *self._heading(), r"\midrule"]
+        lines = [
+            rf"\begin{{tabular}}{{@{{}}{''.join(self.columns)}@{{}}}}",
+            r"\toprule",
+            *self._heading(),
+            r"\midrule",
+        ]
         lines += [*self._rows(), r"\bottomrule", r"\end{tabular}"]
         if self.is_shrunk:
             lines = [r"\resizebox{\linewidth}{!}{%", *lines[:-1], lines[-1] + "}"]
-        head = [rf"\begin{{{float_}}}", r"\centering", rf"\caption{{{caption}}}", rf"\label{{{label}}}\smallskip", self._font()]
+        head = [
+            rf"\begin{{{float_}}}",
+            r"\centering",
+            rf"\caption{{{caption}}}",
+            rf"\label{{{label}}}\smallskip",
+            self._font(),
+        ]
         return "\n".join([*head, *lines, rf"\end{{{float_}}}"]) + "\n"
 
     def long(self, caption: str, label: str) -> str:
@@ -183,7 +214,11 @@ def _cell(cell: Cell) -> str:
     if cell.value is None or tables._is_missing(cell.value):
         return "--"
     if not cell.is_number:
-        return escape({True: "yes", False: "no"}.get(cell.value, cell.value) if isinstance(cell.value, bool) else cell.value)
+        return escape(
+            {True: "yes", False: "no"}.get(cell.value, cell.value)
+            if isinstance(cell.value, bool)
+            else cell.value
+        )
     power = _power(cell)
     mean = _number(cell.value / 10**power, cell.decimals if not power else 1)
     mean = rf"\mathbf{{{mean}}}" if cell.is_best else mean

@@ -83,7 +83,9 @@ def escape(text: object) -> str:
         for script, run in _runs("".join(c for c in word if c not in _UNSEEN)):
             script = "Japanese" if has_kana and script == "Chinese" else script
             is_next = len(pieces) > 1 and pieces[-1] == ("", " ") and pieces[-2][0] == script
-            if is_next and script and script not in _UNSPACED:  # words of one run keep their order, right to left too
+            if (
+                is_next and script and script not in _UNSPACED
+            ):  # words of one run keep their order, right to left too
                 pieces[-2:] = [(script, f"{pieces[-2][1]} {run}")]
             elif pieces and script and pieces[-1][0] == script:
                 pieces[-1] = (script, pieces[-1][1] + run)

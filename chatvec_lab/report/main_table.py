@@ -39,7 +39,12 @@ def collect(notebooks: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
     data = pandas.concat(found, ignore_index=True)
     keys = [key for key in ("language", "seed", "model", "metric") if key in data]
     data = _without_twins(data.drop_duplicates(keys))
-    return {"data": data[[c for c in KEPT if c in data]], "caption": "Main results.", "measures": measures, "show": True}
+    return {
+        "data": data[[c for c in KEPT if c in data]],
+        "caption": "Main results.",
+        "measures": measures,
+        "show": True,
+    }
 
 
 def _without_twins(data: pandas.DataFrame) -> pandas.DataFrame:
@@ -70,7 +75,9 @@ def _scores(
     if "metric" not in data:
         data["metric"] = "estimate"
     more = [c for c in data if c not in KNOWN and data[c].nunique() > 1 and data[c].dtype.kind not in "ifub"]
-    more = [c for c in more if not data[c].astype(str).str.startswith(("[", "{")).all()]  # lists of parameters
+    more = [
+        c for c in more if not data[c].astype(str).str.startswith(("[", "{")).all()
+    ]  # lists of parameters
     words = []
     for row in data.to_dict("records"):
         about = told.get(str(row["metric"]), {})

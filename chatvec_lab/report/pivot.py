@@ -19,7 +19,9 @@ from chatvec_lab.report import seeds, tables
 if TYPE_CHECKING:
     import pandas
 
-Measures = Mapping[str, Mapping[str, str]]  # name of a measure -> {"better": higher | lower | neither, "words": ...}
+Measures = Mapping[
+    str, Mapping[str, str]
+]  # name of a measure -> {"better": higher | lower | neither, "words": ...}
 
 # numbers that say which row it is; other numbers are what was measured
 NUMERIC_KEYS = {"scale", "layer", "tokens", "seed", "turns", "rank", "index", "relative_depth"}
@@ -117,19 +119,30 @@ def _prepared(data: pandas.DataFrame, notes: list[str]) -> tuple[pandas.DataFram
     for column in list(data):
         if column in LANGUAGES or column.endswith(("_low", "_high")) or column in ("low", "high"):
             continue
-        if data[column].dtype.kind not in "ifub" and data[column].nunique(dropna=False) == 1 and len(data) > 1:
+        if (
+            data[column].dtype.kind not in "ifub"
+            and data[column].nunique(dropna=False) == 1
+            and len(data) > 1
+        ):
             if column not in METRICS and data.shape[1] > 2 and len(str(data[column].iloc[0])) < 40:
                 notes.append(f"{column.replace('_', ' ')}: {data[column].iloc[0]}")
                 data = data.drop(columns=column)
     for column in LANGUAGES:
         if column in data:
-            data[column] = [language_name(value) if isinstance(value, str) else value for value in data[column]]
+            data[column] = [
+                language_name(value) if isinstance(value, str) else value for value in data[column]
+            ]
             if data[column].nunique() == 1 and len(data) > 1 and data.shape[1] > 2:
                 notes.append(f"{WORDS.get(column, column)}: {data[column].iloc[0]}")
                 data = data.drop(columns=column)
-    for column in list(data):  # a list that goes with the seed (further families for the first one) tells no rows apart
+    for column in list(
+        data
+    ):  # a list that goes with the seed (further families for the first one) tells no rows apart
         others = [c for c in data if c != column and (data[c].dtype.kind not in "fb" or c in NUMERIC_KEYS)]
-        is_list = data[column].dtype.kind not in "ifub" and data[column].astype(str).str.startswith(("[", "{")).all()
+        is_list = (
+            data[column].dtype.kind not in "ifub"
+            and data[column].astype(str).str.startswith(("[", "{")).all()
+        )
         if is_list and len(data) and others and not data.duplicated(others).any():
             data = data.drop(columns=column)
     values = [
@@ -151,7 +164,9 @@ def _bounds(data: pandas.DataFrame, value: str) -> tuple[str, str] | None:
     return next((pair for pair in pairs if pair[0] in data and pair[1] in data), None)
 
 
-def _over_seeds(data: pandas.DataFrame, values: list[str], notes: list[str]) -> tuple[pandas.DataFrame, list[str]]:
+def _over_seeds(
+    data: pandas.DataFrame, values: list[str], notes: list[str]
+) -> tuple[pandas.DataFrame, list[str]]:
     """One row for the rows of all seeds, where there is one of each; else the table as it is, with its seeds."""
     if "seed" not in data or data.seed.nunique() < 2:
         return (data.drop_duplicates() if not values else data), values
@@ -199,7 +214,11 @@ def _mean(part: pandas.DataFrame, value: str) -> dict[str, Any]:
 
 
 def _across(
-    data: pandas.DataFrame, keys: Sequence[str], values: Sequence[str], metric: str | None, groups: Sequence[str]
+    data: pandas.DataFrame,
+    keys: Sequence[str],
+    values: Sequence[str],
+    metric: str | None,
+    groups: Sequence[str],
 ) -> str | None:
     """The key whose values become columns: the metric, else the one of two that has few values."""
     if len(values) != 1 or not len(data):
@@ -224,7 +243,9 @@ def _wide(
     heads = [Head(_words(k, measures), is_text=data[k].dtype.kind not in "if") for k in down]
     for column in columns:
         better = measures.get(str(column), {}).get("better", "") if is_metric else ""
-        text = _words(str(column), measures) if is_metric or isinstance(column, str) else tables.number(column)
+        text = (
+            _words(str(column), measures) if is_metric or isinstance(column, str) else tables.number(column)
+        )
         heads.append(Head(text, better=better))
     if heading and not is_metric:
         notes.insert(0, heading.get(value, ""))
@@ -276,7 +297,9 @@ def _cells(data: pandas.DataFrame, value: str, *, by: str | None) -> dict[Any, C
     """A cell for each row, with as many decimals as its column's intervals are worth."""
     bounds, cells = _bounds(data, value), {}
     for _, part in data.groupby(by, sort=False) if by else [(None, data)]:
-        triples = part[[value, *(bounds or ())]].astype(object).where(part[[value, *(bounds or ())]].notna(), None)
+        triples = (
+            part[[value, *(bounds or ())]].astype(object).where(part[[value, *(bounds or ())]].notna(), None)
+        )
         found = [tuple(row) if bounds else (*row, None, None) for row in triples.itertuples(index=False)]
         decimals = _decimals(found) if data[value].dtype.kind == "f" else None
         cells |= {i: Cell(*three, decimals) for i, three in zip(part.index, found, strict=True)}

@@ -25,7 +25,7 @@ def over(values: Sequence[float], limits: Limits = (-math.inf, math.inf)) -> Ove
     >>> over([0.0, 0.0]).note, over([0.5]).note
     ('all equal, no interval', 'one seed, no interval')
     """
-    from scipy.stats import t
+    from scipy.special import stdtrit
 
     k = len(values)
     mean = math.fsum(values) / k
@@ -34,7 +34,7 @@ def over(values: Sequence[float], limits: Limits = (-math.inf, math.inf)) -> Ove
     spread = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (k - 1))
     if max(values) == min(values):
         return Over(values[0], None, None, k, "all equal, no interval")
-    half = float(t.ppf(0.975, k - 1)) * spread / math.sqrt(k)
+    half = float(stdtrit(k - 1, 0.975)) * spread / math.sqrt(k)
     low, high = limits
     return Over(mean, max(mean - half, low), min(mean + half, high), k, "")
 
@@ -78,6 +78,9 @@ def is_share(estimate: Any, low: Any, high: Any, n: Any) -> bool:
     if not all(isinstance(v, int | float) and math.isfinite(v) for v in (estimate, low, high, n)) or n < 1:
         return False
     z = 1.959963984540054
-    middle, half = estimate + z * z / (2 * n), z * math.sqrt(max(estimate * (1 - estimate), 0) / n + (z / (2 * n)) ** 2)
+    middle, half = (
+        estimate + z * z / (2 * n),
+        z * math.sqrt(max(estimate * (1 - estimate), 0) / n + (z / (2 * n)) ** 2),
+    )
     ends = ((middle - half) / (1 + z * z / n), (middle + half) / (1 + z * z / n))
     return all(abs(a - b) < 1e-5 for a, b in zip(ends, (low, high), strict=True))

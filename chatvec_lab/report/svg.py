@@ -21,6 +21,7 @@ ALLOWED = {
 }
 ALLOWED |= {"title", "desc", "use", "symbol", "marker", "clipPath", "mask", "pattern", "image", "style"}
 ALLOWED |= {"linearGradient", "radialGradient", "stop"}
+_PLACES = {"d", "points", "x", "y", "x1", "y1", "x2", "y2", "cx", "cy", "width", "height"}
 _ILLEGAL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]")
 ElementTree.register_namespace("", SVG)
 ElementTree.register_namespace("xlink", XLINK)
@@ -101,5 +102,7 @@ def _clean(element: ElementTree.Element, prefix: str) -> None:
             element.set(name, prefix + value)
         elif local == "href" and value.startswith("#"):
             element.set(name, f"#{prefix}{value[1:]}")
+        elif local in _PLACES:  # a hundredth of a point is finer than any screen
+            element.set(name, re.sub(r"(\.\d\d)\d+", r"\1", value))
         elif "url(" in value:
             element.set(name, re.sub(r"url\(\s*['\"]?#", f"url(#{prefix}", value))

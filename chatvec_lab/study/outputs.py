@@ -73,7 +73,8 @@ def save_figure(out: Path, name: str, figure: "Figure", *, caption: str, alt: st
     if not alt.strip():
         raise ValueError(f"figure {name!r}: alt is empty; say in a sentence what the figure shows")
     file = _file(out, "figures", name, {"caption": caption, "alt": alt})
-    settings = {"svg.hashsalt": "chatvec", "svg.fonttype": "none", "pdf.fonttype": 42}
+    # SVG text as paths: what a browser without the fonts shows is what the PDF shows
+    settings = {"svg.hashsalt": "chatvec", "svg.fonttype": "path", "pdf.fonttype": 42}
     for text in figure.findobj(matplotlib.text.Text):
         if (clean := secrets.redacted(text.get_text())) != text.get_text():
             text.set_text(clean)
