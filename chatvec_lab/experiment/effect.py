@@ -242,6 +242,9 @@ def _cells(part: str, families: dict[int, Family], seed: int, language: str, sca
 def write_tables(out: Path, scales: dict[str, float]) -> None:
     """The tidy tables of what the parts hold: scores, kinds, perplexity, tests."""
     replies = pd.concat([pd.read_parquet(f) for f in sorted(out.glob("*.parquet"))], ignore_index=True)
+    replies["is_english"] = replies.reply_language.eq(
+        "en"
+    )  # replies that are kept from before lack the column
     by = ["family", "seed", "language", "model", "scale", "frame", "draw"]
     summary(replies, by).to_csv(out / "scores.csv", index=False, float_format="%.4g")
     replies = replies[replies.draw.eq("test")]
