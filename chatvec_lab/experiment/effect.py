@@ -15,14 +15,16 @@ from typing import NamedTuple
 import pandas as pd
 
 from chatvec_lab.evaluation.statistics.comparison import holm, mcnemar_test, wilson_interval
+from chatvec_lab.experiment import controls
 from chatvec_lab.experiment.exam import Exam
 from chatvec_lab.experiment.limits import perplexities
+from chatvec_lab.experiment.models import Changed
 from chatvec_lab.families import Family, load_family
 from chatvec_lab.nano import world
 from chatvec_lab.paths import DATA
 
 SCALES = (0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0)
-PARTS = ("validation", "main", "extra")
+PARTS = ("validation", "main", "extra", "controls")
 VALIDATION_N = 130  # one-turn prompts a cell; the world holds out no more of each kind for validation
 NAMES = {  # of the measures in `summary`, for readers
     "one_turn": "one turn",
@@ -108,12 +110,21 @@ def extra_cells(family: Family, language: str, scale: float, other: Family | Non
             yield Cell("cp + tau_full", scale, cp + scale * vectors["tau_full"])
 
 
+def control_cells(family: Family, language: str, scale: float) -> Iterator[Cell]:
+    """Less than τ, and no τ at all: see `controls`. What they choose, they choose on the validation draw."""
+    for label, model in controls.models(Exam(family, language), scale).items():
+        yield Cell(label, 0.0 if label == "CP" else scale, model)
+    for label, frame in controls.PLAIN.items():
+        yield Cell(label, 0.0, family.cp[language], frame)
+
+
 def ask(
     family: Family, cells: Iterable[Cell], language: str, n: int, *, part: str = "main", **labels
 ) -> pd.DataFrame:
     """Scored replies of all cells, one row a prompt; perplexity of plain text stands in each row of its cell.
 
-    `part` "validation" asks one-turn prompts of the validation draw; the others all sets of the test draw.
+    `part` "validation" asks one-turn prompts of the validation draw; the others all sets of the test draw. Perplexity
+    is read in the parts main and extra.
     """
     is_validation, exam = part == "validation", Exam(family, language)
     draw, asked = ("validation", min(n, VALIDATION_N)) if is_validation else ("test", n)
@@ -123,9 +134,11 @@ def ask(
         sets = ("one_turn",) if is_validation else ("hostile",) if cell.frame == "raw" else tuple(world.SETS)
         table = exam.ask(model, sets, asked, frame=cell.frame, draw=draw)
         reads = float("nan")
-        if cell.frame == "chat" and not is_validation:
+        if cell.frame == "chat" and part in ("main", "extra"):
             reads = perplexities(exam.read(model), "model").estimate.iloc[0]
         table = table.assign(**labels, scale=cell.scale, draw=draw, perplexity=reads)
+        if isinstance(cell.checkpoint, Changed):
+            table["change"] = str(cell.checkpoint.change)  # which it is that the validation draw chose
         tables.append(table)
         names = (language, cell.model, cell.scale, cell.frame)
         print(*labels.values(), *names, f"correct {table.correct.mean():.3f}", flush=True)
@@ -187,7 +200,7 @@ def tests(replies: pd.DataFrame, scales: dict[str, float]) -> pd.DataFrame:
 def measure(name: str, seeds: list[int], data: Path, *, n: int = 200, parts: tuple[str, ...] = PARTS) -> None:
     """Measure a family's seeds, part by part, and write the tables to `data/results/<name>`.
 
-    Each part (validation, main, extra) keeps its raw replies in a parquet file of its own, so one can be
+    Each part (validation, main, extra, controls) keeps its raw replies in a parquet file of its own, so one can be
     measured again without the others; the later ones read the chosen scales off the validation's.
     """
     families = {seed: load_family(data / name / f"seed{seed}") for seed in seeds}
@@ -223,6 +236,8 @@ def _cells(part: str, families: dict[int, Family], seed: int, language: str, sca
         return [Cell("cp + tau", s, family.cp[language] + s * tau) for s in SCALES]
     if part == "main":
         return main_cells(family, language, scales[language])
+    if part == "controls":
+        return control_cells(family, language, scales[language])
     seeds = list(families)
     other = families[seeds[(seeds.index(seed) + 1) % len(seeds)]] if len(seeds) > 1 else None
     return extra_cells(family, language, scales[language], other)
@@ -231,6 +246,9 @@ def _cells(part: str, families: dict[int, Family], seed: int, language: str, sca
 def write_tables(out: Path, scales: dict[str, float]) -> None:
     """The tidy tables of what the parts hold: scores, kinds, perplexity, tests."""
     replies = pd.concat([pd.read_parquet(f) for f in sorted(out.glob("*.parquet"))], ignore_index=True)
+    replies["is_english"] = replies.reply_language.eq(
+        "en"
+    )  # replies that are kept from before lack the column
     by = ["family", "seed", "language", "model", "scale", "frame", "draw"]
     summary(replies, by).to_csv(out / "scores.csv", index=False, float_format="%.4g")
     replies = replies[replies.draw.eq("test")]
@@ -240,7 +258,12 @@ def write_tables(out: Path, scales: dict[str, float]) -> None:
         ["size", "mean"]
     )
     kinds.rename(columns={"size": "n", "mean": "estimate"}).to_csv(out / "kinds.csv", float_format="%.4g")
-    reads = replies[replies.frame.eq("chat")].groupby(by[:5], sort=False, dropna=False).perplexity.first()
+    reads = (
+        replies[replies.frame.eq("chat")]
+        .groupby(by[:5], sort=False, dropna=False)
+        .perplexity.first()
+        .dropna()
+    )
     reads.to_csv(out / "perplexity.csv", float_format="%.5g")
     tests(replies, scales).to_csv(out / "tests.csv", index=False, float_format="%.4g")
 

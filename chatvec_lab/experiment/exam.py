@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from chatvec_lab.families import Family
     from chatvec_lab.weights.checkpoint import Checkpoint
 
-Frame = Literal["chat", "raw", "qa", "examples"]
+Frame = Literal["chat", "raw", "qa", "examples", "qa_examples"]
 FEW = 0.5  # a measure that covers less than this share of the replies is warned about
 BASE = ("model", "language", "frame", "prompt_id", "sample", "set", "source", "kind", "words", "turns", "prompt",
         "response", "thinking", "answer", "finish_reason", "reply_language")  # fmt: skip

@@ -2,9 +2,9 @@
 
 import copy
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from functools import cached_property
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 if TYPE_CHECKING:
     from chatvec_lab.families import Family
@@ -32,6 +32,21 @@ class At(NamedTuple):
     def checkpoint(self) -> "Checkpoint":
         """The same weights as an expression."""
         return at_scale(self.live.cp, self.live.tau, self.scale)
+
+
+class Change(Protocol):
+    """What is done to a model in memory before it is asked, where no vector of weights says it."""
+
+    def made(self, model, tokenizer) -> AbstractContextManager: ...  # in place, and taken back on leaving
+
+    def describe(self) -> dict: ...  # plain data, from which kept replies are told apart
+
+
+class Changed(NamedTuple):
+    """A checkpoint that is asked with a change in memory: see `experiment.controls`."""
+
+    checkpoint: "Checkpoint"
+    change: Change
 
 
 def at_scale(
@@ -90,7 +105,7 @@ def lineup(family: "Family", language: str, scale: float) -> "dict[str, Checkpoi
 
 
 @contextmanager
-def loaded(model: "Checkpoint | At", *, device: str = "auto") -> Iterator[tuple]:
+def loaded(model: "Checkpoint | At | Changed", *, device: str = "auto") -> Iterator[tuple]:
     """(model, tokenizer) of transformers, with exactly the weights that would be stored.
 
     They are computed with in their stored dtype on a GPU and in float32 on a CPU, which has no speed to gain
@@ -101,6 +116,12 @@ def loaded(model: "Checkpoint | At", *, device: str = "auto") -> Iterator[tuple]
             live = model.live.model
             is_exact = live.device.type == "cpu" and live.dtype.itemsize < 4
             yield copy.deepcopy(live).float() if is_exact else live, model.live.tokenizer
+    elif isinstance(model, Changed):
+        with (
+            loaded(model.checkpoint, device=device) as (changed, tokenizer),
+            model.change.made(changed, tokenizer),
+        ):
+            yield changed, tokenizer
     else:
         from chatvec_lab.live import load
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from chatvec_lab.experiment import models
-from chatvec_lab.experiment.models import At, loaded
+from chatvec_lab.experiment.models import At, Changed, loaded
 from chatvec_lab.study import fingerprint, modules
 
 if TYPE_CHECKING:
@@ -117,10 +117,8 @@ class InMemory:
             held = self.model.live.model
             where = [held.device.type, str(held.dtype).removeprefix("torch.")]
         else:
-            where = [
-                "cuda" if torch.cuda.is_available() else "cpu",
-                self.model.dtype_name(self.model.names[0]),
-            ]
+            stored = self.model.checkpoint if isinstance(self.model, Changed) else self.model
+            where = ["cuda" if torch.cuda.is_available() else "cpu", stored.dtype_name(stored.names[0])]
         return fingerprint.digest(recipe(self.model), settings, where, _code())[:24]
 
 
@@ -180,10 +178,12 @@ def speaker_for(speaker: str, served: Mapping[str, str], keep: Path | None) -> C
     return named
 
 
-def recipe(model: "Checkpoint | At") -> list:
+def recipe(model: "Checkpoint | At | Changed") -> list:
     """What a model's replies depend on, as plain data: the content of its files, and what is added to what."""
     from chatvec_lab.weights.merged import MergedCheckpoint
 
+    if isinstance(model, Changed):
+        return [model.change.describe(), recipe(model.checkpoint)]
     if isinstance(model, At):
         model = model.checkpoint
     if not isinstance(model, MergedCheckpoint):

@@ -9,7 +9,7 @@ from typing import Literal
 from chatvec_lab.nano import lexicon, world
 from chatvec_lab.nano.phrases import PHRASES
 
-Frame = Literal["chat", "qa", "examples", "raw"]
+Frame = Literal["chat", "qa", "examples", "qa_examples", "raw"]
 _LATIN = ("en", "es", "sw")
 
 
@@ -17,7 +17,7 @@ def decoding(frame: Frame) -> dict:
     """The settings of `generation.respond` for a frame: greedy, 40 tokens at most."""
     return {
         "template": "chat" if frame == "chat" else "plain",
-        "stop": ("\n",) if frame in ("qa", "raw") else (),
+        "stop": ("\n",) if frame in ("qa", "qa_examples", "raw") else (),
         "max_tokens": 40,
     }
 
@@ -27,19 +27,19 @@ def put(prompt: world.Prompt, language: str, frame: Frame) -> tuple[str, ...]:
     turns = prompt.exchange.user
     if frame == "qa":
         return tuple(f"Q:{turn}\nA:" for turn in turns)
-    if frame == "examples":
-        return (_solved_examples(prompt, language) + _conversation(turns, prompt.exchange.replies[:-1]),)
+    if frame in ("examples", "qa_examples"):
+        write = _conversation if frame == "examples" else _page
+        solved = "".join(write(e.user, e.replies) for e in _solved_examples(prompt, language))
+        return (solved + write(turns, prompt.exchange.replies[:-1]),)
     return turns[-1:] if frame == "raw" else turns
 
 
-def _solved_examples(prompt: world.Prompt, language: str) -> str:
-    """Three solved examples of the prompt's kind in the chat format, none of them held out."""
+def _solved_examples(prompt: world.Prompt, language: str) -> list[world.Exchange]:
+    """Three solved examples of the prompt's kind, none of them held out."""
     rng = Random(prompt.prompt_id)
-    text = ""
-    for _ in range(3):
-        exchange = world.render(world.draw_item(prompt.kind, rng), language, wording=rng.randrange(2))
-        text += _conversation(exchange.user, exchange.replies)
-    return text
+    return [
+        world.render(world.draw_item(prompt.kind, rng), language, wording=rng.randrange(2)) for _ in range(3)
+    ]
 
 
 def _conversation(users, replies) -> str:
@@ -47,6 +47,12 @@ def _conversation(users, replies) -> str:
     padded = [*replies, *[None] * (len(users) - len(replies))]
     said = ["" if reply is None else f"{reply}\n" for reply in padded]
     return "".join(f"{world.USER}{u}{world.ASSISTANT}{r}" for u, r in zip(users, said, strict=True))
+
+
+def _page(users, replies) -> str:
+    """Turns in the plain frame; after the last one without a reply an open answer."""
+    said = [f"{reply}\n" for reply in replies] + [""] * (len(users) - len(replies))
+    return "".join(f"Q:{u}\nA:{r}" for u, r in zip(users, said, strict=True))
 
 
 def score(prompt: world.Prompt, reply: str, language: str) -> dict[str, float | str | None]:

@@ -141,11 +141,26 @@ def kinds(r: Results) -> str:
     return markdown(["kind", *(f"{language} {seed}" for language, seed in r.cells)], rows)
 
 
-def controls(r: Results) -> str:
+def other_vectors(r: Results) -> str:
     rows = [
         [label, *(r.share(cell, model, "one_turn") for cell in r.cells)] for model, label in CONTROLS.items()
     ]
     return markdown(["control", *(f"{language} {seed}" for language, seed in r.cells)], rows)
+
+
+def less(r: Results, replies: pd.DataFrame, metric: str) -> str:
+    """Less than τ, or no τ at all, in the order that they were asked; a column a language and seed."""
+    rows = [[model, *(r.share(cell, model, metric) for cell in r.cells)] for model in replies.model.unique()]
+    return markdown(["model", *(f"{language} {seed}" for language, seed in r.cells)], rows)
+
+
+def chosen(r: Results, replies: pd.DataFrame) -> str:
+    """Which renaming and which constants the validation draw chose."""
+    asked = replies.dropna(subset="change").drop_duplicates(["model", "language", "seed"])
+    found = asked.set_index(["model", "language", "seed"]).change
+    told = {key: f"`{change}`".replace("|", r"\|") for key, change in found.items()}
+    rows = [[model, *(told[(model, *cell)] for cell in r.cells)] for model in asked.model.unique()]
+    return markdown(["model", *(f"{language} {seed}" for language, seed in r.cells)], rows)
 
 
 def models(r: Results, labels: dict[str, str], languages: tuple[str, ...] = ("zh", "ko")) -> str:
@@ -233,7 +248,7 @@ def ablations(all_results: dict[str, Results]) -> str:
 def tables(data: Path) -> dict[str, str]:
     """All tables by the name that the README calls them by."""
     found = {f.parent.name: Results(f.parent) for f in sorted((data / "results").glob("*/scores.csv"))}
-    r = found["nano"]
+    r, controlled = found["nano"], pd.read_parquet(data / "results" / "nano" / "controls.parquet")
     scales = ", ".join(f"{scale:g} for {language}" for language, scale in r.scale.items())
     worst = f"{r.tests.p_holm.max():.1g} after Holm over all {len(r.tests)}"
     return {
@@ -245,7 +260,12 @@ def tables(data: Path) -> dict[str, str]:
         "perplexity": curve(r, "perplexity"),
         "toxicity": toxicity(r),
         "kinds": kinds(r),
-        "controls": controls(r),
+        "controls": other_vectors(r),
+        "less": less(r, controlled, "one_turn"),
+        "less_two_turns": less(r, controlled, "two_turn"),
+        "less_toxic": less(r, controlled, "toxic"),
+        "less_polite": less(r, controlled, "polite"),
+        "less_chosen": chosen(r, controlled),
         "orders": models(r, ORDERS),
         "extended": models(r, EXTENDED, ("zh",)),
         "ladder": ladder(r),

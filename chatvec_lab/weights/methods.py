@@ -182,6 +182,43 @@ class LowRank:
 
 
 @dataclass(frozen=True)
+class Rows:
+    """The rows of some tokens in the tables that have one a token, and zero everywhere else."""
+
+    tokens: tuple[str, ...]
+    keeps_chat_side: ClassVar[bool] = True
+
+    def label(self, of: Sequence[str]) -> str:
+        return f"rows of {' '.join(self.tokens)} of {of[0]}"
+
+    def describe(self, of: Sequence[WeightVector]) -> dict:
+        return {"rows": list(self.tokens), "of": of[0].describe()}
+
+    def measure(self, tensor: Tensor) -> np.ndarray | None:
+        """Which rows stay, shape (rows,), bool; None for a tensor that has no row a token."""
+        if not tensor.is_table:
+            return None
+        vector = tensor.vectors[0]
+        known = vector.vocabulary.tokens if vector.vocabulary is not None else {}
+        if unknown := [
+            token for token in self.tokens if known.get(token, tensor.shape[0]) >= tensor.shape[0]
+        ]:
+            raise KeyError(
+                f"{tensor.name} of {vector.label} has no row of {', '.join(map(repr, unknown))}: "
+                f"{'no such token' if known else 'the tokenizer cannot be read by token'}."
+            )
+        kept = np.zeros(tensor.shape[0], bool)
+        kept[[known[token] for token in self.tokens]] = True
+        return kept
+
+    def span(self, tensor: Tensor, known, start: int, stop: int, work: Workspace) -> list[exact.Part]:
+        parts = tensor.parts(start, stop, work)
+        if known is None:
+            return drop(parts, np.ones(stop - start, bool))
+        return drop(parts, ~known[np.arange(start, stop) // prod(tensor.shape[1:])])
+
+
+@dataclass(frozen=True)
 class Noise:
     """Gaussian noise with the vector's L2 norm in each tensor, and in each row of a table: the control.
 

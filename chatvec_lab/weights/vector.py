@@ -8,7 +8,7 @@ Asked for a span of one tensor it returns *parts*, `(coefficient, plus, minus)` 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from functools import cached_property
 from math import isfinite, prod
@@ -263,6 +263,18 @@ class WeightVector:
         from chatvec_lab.weights.transforms import transformed
 
         return transformed(LowRank(rank, seed), self)
+
+    def at_tokens(self, tokens: Iterable[str]) -> WeightVector:
+        """The rows of these tokens in embedding and head, and zero elsewhere: what new markers alone are worth.
+
+        `tau - tau.at_tokens(["<|user|>"])` is all but them. Raises KeyError, when it is read, for a token without a row.
+        """
+        from chatvec_lab.weights.methods import Rows
+        from chatvec_lab.weights.transforms import transformed
+
+        if isinstance(tokens, str) or not (named := tuple(tokens)):
+            raise TypeError(f"tokens={tokens!r}: expected a list of tokens, one or more.")
+        return transformed(Rows(named), self)
 
     def random_like(self, seed: int) -> WeightVector:
         """Gaussian noise with the same L2 norm for each tensor, and in tables for each row: the control."""

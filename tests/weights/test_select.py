@@ -138,6 +138,25 @@ def test_noise_has_the_norms_and_nothing_else(tau):
     assert noise.chat_side is None and tau.chat_side is not None
 
 
+def test_rows_of_tokens_and_the_rest_are_the_vector(tau):
+    rows = tau.at_tokens(["w3", "</s>"])
+    ids = [tau.vocabulary.tokens[token] for token in ("w3", "</s>")]
+    for name in tau.names:
+        whole, own, rest = tau.read(name), rows.read(name), (tau - rows).read(name)
+        if tau.is_table(name):
+            assert torch.equal(own[ids], whole[ids]) and own[ids].any(1).all()
+            assert own.any(1).sum() == 2 and not rest[ids].any()
+            assert torch.equal(own + rest, whole) and torch.equal(rows.read(name, slice(4, 7)), own[4:7])
+        else:
+            assert not own.any() and torch.equal(rest, whole)
+    assert rows.chat_side is not None and rows.describe()[0]["rows"] == ["w3", "</s>"]
+    with pytest.raises(KeyError, match=r"no row of '<\|user\|>'"):
+        tau.at_tokens(["w3", "<|user|>"]).read("model.embed_tokens.weight")
+    for wrong in ("w3", []):
+        with pytest.raises(TypeError, match="list of tokens"):
+            tau.at_tokens(wrong)
+
+
 def test_ties_elects_signs_and_averages(tau, cp_vector):
     merged = ties([tau, cp_vector], density=0.5)
     a, b = tau.sparsified("magnitude", density=0.5), cp_vector.sparsified("magnitude", density=0.5)
@@ -151,13 +170,14 @@ def test_ties_elects_signs_and_averages(tau, cp_vector):
         ties([])
 
 
-@pytest.mark.parametrize("change", ["sparsified", "low_rank", "random_like", "ties", "sum"])
+@pytest.mark.parametrize("change", ["sparsified", "low_rank", "at_tokens", "random_like", "ties", "sum"])
 def test_transforms_reach_a_larger_vocabulary_by_token(families, change, tmp_path):
     base, chat, cp = map(Checkpoint, families("llama", cp_tokens=CP_TOKENS))
     tau = chat - base
     vector = {
         "sparsified": lambda: tau.sparsified("dare", density=0.5),
         "low_rank": lambda: tau.low_rank(2),
+        "at_tokens": lambda: tau.at_tokens(["w3", "<s>"]),
         "random_like": lambda: tau.random_like(0),
         "ties": lambda: ties([tau, 0.5 * tau]),
         "sum": lambda: tau + 0.3 * (cp - base),
