@@ -83,6 +83,11 @@ class Family:
         return tuple(self.cp)
 
     @property
+    def is_nano(self) -> bool:
+        """Whether the family grew in the micro-world, so that its prompts mean something to it."""
+        return Path(self.base.source, "stage.json").is_file()
+
+    @property
     def members(self) -> dict[str, "Checkpoint"]:
         """All checkpoints by name: base, chat, cp_<language>, and the others."""
         return {

@@ -31,11 +31,12 @@ from typing import Any
 from chatvec_lab.mistakes import naming
 from chatvec_lab.paths import DATA, NOTEBOOKS, ROOT
 from chatvec_lab.reading import as_text, brief, read_yaml
-from chatvec_lab.study import fingerprint, parameters
+from chatvec_lab.study import fingerprint, parameters, ranges
 
 STUDY_FIELDS = ("title", "question", "family", "inputs", "set", "notebooks")
 NOTEBOOK_FIELDS = ("set", "grid", "needs", "inputs")
 MOST_CELLS = 10_000  # of one notebook
+READ = "read"  # in place of a parameter's name: what stands behind READER: is a place for certain
 
 
 @dataclass(frozen=True)
@@ -218,6 +219,9 @@ class _Notebook:
         typed = {name for name in override if name in values} | (values.keys() - given.keys())
         written = {name: value for name, value in values.items() if name not in typed}
         places = {name: _placed(value, name, self.file.parent) for name, value in written.items()}
+        kinds = {name: parameter.annotation for name, parameter in self.declared.items()}
+        if wrong := ranges.problems(values | places, kinds):
+            raise ValueError("\n".join(f"{self.name}: {line}" for line in wrong))
         inputs = self.inputs | fingerprint.parameters(
             {name: values[name] for name in values if name in typed}
         )
@@ -320,11 +324,18 @@ def _placed(value: Any, name: str, folder: Path) -> Any:
         return [_placed(item, name, folder) for item in value]
     if not isinstance(value, str) or not value or name in fingerprint.WRITTEN:
         return value
+    if name == "prompts" and list(sets := fingerprint.prompt_sets(value)) != [("", value)]:
+        return ", ".join(
+            f"{reader}{_placed(source, READ if reader else '', folder)}" for reader, source in sets
+        )
     with contextlib.suppress(OSError, ValueError):  # too long for a name, or no name at all
         there = folder / value
         # a word such as `ko` is a folder's name only by chance, unless it is asked to be a family
         is_named = (
-            "/" in value or there.is_file() or (name in ("family", "families") and (there / "base").is_dir())
+            "/" in value
+            or there.is_file()
+            or (name in ("family", "families") and (there / "base").is_dir())
+            or name == READ
         )
         if is_named and there.exists():
             return str(there.resolve())
