@@ -5,7 +5,6 @@ Read with `ast` and `tokenize`, never executed. One line a parameter: `scale: fl
 """
 
 import ast
-import difflib
 import inspect
 import io
 import json
@@ -16,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from chatvec_lab.keys import nearest
 from chatvec_lab.reading import WrittenFloat, WrittenInt, brief, parse_yaml
 from chatvec_lab.study import ranges
 
@@ -287,10 +287,3 @@ def from_text(text: str, parameter: Parameter) -> Any:
         return literal
     # Text would do as well. A union such as `str | None` still means None by "None".
     return None if literal is None and "None" in parameter.annotation else text
-
-
-def nearest(name: str, names: Iterable[str]) -> str:
-    """'did you mean ...?' with the nearest of `names`, or a list of them all."""
-    names = list(names)
-    close = difflib.get_close_matches(name, names, n=1)
-    return f"did you mean {close[0]!r}?" if close else f"there are: {', '.join(names) or 'none'}"

@@ -5,6 +5,7 @@ A study file (`data/studies/NAME.yaml`, or any path) reads:
     title: Korean, at several scales
     question: How much of the chat vector is best?   # optional
     family: llama-2-7b            # given to every notebook that has a parameter `family`
+    out: results                  # optional: the folder for results, from this file
     inputs: [data/prompts]        # files and folders (below the project's root) that all results depend on
     set: {samples: 200}           # given to every notebook that has these parameters
     notebooks:
@@ -28,13 +29,42 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from chatvec_lab import keys
+from chatvec_lab.keys import Key
 from chatvec_lab.mistakes import naming
-from chatvec_lab.paths import DATA, NOTEBOOKS, ROOT
+from chatvec_lab.paths import DATA, NOTEBOOKS, REPORTS, ROOT
 from chatvec_lab.reading import as_text, brief, read_yaml
 from chatvec_lab.study import fingerprint, parameters, ranges
 
-STUDY_FIELDS = ("title", "question", "family", "inputs", "set", "notebooks")
-NOTEBOOK_FIELDS = ("set", "grid", "needs", "inputs")
+STUDY_KEYS = {
+    "title": Key("text", "The title of the report; without it the file's name."),
+    "question": Key("text", "What the study asks; the report begins with it."),
+    "family": Key(
+        "a family's name, folder or YAML file", "Given to every notebook that has a parameter `family`."
+    ),
+    "inputs": Key(
+        "a list of files and folders",
+        "What all results depend on: when one changes, all cells are run again. "
+        "Looked for beside the study, then in the project.",
+    ),
+    "set": Key("a mapping from parameters to values", "Given to every notebook that has these parameters."),
+    "notebooks": Key(
+        "a mapping from notebooks to their entries",
+        "A notebook by name (of the folder notebooks/) or path "
+        "(from this file), each with the keys of a notebook's entry or with nothing.",
+        True,
+    ),
+    "out": Key("a folder, from this file", "Where the results go; without it reports/NAME. `--out` wins."),
+}
+NOTEBOOK_KEYS = {
+    "set": Key("a mapping from parameters to values", "Given to each cell of the notebook; wins over the study's `set`."),
+    "grid": Key("a mapping from parameters to lists of values, or a list of such mappings",
+                "A cell for each combination; a list of grids is their union."),
+    "needs": Key("a mapping from parameters to notebooks", "The parameter gets the folder of the cell of that notebook "
+                 "which agrees on every parameter that varies there; one of type `list[str]` gets all that agree. The "
+                 "notebook is listed before."),
+    "inputs": Key("a list of files and folders", "As the study's `inputs`, for this notebook alone."),
+}  # fmt: skip
 MOST_CELLS = 10_000  # of one notebook
 READ = "read"  # in place of a parameter's name: what stands behind READER: is a place for certain
 
@@ -80,6 +110,7 @@ class Study:
     family: str
     inputs: dict[str, str]
     cells: list[Cell]
+    out: Path  # where its results go, if nothing else is said
 
 
 def load(study: str | Path, *, set: Mapping[str, Any] | None = None) -> Study:
@@ -98,7 +129,7 @@ def load(study: str | Path, *, set: Mapping[str, Any] | None = None) -> Study:
 
 def _planned(file: Path, set: Mapping[str, Any] | None) -> Study:
     written = read_yaml(file)
-    _check_fields(written, STUDY_FIELDS, str(file))
+    keys.check(written, STUDY_KEYS, str(file))
     if not written.get("notebooks"):
         raise ValueError(f"{file}: there are no `notebooks`")
     _check_mapping(written["notebooks"], f"{file}: notebooks")
@@ -139,14 +170,20 @@ def _planned(file: Path, set: Mapping[str, Any] | None) -> Study:
         family=as_text(shared.get("family", ""), f"{file.name}: family"),
         inputs=inputs,
         cells=[cell for group in cells.values() for cell in group],
+        out=_out(written.get("out"), file),
     )
+
+
+def _out(folder: Any, file: Path) -> Path:
+    """The study's folder for results: what it says, from beside its file, else reports/NAME."""
+    return file.parent / as_text(folder, f"{file.name}: out") if folder else REPORTS / file.stem
 
 
 class _Notebook:
     """A notebook's entry in the study file, and its declared parameters."""
 
     def __init__(self, name: str, entry: dict, file: Path):
-        _check_fields(entry, NOTEBOOK_FIELDS, f"{file.name}: {name}")
+        keys.check(entry, NOTEBOOK_KEYS, f"{file.name}: {name}")
         self.path = file.parent / name if name.endswith(".ipynb") else NOTEBOOKS / f"{name}.ipynb"
         if not self.path.is_file():
             there = [p.stem for p in sorted(NOTEBOOKS.glob("*.ipynb"))]
@@ -226,7 +263,7 @@ class _Notebook:
             {name: values[name] for name in values if name in typed}
         )
         inputs |= fingerprint.parameters(written, self.file.parent)
-        keys = {name: [cell.key for cell in cells] for name, cells in needs.items()}
+        needed = {name: [cell.key for cell in cells] for name, cells in needs.items()}
         return Cell(
             notebook=self.name,
             path=self.path,
@@ -237,7 +274,7 @@ class _Notebook:
             code=self.code,
             imports=self.imports,
             source=self.source,
-            key=fingerprint.digest(self.name, self.code, self.imports, values, keys, inputs, common)[:12],
+            key=fingerprint.digest(self.name, self.code, self.imports, values, needed, inputs, common)[:12],
             places={name: value for name, value in places.items() if value != values[name]},
         )
 
@@ -294,14 +331,6 @@ def _find(study: str | Path) -> Path:
         there = [path.stem for path in sorted((DATA / "studies").glob("*.yaml"))]
         raise FileNotFoundError(f"there is no study {file}; {parameters.nearest(text, there)}")
     return file.resolve()
-
-
-def _check_fields(entry: Any, known: tuple[str, ...], where: str) -> None:
-    if not isinstance(entry, dict):
-        raise ValueError(f"{where}: there should be a mapping with {', '.join(known)}, got {brief(entry)}")
-    unknown = [f"{name!r}: {parameters.nearest(str(name), known)}" for name in entry if name not in known]
-    if unknown:
-        raise ValueError(f"{where}: unknown fields: {'; '.join(unknown)}")
 
 
 def _check_mapping(entry: Any, where: str) -> None:

@@ -5,13 +5,13 @@ loaded. A parameter that is not in the table is held to the type in its notebook
 """
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from difflib import get_close_matches
+from collections.abc import Callable, Iterator, Mapping
 from fnmatch import fnmatchcase
 from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from chatvec_lab.keys import nearest
 from chatvec_lab.mistakes import is_mistake
 from chatvec_lab.paths import ROOT
 from chatvec_lab.reading import brief
@@ -156,7 +156,7 @@ def _names_families(values: Mapping[str, Any]) -> Iterator[str]:
     names = list(dict.fromkeys([*family_names(), *FAMILIES]))
     for name in values["families"]:
         if name not in names:
-            yield f"families: no family {name!r}; {_nearest(name, names)}"
+            yield f"families: no family {name!r}; {nearest(name, names)}"
 
 
 def _names_prompts(values: Mapping[str, Any]) -> Iterator[str]:
@@ -166,7 +166,7 @@ def _names_prompts(values: Mapping[str, Any]) -> Iterator[str]:
 
     for key, text in values["prompts"].items():
         if key not in OPTIONS:
-            yield f"prompts: no key {key!r}; {_nearest(key, OPTIONS)}"
+            yield f"prompts: no key {key!r}; {nearest(key, OPTIONS)}"
         elif key in NAMING:
             parts = [part.strip() for part in text.split(",")]
             yield from (f"prompts: {key}: {told}" for part in parts if (told := _prompt_set(part)))
@@ -193,7 +193,7 @@ def _prompt_set(name: str) -> str | None:
         return f"there is no file or folder {place!r}"
     if re.fullmatch(r"[\w.-]+/[\w.-]+", name):  # a data set of the hub
         return None
-    return f"no prompt set {name!r}; {_nearest(name, own)}, or a file, a link or the id of a data set (OWNER/NAME)"
+    return f"no prompt set {name!r}; {nearest(name, own)}, or a file, a link or the id of a data set (OWNER/NAME)"
 
 
 def _names_scorers(values: Mapping[str, Any]) -> Iterator[str]:
@@ -208,7 +208,7 @@ def _names_scorers(values: Mapping[str, Any]) -> Iterator[str]:
             if not any((folder / name).is_file() for folder in (Path(), ROOT)):
                 yield f"scorers: there is no file {name!r}"
         elif not any(fnmatchcase(name, pattern) for pattern in patterns):
-            yield f"scorers: no scorer {name!r}; {_nearest(name, forms)} (`python -m chatvec_lab scorers` lists them)"
+            yield f"scorers: no scorer {name!r}; {nearest(name, forms)} (`python -m chatvec_lab scorers` lists them)"
 
 
 def _names_services(values: Mapping[str, Any]) -> Iterator[str]:
@@ -218,7 +218,7 @@ def _names_services(values: Mapping[str, Any]) -> Iterator[str]:
 
     for key, text in values["services"].items():
         if key not in SERVICES:
-            yield f"services: no key {key!r}; {_nearest(key, SERVICES)}"
+            yield f"services: no key {key!r}; {nearest(key, SERVICES)}"
         elif key == "tasks_limit" and not _is_number(text, whole=True):
             yield f"services: tasks_limit must be a whole number, 1 or more, got {brief(text)}"
         elif key == "judge_price" and not re.fullmatch(r"\d+(\.\d+)?/\d+(\.\d+)?", text):
@@ -248,8 +248,3 @@ def _is_number(text: str, *, whole: bool) -> bool:
     except ValueError:
         return False
     return isfinite(number) and number >= whole
-
-
-def _nearest(name: str, names: Iterable[str]) -> str:
-    close = get_close_matches(name, list(names), n=1)
-    return f"did you mean {close[0]!r}?" if close else f"there are {', '.join(names)}"

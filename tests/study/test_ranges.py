@@ -162,7 +162,8 @@ def test_a_prompt_file_among_others_is_found_beside_the_study(tmp_path, monkeypa
     (tmp_path / "mine" / "zh.jsonl").write_text('{"prompt": "one"}\n')
     file = tmp_path / "mine.yaml"
     file.write_text(
-        "family: llama-2-7b-ko\nset: {language: ko, prompts: {one_turn: 'mine/zh.jsonl, vicuna, safety-prompts:mine', hostile: 'safety-prompts:mine'}}\n"
+        "family: llama-2-7b-ko\nset: {language: ko, prompts: {one_turn: 'mine/zh.jsonl, vicuna, safety-prompts:mine', "
+        "hostile: 'safety-prompts:mine'}}\n"
         "notebooks: {04_instruction_following: }\n"
     )
     monkeypatch.chdir(NOTEBOOKS)
