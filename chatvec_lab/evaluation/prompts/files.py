@@ -107,6 +107,7 @@ def _yaml(path: Path) -> list[Row]:
         )
     rows: list[Row] = []
     for place, row in _placed(path, content):
+        row = getattr(row, "written", row)
         if isinstance(row, dict):
             if odd := [name for name, cell in row.items() if isinstance(cell, bool)]:
                 raise ValueError(
