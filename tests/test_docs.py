@@ -52,7 +52,7 @@ def test_every_page_is_in_the_navigation():
     assert settings["theme"]["font"] is False
 
 
-def test_the_site_says_what_the_readme_of_the_notebooks_says_of_a_notebook_of_ones_own(tmp_path):
+def test_a_notebook_of_ones_own_as_it_is_described_leaves_its_results(tmp_path):
     """The code of "Write one" runs as it stands."""
     text = (ROOT / "docs" / "notebooks.md").read_text("utf-8")
     (code,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
@@ -63,6 +63,17 @@ def test_the_site_says_what_the_readme_of_the_notebooks_says_of_a_notebook_of_on
     )
     exec(compile(prepared + code, "notebooks.md", "exec"), {})
     assert {path.name for path in tmp_path.iterdir()} == {"tables", "figures", "summary.json"}
+
+
+def test_the_algebra_of_merging_runs(tmp_path, monkeypatch):
+    from chatvec_lab import load_family
+
+    monkeypatch.chdir(tmp_path)
+    nano = load_family("nano")
+    members = {"BASE": nano.base.source, "CHAT": nano.chat.source, "CP": nano.cp["zh"].source}
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "merging.md").read_text("utf-8"), re.DOTALL)
+    exec(compile("\n".join(blocks), "merging.md", "exec"), members)
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"half", "tau"}
 
 
 def test_the_prompts_of_own_models_are_read(tmp_path):

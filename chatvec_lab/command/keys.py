@@ -32,7 +32,9 @@ def page() -> str:
     """All tables as a document."""
     head = (
         "# Every key\n\nWritten by `python -m chatvec_lab keys --write docs/keys.md` from the code that reads the files, "
-        "not by hand; a test compares the two. On the command line, `python -m chatvec_lab keys study` shows one part."
+        "not by hand; a test compares the two. On the command line, `python -m chatvec_lab keys study` shows one part.\n\n"
+        "Paths follow the file that names them. In YAML here `no`, `0123` and `12:30` are text, as they are written, and a "
+        "key that is given twice is refused."
     )
     return "\n\n".join([head, *map(tables, KINDS)]) + "\n"
 
