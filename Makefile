@@ -6,7 +6,7 @@ READY  := $(VENV)/.ready
 export TOKENIZERS_PARALLELISM = false
 
 .DEFAULT_GOAL := help
-.PHONY: help setup report test test-slow test-real test-campaigns lint format lab bench nano clean
+.PHONY: help setup report test test-slow test-real test-campaigns lint format lab docs bench nano clean
 
 help: ## list what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -40,9 +40,19 @@ format: $(READY) ## put code and notebooks into the house's form
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 	$(BIN)/nbstripout notebooks/*.ipynb
+	$(BIN)/python -m chatvec_lab.study.shipped
 
-lab: $(READY) ## open JupyterLab on the playground
-	$(BIN)/jupyter lab --notebook-dir . notebooks/playground.ipynb
+lab: $(READY) ## open JupyterLab on copies of the notebooks (ARGS="02_anatomy", ARGS="-- --port 9999 --no-browser")
+	$(BIN)/python -m chatvec_lab lab $(ARGS)
+
+docs: $(VENV)/.docs ## build the documents as a site into site/ (no network needed once mkdocs is there)
+	$(BIN)/python -m chatvec_lab keys --write docs/keys.md
+	$(BIN)/python -m mkdocs build --strict --quiet
+	@echo "site/index.html"
+
+$(VENV)/.docs: $(READY)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint $(VENV)/constraints.txt --editable '.[docs]'
+	@touch $@
 
 bench: $(READY) ## print the benchmarks' ratios (needs some 12 GB of disk and half an hour)
 	$(BIN)/python benchmarks/merge.py
@@ -52,4 +62,4 @@ nano: $(READY) ## train the nano family again, from nothing, into build/nano (ab
 	$(BIN)/python -m chatvec_lab.experiment.effect nano --seeds 0 1 2 --data build/nano
 
 clean: ## remove what was made (not .venv)
-	rm -rf reports build dist .pytest_cache .ruff_cache benchmarks/scratch
+	rm -rf reports build dist site .pytest_cache .ruff_cache benchmarks/scratch

@@ -34,6 +34,7 @@ def kinds(families, tmp_path_factory):
     base, chat, cp = map(Checkpoint, families("llama"))
     (root / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS))
     (root / "rows.json").write_text(json.dumps(ROWS, indent=1))
+    (root / "rows.yaml").write_text(yaml.safe_dump(ROWS))
     plain = pd.DataFrame(
         [{"prompt_id": r["prompt_id"], "category": "generic", "prompt": r["turns"][0]} for r in ROWS]
     )
@@ -71,6 +72,7 @@ def kinds(families, tmp_path_factory):
     return {
         "prompts.jsonl": (root / "rows.jsonl", lambda path: read_prompts(path, language="en")),
         "prompts.json": (root / "rows.json", lambda path: read_prompts(path, language="en")),
+        "prompts.yaml": (root / "rows.yaml", lambda path: read_prompts(path, language="en")),
         "prompts.csv": (root / "rows.csv", lambda path: read_prompts(path, language="en")),
         "prompts.parquet": (root / "rows.parquet", lambda path: read_prompts(path, language="en")),
         "recipe of mergekit": (root / "recipe.yaml", mergekit.load),

@@ -43,7 +43,7 @@ def test_constraints_pin_every_dependency_within_its_bounds(project):
         if line and not line.startswith("#")
     )
     asked = list(project["dependencies"])
-    for name in ("dev", "dask", "browser"):
+    for name in ("dev", "dask", "browser", "docs"):
         asked += project["optional-dependencies"][name]
     for requirement in map(Requirement, asked):
         pinned = pins.get(requirement.name)
@@ -104,6 +104,7 @@ def test_readme_commands_run(tmp_path):
     """Each `$ python -m chatvec_lab ...` line, with the members of nano in place of BASE, CHAT and CP."""
     seed = ROOT / "data" / "nano" / "nano" / "seed0"
     places = {"BASE": seed / "base", "CHAT": seed / "chat", "CP": seed / "cp_zh", "OUT": tmp_path / "out"}
+    places |= {"MINE": tmp_path / "mine", "MINE/study.yaml": tmp_path / "mine" / "study.yaml"}
     lines = [
         line
         for block in code_blocks("console")

@@ -27,10 +27,21 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="chatvec_lab", description="A workbook for chat vectors: chat - base."
     )
-    from chatvec_lab.command import check, families, inspect, merge, push, run, scorers
+    from chatvec_lab.command import check, families, inspect, keys, lab, merge, new, push, run, scorers
 
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
-    for verb in (run, merge, check, inspect, push, families, scorers):  # in the order of --help
+    for verb in (
+        new,
+        run,
+        lab,
+        merge,
+        check,
+        inspect,
+        push,
+        families,
+        scorers,
+        keys,
+    ):  # in the order of --help
         verb.add(verbs)
     for named in verbs.choices.values():
         named.add_argument(

@@ -26,6 +26,11 @@ def run(options) -> int:
         from chatvec_lab.families import load_family
 
         study = plan.load(options.study, set=dict(text.partition("=")[::2] for text in options.set))
-        if study.family and (told := needs.page(load_family(study.family), plan.chosen(study, options.only))):
+        cells = plan.chosen(study, options.only)
+        families = [
+            {**cell.parameters, **cell.places}.get("family") for cell in cells
+        ]  # a file beside the study
+        family = next(filter(None, families), None)
+        if family and (told := needs.page(load_family(family), cells)):
             print(told)
     return status

@@ -31,7 +31,7 @@ BASE = ("model", "language", "frame", "prompt_id", "sample", "set", "source", "k
 
 def is_nano(family: "Family") -> bool:
     """Whether the family grew in the micro-world, so that its prompts mean something to it."""
-    return Path(family.base.source, "stage.json").is_file()
+    return family.is_nano
 
 
 class Exam:

@@ -8,24 +8,11 @@ from typing import TYPE_CHECKING, Literal
 import pandas as pd
 
 from chatvec_lab.evaluation.asking.thinking import split
+from chatvec_lab.evaluation.prompts.options import OPTIONS, READERS
 
 if TYPE_CHECKING:
     from chatvec_lab.families import Family
 
-OPTIONS = {
-    "language": "the code of the prompts, where the family's is another, such as zh-Hant",
-    "one_turn": "a prompt set: our own by name, a published one by name or hub id, a link or a file; of several, with "
-    "commas between, each language takes the first that has it",
-    "two_turn": "the same, with two turns",
-    "hostile": "the same, for the chat format; safety-prompts are the paper's",
-    "continuations": "the same, for bare text that is continued; real-toxicity-prompts are the paper's",
-    "harmless": "the same: look-alikes of hostile prompts that must be answered",
-    "validation": "the set on which a scale is chosen; without it a third of one_turn is set aside for that",
-    "max_tokens": "the longest reply",
-    "temperature": "0 is greedy",
-    "thinking": "the format of thoughts (think, harmony, ...), where it is not the one of the chat template",
-    "template": "further arguments of the chat template as NAME=VALUE, such as enable_thinking=false",
-}
 SETS = {
     "one_turn": "instructions",
     "two_turn": "dialogues",
@@ -35,8 +22,6 @@ SETS = {
 }
 HARMLESS = ("harmless", "neutral")  # of our continuations, where we have no look-alikes in a language
 UNTOLD = "und"  # the code of a language that is not told
-# A set that needs its own reader, by name; NAME:SOURCE takes it from a folder, file or link
-READERS = ("real-toxicity-prompts", "safety-prompts", "rtp-lx", "polyglo-toxicity-prompts")
 
 
 class Published:

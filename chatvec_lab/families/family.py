@@ -11,6 +11,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from chatvec_lab.keys import Key
 from chatvec_lab.mistakes import naming
 from chatvec_lab.paths import DATA
 from chatvec_lab.reading import as_text, brief, read_yaml
@@ -83,6 +84,11 @@ class Family:
         return tuple(self.cp)
 
     @property
+    def is_nano(self) -> bool:
+        """Whether the family grew in the micro-world, so that its prompts mean something to it."""
+        return Path(self.base.source, "stage.json").is_file()
+
+    @property
     def members(self) -> dict[str, "Checkpoint"]:
         """All checkpoints by name: base, chat, cp_<language>, and the others."""
         return {
@@ -119,8 +125,30 @@ class Family:
         return check(self, **options)
 
 
-_FAMILY_KEYS = ("name", "base", "chat", "cp", "others", "notes", "confounds", "paper")
-_MEMBER_KEYS = ("source", "revision", "licence", "parameters", "vocabulary", "dtype", "notes")
+_MODEL = "a hub id or a folder, or a mapping with the keys of a member"
+FAMILY_KEYS = {
+    "name": Key("text", "What the family is called; without it the file's name."),
+    "base": Key(_MODEL, "The model that all others descend from.", True),
+    "chat": Key(_MODEL, "The base, tuned to chat: the chat vector is chat − base.", True),
+    "cp": Key(f"a mapping from language codes to models (each {_MODEL})",
+              "The base, trained on in a language: what receives the chat vector.", True),
+    "others": Key(f"a mapping from names to models (each {_MODEL})",
+                  "Further members: chat_NAME is another chat model, cp_CODE_NAME another CP model, cp_ft_CODE a CP model "
+                  "that was fine-tuned."),
+    "notes": Key("text", "For readers; printed by `families`."),
+    "confounds": Key("text, or a list of texts", "What could be mistaken for an effect of the chat vector."),
+    "paper": Key("text, or a list of texts", "Whose rows of the paper's tables the family repeats: a name in the column "
+                 "model of data/paper."),
+}  # fmt: skip
+MEMBER_KEYS = {
+    "source": Key("a hub id or a folder", "Where the model is; a relative folder is looked for beside the file.", True),
+    "revision": Key("text", "A commit (40 digits), a tag or a branch on the hub; without it main."),
+    "licence": Key("text", "For readers; printed by `families`."),
+    "parameters": Key("a number, such as 6.7e9", "How many, for the estimate of memory and disk in `run --dry-run`."),
+    "vocabulary": Key("a number", "Rows of the embedding table, for readers."),
+    "dtype": Key("text, such as bfloat16", "The format of the stored weights, for readers."),
+    "notes": Key("text", "For readers."),
+}  # fmt: skip
 
 
 def load_family(name_or_path: str | Path, *, seed: int = 0) -> Family:
@@ -226,7 +254,7 @@ def _described(file: Path) -> Family:
     described = read_yaml(file)
     if not isinstance(described, Mapping):
         raise ValueError(f"{file}: there should be a mapping with base, chat and cp, got {brief(described)}.")
-    lacking = [key for key in ("base", "chat", "cp") if not described.get(key)]
+    lacking = [name for name, key in FAMILY_KEYS.items() if key.is_needed and not described.get(name)]
     if lacking:
         raise ValueError(
             f"{file} lacks {', '.join(lacking)}: a family has base, chat and cp (a model a language)."
@@ -254,12 +282,12 @@ def _described(file: Path) -> Family:
     entries |= others
     facts = {name: _facts(entry, f"{file}: {name}") for name, entry in entries.items()}
     unknown = [
-        f"{name}: {key}" for name, known in facts.items() for key in sorted(set(known) - set(_MEMBER_KEYS))
-    ] + sorted(set(described) - set(_FAMILY_KEYS))
+        f"{name}: {key}" for name, known in facts.items() for key in sorted(set(known) - set(MEMBER_KEYS))
+    ] + sorted(set(described) - set(FAMILY_KEYS))
     if unknown:
         raise ValueError(
-            f"{file} has keys that mean nothing: {', '.join(unknown)}. A family knows {', '.join(_FAMILY_KEYS)}; "
-            f"a member {', '.join(_MEMBER_KEYS)}."
+            f"{file} has keys that mean nothing: {', '.join(unknown)}. A family knows {', '.join(FAMILY_KEYS)}; "
+            f"a member {', '.join(MEMBER_KEYS)}."
         )
     sourceless = [name for name, known in facts.items() if not known.get("source")]
     if sourceless:
@@ -296,7 +324,7 @@ def _facts(entry: Any, where: str) -> dict[str, Any]:
         return {"source": as_text(entry, where)} if entry else {}
     facts = {}
     for key, value in entry.items():
-        if value is None or key not in _MEMBER_KEYS:
+        if value is None or key not in MEMBER_KEYS:
             facts[key] = value
         elif key in ("parameters", "vocabulary"):
             if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < float("inf"):

@@ -8,7 +8,7 @@
     study.results("reports/nano")                  # one row a cell
     study.load_table("reports/nano", "03_scale_sweep", "scores")     # all cells' tables in one
 
-Inside a notebook: output, save_table, save_figure, save_samples, save_summary, claim, load_summary
+Inside a notebook: check, output, save_table, save_figure, save_samples, save_summary, claim, load_summary
 (what they write, and what the report reads, is in `chatvec_lab.study.outputs`). Each cell has a folder
 `OUT/cells/NOTEBOOK/KEY/` with notebook.ipynb, run.log, its results, and run.json, written last: that file
 alone says whether the cell is done. KEY changes with the notebook's code, the modules that it imports, the
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
         save_summary,
         save_table,
     )
+    from chatvec_lab.study.parameters import check
     from chatvec_lab.study.plan import Cell, Study, chosen, load
     from chatvec_lab.study.runner import run
 
@@ -47,6 +48,7 @@ _PUBLIC = {
     "Slurm": "chatvec_lab.study.engines",
     "Study": "chatvec_lab.study.plan",
     "add_arguments": "chatvec_lab.study.command",
+    "check": "chatvec_lab.study.parameters",
     "chosen": "chatvec_lab.study.plan",
     "claim": "chatvec_lab.study.outputs",
     "engines": "chatvec_lab.study.engines",
@@ -67,6 +69,7 @@ __all__ = [
     "Slurm",
     "Study",
     "add_arguments",
+    "check",
     "chosen",
     "claim",
     "engines",

@@ -13,13 +13,17 @@ from pathlib import Path
 from typing import Any
 
 from chatvec_lab.mistakes import is_mistake
-from chatvec_lab.paths import REPORTS
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `run` to a parser; imports nothing heavy."""
     parser.add_argument("study", help="a study by name (data/studies/NAME.yaml) or by path")
-    parser.add_argument("--out", type=Path, metavar="DIR", help="folder for results (default: reports/STUDY)")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        metavar="DIR",
+        help="folder for results (default: the study's `out`, else reports/STUDY)",
+    )
     what = parser.add_argument_group("what to run")
     what.add_argument(
         "--dry-run",
@@ -86,7 +90,7 @@ def main(args: argparse.Namespace) -> int:
 
 def _main(args: argparse.Namespace) -> int:
     from chatvec_lab import report
-    from chatvec_lab.study import plan, runner
+    from chatvec_lab.study import plan, runner, shipped
     from chatvec_lab.study.results import describe
     from chatvec_lab.study.sbatch import SlurmError
 
@@ -94,7 +98,7 @@ def _main(args: argparse.Namespace) -> int:
         _check(args)
         study = plan.load(args.study, set=_pairs(args.set, "--set"))
         cells = plan.chosen(study, args.only)
-        out = args.out or REPORTS / study.name
+        out = args.out or study.out
         engine = _engine(args, out)
     except (ValueError, TypeError, OSError, ImportError) as error:
         if not is_mistake(error):  # a fault of our own keeps its traceback
@@ -102,6 +106,8 @@ def _main(args: argparse.Namespace) -> int:
         _show(args)
         print(error, file=sys.stderr)
         return 2
+    for line in shipped.edited((cell.path, cell.source) for cell in cells):
+        print(f"note: {line}; its results are of your version")
     try:
         if args.dry_run:
             return _dry_run(cells, out, engine)

@@ -4,6 +4,7 @@ import contextlib
 import functools
 import hashlib
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -103,10 +104,23 @@ def parameters(values: dict[str, Any], *folders: Path) -> dict[str, str]:
     for name in _strings([values.get("family"), values.get("families")]):
         found |= family(name, *folders)
     read = [value for name, value in values.items() if name not in WRITTEN]
-    files = {text: _found(text, *folders) for text in sorted(set(_strings(read)))}
+    texts = set(_strings(read))
+    for text in _strings(values.get("prompts")):
+        texts |= {f"./{source}" if reader else source for reader, source in prompt_sets(text)}
+    files = {text: _found(text, *folders) for text in sorted(texts)}
     return found | {
         text: path(file) for text, file in files.items() if file and ("/" in text or file.is_file())
     }
+
+
+def prompt_sets(text: str) -> list[tuple[str, str]]:
+    """The sets that a value of `prompts` names, commas between them, each as (READER: or '', name or place).
+
+    >>> prompt_sets("mine/zh.jsonl, safety-prompts:mine, vicuna")
+    [('', 'mine/zh.jsonl'), ('safety-prompts:', 'mine'), ('', 'vicuna')]
+    """
+    parts = [re.fullmatch(r"([a-z-]+:(?!//))?(.*)", part.strip(), re.DOTALL) for part in text.split(",")]
+    return [(part[1] or "", part[2]) for part in parts if part and part[2]]
 
 
 def _found(text: str, *folders: Path) -> Path | None:

@@ -1,6 +1,6 @@
 """What a notebook leaves in its folder for the report and for other notebooks.
 
-    out = study.output(out_dir)
+    out = study.output(out_dir, "03_scale_sweep")
     study.save_table(out, "scores", table, caption="Score by scale, 95 % intervals.")
     study.save_figure(out, "scores", figure, caption="...", alt="...")
     study.save_samples(out, responses, by="scale", caption="...")
@@ -37,12 +37,17 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-def output(out_dir: str | Path = "") -> Path:
-    """The folder for a notebook's results, made if need be; '' is reports/interactive, in JupyterLab one a notebook."""
+def output(out_dir: str | Path = "", notebook: str = "") -> Path:
+    """The folder for a notebook's results, made if need be; '' is one a notebook below reports/interactive, and said.
+
+    `notebook` is the name that the notebook gives itself; in JupyterLab a copy under another name has a folder of its own.
+    """
     opened = Path(os.environ.get("JPY_SESSION_NAME", ""))  # set by Jupyter for its kernels
-    notebook = opened.stem if opened.suffix == ".ipynb" else ""
-    folder = Path(out_dir) if str(out_dir) else REPORTS / "interactive" / notebook
+    name = opened.stem if opened.suffix == ".ipynb" else notebook
+    folder = Path(out_dir) if str(out_dir) else REPORTS / "interactive" / name
     folder.mkdir(parents=True, exist_ok=True)
+    if not str(out_dir):
+        print(f"Results go to {folder}")
     return folder
 
 

@@ -5,7 +5,7 @@ Read with `ast` and `tokenize`, never executed. One line a parameter: `scale: fl
 """
 
 import ast
-import difflib
+import inspect
 import io
 import json
 import math
@@ -16,7 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from chatvec_lab.keys import nearest
 from chatvec_lab.reading import WrittenFloat, WrittenInt, brief, parse_yaml
+from chatvec_lab.study import ranges
 
 TYPES = "str, int, float, bool, None, list[...], dict[...], Literal[...], Optional[...] and X | Y"
 # A secret would end in the executed notebook: a notebook takes the name of an environment variable instead.
@@ -222,12 +224,42 @@ def merge(declared: Mapping[str, Parameter], values: Mapping[str, Any], *, noteb
             try:
                 merged[name] = _fit(value, ast.parse(declared[name].annotation, mode="eval").body)
             except TypeError as error:
-                wrong.append(f"{notebook}: {name} {error}{_hint(value)}")
+                wrong.append(f"{notebook}: {name} {_in_words(error, declared[name])}{_hint(value)}")
     if unknown:
         raise ValueError("\n".join(unknown + wrong))
     if wrong:
         raise TypeError("\n".join(wrong))
     return merged
+
+
+def _in_words(error: TypeError, parameter: Parameter) -> str:
+    """What a known parameter must be, in the words of `ranges`; of another the type as its notebook writes it."""
+    known = ranges.KNOWN.get(parameter.name)
+    if known is None or known.kind != parameter.annotation:
+        return str(error)
+    return str(error).replace(f"must be {parameter.annotation}, got ", f"must be {known.allowed}, got ", 1)
+
+
+def check(namespace: Mapping[str, Any]) -> None:
+    """Hold the parameters of a notebook to their types and ranges: `study.check(globals())`, in its first cell.
+
+    Reads the names and types that the parameters cell has declared in `namespace`. Raises TypeError or ValueError with a
+    sentence for each that does not fit: the parameter, what was given, what is allowed. Loads nothing.
+    """
+    told = namespace.get("__annotations__") or {
+        name: known.kind  # Python 3.14 keeps the annotations of the last line alone
+        for name, known in ranges.KNOWN.items()
+        if isinstance(namespace.get(name), str | int | float | list | dict)
+    }
+    kinds = {
+        name: kind if isinstance(kind, str) else inspect.formatannotation(kind)
+        for name, kind in told.items()
+        if name in namespace
+    }
+    declared = {name: Parameter(name, kind, None, "") for name, kind in kinds.items()}
+    values = merge(declared, {name: namespace[name] for name in kinds}, notebook="parameters")
+    if found := ranges.problems(values, kinds):
+        raise ValueError("\n".join(f"parameters: {line}" for line in found))
 
 
 def _hint(value: Any) -> str:
@@ -259,10 +291,3 @@ def from_text(text: str, parameter: Parameter) -> Any:
         return literal
     # Text would do as well. A union such as `str | None` still means None by "None".
     return None if literal is None and "None" in parameter.annotation else text
-
-
-def nearest(name: str, names: Iterable[str]) -> str:
-    """'did you mean ...?' with the nearest of `names`, or a list of them all."""
-    names = list(names)
-    close = difflib.get_close_matches(name, names, n=1)
-    return f"did you mean {close[0]!r}?" if close else f"there are: {', '.join(names) or 'none'}"

@@ -5,6 +5,7 @@ A study file (`data/studies/NAME.yaml`, or any path) reads:
     title: Korean, at several scales
     question: How much of the chat vector is best?   # optional
     family: llama-2-7b            # given to every notebook that has a parameter `family`
+    out: results                  # optional: the folder for results, from this file
     inputs: [data/prompts]        # files and folders (below the project's root) that all results depend on
     set: {samples: 200}           # given to every notebook that has these parameters
     notebooks:
@@ -30,15 +31,46 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from chatvec_lab import keys
+from chatvec_lab.keys import Key
 from chatvec_lab.mistakes import naming
-from chatvec_lab.paths import DATA, NOTEBOOKS, ROOT
+from chatvec_lab.paths import DATA, NOTEBOOKS, REPORTS, ROOT
 from chatvec_lab.reading import as_text, brief, read_yaml
-from chatvec_lab.study import fingerprint, parameters
+from chatvec_lab.study import fingerprint, parameters, ranges
 from chatvec_lab.study.asks import ASKS, read_asks
 
-STUDY_FIELDS = ("title", "question", "family", "inputs", "set", "notebooks")
-NOTEBOOK_FIELDS = ("set", "grid", "needs", "inputs", *ASKS)
+STUDY_KEYS = {
+    "title": Key("text", "The title of the report; without it the file's name."),
+    "question": Key("text", "What the study asks; the report begins with it."),
+    "family": Key(
+        "a family's name, folder or YAML file", "Given to every notebook that has a parameter `family`."
+    ),
+    "inputs": Key(
+        "a list of files and folders",
+        "What all results depend on: when one changes, all cells are run again. "
+        "Looked for beside the study, then in the project.",
+    ),
+    "set": Key("a mapping from parameters to values", "Given to every notebook that has these parameters."),
+    "notebooks": Key(
+        "a mapping from notebooks to their entries",
+        "A notebook by name (of the folder notebooks/) or path "
+        "(from this file), each with the keys of a notebook's entry or with nothing.",
+        True,
+    ),
+    "out": Key("a folder, from this file", "Where the results go; without it reports/NAME. `--out` wins."),
+}
+NOTEBOOK_KEYS = {
+    "set": Key("a mapping from parameters to values", "Given to each cell of the notebook; wins over the study's `set`."),
+    "grid": Key("a mapping from parameters to lists of values, or a list of such mappings",
+                "A cell for each combination; a list of grids is their union."),
+    "needs": Key("a mapping from parameters to notebooks", "The parameter gets the folder of the cell of that notebook "
+                 "which agrees on every parameter that varies there; one of type `list[str]` gets all that agree. The "
+                 "notebook is listed before."),
+    "inputs": Key("a list of files and folders", "As the study's `inputs`, for this notebook alone."),
+    **dict.fromkeys(ASKS, Key("a number", "What each cell of the notebook asks of the engine; the command's win.")),
+}  # fmt: skip
 MOST_CELLS = 10_000  # of one notebook
+READ = "read"  # in place of a parameter's name: what stands behind READER: is a place for certain
 
 
 @dataclass(frozen=True)
@@ -83,6 +115,7 @@ class Study:
     family: str
     inputs: dict[str, str]
     cells: list[Cell]
+    out: Path  # where its results go, if nothing else is said
 
 
 def load(study: str | Path, *, set: Mapping[str, Any] | None = None) -> Study:
@@ -101,7 +134,7 @@ def load(study: str | Path, *, set: Mapping[str, Any] | None = None) -> Study:
 
 def _planned(file: Path, set: Mapping[str, Any] | None) -> Study:
     written = read_yaml(file)
-    _check_fields(written, STUDY_FIELDS, str(file))
+    keys.check(written, STUDY_KEYS, str(file))
     if not written.get("notebooks"):
         raise ValueError(f"{file}: there are no `notebooks`")
     _check_mapping(written["notebooks"], f"{file}: notebooks")
@@ -142,14 +175,20 @@ def _planned(file: Path, set: Mapping[str, Any] | None) -> Study:
         family=as_text(shared.get("family", ""), f"{file.name}: family"),
         inputs=inputs,
         cells=[cell for group in cells.values() for cell in group],
+        out=_out(written.get("out"), file),
     )
+
+
+def _out(folder: Any, file: Path) -> Path:
+    """The study's folder for results: what it says, from beside its file, else reports/NAME."""
+    return file.parent / as_text(folder, f"{file.name}: out") if folder else REPORTS / file.stem
 
 
 class _Notebook:
     """A notebook's entry in the study file, and its declared parameters."""
 
     def __init__(self, name: str, entry: dict, file: Path):
-        _check_fields(entry, NOTEBOOK_FIELDS, f"{file.name}: {name}")
+        keys.check(entry, NOTEBOOK_KEYS, f"{file.name}: {name}")
         self.path = file.parent / name if name.endswith(".ipynb") else NOTEBOOKS / f"{name}.ipynb"
         if not self.path.is_file():
             there = [p.stem for p in sorted(NOTEBOOKS.glob("*.ipynb"))]
@@ -223,11 +262,14 @@ class _Notebook:
         typed = {name for name in override if name in values} | (values.keys() - given.keys())
         written = {name: value for name, value in values.items() if name not in typed}
         places = {name: _placed(value, name, self.file.parent) for name, value in written.items()}
+        kinds = {name: parameter.annotation for name, parameter in self.declared.items()}
+        if wrong := ranges.problems(values | places, kinds):
+            raise ValueError("\n".join(f"{self.name}: {line}" for line in wrong))
         inputs = self.inputs | fingerprint.parameters(
             {name: values[name] for name in values if name in typed}
         )
         inputs |= fingerprint.parameters(written, self.file.parent)
-        keys = {name: [cell.key for cell in cells] for name, cells in needs.items()}
+        needed = {name: [cell.key for cell in cells] for name, cells in needs.items()}
         return Cell(
             notebook=self.name,
             path=self.path,
@@ -238,7 +280,7 @@ class _Notebook:
             code=self.code,
             imports=self.imports,
             source=self.source,
-            key=fingerprint.digest(self.name, self.code, self.imports, values, keys, inputs, common)[:12],
+            key=fingerprint.digest(self.name, self.code, self.imports, values, needed, inputs, common)[:12],
             places={name: value for name, value in places.items() if value != values[name]},
             asks=self.asks,
         )
@@ -298,14 +340,6 @@ def _find(study: str | Path) -> Path:
     return file.resolve()
 
 
-def _check_fields(entry: Any, known: tuple[str, ...], where: str) -> None:
-    if not isinstance(entry, dict):
-        raise ValueError(f"{where}: there should be a mapping with {', '.join(known)}, got {brief(entry)}")
-    unknown = [f"{name!r}: {parameters.nearest(str(name), known)}" for name in entry if name not in known]
-    if unknown:
-        raise ValueError(f"{where}: unknown fields: {'; '.join(unknown)}")
-
-
 def _check_mapping(entry: Any, where: str) -> None:
     if not isinstance(entry, dict):
         raise ValueError(f"{where}: there should be a mapping, `name: ...` a line, got {brief(entry)}")
@@ -326,11 +360,18 @@ def _placed(value: Any, name: str, folder: Path) -> Any:
         return [_placed(item, name, folder) for item in value]
     if not isinstance(value, str) or not value or name in fingerprint.WRITTEN:
         return value
+    if name == "prompts" and list(sets := fingerprint.prompt_sets(value)) != [("", value)]:
+        return ", ".join(
+            f"{reader}{_placed(source, READ if reader else '', folder)}" for reader, source in sets
+        )
     with contextlib.suppress(OSError, ValueError):  # too long for a name, or no name at all
         there = folder / value
         # a word such as `ko` is a folder's name only by chance, unless it is asked to be a family
         is_named = (
-            "/" in value or there.is_file() or (name in ("family", "families") and (there / "base").is_dir())
+            "/" in value
+            or there.is_file()
+            or (name in ("family", "families") and (there / "base").is_dir())
+            or name == READ
         )
         if is_named and there.exists():
             return str(there.resolve())

@@ -54,6 +54,7 @@ class Lab:
         source = fingerprint.PACKAGE
         for name in (
             "__init__.py",
+            "keys.py",
             "paths.py",
             "mistakes.py",
             "reading.py",

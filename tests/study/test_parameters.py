@@ -63,10 +63,10 @@ def test_numpy_numbers_become_plain_ones(declared):
         (
             {"scale": "1e-3"},
             TypeError,
-            r"p: scale must be float, got '1e-3' (str)",
+            r"p: scale must be a finite number, got '1e-3' (str)",
         ),
-        ({"scale": True}, TypeError, "scale must be float, got True (bool)"),
-        ({"seed": 0.5}, TypeError, "seed must be int, got 0.5 (float)"),
+        ({"scale": True}, TypeError, "scale must be a finite number, got True (bool)"),
+        ({"seed": 0.5}, TypeError, "seed must be a whole number, 0 or more, got 0.5 (float)"),
         ({"layers": ["a"]}, TypeError, "layers must be list[int] | None, got ['a'] (list)"),
         ({"mode": "ad"}, TypeError, "mode must be Literal['add', 'skip'], got 'ad' (str)"),
         ({"names": {"a": "b"}}, TypeError, "names must be dict[str, float], got {'a': 'b'} (dict)"),

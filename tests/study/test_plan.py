@@ -13,7 +13,8 @@ def keys(lab, monkeypatch):
     monkeypatch.setattr(fingerprint, "PACKAGE", lab.root / "chatvec_lab")
     lab.notebook(
         "first",
-        "seed: int = 0  # seed\nscale: float = 1.0  # scale\nfamily: str = 'x'  # family",
+        "seed: int = 0  # seed\nscale: float = 1.0  # scale\nfamily: str = 'llama-2-7b-ko'  # family"
+        "\nextra: str = ''  # a file",
         "print(seed)",
     )
     lab.notebook("last", "seed: int = 0  # seed\nfirst: list[str] = []  # folders", "print(first)")
@@ -98,7 +99,7 @@ def test_files_that_a_family_and_parameters_name_change_keys(lab, keys):
     family = lab.root / "family.yaml"
     (lab.root / "weights").mkdir()
     (lab.root / "weights" / "model.safetensors").write_bytes(b"1" * 100)
-    family.write_text("base: weights\nchat: some/hub-id\n")
+    family.write_text("base: weights\nchat: some/hub-id\ncp: {ko: another/hub-id}\n")
     before = keys(set={"family": str(family)})
     (lab.root / "weights" / "model.safetensors").write_bytes(b"1" * 99 + b"2")
     assert keys(set={"family": str(family)}) != before
@@ -108,9 +109,9 @@ def test_files_are_found_where_the_loaders_look(lab, keys, monkeypatch):
     monkeypatch.chdir(lab.root)
     prompts = lab.root / "mine.jsonl"
     prompts.write_text('{"prompt": "old"}')
-    before = keys(set={"family": "mine.jsonl"})
+    before = keys(set={"extra": "mine.jsonl"})
     prompts.write_text('{"prompt": "another"}')
-    assert keys(set={"family": "mine.jsonl"}) != before
+    assert keys(set={"extra": "mine.jsonl"}) != before
     (lab.root / "nano").mkdir()  # a folder of that name is no family: the shipped one is meant
     shipped = fingerprint.family("nano")
     (lab.root / "nano" / "x").write_text("x")

@@ -197,17 +197,18 @@ def test_tables_join_cells_and_latex_is_escaped(finished):
     assert list(whole.language) == ["ko", "ko", "zh", "zh"]
 
 
-def test_in_jupyterlab_each_notebook_has_its_folder(monkeypatch, tmp_path):
+def test_each_notebook_has_its_folder_and_says_so(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(outputs, "REPORTS", tmp_path)
-    for name, folder in (
-        ("", "interactive"),
-        ("/home/me/", "interactive"),
-        ("/home/me/", "interactive"),
-        ("/home/me/03_scale_sweep.ipynb", "interactive/03_scale_sweep"),
+    for opened, folder in (
+        ("", "interactive/02_anatomy"),  # plain papermill
+        ("/home/me/", "interactive/02_anatomy"),
+        ("/home/me/my_copy.ipynb", "interactive/my_copy"),  # JupyterLab
     ):
-        monkeypatch.setenv("JPY_SESSION_NAME", name)
-        assert study.output("") == tmp_path / folder and (tmp_path / folder).is_dir()
-    assert study.output(tmp_path / "mine") == tmp_path / "mine"
+        monkeypatch.setenv("JPY_SESSION_NAME", opened)
+        assert study.output("", "02_anatomy") == tmp_path / folder and (tmp_path / folder).is_dir()
+        assert capsys.readouterr().out == f"Results go to {tmp_path / folder}\n"
+    assert study.output(tmp_path / "mine", "02_anatomy") == tmp_path / "mine"
+    assert capsys.readouterr().out == ""
 
 
 def test_tables_in_one_keep_each_cells_parameters_and_caption(finished):

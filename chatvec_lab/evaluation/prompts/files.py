@@ -1,4 +1,4 @@
-"""The rows of a file that somebody keeps prompts in: JSON lines, JSON, CSV, TSV or parquet, each with its place.
+"""The rows of a file that somebody keeps prompts in: JSON lines, JSON, YAML, CSV, TSV or parquet, each with its place.
 
 Texts and ids stay as they are written: "007" is no number, "NA" no gap. What cannot be read is a ValueError that
 names the file and the line or row.
@@ -12,11 +12,11 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from chatvec_lab.reading import DoubledKey, parse_json
+from chatvec_lab.reading import DoubledKey, brief, parse_json, read_yaml
 
 __all__ = ["SUFFIXES", "rows_of"]
 
-SUFFIXES = (".jsonl", ".json", ".csv", ".tsv", ".parquet")
+SUFFIXES = (".jsonl", ".json", ".yaml", ".yml", ".csv", ".tsv", ".parquet")
 Row = tuple[str, Any]  # its place, for messages, and what stands there
 
 
@@ -27,6 +27,8 @@ def rows_of(path: Path) -> list[Row]:
             return _lines(path, _text(path))
         case ".json":
             return _json(path, _text(path))
+        case ".yaml" | ".yml":
+            return _yaml(path)
         case ".csv" | ".tsv" as suffix:
             return _table(path, _text(path), "," if suffix == ".csv" else "\t")
         case ".parquet":
@@ -97,6 +99,27 @@ def _json(path: Path, text: str) -> list[Row]:
     if len(lists) > 1 and not _is_row(content):
         raise ValueError(f"{path} holds several lists: {', '.join(lists)}. Keep one in a file.")
     return [(f"{path}, row 0", content)]
+
+
+def _yaml(path: Path) -> list[Row]:
+    """A list of rows; a number in a cell is the text that was written."""
+    content = read_yaml(path)
+    if not isinstance(content, list):
+        raise ValueError(
+            f"{path}: there should be a list of prompts, `- prompt: ...` each, got {brief(content)}"
+        )
+    rows: list[Row] = []
+    for place, row in _placed(path, content):
+        row = getattr(row, "written", row)
+        if isinstance(row, dict):
+            if odd := [name for name, cell in row.items() if isinstance(cell, bool)]:
+                raise ValueError(
+                    f"{place}, column {odd[0]} is {str(row[odd[0]]).lower()}, a truth value; if text is meant, put it in "
+                    "quotation marks"
+                )
+            row = {name: getattr(cell, "written", cell) for name, cell in row.items()}
+        rows.append((place, row))
+    return rows
 
 
 def _is_row(content: dict) -> bool:

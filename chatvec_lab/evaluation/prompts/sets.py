@@ -87,7 +87,7 @@ def read_prompts(
     revision: str | None = None,
     limit: int | None = None,
 ) -> pd.DataFrame:
-    """Prompts from a file (jsonl, json, csv, parquet), a link, a hub dataset's id, or rows.
+    """Prompts from a file (jsonl, json, yaml, csv, parquet), a link, a hub dataset's id, or rows.
 
     `file` names the file inside a hub dataset; a pattern will do. Understands the fields of FastChat (question_id,
     category, turns, reference), IFEval (key, prompt, instruction_id_list, kwargs), messages with roles (TRL, ShareGPT),

@@ -10,16 +10,58 @@ from collections.abc import Mapping
 from typing import Any
 
 from chatvec_lab.evaluation.language import normalise
+from chatvec_lab.keys import Key
 from chatvec_lab.reading import DoubledKey, parse_json
 
 __all__ = ["prompt_of"]
 
-_ID = ("prompt_id", "id", "question_id", "key", "uid")
-_MESSAGES = ("messages", "conversations", "conversation")
-_TURNS = ("turns", "questions", "prompt", "question", "instruction", "text", "input")
-_CONTEXT = ("context", "passage")
-_REFERENCE = ("reference", "references", "answer", "output", "response")
-_UNASKED = {  # columns that change what is asked, and that a prompts table has no place for
+# The columns that are read, by what they are for. Of several that say the same, the first one counts.
+_ID = dict.fromkeys(
+    ("prompt_id", "id", "question_id", "key", "uid"),
+    Key("text or a number", "The prompt's own id; without one, its place in the file."),
+)
+_TURNS = dict.fromkeys(
+    ("turns", "questions"), Key("a list of texts", "What the user says, turn by turn.")
+) | (
+    dict.fromkeys(
+        ("prompt", "question", "instruction", "text", "input"),
+        Key(
+            "text, or a list of texts", "What the user says; `input` beside an `instruction` is put below it."
+        ),
+    )
+)
+_MESSAGES = dict.fromkeys(
+    ("messages", "conversations", "conversation"),
+    Key(
+        "a list of mappings with a role and a content",
+        "The dialogue; what the assistant says in it are references.",
+    ),
+)
+_CONTEXT = dict.fromkeys(("context", "passage"), Key("text", "Put above the first turn."))
+_REFERENCE = dict.fromkeys(
+    ("reference", "references", "answer", "output", "response"),
+    Key(
+        "text, or a list with one a turn",
+        "A right answer, for judges that compare; never shown to the model.",
+    ),
+)
+_ABOUT = {
+    "language": Key(
+        "a code, such as ko or zh-Hant", "The prompt's language; without it the target language is meant."
+    ),
+    "category": Key("text", "A kind of prompt, for tables by kind."),
+    "item": Key(
+        "text", "What several prompts ask about: they are drawn together when an interval is computed."
+    ),
+}
+_CHECKS = {
+    "checks": Key("a list of mappings with an instruction and its kwargs", "What a right reply fulfils, checked exactly: "
+                  "the names are IFEval's, see chatvec_lab/evaluation/instructions.py."),
+    "instruction_id_list": Key("a list of texts", "The same in IFEval's form: the names,"),
+    "kwargs": Key("a list of mappings", "and their arguments, one for each name."),
+}  # fmt: skip
+ROW_KEYS = _ID | _TURNS | _MESSAGES | _CONTEXT | _REFERENCE | _ABOUT | _CHECKS
+UNASKED = {  # columns that change what is asked, and that a prompts table has no place for
     **dict.fromkeys(("system", "system_prompt"), "a system prompt is given to respond(system=...)"),
     **dict.fromkeys(
         ("history",), "a dialogue that was held before cannot be asked again; give all its turns"
@@ -41,7 +83,7 @@ def prompt_of(row: Any, place: str, position: int, *, set: str, language: str) -
     if not isinstance(row, Mapping):
         raise ValueError(f"{place} is {type(row).__name__}: a row is an object with a prompt, or a text")
     row = {str(k): v for k, v in row.items()}
-    for column, reason in _UNASKED.items():
+    for column, reason in UNASKED.items():
         if not _is_empty(row.get(column)) and not (column == "options" and "checks" in row):
             raise ValueError(f"{place}, column {column}: {reason}")
     turns, answers = _asked(row, place)
