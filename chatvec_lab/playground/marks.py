@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from difflib import SequenceMatcher
 from typing import NamedTuple
 
 # Scripts that put no spaces between words are compared character by character.
 _UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
-# A letter takes its combining marks along (\w lacks the vowel signs of Devanagari and the like).
-_MARKS = "\u0300-\u036f\u0483-\u0487\u0591-\u05bd\u0610-\u061a\u064b-\u065f\u0670\u0900-\u0903\u093a-\u094f\u0951-\u0957\u0981-\u0983\u09bc-\u09cd\u0a01-\u0a03\u0a3c-\u0a4d\u0a81-\u0a83\u0abc-\u0acd\u0b82\u0bbe-\u0bcd\u0c00-\u0c04\u0c3e-\u0c56\u0c81-\u0c83\u0cbc-\u0cd6\u200c\u200d"
-_WORD = re.compile(rf"[{_UNSPACED}]|(?:(?![{_UNSPACED}])[\w'’{_MARKS}])+|\s+|.", re.DOTALL)
+# A letter takes its combining marks along: \w lacks the vowel signs of Devanagari and the like.
+_MARKS = "".join(c for c in map(chr, range(0x300, 0x1A00)) if unicodedata.category(c).startswith("M"))
+_WORD = re.compile(rf"[{_UNSPACED}]|(?:(?![{_UNSPACED}])[\w'’\u200c\u200d{_MARKS}])+|\s+|.", re.DOTALL)
 
 
 class Word(NamedTuple):

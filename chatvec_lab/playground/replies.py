@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from copy import copy
 from difflib import get_close_matches
 from functools import cached_property
@@ -30,6 +31,29 @@ COLUMNS = [
     *("model", "scale", "vector", "turn", "prompt", "response", "tokens", "finish_reason"),
     *("reply_language", "toxicity", "toxicity_note", "followed", "check", "token_ids", "is_cached"),
 ]
+
+
+class Stopped(Exception):
+    """Nobody waits for this reply any more."""
+
+
+@contextmanager
+def _stoppable(model, goes_on: Callable[[], bool]) -> Iterator[None]:
+    """Raise Stopped in the midst of a reply, before the next token, once it need not go on."""
+
+    def check(module, arguments):
+        if not goes_on():
+            raise Stopped
+
+    from torch import nn
+
+    tables = [module for module in model.modules() if isinstance(module, nn.Embedding)]  # read before each token
+    handles = [table.register_forward_pre_hook(check) for table in tables]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 class Playground:
@@ -68,7 +92,8 @@ class Playground:
                 f"compare={list(compare)!r}: {', '.join(sorted(unknown))} is neither base nor chat."
             )
         self.family = family if isinstance(family, Family) else load_family(family, seed=seed)
-        self.source = self.family.name if isinstance(family, Family) else str(family)
+        self.is_own = isinstance(family, Family)
+        self.source = self.family.name if self.is_own else str(family)  # what load_family takes, unless it is_own
         self.settings = {
             **{"seed": seed, "compare": tuple(compare), "device": device, "dtype": dtype},
             **{"max_tokens": max_tokens, "temperature": temperature, "scorer": scorer},
@@ -78,7 +103,9 @@ class Playground:
         others = self.family.others.items()
         self.cps = dict(self.family.cp) | {n.removeprefix("cp_"): c for n, c in others if n.startswith("cp_")}
         self.vectors = self._own_vectors()
+        self.own_vectors = frozenset(self.vectors)  # those that are there without anybody's doing
         self._lock = threading.RLock()  # one question at a time: a second one would turn the model under the first
+        self.goes_on: Callable[[], bool] = lambda: True  # asked before each token; False ends the question: Stopped
         self._live: tuple = ()
         self._loaded: dict[str, tuple] = {}
         self._replies: dict[tuple, pd.DataFrame] = {}
@@ -164,14 +191,29 @@ class Playground:
         token_ids (of the response, as generated); is_cached (it was generated before).
         Raises KeyError for unknown names and places, ValueError for an empty prompt or a factor that is no number.
         """
-        turns = examples.turns_of(prompt)
-        speakers = self._speakers(float(scale), cp, vector, parts)
-        rows = {name: self._reply(*speaker, turns, template) for name, speaker in speakers.items()}
-        scales = {"CP": 0.0, "CP + τ": float(scale)}
-        table = pd.concat([rows[m].assign(model=m, scale=scales.get(m)) for m in rows], ignore_index=True)
-        return table.assign(vector=vector)[COLUMNS].astype({"scale": float})
+        choice = {"scale": scale, "cp": cp, "vector": vector, "parts": parts, "template": template}
+        return pd.concat([self.reply(name, prompt, **choice) for name in self.models], ignore_index=True)
 
-    def kept(self, prompt: str, *, scale: float, template: Template = "chat", **choice) -> bool:
+    @property
+    def models(self) -> list[str]:
+        """The models that are asked, in the order in which they are shown."""
+        there = {"CP", "CP + τ", *self.settings["compare"]}
+        return [name for name in ("base", "CP", "CP + τ", "chat") if name in there]
+
+    def reply(
+        self, model: str, prompt: str, *, scale: float, template: Template = "chat", cp: str | None = None,
+        vector: str = "chat", parts: Mapping[Place, float] | None = None,
+    ) -> pd.DataFrame:  # fmt: skip
+        """One model's rows of `ask`. Raises KeyError for a model that is not among `models`."""
+        _check_name("model", model, self.models)
+        turns = examples.turns_of(prompt)
+        key, speaker = self._speakers(float(scale), cp, vector, parts)[model]
+        is_cached = not self._generate(key, speaker, [turns], template)
+        of = {"CP": 0.0, "CP + τ": float(scale)}.get(model, float("nan"))
+        rows = self._replies[*key, turns, template]
+        return rows.assign(model=model, scale=of, vector=vector, is_cached=is_cached)[COLUMNS]
+
+    def is_kept(self, prompt: str, *, scale: float, template: Template = "chat", **choice) -> bool:
         """Whether `ask` with these arguments would generate nothing, since all of it was asked before."""
         turns = examples.turns_of(prompt)
         speakers = self._speakers(float(scale), choice.get("cp"), choice.get("vector", "chat"), choice.get("parts"))
@@ -228,12 +270,7 @@ class Playground:
         found = {name: ((name,), self._member(name)) for name in self.settings["compare"]}
         found["CP"] = (("CP", cp), self._at(0.0, cp, tau, factors))
         found["CP + τ"] = (merged, self._at(turned, cp, tau, factors))
-        return {name: found[name] for name in ("base", "CP", "CP + τ", "chat") if name in found}
-
-    def _reply(self, key: tuple, speaker: Callable, turns: tuple[str, ...], template: Template) -> pd.DataFrame:
-        """The scored replies to all turns, from the cache if this model was asked before."""
-        is_cached = not self._generate(key, speaker, [turns], template)
-        return self._replies[*key, turns, template].assign(is_cached=is_cached)
+        return {name: found[name] for name in self.models}
 
     def _generate(self, key: tuple, speaker: Callable, talks: list[tuple[str, ...]], template: Template) -> int:
         """Ask a model what it was not asked before, together; returns how many conversations these were."""
@@ -248,16 +285,12 @@ class Playground:
                 {"prompt_id": str(number), "turns": list(turns), "language": example and example.language}
                 for number, (turns, example) in enumerate(zip(new, known, strict=True))
             ]
-            found = respond(
-                *speaker(),
-                asked,
-                template=template,
-                max_tokens=self.settings["max_tokens"],
-                temperature=self.settings["temperature"],
-                seed=self.settings["seed"],
-                progress=False,
-                token_ids=True,
-            )
+            settings = {name: self.settings[name] for name in ("max_tokens", "temperature", "seed")}
+            model, tokenizer = speaker()
+            with _stoppable(model, self.goes_on):
+                found = respond(
+                    model, tokenizer, asked, template=template, progress=False, token_ids=True, **settings
+                )
             for number, (turns, example) in enumerate(zip(new, known, strict=True)):
                 rows = found[found.prompt_id == str(number)].reset_index(drop=True)
                 self._replies[*key, turns, template] = self._scored(rows, example)

@@ -8,14 +8,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-import numpy as np
-
 from chatvec_lab.evaluation.asking.generation import end_ids
 from chatvec_lab.evaluation.asking.rendering import ChatTemplate
 from chatvec_lab.evaluation.asking.responses import chat_messages, plain_text
 from chatvec_lab.evaluation.asking.thinking import split
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
 
 TOP = 5  # likeliest tokens that are told
@@ -50,18 +49,18 @@ def context_ids(tokenizer, turns: Sequence[str], said: Sequence[str], template: 
     return tokenizer(chat.render(chat_messages(turns, answers, None)), add_special_tokens=False)["input_ids"]
 
 
-def log_probabilities(model, context: Sequence[int], reply: Sequence[int], rows: int) -> torch.Tensor:
-    """Log probabilities of the next token before each token of the reply and after its last: (reply + 1, rows), float64.
-
-    Of the first `rows` of the model's vocabulary, those that are tokens, and among these alone.
-    """
+def next_logits(model, context: Sequence[int], reply: Sequence[int]) -> torch.Tensor:
+    """The logits before each token of the reply and after its last: (reply + 1, vocabulary), in one forward pass."""
     import torch
 
-    ids = torch.tensor([[*context, *reply]], device=model.get_input_embeddings().weight.device)
+    ids = torch.tensor([[*context, *reply]], device=model.device)
     with torch.inference_mode():
-        logits = model(input_ids=ids, use_cache=False).logits[0, len(context) - 1 :, :rows]
-        parts = [part.double().log_softmax(-1).cpu() for part in logits.split(_CHUNK)]
-    return torch.cat(parts)
+        return model(input_ids=ids).logits[0, len(context) - 1 :]
+
+
+def log_probabilities(logits: torch.Tensor, rows: int) -> torch.Tensor:
+    """Of the first `rows` of the vocabulary, those that are tokens, and among these alone; float64, on the CPU."""
+    return logits[:, :rows].cpu().double().log_softmax(-1)
 
 
 def divergence(cp: torch.Tensor, other: torch.Tensor) -> np.ndarray:
@@ -73,33 +72,42 @@ def divergence(cp: torch.Tensor, other: torch.Tensor) -> np.ndarray:
 
 
 def read(
-    own: torch.Tensor, tokenizer, reply: Sequence[int], text: str, ends: frozenset[int], cp: torch.Tensor | None = None
-) -> tuple[Token, ...]:  # fmt: skip
-    """The reply's tokens with what `own` says of them and, where they can be compared, `cp`.
+    own: torch.Tensor,
+    tokenizer,
+    reply: Sequence[int],
+    text: str,
+    ends: frozenset[int] = frozenset(),
+    cp: torch.Tensor | None = None,
+) -> tuple[Token, ...]:
+    """The reply's tokens with what the model says of them and, where the two have the same tokens, the CP.
 
-    own, cp: `log_probabilities` of the model and of the CP. text: the reply. ends: the tokens that end a reply; none
-    if it was cut there.
+    own, cp: `next_logits` of the model and of the CP for this reply. text: the reply. ends: the tokens that end a
+    reply, of which the likeliest is taken; none for a reply that was cut at its longest.
     """
-    ids = list(reply)
-    if ends:
-        known = [i for i in ends if i < own.shape[1]]
-        ids += [max(known, key=lambda i: float(own[len(reply), i]))] if known else []
-    spans = [*spans_of(tokenizer, reply, text), (len(text), len(text))]
-    apart = np.full(len(ids), np.nan) if cp is None else divergence(cp[: len(ids)], own[: len(ids)])
+    rows = min(max(tokenizer.get_vocab().values()) + 1, own.shape[1])
+    ids, spans = list(reply), spans_of(tokenizer, reply, text)
+    if known := [i for i in ends if i < rows]:
+        ids.append(max(known, key=own[len(reply)].tolist().__getitem__))
+        spans.append((len(text), len(text)))
     found = []
-    for place, token in enumerate(ids):
-        start, stop = spans[place]
-        more = {}
-        if cp is not None:
-            given = float(cp[place, token].exp())
-            more = {"cp_probability": given, "cp_top": _likeliest(cp[place], tokenizer)}
-        found.append(
-            Token(
-                start, stop, shown(tokenizer, token), float(own[place, token].exp()),
-                _likeliest(own[place], tokenizer), float(apart[place]), **more,
-            )  # fmt: skip
-        )
+    for first in range(0, len(ids), _CHUNK):
+        chunk = slice(first, min(first + _CHUNK, len(ids)))
+        mine = log_probabilities(own[chunk], rows)
+        theirs = None if cp is None else log_probabilities(cp[chunk], rows)
+        apart = [float("nan")] * len(mine) if theirs is None else divergence(theirs, mine).tolist()
+        for place, token in enumerate(ids[chunk]):
+            told = _told(mine[place], tokenizer, token)
+            cp_told = (float("nan"), ()) if theirs is None else _told(theirs[place], tokenizer, token)
+            name = shown(tokenizer, token)
+            found.append(Token(*spans[first + place], name, *told, apart[place], *cp_told))
     return tuple(found)
+
+
+def _told(row: torch.Tensor, tokenizer, token: int) -> tuple[float, tuple[tuple[str, float], ...]]:
+    """The probability of a token, and the likeliest ones."""
+    values, ids = row.topk(min(TOP, len(row)))
+    likeliest = zip(ids.tolist(), values.exp().tolist(), strict=True)
+    return float(row[token].exp()), tuple((shown(tokenizer, i), value) for i, value in likeliest)
 
 
 def ends_of(model, tokenizer, template: str, finish_reason: str) -> frozenset[int]:
@@ -107,10 +115,9 @@ def ends_of(model, tokenizer, template: str, finish_reason: str) -> frozenset[in
     return end_ids(model, tokenizer, template) if finish_reason == "stop" else frozenset()
 
 
-def rows_in_common(one, other) -> int:
-    """How many rows of the vocabulary mean the same tokens in both tokenizers: all or none, 0."""
-    vocabulary = one.get_vocab()
-    return max(vocabulary.values()) + 1 if vocabulary == other.get_vocab() else 0
+def are_comparable(one, other) -> bool:
+    """Whether two tokenizers have the same tokens under the same numbers."""
+    return one.get_vocab() == other.get_vocab()
 
 
 def spans_of(tokenizer, ids: Sequence[int], text: str) -> list[tuple[int, int]]:
@@ -136,16 +143,11 @@ def _in_common(one: str, other: str) -> int:
 
 def shown(tokenizer, token: int) -> str:
     """A token by itself, with its spaces; a special one by its name, a part of a character as its bytes are stored."""
-    if token in tokenizer.all_special_ids:
-        return str(tokenizer.convert_ids_to_tokens(token))
     stored = str(tokenizer.convert_ids_to_tokens(token))
+    if token in tokenizer.all_special_ids:
+        return stored
     text = tokenizer.decode([token])
     return stored if "\ufffd" in text or not text else text
-
-
-def _likeliest(row: torch.Tensor, tokenizer) -> tuple[tuple[str, float], ...]:
-    values, ids = row.topk(min(TOP, len(row)))
-    return tuple((shown(tokenizer, i), float(v)) for i, v in zip(ids.tolist(), values.exp().tolist(), strict=True))
 
 
 def words_without_a_token(tokenizer, text: str) -> list[tuple[int, int]] | None:
