@@ -10,7 +10,9 @@ from typing import Any
 from chatvec_lab.playground.replies import Stopped
 
 Show = Callable[[], None]
-Job = Callable[[Callable[[Show], Any]], Show]  # takes what shows something meanwhile, returns what shows the result
+Job = Callable[
+    [Callable[[Show], Any]], Show
+]  # takes what shows something meanwhile, returns what shows the result
 
 
 class Asker:
@@ -31,7 +33,7 @@ class Asker:
         try:
             loop = asyncio.get_running_loop()
         except RuntimeError:
-            self._work(job, lambda show: show())
+            self.do_now(job)
             return
         self._next = job
         if self._is_at_work:
@@ -40,6 +42,10 @@ class Asker:
             self._is_at_work = True
             self._busy(True)
             loop.call_soon(self._start, loop)  # choices that come together are one question
+
+    def do_now(self, job: Job) -> None:
+        """Do this here, and return when it is done."""
+        self._work(job, lambda show: show())
 
     def stop(self) -> None:
         """End what is done now, before the next token, and forget what waits."""

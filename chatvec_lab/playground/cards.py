@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from chatvec_lab.playground.unknown import Dictionary, Unknown
 
 CSS = Path(__file__).with_name("cards.css").read_text("utf-8")
-FAR = 3.0  # nats a token at which the colour is full
+FAR = 10.0  # nats a token at which the colour is full; it grows with the square root, so that little is seen too
 # browsers choose the glyphs of a Han character by the language of its text
 _LANG = {"zh": "zh-Hant", "han": "zh-Hant"}
 
@@ -57,7 +57,9 @@ def view(look: Look, dictionary: Dictionary, *, against: str = "CP", with_css: b
             for label, model in dict(zip(found.label, found.model, strict=True)).items()
             for text in texts
         }
-        title = f"prompt {number + 1} of {len(look.state.prompts)}" if len(look.state.prompts) > 1 else "prompt"
+        title = (
+            f"prompt {number + 1} of {len(look.state.prompts)}" if len(look.state.prompts) > 1 else "prompt"
+        )
         said = prompt.replace("\n---\n", "\n— then —\n")
         of_cp = [span for span in dictionary.unknown("CP + τ", look.state.cp, said)]
         head = f'<div class="chatvec-prompt" dir="auto">{_marked(said, [], [], of_cp)}</div>'
@@ -70,8 +72,8 @@ def view(look: Look, dictionary: Dictionary, *, against: str = "CP", with_css: b
 
 
 LEGEND = (
-    '<p class="chatvec-legend"><span><i class="chatvec-ramp" aria-hidden="true"></i> how far from the CP, from 0 to '
-    f"{FAR:g} or more nats a token</span> <span><mark>underlined</mark>: another word than in the reply compared with</span> "
+    '<p class="chatvec-legend"><span><i class="chatvec-ramp" aria-hidden="true"></i> how far from the CP: 0 to '
+    f"{FAR:g} nats a token (by the square root)</span> <span><mark>underlined</mark>: another word than in the reply compared with</span> "
     '<span><u class="chatvec-unknown">waved</u>: a word that the model does not know</span> '
     "<span>hover over a token, or walk through a reply with the arrow keys, for what was likely there</span></p>"
 )
@@ -101,7 +103,9 @@ def _card(label: str, turns: DataFrame, other: DataFrame | None, readings: Mappi
         apart = marks.changed(row.response, theirs[place]) if place < len(theirs) else []
         spans = unknown.get((label, row.response), [])
         strange += [(row.response, spans), (row.prompt, unknown.get((label, row.prompt), []))]
-        words_apart[0] += sum(any(s < w.stop and w.start < e for s, e in apart) for w in marks.words(row.response))
+        words_apart[0] += sum(
+            any(s < w.stop and w.start < e for s, e in apart) for w in marks.words(row.response)
+        )
         words_apart[1] += len(marks.words(row.response))
         said.append(_reply(row, readings.get((label, row.turn), ()), apart, spans))
     facts = _facts(last)
@@ -133,15 +137,21 @@ def _marked(text: str, read: Sequence[Token], apart: list[tuple[int, int]], unkn
             pieces.append(_inside(text, reached, token.start, apart, unknown))
         inner = _inside(text, token.start, token.stop, apart, unknown)
         if not inner:
-            inner = f'<b class="chatvec-bare">{escape(token.text)}</b>'  # a special token: the end of the turn
+            inner = (
+                f'<b class="chatvec-bare">{escape(token.text)}</b>'  # a special token: the end of the turn
+            )
         pieces.append(_token(token, inner))
         reached = max(reached, token.stop)
     return "".join(pieces) + _inside(text, reached, len(text), apart, unknown)
 
 
 def _token(token: Token, inner: str) -> str:
-    far = 0.0 if math.isnan(token.divergence) else min(token.divergence / FAR, 1.0)
-    return f'<span class="chatvec-token" style="--far:{far:.3f}" title="{escape(told(token))}">{inner}</span>'
+    return f'<span class="chatvec-token" style="--far:{_shade(token.divergence):.3f}" title="{escape(told(token))}">{inner}</span>'
+
+
+def _shade(nats: float) -> float:
+    """From 0 to 1; 0 where the two models could not be compared."""
+    return 0.0 if math.isnan(nats) else min(nats / FAR, 1.0) ** 0.5
 
 
 def told(token: Token) -> str:
@@ -155,7 +165,7 @@ def told(token: Token) -> str:
     by the CP: 藍 75 %
     """
     is_compared = bool(token.cp_top)
-    lines = [f"{_visible(token.text)}: {_percent(token.probability)} here"]
+    lines = [f"{visible(token.text)}: {_percent(token.probability)} here"]
     if is_compared:
         lines[0] += f", {_percent(token.cp_probability)} by the CP"
         lines.append(f"{token.divergence:.2f} nats from the CP")
@@ -164,10 +174,10 @@ def told(token: Token) -> str:
 
 
 def _listed(top: Sequence[tuple[str, float]]) -> str:
-    return ", ".join(f"{_visible(text)} {_percent(p)}" for text, p in top)
+    return ", ".join(f"{visible(text)} {_percent(p)}" for text, p in top)
 
 
-def _visible(text: str) -> str:
+def visible(text: str) -> str:
     return text.replace("\n", "⏎").strip(" ") or "␣"
 
 
@@ -202,7 +212,11 @@ def _far(read: list[Token]) -> list[str]:
     if not read or math.isnan(mean_divergence(read)):
         return []
     most = max(read, key=lambda token: token.divergence)
-    at = f", most at <bdi>{escape(_visible(most.text))}</bdi> ({most.divergence:.2g})" if most.divergence else ""
+    at = (
+        f", most at <bdi>{escape(visible(most.text))}</bdi> ({most.divergence:.2g})"
+        if most.divergence
+        else ""
+    )
     return [f"{mean_divergence(read):.2g} nats a token from the CP{at}"]
 
 
@@ -258,10 +272,9 @@ def sweep_table(sweep: DataFrame, prompts: Sequence[str]) -> str:
 
 def _cell(row) -> str:
     mark = "" if row.followed != row.followed else "✓ " if row.followed else "✗ "
-    far = 0.0 if math.isnan(row.divergence) else min(row.divergence / FAR, 1.0)
     title = f"{row.divergence:.2f} nats a token from the CP; {row.alike:.0%} of the words alike"
     return (
-        f'<td style="--far:{far:.3f}" title="{escape(title)}"><span aria-label="{mark and ("kept" if row.followed else "broken")}">'
+        f'<td style="--far:{_shade(row.divergence):.3f}" title="{escape(title)}"><span aria-label="{mark and ("kept" if row.followed else "broken")}">'
         f'{mark}</span><span dir="auto">{escape(row.response.strip()) or "(empty)"}</span></td>'
     )
 

@@ -93,7 +93,9 @@ class Panel(anywidget.AnyWidget):
         self.look: Look | None = None
         self.asked = 0
         self.scales, self.out = tuple(map(float, scales)), out
-        self._asker = Asker(failed=self._show_error, busy=lambda is_busy: self.set_trait("is_asking", is_busy))
+        self._asker = Asker(
+            failed=self._show_error, busy=lambda is_busy: self.set_trait("is_asking", is_busy)
+        )
         self._fills = 0  # nested fillings, in which changes ask nothing
         self._families: dict[str, Any] = {n: n for n in family_names() if (DATA / "nano" / n).is_dir()}
         self._take(play if isinstance(play, Playground) else Playground(play, **settings))
@@ -104,7 +106,7 @@ class Panel(anywidget.AnyWidget):
         for name in ("family", "cp", "language", "example", "prompt"):
             self.observe(self._guarded(getattr(self, f"_change_{name}")), name)
         self.on_msg(self._told)
-        self.ask()
+        self._want(is_moving=False, do=self._asker.do_now)  # the cells that follow find what was asked
 
     def _repr_mimebundle_(self, **options):
         """The widget, with what it shows now for pages without a kernel."""
@@ -172,7 +174,9 @@ class Panel(anywidget.AnyWidget):
             "vectors": list(play.vectors),
             "languages": list(dict.fromkeys([play.language_of(self.cp), "en"])),
             "examples": [_short(example.label) for example in self._examples],
-            "places": [{"key": key_of(p), "layer": p[0], "module": p[1], "name": in_words(p)} for p in play.places],
+            "places": [
+                {"key": key_of(p), "layer": p[0], "module": p[1], "name": in_words(p)} for p in play.places
+            ],
             "models": [model for model in play.models if model != "CP + τ"],
         }
 
@@ -247,7 +251,12 @@ class Panel(anywidget.AnyWidget):
             if past.cp != self.cp:
                 self.cp = past.cp
                 self._fill_languages()
-            self.scale, self.vector, self.template, self.prompt = past.scale, past.vector, past.template, past.text
+            self.scale, self.vector, self.template, self.prompt = (
+                past.scale,
+                past.vector,
+                past.template,
+                past.text,
+            )
             self.parts = {key_of(place): factor for place, factor in past.parts}
             self._mark_example()
         self.ask()
@@ -297,7 +306,7 @@ class Panel(anywidget.AnyWidget):
         """Ask the models what is chosen now, and show their replies; an exception is shown in their place."""
         self._want(is_moving=False)
 
-    def _want(self, *, is_moving: bool) -> None:
+    def _want(self, *, is_moving: bool, do: Callable | None = None) -> None:
         try:
             state, pace = self.state(), self.session.pace or 0
             is_slow = pace > PATIENCE and not self.session.is_kept(state)
@@ -308,9 +317,12 @@ class Panel(anywidget.AnyWidget):
             self.status = f"a reply takes {pace:.1f} s: asked when the slider rests"
             return
         session = self.session  # another family has another one
-        self._asker.do(lambda later: self._looking(session, state, is_moving, later), drops_running=is_slow)
+        job = lambda later: self._looking(session, state, is_moving, later)  # noqa: E731
+        do(job) if do else self._asker.do(job, drops_running=is_slow)
 
-    def _looking(self, session: Session, state: State, is_moving: bool, later: Callable) -> Callable[[], None]:
+    def _looking(
+        self, session: Session, state: State, is_moving: bool, later: Callable
+    ) -> Callable[[], None]:
         start, was_kept, against = perf_counter(), session.is_kept(state), self.against
         is_slow = not was_kept and (session.pace is None or session.pace > PATIENCE)
         self.asked += 1

@@ -18,7 +18,9 @@ if TYPE_CHECKING:
     from chatvec_lab.live import LiveModel
     from chatvec_lab.weights.vector import WeightVector
 
-Place = tuple[int | None, str]  # layer of the text (None outside the layers) and kind of module, or another component
+Place = tuple[
+    int | None, str
+]  # layer of the text (None outside the layers) and kind of module, or another component
 Parts = tuple[tuple[Place, float], ...]  # the factors that are not 1, in the order of the places
 
 
@@ -31,7 +33,8 @@ def places(parts: Iterable[Part]) -> list[Place]:
     What is no text (vision, audio, projector …) is one place a component, (None, "vision component").
     """
     found = {
-        (p.layer, p.module) if p.component == "text" else (None, _COMPONENT.format(p.component)) for p in parts
+        (p.layer, p.module) if p.component == "text" else (None, _COMPONENT.format(p.component))
+        for p in parts
     }
     order = [*KINDS, *map(_COMPONENT.format, COMPONENTS)]
     return sorted(found, key=lambda p: (-1 if p[0] is None else p[0], order.index(p[1])))
@@ -74,7 +77,9 @@ class Dial:
     """The factors of one live model's vector. `turn` changes them, and the model with them."""
 
     def __init__(self):
-        self._factors: dict[Place, float] = {}  # all 1: a live model keeps the parts that are not zero when it is made
+        self._factors: dict[
+            Place, float
+        ] = {}  # all 1: a live model keeps the parts that are not zero when it is made
 
     def on(self, tau: WeightVector) -> WeightVector:
         """The vector with this dial's factors, whatever they are when a tensor is asked for."""

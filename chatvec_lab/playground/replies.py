@@ -47,7 +47,9 @@ def _stoppable(model, goes_on: Callable[[], bool]) -> Iterator[None]:
 
     from torch import nn
 
-    tables = [module for module in model.modules() if isinstance(module, nn.Embedding)]  # read before each token
+    tables = [
+        module for module in model.modules() if isinstance(module, nn.Embedding)
+    ]  # read before each token
     handles = [table.register_forward_pre_hook(check) for table in tables]
     try:
         yield
@@ -93,7 +95,9 @@ class Playground:
             )
         self.family = family if isinstance(family, Family) else load_family(family, seed=seed)
         self.is_own = isinstance(family, Family)
-        self.source = self.family.name if self.is_own else str(family)  # what load_family takes, unless it is_own
+        self.source = (
+            self.family.name if self.is_own else str(family)
+        )  # what load_family takes, unless it is_own
         self.settings = {
             **{"seed": seed, "compare": tuple(compare), "device": device, "dtype": dtype},
             **{"max_tokens": max_tokens, "temperature": temperature, "scorer": scorer},
@@ -104,8 +108,12 @@ class Playground:
         self.cps = dict(self.family.cp) | {n.removeprefix("cp_"): c for n, c in others if n.startswith("cp_")}
         self.vectors = self._own_vectors()
         self.own_vectors = frozenset(self.vectors)  # those that are there without anybody's doing
-        self._lock = threading.RLock()  # one question at a time: a second one would turn the model under the first
-        self.goes_on: Callable[[], bool] = lambda: True  # asked before each token; False ends the question: Stopped
+        self._lock = (
+            threading.RLock()
+        )  # one question at a time: a second one would turn the model under the first
+        self.goes_on: Callable[[], bool] = lambda: (
+            True
+        )  # asked before each token; False ends the question: Stopped
         self._live: tuple = ()
         self._loaded: dict[str, tuple] = {}
         self._replies: dict[tuple, pd.DataFrame] = {}
@@ -216,7 +224,9 @@ class Playground:
     def is_kept(self, prompt: str, *, scale: float, template: Template = "chat", **choice) -> bool:
         """Whether `ask` with these arguments would generate nothing, since all of it was asked before."""
         turns = examples.turns_of(prompt)
-        speakers = self._speakers(float(scale), choice.get("cp"), choice.get("vector", "chat"), choice.get("parts"))
+        speakers = self._speakers(
+            float(scale), choice.get("cp"), choice.get("vector", "chat"), choice.get("parts")
+        )
         return all((*key, turns, template) in self._replies for key, _ in speakers.values())
 
     def generate(
@@ -259,7 +269,9 @@ class Playground:
         scaled = {c: table[c] * sizes for c in ("l2", "relative_l2", "rms", "max_abs") if c in table}
         return table.assign(**scaled)[sizes > 0].reset_index(drop=True)
 
-    def _speakers(self, scale: float, cp: str | None, vector: str, parts) -> dict[str, tuple[tuple, Callable]]:
+    def _speakers(
+        self, scale: float, cp: str | None, vector: str, parts
+    ) -> dict[str, tuple[tuple, Callable]]:
         """By model, in the order in which they are shown: the key of its replies, and what gives (model, tokenizer)."""
         cp = next(iter(self.cps)) if cp is None else cp
         _check_name("CP model", cp, self.cps)
@@ -272,7 +284,9 @@ class Playground:
         found["CP + τ"] = (merged, self._at(turned, cp, tau, factors))
         return {name: found[name] for name in self.models}
 
-    def _generate(self, key: tuple, speaker: Callable, talks: list[tuple[str, ...]], template: Template) -> int:
+    def _generate(
+        self, key: tuple, speaker: Callable, talks: list[tuple[str, ...]], template: Template
+    ) -> int:
         """Ask a model what it was not asked before, together; returns how many conversations these were."""
         from chatvec_lab.evaluation.asking.generation import respond
 

@@ -79,10 +79,14 @@ def prompts_of(text: str) -> tuple[str, ...]:
     """
     found = tuple(part.strip() for part in re.split(r"^={3,}[^\S\n]*$", text, flags=re.MULTILINE))
     if len(found) > MANY:
-        raise ValueError(f"{len(found)} prompts at once; {MANY} are the most here. A study asks as many as you like.")
+        raise ValueError(
+            f"{len(found)} prompts at once; {MANY} are the most here. A study asks as many as you like."
+        )
     for number, prompt in enumerate(found, start=1):
         if not prompt and len(found) > 1:
-            raise ValueError(f"prompt {number} of {len(found)} is empty: something must stand between two lines of ===.")
+            raise ValueError(
+                f"prompt {number} of {len(found)} is empty: something must stand between two lines of ===."
+            )
     return tuple(dict.fromkeys(found))
 
 
@@ -269,7 +273,10 @@ class Session:
         told += [f"parts={dict(state.parts)!r}"] if state.parts else []
         told += [f"template={state.template!r}"] if state.template != "chat" else []
         lines += ["prompts = [", *(f"    {prompt!r}," for prompt in state.prompts), "]"]
-        lines += [f"choice = dict({', '.join(told)})", "replies = [play.ask(prompt, **choice) for prompt in prompts]"]
+        lines += [
+            f"choice = dict({', '.join(told)})",
+            "replies = [play.ask(prompt, **choice) for prompt in prompts]",
+        ]
         return "\n".join([*lines, "replies[0]"])
 
 

@@ -67,7 +67,9 @@ def divergence(cp: torch.Tensor, other: torch.Tensor) -> np.ndarray:
     """KL(CP ‖ other) of each row, in nats. `cp`, `other`: log probabilities (positions, tokens), float64."""
     import torch
 
-    terms = torch.where(cp.isneginf(), 0.0, cp.exp() * (cp - other))  # a token that the CP rules out adds nothing
+    terms = torch.where(
+        cp.isneginf(), 0.0, cp.exp() * (cp - other)
+    )  # a token that the CP rules out adds nothing
     return terms.sum(-1).clamp(min=0).numpy()
 
 
@@ -158,7 +160,11 @@ def words_without_a_token(tokenizer, text: str) -> list[tuple[int, int]] | None:
     if not getattr(tokenizer, "is_fast", False):
         return None
     found = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
-    bad = [span for i, span in zip(found["input_ids"], found["offset_mapping"], strict=True) if _is_no_word(tokenizer, i)]
+    bad = [
+        span
+        for i, span in zip(found["input_ids"], found["offset_mapping"], strict=True)
+        if _is_no_word(tokenizer, i)
+    ]
     return _whole_words(text, bad)
 
 

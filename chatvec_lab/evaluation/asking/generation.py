@@ -147,7 +147,9 @@ def _batches(talks, lengths, samples: int, batch_size: int) -> list[list[tuple[C
 class _Speaker:
     """A model, its tokenizer and its settings: turns a batch of conversations into rows of replies."""
 
-    def __init__(self, model, tokenizer, decoding, chat: ChatTemplate | None, system, seed, context, token_ids):
+    def __init__(
+        self, model, tokenizer, decoding, chat: ChatTemplate | None, system, seed, context, token_ids
+    ):
         self.keeps_ids = token_ids
         self.model, self.tokenizer, self.decoding = model, tokenizer, decoding
         self.chat, self.system, self.seed = chat, system, seed

@@ -472,7 +472,6 @@ def test_the_tokens_of_each_reply_are_told_on_request(llama, tokenizer, tmp_path
         respond(llama, tokenizer, prompts, max_tokens=9, batch_size=3, out=tmp_path)
 
 
-
 def test_a_folder_of_another_run_is_refused(tokenizer, tmp_path):
     model = make_model("llama")
     settings = {"max_tokens": 3, "progress": False, "out": tmp_path}
