@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from html import escape
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -61,22 +62,22 @@ def view(look: Look, dictionary: Dictionary, *, against: str = "CP", with_css: b
             f"prompt {number + 1} of {len(look.state.prompts)}" if len(look.state.prompts) > 1 else "prompt"
         )
         said = prompt.replace("\n---\n", "\n— then —\n")
-        of_cp = [span for span in dictionary.unknown("CP + τ", look.state.cp, said)]
+        of_cp = dictionary.unknown("CP + τ", look.state.cp, said)
         head = f'<div class="chatvec-prompt" dir="auto">{_marked(said, [], [], of_cp)}</div>'
+        head = head if len(look.state.prompts) > 1 or of_cp else ""  # else it stands in the box above
         rows.append(
-            f'<section class="chatvec-asked" aria-label="{title}">{head if len(look.state.prompts) > 1 or of_cp else ""}'
+            f'<section class="chatvec-asked" aria-label="answers to {title}">{head}'
             f"{_row(found, readings, against, unknown)}</section>"
         )
     style = f"<style>{CSS}</style>" if with_css else ""
     return f'{style}<div class="chatvec-look">{"".join(rows)}{LEGEND}</div>'
 
 
-LEGEND = (
-    '<p class="chatvec-legend"><span><i class="chatvec-ramp" aria-hidden="true"></i> how far from the CP: 0 to '
-    f"{FAR:g} nats a token (by the square root)</span> <span><mark>underlined</mark>: another word than in the reply compared with</span> "
-    '<span><u class="chatvec-unknown">waved</u>: a word that the model does not know</span> '
-    "<span>hover over a token, or walk through a reply with the arrow keys, for what was likely there</span></p>"
-)
+LEGEND = f"""<p class="chatvec-legend">
+<span><i class="chatvec-ramp" aria-hidden="true"></i> how far from the CP: 0 to {FAR:g} nats a token (by the square root)</span>
+<span><mark>underlined</mark>: another word than in the reply compared with</span>
+<span><u class="chatvec-unknown">waved</u>: a word that the model does not know</span>
+<span>hover over a token, or walk through a reply with the arrow keys, for what was likely there</span></p>"""
 
 
 def _label(row) -> str:
@@ -137,16 +138,15 @@ def _marked(text: str, read: Sequence[Token], apart: list[tuple[int, int]], unkn
             pieces.append(_inside(text, reached, token.start, apart, unknown))
         inner = _inside(text, token.start, token.stop, apart, unknown)
         if not inner:
-            inner = (
-                f'<b class="chatvec-bare">{escape(token.text)}</b>'  # a special token: the end of the turn
-            )
+            inner = f'<b class="chatvec-bare">{escape(visible(token.text))}</b>'  # a special token: the end of the turn
         pieces.append(_token(token, inner))
         reached = max(reached, token.stop)
     return "".join(pieces) + _inside(text, reached, len(text), apart, unknown)
 
 
 def _token(token: Token, inner: str) -> str:
-    return f'<span class="chatvec-token" style="--far:{_shade(token.divergence):.3f}" title="{escape(told(token))}">{inner}</span>'
+    far, title = f"--far:{_shade(token.divergence):.3f}", escape(told(token))
+    return f'<span class="chatvec-token" style="{far}" title="{title}">{inner}</span>'
 
 
 def _shade(nats: float) -> float:
@@ -191,7 +191,7 @@ def _inside(text: str, start: int, stop: int, apart: list[tuple[int, int]], unkn
     for low, high in [*apart, *((u.start, u.stop) for u in unknown)]:
         edges |= {edge for edge in (low, high) if start < edge < stop}
     cuts, pieces = sorted(edges), []
-    for low, high in zip(cuts, cuts[1:], strict=False):
+    for low, high in pairwise(cuts):
         piece = escape(text[low:high])
         why = next((u.why for u in unknown if u.start <= low < u.stop), None)
         if why:
@@ -251,7 +251,7 @@ def _checks(row: pd.Series) -> list[str]:
     mark = "not defined" if row.followed != row.followed else "✓ kept" if row.followed else "✗ broken"
     what, _, reply = row.check.partition(": ")
     reply = f": <bdi>{escape(reply)}</bdi>" if reply else ""
-    return [f"check: <b>{mark}</b> {escape(what)}{reply}"]
+    return [f"<b>{mark}</b>: {escape(what)}{reply}"]
 
 
 def sweep_table(sweep: DataFrame, prompts: Sequence[str]) -> str:
@@ -271,12 +271,13 @@ def sweep_table(sweep: DataFrame, prompts: Sequence[str]) -> str:
 
 
 def _cell(row) -> str:
-    mark = "" if row.followed != row.followed else "✓ " if row.followed else "✗ "
-    title = f"{row.divergence:.2f} nats a token from the CP; {row.alike:.0%} of the words alike"
-    return (
-        f'<td style="--far:{_shade(row.divergence):.3f}" title="{escape(title)}"><span aria-label="{mark and ("kept" if row.followed else "broken")}">'
-        f'{mark}</span><span dir="auto">{escape(row.response.strip()) or "(empty)"}</span></td>'
+    mark, said = (
+        ("", "") if row.followed != row.followed else ("✓ ", "kept: ") if row.followed else ("✗ ", "broken: ")
     )
+    title = escape(f"{row.divergence:.2f} nats a token from the CP; {row.alike:.0%} of the words alike")
+    text = escape(row.response.strip()) or "(empty)"
+    mark = f'<span role="img" aria-label="{said}">{mark}</span>' if mark else ""
+    return f'<td style="--far:{_shade(row.divergence):.3f}" title="{title}">{mark}<span dir="auto">{text}</span></td>'
 
 
 __all__ = ["CSS", "cards", "sweep_table", "told", "view"]

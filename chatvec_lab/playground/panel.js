@@ -56,6 +56,7 @@ function render({ model, el }) {
   const known = make("datalist", { id: id("known") });
   follow("options", () => known.replaceChildren(...(model.get("options").known || []).map((value) => make("option", { value }))));
   family.append(path, known);
+  family.classList.add("chatvec-family");
 
   // a range with a number beside it, both for one value; `moved(value, isMoving)`
   const slider = (name, text, limits, moved) => {
@@ -112,7 +113,7 @@ function render({ model, el }) {
   const drawGrid = () => {
     const places = model.get("options").places || [];
     const layers = [...new Set(places.map((place) => place.layer))];
-    const modules = [...new Set(places.map((place) => place.module))];
+    const modules = model.get("options").modules || [];
     const all = places.map((place) => place.key);
     const head = make("tr", { role: "row" }, make("th", { role: "columnheader", scope: "col" }, cellButton(all, "all parts", "all", "chatvec-head")));
     for (const layer of layers) {
@@ -168,7 +169,6 @@ function render({ model, el }) {
       turn(event.target.keys, Math.round((now + (event.key === "+" ? 0.1 : -0.1)) * 100) / 100);
     } else return;
     event.preventDefault();
-    event.stopPropagation();  // JupyterLab has keys of its own
   });
   follow("options", drawGrid);
   model.on("change:parts", showGrid);
@@ -190,7 +190,6 @@ function render({ model, el }) {
     "aria-describedby": id("prompt-help"),
     onchange: () => put({ prompt: prompt.value }),
     onkeydown: (event) => {
-      event.stopPropagation();  // Shift-Enter and the like are the cell's, Ctrl-Enter ours
       if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) { event.preventDefault(); put({ prompt: prompt.value }); tell("ask"); }
     },
   });
@@ -276,7 +275,6 @@ function render({ model, el }) {
     else if (next === undefined) return;
     else showToken(tokens[Math.min(Math.max(next, 0), tokens.length - 1)]);
     event.preventDefault();
-    event.stopPropagation();
   });
   follow("is_asking", () => page.setAttribute("aria-busy", String(model.get("is_asking"))));
   const sweep = make("div", { class: "chatvec-page" });
@@ -284,7 +282,7 @@ function render({ model, el }) {
   const inset = make("div", { class: "chatvec-inset" });
   follow("profile", () => { inset.innerHTML = model.get("profile"); });
 
-  const code = make("textarea", { readonly: true, rows: 8, spellcheck: "false", "aria-label": "a notebook cell that gives these replies", onkeydown: (event) => event.stopPropagation() });
+  const code = make("textarea", { readonly: true, rows: 8, spellcheck: "false", "aria-label": "a notebook cell that gives these replies" });
   follow("cell", () => { code.value = model.get("cell"); });
   const cell = make("details", { class: "chatvec-code" }, make("summary", {}, "this state as a notebook cell"), code,
     button("Copy", () => navigator.clipboard ? navigator.clipboard.writeText(code.value) : code.select(), "copy the cell"));
@@ -298,6 +296,10 @@ function render({ model, el }) {
     Object.assign(labelled("example", "example", example)), labelled("prompt", "prompt", prompt), help, buttons, status);
   const panel = make("section", { class: "chatvec-panel", "aria-label": "playground" },
     make("div", { class: "chatvec-above" }, choose, inset), page, sweep, cell, bubble);
+  // else JupyterLab takes them: its arrow keys fold headings, its letters cut cells
+  panel.addEventListener("keydown", (event) => {
+    if (!(event.ctrlKey || event.metaKey || event.altKey) || event.key === "Enter") event.stopPropagation();
+  });
   el.append(panel);
 }
 

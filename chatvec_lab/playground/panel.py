@@ -177,6 +177,7 @@ class Panel(anywidget.AnyWidget):
             "places": [
                 {"key": key_of(p), "layer": p[0], "module": p[1], "name": in_words(p)} for p in play.places
             ],
+            "modules": play.modules,
             "models": [model for model in play.models if model != "CP + τ"],
         }
 

@@ -25,6 +25,7 @@ Parts = tuple[tuple[Place, float], ...]  # the factors that are not 1, in the or
 
 
 _COMPONENT = "{} component"
+ORDER = (*KINDS, *map(_COMPONENT.format, COMPONENTS))
 
 
 def places(parts: Iterable[Part]) -> list[Place]:
@@ -36,8 +37,7 @@ def places(parts: Iterable[Part]) -> list[Place]:
         (p.layer, p.module) if p.component == "text" else (None, _COMPONENT.format(p.component))
         for p in parts
     }
-    order = [*KINDS, *map(_COMPONENT.format, COMPONENTS)]
-    return sorted(found, key=lambda p: (-1 if p[0] is None else p[0], order.index(p[1])))
+    return sorted(found, key=lambda p: (-1 if p[0] is None else p[0], ORDER.index(p[1])))
 
 
 def chosen(parts: Mapping[Place, float] | None, there: Collection[Place]) -> Parts:

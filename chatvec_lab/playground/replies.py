@@ -20,7 +20,7 @@ from chatvec_lab.experiment.models import load, without_bars
 from chatvec_lab.families import Family, load_family
 from chatvec_lab.nano import evaluation as nano
 from chatvec_lab.playground import constraints, examples
-from chatvec_lab.playground.parts import Dial, Parts, Place, chosen, is_anywhere, places
+from chatvec_lab.playground.parts import ORDER, Dial, Parts, Place, chosen, is_anywhere, places
 
 if TYPE_CHECKING:
     from chatvec_lab.weights.checkpoint import Checkpoint
@@ -140,7 +140,8 @@ class Playground:
     @property
     def modules(self) -> list[str]:
         """The kinds of module that the base has, in the order of `weights.layout.KINDS`."""
-        return list(dict.fromkeys(module for _, module in self.places))
+        there = {module for _, module in self.places}
+        return [kind for kind in ORDER if kind in there]
 
     def only(
         self, layers: tuple[int, int] | None = None, modules: Collection[str] | None = None

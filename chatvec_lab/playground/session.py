@@ -106,7 +106,7 @@ class Look:
 class Session:
     """A person's way through the playground; the panel is its face, and it works as well without.
 
-    `pace` is how long the last new question took, in seconds; None before there was one.
+    `pace` is how long the last new turn of the scale took to be answered, in seconds; None before there was one.
 
     >>> session = Session(Playground("nano", compare=[]))
     >>> look = session.look(State("這是紅色的書。這本書是什麼顏色的？", scale=0.5, cp="zh"))
@@ -143,25 +143,26 @@ class Session:
         pins = [pin for pin in self._shown_pins(state) if sum_key(pin) != sum_key(state)]
         if (state, *pins) in self._looks:
             return self._looks[state, *pins]
-        start, was_kept = perf_counter(), self.is_kept(state)
         rows: dict[tuple[int, str], pd.DataFrame] = {}
         readings: dict[tuple[int, str, int], tuple[Token, ...]] = {}
-        asked = [("CP + τ", state), ("CP", state)]  # what a person waits for comes first
-        asked += [(name, state) for name in self.play.models if name not in ("CP", "CP + τ")]
+        asked = [(MODEL, state), ("CP", state)]  # what a person waits for comes first
+        asked += [(name, state) for name in self.play.models if name not in ("CP", MODEL)]
         with self._asking(goes_on):
+            self.play.speaker(MODEL, **_sum(state))  # loading is no part of the pace
+            start, was_kept = perf_counter(), self.is_kept(state)
             if len(state.prompts) > 1:
                 self.play.generate(state.prompts, **state.choice)
-            for model, of in [*asked, *(("CP + τ", pin) for pin in pins)]:
+            for model, of in [*asked, *((MODEL, pin) for pin in pins)]:
                 label = label_of(model, of, is_pinned=of is not state)
                 for number, prompt in enumerate(state.prompts):
                     found = self.play.reply(model, prompt, **of.choice)
                     rows[number, label] = found.assign(number=number, label=label)
                     for turn, read in enumerate(self._read(model, prompt, of, found), start=1):
                         readings[number, label, turn] = read
+                if of is state and model == MODEL and not was_kept:
+                    self.pace = perf_counter() - start
                 if progress and len(rows) < len(state.prompts) * (len(asked) + len(pins)):
                     progress(self._so_far(state, rows, readings, pins, is_whole=False))
-        if not was_kept:
-            self.pace = perf_counter() - start
         self._looks[state, *pins] = self._so_far(state, rows, readings, pins)
         return self._looks[state, *pins]
 
@@ -176,14 +177,14 @@ class Session:
 
     def _so_far(self, state, rows, readings, pins, is_whole: bool = True) -> Look:
         labels = [label_of(model, state) for model in self.play.models]
-        labels += [label_of("CP + τ", pin, is_pinned=True) for pin in pins]
+        labels += [label_of(MODEL, pin, is_pinned=True) for pin in pins]
         there = [rows[n, label] for n in range(len(state.prompts)) for label in labels if (n, label) in rows]
         return Look(state, pd.concat(there, ignore_index=True), dict(readings), is_whole)
 
     def _read(self, model: str, prompt: str, state: State, rows: pd.DataFrame) -> list[tuple[Token, ...]]:
         """The tokens of each turn's reply, with the CP's view of them."""
         play, turns = self.play, examples.turns_of(prompt)
-        parts = () if model != "CP + τ" else (state.scale, state.vector, state.parts)
+        parts = () if model != MODEL else (state.scale, state.vector, state.parts)
         key = (model, state.cp, state.template, turns, *parts)
         if key not in self._readings:
             own, tokenizer = play.speaker(model, **_sum(state))
@@ -245,8 +246,8 @@ class Session:
                 at = replace(state, scale=scale)
                 self.play.generate(prompts, **at.choice)
                 for number, prompt in enumerate(prompts):
-                    rows, cp = (self.play.reply(model, prompt, **at.choice) for model in ("CP + τ", "CP"))
-                    read = self._read("CP + τ", prompt, at, rows)
+                    rows, cp = (self.play.reply(model, prompt, **at.choice) for model in (MODEL, "CP"))
+                    read = self._read(MODEL, prompt, at, rows)
                     shared = [alike(a, b) for a, b in zip(rows.response, cp.response, strict=True)]
                     far = [mean_divergence(one) for one in read]
                     tables.append(rows.assign(number=number, divergence=far, alike=shared))
@@ -297,7 +298,7 @@ def sum_key(state: State) -> tuple:
 
 def label_of(model: str, state: State, *, is_pinned: bool = False) -> str:
     """The name on a card."""
-    if model != "CP + τ":
+    if model != MODEL:
         return model
     name = f"CP {sum_of(state.scale, state.vector)}"
     return f"pinned: {state.sum}" if is_pinned else name + (" in parts" if state.parts else "")

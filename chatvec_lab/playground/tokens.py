@@ -12,6 +12,7 @@ from chatvec_lab.evaluation.asking.generation import end_ids
 from chatvec_lab.evaluation.asking.rendering import ChatTemplate
 from chatvec_lab.evaluation.asking.responses import chat_messages, plain_text
 from chatvec_lab.evaluation.asking.thinking import split
+from chatvec_lab.playground import marks
 
 if TYPE_CHECKING:
     import numpy as np
@@ -162,29 +163,25 @@ def words_without_a_token(tokenizer, text: str) -> list[tuple[int, int]] | None:
     found = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
     bad = [
         span
-        for i, span in zip(found["input_ids"], found["offset_mapping"], strict=True)
-        if _is_no_word(tokenizer, i)
+        for token, span in zip(found["input_ids"], found["offset_mapping"], strict=True)
+        if _is_no_word(tokenizer, token)
     ]
-    return _whole_words(text, bad)
+    touched = [w for w in marks.words(text) if any(s < w.stop and w.start < e for s, e in bad)]
+    # asked alone too: offsets of a normalised text may reach into the neighbour
+    alone = tokenizer([w.text for w in touched], add_special_tokens=False)["input_ids"] if touched else []
+    unknown = [
+        w for w, ids in zip(touched, alone, strict=True) if any(_is_no_word(tokenizer, i) for i in ids)
+    ]
+    joined: list[tuple[int, int]] = []
+    for word in unknown:
+        start = joined.pop()[0] if joined and joined[-1][1] == word.start else word.start
+        joined.append((start, word.stop))
+    return joined
 
 
 def _is_no_word(tokenizer, token: int) -> bool:
     if token == tokenizer.unk_token_id:
         return True
-    if token in tokenizer.all_special_ids:
-        return False
-    return "\ufffd" in tokenizer.decode([token])  # a piece of a character
-
-
-def _whole_words(text: str, spans: list[tuple[int, int]]) -> list[tuple[int, int]]:
-    """Spans widened to letters beside them where words are parted by spaces, joined where they touch."""
-    from chatvec_lab.playground.marks import words
-
-    touched = [(w.start, w.stop) for w in words(text) if any(s < w.stop and w.start < e for s, e in spans)]
-    joined: list[tuple[int, int]] = []
-    for start, stop in touched:
-        if joined and joined[-1][1] == start:
-            joined[-1] = (joined[-1][0], stop)
-        else:
-            joined.append((start, stop))
-    return joined
+    return token not in tokenizer.all_special_ids and "\ufffd" in tokenizer.decode(
+        [token]
+    )  # a piece of a character
