@@ -1,47 +1,81 @@
-"""The playground's widgets: what is chosen above, the replies below. Needs ipywidgets, which is imported lazily.
+"""The playground in JupyterLab: controls above, replies below that follow the slider while it moves.
 
-A slider sends values faster than models reply. Changes are therefore gathered for a moment, and what is chosen
-when it ends is asked once; values that were passed on the way are never generated.
+`panel.js` draws the controls as the browser's own (range, select, button), which keyboards and screen readers know.
+A moving slider sends values faster than models reply: `asker` asks the last one when the one before is done. Where a
+new reply takes longer than `PATIENCE`, a moving slider shows only what is kept, and asks when it rests.
 """
 
 from __future__ import annotations
 
-import asyncio
-import base64
-import io
 import traceback
+from collections.abc import Callable
+from contextlib import contextmanager
 from html import escape
+from math import prod
+from pathlib import Path
 from time import perf_counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import anywidget
+import traitlets
 
 from chatvec_lab.families import family_names
 from chatvec_lab.paths import DATA
-from chatvec_lab.playground.cards import cards
+from chatvec_lab.playground import export
+from chatvec_lab.playground.asker import Asker
+from chatvec_lab.playground.cards import CSS, sweep_table, view
+from chatvec_lab.playground.parts import Place, in_words
 from chatvec_lab.playground.replies import Playground
+from chatvec_lab.playground.session import Look, Session, State
+from chatvec_lab.playground.unknown import Dictionary
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-_QUIET = 0.06  # seconds without a change after which the models are asked
-_OWN = ""  # the example that is none; a widget takes None for "nothing is selected"
-_CSS = """<style>
-.chatvec-panel textarea { unicode-bidi: plaintext; text-align: start; font-size: 14px;
-  font-family: system-ui, "DejaVu Sans", "Noto Sans", sans-serif; }
-.chatvec-panel .widget-label { justify-content: flex-end; text-align: end; }
-.chatvec-status { font-size: 12px; color: var(--jp-ui-font-color2, #666); }
-.chatvec-error { color: #b00020; white-space: pre-wrap; overflow-wrap: anywhere; }
-</style>"""
+PATIENCE = 0.6  # seconds: what takes longer is not asked while the slider moves
+SMALL = 100_000_000  # parameters up to which the norms of the vector are read without being asked for
+OWN = -1  # the example that is none
+_HERE = Path(__file__).parent
 
 
-class Panel:
-    """Widgets around a `Playground`: shown when it is a cell's last expression, or with `display(panel.widget)`.
+class Panel(anywidget.AnyWidget):
+    """Controls around a `Playground`: shown when it is a cell's last expression.
 
     play: a Playground, or a family (its name, folder or YAML file). `settings` then go to Playground.
     scale, cp, vector, prompt: where to start; None takes the first of each, an empty prompt the first example.
+    scales: those of the grid of scales and prompts. out: the folder that "save" writes to; '' is that of
+      `study.output()`.
 
-    `panel.play` is what is asked, `panel.replies` the last table, `panel.asked` how often the models were asked.
-    Raises ImportError without ipywidgets.
+    `panel.play` is what is asked, `panel.session` holds history and pins, `panel.look` is what is shown,
+    `panel.replies` its table, `panel.asked` how often the models were asked. Each control is a trait:
+    `panel.scale = 0.5` is what moving the slider does.
     """
+
+    _esm = _HERE / "panel.js"
+    _css = (_HERE / "panel.css").read_text("utf-8") + CSS
+
+    # what is chosen; the page and the kernel both set these
+    family = traitlets.Unicode().tag(sync=True)
+    cp = traitlets.Unicode().tag(sync=True)
+    vector = traitlets.Unicode().tag(sync=True)
+    scale = traitlets.Float(1.0).tag(sync=True)
+    parts = traitlets.Dict().tag(sync=True)  # "2 mlp" or "- embedding" -> factor; 1 where none stands
+    template = traitlets.Unicode("chat").tag(sync=True)
+    language = traitlets.Unicode().tag(sync=True)
+    example = traitlets.Int(OWN).tag(sync=True)
+    prompt = traitlets.Unicode().tag(sync=True)
+    against = traitlets.Unicode("CP").tag(sync=True)  # with whose reply the others are compared
+    is_moving = traitlets.Bool(False).tag(sync=True)  # a slider is held: more values will come
+    # what is shown; the kernel sets these
+    options = traitlets.Dict().tag(sync=True)
+    page = traitlets.Unicode().tag(sync=True)
+    sweep_page = traitlets.Unicode().tag(sync=True)
+    profile = traitlets.Unicode().tag(sync=True)
+    status = traitlets.Unicode().tag(sync=True)
+    cell = traitlets.Unicode().tag(sync=True)
+    past = traitlets.List().tag(sync=True)
+    pinned = traitlets.List().tag(sync=True)
+    is_asking = traitlets.Bool(False).tag(sync=True)
 
     def __init__(
         self,
@@ -51,263 +85,308 @@ class Panel:
         cp: str | None = None,
         vector: str | None = None,
         prompt: str = "",
+        scales: tuple[float, ...] = (0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0),
+        out: str | Path = "",
         **settings,
     ):
-        self.play = play if isinstance(play, Playground) else Playground(play, **settings)
-        self.replies: DataFrame | None = None
+        super().__init__()
+        self.look: Look | None = None
         self.asked = 0
-        self._pending: asyncio.TimerHandle | None = None
-        self._is_filling = False
-        self._drawn: tuple = ()
-        shipped = [name for name in family_names() if (DATA / "nano" / name).is_dir()]
-        self._families = {name: name for name in shipped} | {self.play.family.name: self.play.family}
-        self._make_widgets(scale)
-        self._fill(self.play.family.name, cp=cp, vector=vector, prompt=prompt)
-        self._listen()
-        self.answer()
+        self.scales, self.out = tuple(map(float, scales)), out
+        self._asker = Asker(
+            failed=self._show_error, busy=lambda is_busy: self.set_trait("is_asking", is_busy)
+        )
+        self._fills = 0  # nested fillings, in which changes ask nothing
+        self._families: dict[str, Any] = {n: n for n in family_names() if (DATA / "nano" / n).is_dir()}
+        self._take(play if isinstance(play, Playground) else Playground(play, **settings))
+        with self._filling():
+            self.scale = scale
+            self._fill(cp=cp, vector=vector, prompt=prompt)
+        self.observe(self._chosen, ["vector", "scale", "parts", "template", "against", "is_moving"])
+        for name in ("family", "cp", "language", "example", "prompt"):
+            self.observe(self._guarded(getattr(self, f"_change_{name}")), name)
+        self.on_msg(self._told)
+        self._want(is_moving=False, do=self._asker.do_now)  # the cells that follow find what was asked
 
     def _repr_mimebundle_(self, **options):
-        return self.widget._repr_mimebundle_(**options)
+        """The widget, with what it shows now for pages without a kernel."""
+        found = super()._repr_mimebundle_(**options)
+        data, more = found if isinstance(found, tuple) else (found or {}, {})
+        return {**data, "text/html": self.static()}, more
 
-    # ------------------------------------------------------------ widgets
+    def static(self) -> str:
+        """What is shown now as HTML that needs neither kernel nor script."""
+        return f"<style>{CSS}</style>{self.page}{self.sweep_page}"
 
-    def _make_widgets(self, scale: float) -> None:
-        w = _ipywidgets()
+    @property
+    def replies(self) -> DataFrame | None:
+        return None if self.look is None else self.look.replies
 
-        def wide(kind, label: str, width: str, **options):
-            layout, style = w.Layout(width=width), {"description_width": "70px"}
-            return kind(description=label, layout=layout, style=style, **options)
+    def state(self) -> State:
+        """What is chosen now."""
+        given = {place_of(key): float(factor) for key, factor in self.parts.items()}
+        factors = tuple((place, given[place]) for place in self.play.places if given.get(place, 1.0) != 1.0)
+        return State(self.prompt, self.scale, self.cp, self.vector, factors, self.template)
 
-        half = "49%"
-        self.family = wide(w.Dropdown, "family", half)
-        # a choice in a list is made too easily for families whose weights must be fetched first: these are typed
-        self.path = wide(
-            w.Combobox, "or", half, placeholder="name, folder, file", continuous_update=False,
-            options=[name for name in family_names() if name not in self._families],
-        )  # fmt: skip
-        self.cp, self.vector = wide(w.Dropdown, "CP", half), wide(w.Dropdown, "vector", half)
-        self.scale = wide(
-            w.FloatSlider, "scale", "99%", value=scale, min=-1, max=2, step=0.05, continuous_update=False
-        )
-        self.layers = wide(w.IntRangeSlider, "layers", "99%", min=0, max=0, continuous_update=False)
-        self.modules = w.HBox(layout=w.Layout(flex_flow="row wrap"))
-        self.template = wide(
-            w.Dropdown, "format", half, options={"chat template": "chat", "plain text": "plain"}
-        )
-        self.language = wide(w.Dropdown, "prompts", half)
-        self.example = wide(w.Dropdown, "example", "99%")
-        self.prompt = wide(w.Textarea, "prompt", "99%", rows=3, continuous_update=False)
-        self.button = w.Button(description="Ask", button_style="primary", layout=w.Layout(width="90px"))
-        self.status, self.cards, self.profile = w.HTML(), w.HTML(), w.HTML()
-        self.status.add_class("chatvec-status")
-        choose = [
-            *(w.HBox([self.family, self.path]), w.HBox([self.cp, self.vector]), self.scale, self.layers),
-            *(self.modules, w.HBox([self.template, self.language]), self.example, self.prompt),
-            w.HBox([self.button, self.status]),
-        ]
-        above = w.HBox(
-            [w.VBox(choose, layout=w.Layout(flex="1 1 380px", min_width="0")), self.profile],
-            layout=w.Layout(flex_flow="row wrap", align_items="flex-start"),
-        )
-        self.widget = w.VBox([w.HTML(_CSS), above, self.cards])
-        self.widget.add_class("chatvec-panel")
+    # ------------------------------------------------------------ filling the controls
 
-    def _fill(
-        self, family: str, *, cp: str | None = None, vector: str | None = None, prompt: str = ""
-    ) -> None:
+    def _take(self, play: Playground) -> None:
+        self.play, self.session, self.dictionary = play, Session(play), Dictionary(play)
+        self.sweep: DataFrame | None = None
+        self.sweep_page, self.past, self.pinned = "", [], []
+        self._pages: dict[tuple, str] = {}
+        self._drawn: tuple = ()
+        self._families.setdefault(play.family.name, play.family)
+        tau = self.play.vectors["chat"]
+        self._is_small = sum(prod(tau.shape(name)) for name in tau.names) <= SMALL
+
+    @contextmanager
+    def _filling(self):
+        self._fills += 1
+        try:
+            yield
+        finally:
+            self._fills -= 1
+
+    def _fill(self, *, cp: str | None = None, vector: str | None = None, prompt: str = "") -> None:
         """Everything that depends on the family."""
-        w, play = _ipywidgets(), self.play
-        self.family.options = list(self._families)
-        self.family.value = family
-        for dropdown, options, value in ((self.cp, play.cps, cp), (self.vector, play.vectors, vector)):
-            dropdown.options = list(options)
-            dropdown.value = value or dropdown.options[0]
-        self.layers.max = play.layers - 1
-        self.layers.value = (0, play.layers - 1)
-        label = w.Label("modules", layout=w.Layout(width="70px", margin="2px 8px 2px 2px"))
-        fit = w.Layout(width="auto", margin="2px 14px 2px 0")
-        boxes = [w.Checkbox(True, description=kind, indent=False, layout=fit) for kind in play.modules]
-        self.modules.children = [label, *boxes]
-        for box in boxes:
-            box.observe(self._changed, "value")
-        self.prompt.value = prompt or self.prompt.value
+        self.family = self.play.family.name
+        self.cp, self.vector = cp or next(iter(self.play.cps)), vector or next(iter(self.play.vectors))
+        self.parts = {}
+        self.prompt = prompt or self.prompt
         self._fill_languages()
 
     def _fill_languages(self) -> None:
-        codes = list(dict.fromkeys([self.play.language_of(self.cp.value), "en"]))
-        self.language.options = codes
-        self.language.value = codes[0]
+        self.language = self.play.language_of(self.cp)
         self._fill_examples()
 
     def _fill_examples(self) -> None:
-        found = self.play.examples(self.language.value)
-        is_own = self.example.value in (_OWN, None) and self.prompt.value.strip()
-        self.example.options = [("(your own)", _OWN), *((_short(e.label), e) for e in found)]
-        if found and not is_own:
-            self.prompt.value = found[0].text
+        is_own = self.example == OWN and self.prompt.strip()
+        self._examples = self.play.examples(self.language)
+        if self._examples and not is_own:
+            self.prompt = self._examples[0].text
         self._mark_example()
+        play = self.play
+        self.options = {
+            "families": list(self._families),
+            "known": [name for name in family_names() if name not in self._families],
+            "cps": list(play.cps),
+            "vectors": list(play.vectors),
+            "languages": list(dict.fromkeys([play.language_of(self.cp), "en"])),
+            "examples": [_short(example.label) for example in self._examples],
+            "places": [
+                {"key": key_of(p), "layer": p[0], "module": p[1], "name": in_words(p)} for p in play.places
+            ],
+            "modules": play.modules,
+            "models": [model for model in play.models if model != "CP + τ"],
+        }
 
     def _mark_example(self) -> None:
         """Show the example whose text stands in the prompt box, if there is one."""
-        known = [example for _, example in self.example.options if example != _OWN]
-        self.example.value = next((e for e in known if e.text == self.prompt.value), _OWN)
+        texts = [example.text for example in self._examples]
+        self.example = texts.index(self.prompt) if self.prompt in texts else OWN
 
-    # ------------------------------------------------------------ events
+    # ------------------------------------------------------------ what a person does
 
-    def _listen(self) -> None:
-        for widget in (self.vector, self.scale, self.layers, self.template):
-            widget.observe(self._changed, "value")
-        for widget, handler in (
-            *((self.family, self._change_family), (self.path, self._change_family)),
-            *((self.cp, self._change_cp), (self.language, self._change_language)),
-            *((self.example, self._change_example), (self.prompt, self._change_prompt)),
-        ):
-            widget.observe(self._guarded(handler), "value")
-        self.button.on_click(self._changed)
-
-    def _guarded(self, handler):
+    def _guarded(self, handler: Callable):
         """The handler, with its exception shown: one that a callback raises is seen by nobody."""
 
         def guarded(change):
-            if self._is_filling:
+            if self._fills:
                 return
-            self._is_filling = True
             try:
-                handler(change)
+                with self._filling():
+                    handler(change)
             except Exception as error:
-                self._show(error)
+                self._show_error(error)
                 return
-            finally:
-                self._is_filling = False
-            self._changed(change)
+            self._chosen(change)
 
         return guarded
 
     def _change_family(self, change) -> None:
         name = change.new.strip()
-        if not name:
-            return
-        self.status.value = "loading the family …"
+        self.status = "loading the family …"
         try:
-            self.play = Playground(self._families.get(name, name), **self.play.settings)
+            if not name:
+                raise ValueError("no family was named.")
+            self._take(Playground(self._families.get(name, name), **self.play.settings))
         except Exception:
-            self.family.value = change.old if change.owner is self.family else self.family.value
+            self.family = self.play.family.name
             raise
-        self._families.setdefault(name, self.play.family)
-        self._fill(name)
-        self.path.value = ""
+        self._fill()
 
     def _change_cp(self, change) -> None:
-        if self.play.language_of(change.new) not in self.language.options:
+        if self.play.language_of(change.new) not in self.options["languages"]:
             self._fill_languages()
 
     def _change_language(self, change) -> None:
         self._fill_examples()
 
     def _change_example(self, change) -> None:
-        if change.new != _OWN:
-            self.prompt.value = change.new.text
+        if change.new != OWN:
+            self.prompt = self._examples[change.new].text
 
     def _change_prompt(self, change) -> None:
         self._mark_example()
 
-    def _changed(self, change) -> None:
-        """Ask when the choices have rested; at once where no event loop runs (a script)."""
-        if self._is_filling:
-            return
+    def _told(self, widget, content: dict, buffers) -> None:
+        """A button of the page."""
+        names = ("ask", "stop", "pin", "back", "grid", "save", "draw")
         try:
-            loop = asyncio.get_running_loop()
-        except RuntimeError:
-            self.answer()
-            return
-        if self._pending:
-            self._pending.cancel()
-        self._pending = loop.call_later(_QUIET, self.answer)
-
-    # ------------------------------------------------------------ answers
-
-    def answer(self) -> None:
-        """Ask the models what is chosen now, and show their replies; an exception is shown in their place."""
-        self._pending = None
-        self.status.value = "asking …"
-        self.asked += 1
-        start = perf_counter()
-        try:
-            place = self._place()
-            self.replies = self.play.ask(
-                self.prompt.value,
-                scale=self.scale.value,
-                cp=self.cp.value,
-                template=self.template.value,
-                **place,
-            )
-            self.cards.value = cards(self.replies)
-            new = int((~self.replies.groupby("model").is_cached.first()).sum())
-            took, count = perf_counter() - start, self.replies.model.nunique()
-            self.status.value = f"{count} replies ({new} new, {count - new} kept) in {took:.2f} s"
-            self._draw(place)
+            if content.get("do") in names:
+                getattr(self, content["do"])(*content.get("with", []))
         except Exception as error:
-            self._show(error)
+            self._show_error(error)
 
-    def _place(self) -> dict:
-        modules = [box.description for box in self.modules.children[1:] if box.value]
-        return {"vector": self.vector.value, "layers": self.layers.value, "modules": modules}
+    def pin(self) -> None:
+        """Keep what is chosen now beside all that follows; again, and it goes."""
+        self.session.pin(self.state())
+        self.pinned = [pin.sum for pin in self.session.pins]
+        self.ask()
 
-    def _show(self, error: Exception) -> None:
+    def back(self, number: int) -> None:
+        """The state that was the `number`-th of the history."""
+        past = self.session.history[number]
+        with self._filling():
+            if past.cp != self.cp:
+                self.cp = past.cp
+                self._fill_languages()
+            self.scale, self.vector, self.template, self.prompt = (
+                past.scale,
+                past.vector,
+                past.template,
+                past.text,
+            )
+            self.parts = {key_of(place): factor for place, factor in past.parts}
+            self._mark_example()
+        self.ask()
+
+    def grid(self) -> None:
+        """Ask every prompt at every one of `panel.scales`, and show the table below the cards."""
+        state = self.state()
+
+        def job(later) -> Callable[[], None]:
+            tell = lambda done, of: later(lambda: self.set_trait("status", f"scale {done} of {of} …"))  # noqa: E731
+            sweep = self.session.sweep(state, self.scales, goes_on=self._asker.goes_on, progress=tell)
+            html = sweep_table(sweep, state.prompts)
+
+            def show() -> None:
+                self.sweep, self.sweep_page = sweep, html
+                self.status = f"{len(state.prompts)} prompts at {sweep.scale.nunique()} scales"
+
+            return show
+
+        self._asker.do(job)
+
+    def save(self) -> list[Path]:
+        """Write tables, figures and the cell into the results' folder; returns their paths."""
+        if self.look is None or not self.look.is_whole:
+            raise ValueError("nothing is shown that could be saved: ask first.")
+        files = export.save(self.session, self.look, self.out, self.sweep)
+        self.status = f"saved as {files[0].with_suffix('')}: {len(files)} files, tables and figures in folders beside it"
+        return files
+
+    def draw(self) -> None:
+        """Read the norms of what is added and draw them, however large the vector is."""
+        state = self.state()
+        self._asker.do(lambda later: self._drawing(state))
+
+    def stop(self) -> None:
+        """End the question that is being asked; what was found until now is kept."""
+        self._asker.stop()
+        self.status = "stopped"
+
+    # ------------------------------------------------------------ asking and showing
+
+    def _chosen(self, change) -> None:
+        if not self._fills:
+            self._want(is_moving=self.is_moving)
+
+    def ask(self) -> None:
+        """Ask the models what is chosen now, and show their replies; an exception is shown in their place."""
+        self._want(is_moving=False)
+
+    def _want(self, *, is_moving: bool, do: Callable | None = None) -> None:
+        try:
+            state, pace = self.state(), self.session.pace or 0
+            is_slow = pace > PATIENCE and not self.session.is_kept(state)
+        except Exception as error:
+            self._show_error(error)
+            return
+        if is_moving and is_slow:
+            self.status = f"a reply takes {pace:.1f} s: asked when the slider rests"
+            return
+        session = self.session  # another family has another one
+        job = lambda later: self._looking(session, state, is_moving, later)  # noqa: E731
+        do(job) if do else self._asker.do(job, drops_running=is_slow)
+
+    def _looking(
+        self, session: Session, state: State, is_moving: bool, later: Callable
+    ) -> Callable[[], None]:
+        start, was_kept, against = perf_counter(), session.is_kept(state), self.against
+        is_slow = not was_kept and (session.pace is None or session.pace > PATIENCE)
+        self.asked += 1
+
+        def so_far(look: Look) -> None:
+            html = view(look, self.dictionary, against=against, with_css=False)
+            later(lambda: self._show(look, html, "asking …"))
+
+        look = session.look(state, goes_on=self._asker.goes_on, progress=so_far if is_slow else None)
+        key = (state, *session.pins, against)
+        if key not in self._pages:
+            self._pages[key] = view(look, self.dictionary, against=against, with_css=False)
+        drawn = self._drawing(state) if self._is_small else lambda: None
+        count = look.replies.groupby(["number", "label"]).ngroups
+        told = f"{count} replies{' (kept)' if was_kept else ''} in {perf_counter() - start:.2f} s"
+
+        def show() -> None:
+            if session is not self.session:
+                return  # the family was changed meanwhile
+            self._show(look, self._pages[key], told)
+            drawn()
+            self.cell = self.session.cell(state)
+            if not is_moving:
+                self.session.remember(state)
+                self.past = [f"{_short(' · '.join(s.prompts), 40)} — {s.sum}" for s in self.session.history]
+
+        return show
+
+    def _show(self, look: Look, html: str, told: str) -> None:
+        self.look, self.page, self.status = look, html, told
+
+    def _drawing(self, state: State) -> Callable[[], None]:
+        """Draw the norms of what is added, unless they are there."""
+        if (drawn := (state.vector, state.parts)) == self._drawn:
+            return lambda: None
+        picture = export.profile_picture(self.play, state)
+
+        def show() -> None:
+            self._drawn, self.profile = drawn, picture
+
+        return show
+
+    def _show_error(self, error: Exception) -> None:
         told = "".join(traceback.format_exception(error))
-        self.replies = None
-        self.cards.value = (
-            f'<div class="chatvec-error" role="alert"><b>{escape(type(error).__name__)}</b>: {escape(str(error))}'
+        message = error.args[0] if isinstance(error, KeyError) and error.args else error
+        self.look = None
+        self.page = (
+            f'<div class="chatvec-error" role="alert"><b>{escape(type(error).__name__)}</b>: {escape(str(message))}'
             f"<details><summary>traceback</summary><pre>{escape(told)}</pre></details></div>"
         )
-        self.status.value = "failed"
-
-    def _draw(self, place: dict) -> None:
-        """The inset: norms of what is added, over the layers."""
-        drawn = (id(self.play), *map(str, place.values()))
-        if drawn == self._drawn:
-            return
-        self._drawn = drawn
-        table = self.play.profile(**place)
-        if table.layer.isna().all():
-            outside = ", ".join(table.module) or "nothing"
-            self.profile.value = f"<i>Added in no layer, only to: {escape(outside)}.</i>"
-            return
-        self.profile.value = profile_image(
-            table, self.play.layers, f"norms of what is added: {place['vector']}"
-        )
+        self.status = "failed"
 
 
-def profile_image(table: DataFrame, layers: int, title: str) -> str:
-    """The layer profile of `Playground.profile` as an HTML image, with all the family's layers on the axis."""
-    from matplotlib.figure import Figure
+def key_of(place: Place) -> str:
+    """A place as the page writes it: "2 mlp", "- embedding"."""
+    return f"{'-' if place[0] is None else place[0]} {place[1]}"
 
-    from chatvec_lab import figures
 
-    picture = io.BytesIO()
-    with figures.style():
-        figure = Figure(
-            figsize=figures.size("column", 0.72)
-        )  # not pyplot's, which cells would show once more
-        ax = figures.layer_profile(table, ax=figure.subplots())
-        ax.set_xlim(-0.2, layers - 0.8)
-        figure.savefig(picture, format="png", dpi=200)
-    code = base64.b64encode(picture.getvalue()).decode()
-    alt = escape(f"{title}, a line a kind of module, over {layers} layers")
-    return f'<img class="chatvec-profile" width="340" alt="{alt}" src="data:image/png;base64,{code}">'
+def place_of(key: str) -> Place:
+    layer, _, module = key.partition(" ")
+    return (None if layer == "-" else int(layer)), module
 
 
 def _short(label: str, most: int = 90) -> str:
     label = label.replace("\n", " ")
     return label if len(label) <= most else label[: most - 1] + "…"
-
-
-def _ipywidgets():
-    try:
-        import ipywidgets
-    except ImportError as error:
-        raise ImportError(
-            "the panel needs ipywidgets: pip install ipywidgets, then restart JupyterLab. Without it, "
-            "Playground.ask gives the same replies as a table."
-        ) from error
-    return ipywidgets

@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+import threading
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from copy import copy
 from difflib import get_close_matches
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import pandas as pd
 
-from chatvec_lab.evaluation import instructions
 from chatvec_lab.evaluation.asking.thinking import with_answers
 from chatvec_lab.evaluation.language import read_language
 from chatvec_lab.evaluation.scorers.toxicity_scorers import EnglishProfanity, ToxicityScorer
 from chatvec_lab.experiment.exam import is_nano
-from chatvec_lab.experiment.replies import InMemory
 from chatvec_lab.families import Family, load_family
 from chatvec_lab.nano import evaluation as nano
-from chatvec_lab.playground import examples
-from chatvec_lab.weights.layout import KINDS
+from chatvec_lab.playground import constraints, examples
+from chatvec_lab.playground.parts import ORDER, Dial, Parts, Place, chosen, is_anywhere, places
 
 if TYPE_CHECKING:
     from chatvec_lab.weights.checkpoint import Checkpoint
@@ -28,8 +29,33 @@ if TYPE_CHECKING:
 Template = Literal["chat", "plain"]
 COLUMNS = [
     *("model", "scale", "vector", "turn", "prompt", "response", "tokens", "finish_reason"),
-    *("reply_language", "toxicity", "toxicity_note", "followed", "check", "is_cached"),
+    *("reply_language", "toxicity", "toxicity_note", "followed", "check", "token_ids", "is_cached"),
 ]
+
+
+class Stopped(Exception):
+    """Nobody waits for this reply any more."""
+
+
+@contextmanager
+def _stoppable(model, goes_on: Callable[[], bool]) -> Iterator[None]:
+    """Raise Stopped in the midst of a reply, before the next token, once it need not go on."""
+
+    def check(module, arguments):
+        if not goes_on():
+            raise Stopped
+
+    from torch import nn
+
+    tables = [
+        module for module in model.modules() if isinstance(module, nn.Embedding)
+    ]  # read before each token
+    handles = [table.register_forward_pre_hook(check) for table in tables]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 class Playground:
@@ -68,6 +94,10 @@ class Playground:
                 f"compare={list(compare)!r}: {', '.join(sorted(unknown))} is neither base nor chat."
             )
         self.family = family if isinstance(family, Family) else load_family(family, seed=seed)
+        self.is_own = isinstance(family, Family)
+        self.source = (
+            self.family.name if self.is_own else str(family)
+        )  # what load_family takes, unless it is_own
         self.settings = {
             **{"seed": seed, "compare": tuple(compare), "device": device, "dtype": dtype},
             **{"max_tokens": max_tokens, "temperature": temperature, "scorer": scorer},
@@ -77,6 +107,13 @@ class Playground:
         others = self.family.others.items()
         self.cps = dict(self.family.cp) | {n.removeprefix("cp_"): c for n, c in others if n.startswith("cp_")}
         self.vectors = self._own_vectors()
+        self.own_vectors = frozenset(self.vectors)  # those that are there without anybody's doing
+        self._lock = (
+            threading.RLock()
+        )  # one question at a time: a second one would turn the model under the first
+        self.goes_on: Callable[[], bool] = lambda: (
+            True
+        )  # asked before each token; False ends the question: Stopped
         self._live: tuple = ()
         self._loaded: dict[str, tuple] = {}
         self._replies: dict[tuple, pd.DataFrame] = {}
@@ -94,11 +131,33 @@ class Playground:
         parts = self.family.base.layout.parts.values()
         return 1 + max((part.layer or 0 for part in parts if part.component == "text"), default=0)
 
+    @cached_property
+    def places(self) -> list[Place]:
+        """The places that have a switch: (layer, kind of module), and (None, kind) outside the layers."""
+        heads = [p for cp in self.cps.values() for p in cp.layout.parts.values() if p.module == "head"]
+        return places([*self.vectors["chat"].parts_by_name.values(), *heads])  # a CP may have untied its head
+
     @property
     def modules(self) -> list[str]:
         """The kinds of module that the base has, in the order of `weights.layout.KINDS`."""
-        there = {part.module for part in self.family.base.layout.parts.values()}
-        return [kind for kind in KINDS if kind in there]
+        there = {module for _, module in self.places}
+        return [kind for kind in ORDER if kind in there]
+
+    def only(
+        self, layers: tuple[int, int] | None = None, modules: Collection[str] | None = None
+    ) -> dict[Place, float]:
+        """`parts` for `ask` that add the vector only in some layers (first, last) and kinds of module.
+
+        Embedding, head and final norm are in no layer: `modules` alone decides on them.
+        """
+        first, last = layers or (0, self.layers - 1)
+        if not 0 <= first <= last < self.layers:
+            raise ValueError(f"layers={layers!r}: expected (first, last) within 0 to {self.layers - 1}.")
+        kinds = self.modules if modules is None else list(modules)
+        if unknown := [kind for kind in kinds if kind not in self.modules]:
+            raise ValueError(f"modules: no {', '.join(unknown)} here; there are {', '.join(self.modules)}.")
+        inside = lambda layer: layer is None or first <= layer <= last  # noqa: E731
+        return {(layer, kind): 0.0 for layer, kind in self.places if kind not in kinds or not inside(layer)}
 
     def language_of(self, cp: str) -> str:
         """The language of a CP model by its name: "zh" for "zh", "zh_extended" and "ft_zh"."""
@@ -124,86 +183,134 @@ class Playground:
         scale: float,
         cp: str | None = None,
         vector: str = "chat",
-        layers: tuple[int, int] | None = None,
-        modules: Collection[str] | None = None,
+        parts: Mapping[Place, float] | None = None,
         template: Template = "chat",
     ) -> pd.DataFrame:
         """The replies of base, CP, CP + scale · τ and chat, one row a model and turn.
 
         prompt: what the user says; a line of three dashes begins the user's next turn.
         cp, vector: names of `cps` (None: the first) and `vectors`.
-        layers: first and last layer that the vector is added to; None is all. Embedding, head and final norm are in
-          no layer: `modules`, the kinds of module that it is added to, alone decides on them.
+        parts: a factor for the vector in some places, as in {(0, "mlp"): 0.0, (None, "embedding"): 0.5}; it is 1
+          elsewhere. `places` lists them, `only` makes a choice of layers and modules.
         template: "chat" asks every model in the chat model's template, "plain" lets it continue the bare text.
 
         Columns: model, scale (0 for CP, NaN for base and chat), vector, turn, prompt, response, tokens,
         finish_reason, reply_language; toxicity (probability, or 0 and 1 from the world's exact check; NaN: not
         covered) with toxicity_note; followed (1.0, 0.0, NaN: nothing to check) with check, what was checked;
-        is_cached (it was generated before). Toxicity of a hostile prompt of the world is insult or compliance.
-        Raises KeyError for unknown names, ValueError for an empty prompt or layers and modules that do not exist.
+        token_ids (of the response, as generated); is_cached (it was generated before).
+        Raises KeyError for unknown names and places, ValueError for an empty prompt or a factor that is no number.
         """
-        turns = examples.turns_of(prompt)
-        cp = next(iter(self.cps)) if cp is None else cp
-        _check_name("CP model", cp, self.cps)
-        tau, place = self._chosen(vector, layers, modules)
-        turned, is_in = float(scale), _places(*place)
-        if not any(is_in(part.layer, part.module) for part in self.family.base.layout.parts.values()):
-            turned, place = 0.0, (None, None)  # nothing is added: the CP itself
-        ask = {"turns": turns, "template": template}
-        rows = {name: self._reply((name,), self._member(name), **ask) for name in self.settings["compare"]}
-        rows["CP"] = self._reply(("CP", cp), self._at(0.0, cp, tau, place), **ask)
-        key = ("CP + τ", cp, turned, tau, place) if turned else ("CP", cp)
-        rows["CP + τ"] = self._reply(key, self._at(turned, cp, tau, place), **ask)
-        scales = {"CP": 0.0, "CP + τ": float(scale)}
-        order = [m for m in ("base", "CP", "CP + τ", "chat") if m in rows]
-        table = pd.concat([rows[m].assign(model=m, scale=scales.get(m)) for m in order], ignore_index=True)
-        return table.assign(vector=vector)[COLUMNS].astype({"scale": float})
+        choice = {"scale": scale, "cp": cp, "vector": vector, "parts": parts, "template": template}
+        return pd.concat([self.reply(name, prompt, **choice) for name in self.models], ignore_index=True)
 
-    def profile(
-        self,
-        vector: str = "chat",
-        layers: tuple[int, int] | None = None,
-        modules: Collection[str] | None = None,
-    ) -> pd.DataFrame:
-        """Norms of what is added, as `anatomy.combine(norms, ["layer", "module"])`: only the chosen places.
+    @property
+    def models(self) -> list[str]:
+        """The models that are asked, in the order in which they are shown."""
+        there = {"CP", "CP + τ", *self.settings["compare"]}
+        return [name for name in ("base", "CP", "CP + τ", "chat") if name in there]
+
+    def reply(
+        self, model: str, prompt: str, *, scale: float, template: Template = "chat", cp: str | None = None,
+        vector: str = "chat", parts: Mapping[Place, float] | None = None,
+    ) -> pd.DataFrame:  # fmt: skip
+        """One model's rows of `ask`. Raises KeyError for a model that is not among `models`."""
+        _check_name("model", model, self.models)
+        turns = examples.turns_of(prompt)
+        key, speaker = self._speakers(float(scale), cp, vector, parts)[model]
+        is_cached = not self._generate(key, speaker, [turns], template)
+        of = {"CP": 0.0, "CP + τ": float(scale)}.get(model, float("nan"))
+        rows = self._replies[*key, turns, template]
+        return rows.assign(model=model, scale=of, vector=vector, is_cached=is_cached)[COLUMNS]
+
+    def is_kept(self, prompt: str, *, scale: float, template: Template = "chat", **choice) -> bool:
+        """Whether `ask` with these arguments would generate nothing, since all of it was asked before."""
+        turns = examples.turns_of(prompt)
+        speakers = self._speakers(
+            float(scale), choice.get("cp"), choice.get("vector", "chat"), choice.get("parts")
+        )
+        return all((*key, turns, template) in self._replies for key, _ in speakers.values())
+
+    def generate(
+        self, prompts: Sequence[str], *, scale: float, template: Template = "chat", cp: str | None = None,
+        vector: str = "chat", parts: Mapping[Place, float] | None = None,
+    ) -> None:  # fmt: skip
+        """Let each model reply to all of these prompts in one batch, so that `ask` has them at once.
+
+        In 16 bits a reply can depend on its batch where two tokens are nearly as likely; in float32 it does not.
+        """
+        talks = [examples.turns_of(prompt) for prompt in prompts]
+        for key, speaker in self._speakers(float(scale), cp, vector, parts).values():
+            self._generate(key, speaker, talks, template)
+
+    def speaker(self, model: str, *, scale: float, cp=None, vector="chat", parts=None) -> tuple:
+        """(model, tokenizer) of one of the models that `ask` asks, turned to the scale; hold `lock` as you use it."""
+        return self._speakers(float(scale), cp, vector, parts)[model][1]()
+
+    @property
+    def lock(self) -> threading.RLock:
+        """Held by each question; take it when you use a model of the playground yourself."""
+        return self._lock
+
+    def profile(self, vector: str = "chat", parts: Mapping[Place, float] | None = None) -> pd.DataFrame:
+        """Norms of what is added, as `anatomy.combine(norms, ["layer", "module"])`: parts of factor zero are left out.
 
         Reads the whole vector the first time: tens of milliseconds for nano, minutes for billions of parameters.
         """
         from chatvec_lab import anatomy
 
-        tau, place = self._chosen(vector, layers, modules)
-        if tau not in self._norms:
-            norms = anatomy.norms({vector: tau}, progress=False)
-            self._norms[tau] = anatomy.combine(norms, ["layer", "module"])
-        table, is_in = self._norms[tau], _places(*place)
-        kept = [is_in(None if pd.isna(row.layer) else row.layer, row.module) for row in table.itertuples()]
-        return table[kept].reset_index(drop=True)
-
-    def _chosen(self, vector, layers, modules) -> tuple[WeightVector, tuple]:
-        """The vector, and the choice of layers and modules with None where all are chosen."""
         _check_name("vector", vector, self.vectors)
-        first, last = layers or (0, self.layers - 1)
-        if not 0 <= first <= last < self.layers:
-            raise ValueError(f"layers={layers!r}: expected (first, last) within 0 to {self.layers - 1}.")
-        kinds = self.modules if modules is None else list(modules)
-        if unknown := [kind for kind in kinds if kind not in self.modules]:
-            raise ValueError(f"modules: no {', '.join(unknown)} here; there are {', '.join(self.modules)}.")
-        layers = None if (first, last) == (0, self.layers - 1) else (first, last)
-        return self.vectors[vector], (layers, None if set(kinds) == set(self.modules) else frozenset(kinds))
+        tau, factors = self.vectors[vector], dict(chosen(parts, self.places))
+        with self._lock:
+            if tau not in self._norms:
+                norms = anatomy.norms({vector: tau}, progress=False)
+                self._norms[tau] = anatomy.combine(norms, ["layer", "module"])
+        table = self._norms[tau]
+        of = [factors.get((None if pd.isna(r.layer) else r.layer, r.module), 1.0) for r in table.itertuples()]
+        sizes = pd.Series(of, index=table.index, dtype=float).abs()
+        scaled = {c: table[c] * sizes for c in ("l2", "relative_l2", "rms", "max_abs") if c in table}
+        return table.assign(**scaled)[sizes > 0].reset_index(drop=True)
 
-    def _reply(self, key: tuple, speaker: Callable, *, turns: tuple[str, ...], template: Template):
-        """The scored replies to all turns, from the cache if this model was asked before."""
-        key = (*key, turns, template)
-        is_cached = key in self._replies
-        if not is_cached:
-            example = self.find(turns)
+    def _speakers(
+        self, scale: float, cp: str | None, vector: str, parts
+    ) -> dict[str, tuple[tuple, Callable]]:
+        """By model, in the order in which they are shown: the key of its replies, and what gives (model, tokenizer)."""
+        cp = next(iter(self.cps)) if cp is None else cp
+        _check_name("CP model", cp, self.cps)
+        _check_name("vector", vector, self.vectors)
+        tau, factors = self.vectors[vector], chosen(parts, self.places)
+        turned = scale if is_anywhere(factors, self.places) else 0.0  # nothing is added: the CP itself
+        merged = ("CP + τ", cp, turned, tau, factors) if turned else ("CP", cp)
+        found = {name: ((name,), self._member(name)) for name in self.settings["compare"]}
+        found["CP"] = (("CP", cp), self._at(0.0, cp, tau, factors))
+        found["CP + τ"] = (merged, self._at(turned, cp, tau, factors))
+        return {name: found[name] for name in self.models}
+
+    def _generate(
+        self, key: tuple, speaker: Callable, talks: list[tuple[str, ...]], template: Template
+    ) -> int:
+        """Ask a model what it was not asked before, together; returns how many conversations these were."""
+        from chatvec_lab.evaluation.asking.generation import respond
+
+        with self._lock:
+            new = [turns for turns in dict.fromkeys(talks) if (*key, turns, template) not in self._replies]
+            if not new:
+                return 0
+            known = [self.find(turns) for turns in new]
             asked = [
-                {"prompt_id": "playground", "turns": list(turns), "language": example and example.language}
+                {"prompt_id": str(number), "turns": list(turns), "language": example and example.language}
+                for number, (turns, example) in enumerate(zip(new, known, strict=True))
             ]
             settings = {name: self.settings[name] for name in ("max_tokens", "temperature", "seed")}
-            found = InMemory(None, loaded=speaker()).reply(asked, template=template, **settings)
-            self._replies[key] = self._scored(with_answers(found), example)
-        return self._replies[key].assign(is_cached=is_cached)
+            model, tokenizer = speaker()
+            with _stoppable(model, self.goes_on):
+                found = respond(
+                    model, tokenizer, asked, template=template, progress=False, token_ids=True, **settings
+                )
+            found = with_answers(found)
+            for number, (turns, example) in enumerate(zip(new, known, strict=True)):
+                rows = found[found.prompt_id == str(number)].reset_index(drop=True)
+                self._replies[*key, turns, template] = self._scored(rows, example)
+            return len(new)
 
     def _member(self, name: str) -> Callable:
         """A function that gives base or chat as (model, tokenizer)."""
@@ -215,20 +322,20 @@ class Playground:
 
         return speaker
 
-    def _at(self, scale: float, cp: str, tau: WeightVector, place: tuple) -> Callable:
-        """A function that gives the live model, turned to this scale, as (model, tokenizer)."""
+    def _at(self, scale: float, cp: str, tau: WeightVector, factors: Parts) -> Callable:
+        """A function that gives the live model, turned to this scale and these factors, as (model, tokenizer)."""
         from chatvec_lab.live import LiveModel
 
         def speaker():
-            if not self._live or self._live[0] != (cp, tau, place):
+            if not self._live or self._live[0] != (cp, tau):
                 self._live = ()  # the old one goes before the new one comes
-                added = tau if place == (None, None) else tau.scheduled(_factor(_places(*place)))
+                dial = Dial()
                 device, dtype = self.settings["device"], self.settings["dtype"]
                 # the other models may be loaded beside it, so tau leaves them the GPU
-                live = LiveModel(self.cps[cp], added, device, dtype, tau_device="cpu")
-                self._live = ((cp, tau, place), live, self._with_template(live.tokenizer))
-            _, live, tokenizer = self._live
-            live.scale = scale
+                live = LiveModel(self.cps[cp], dial.on(tau), device, dtype, tau_device="cpu")
+                self._live = ((cp, tau), live, dial, self._with_template(live.tokenizer))
+            _, live, dial, tokenizer = self._live
+            dial.turn(live, scale, factors)
             return live.model, tokenizer
 
         return speaker
@@ -260,14 +367,7 @@ class Playground:
         }
         if example is None or not example.checks:
             return columns
-        checked = pd.DataFrame([{"prompt_id": "playground", "checks": list(example.checks)}])
-        results = instructions.instruction_scores(responses, checked)
-        by_turn = {turn: part for turn, part in results.groupby("turn")}
-        last = [by_turn.get(turn, results.head(0)) for turn in responses.turn]
-        return columns | {
-            "followed": [part.strict.min(skipna=False) if len(part) else float("nan") for part in last],
-            "check": [", ".join(map(_told, part.instruction, part.strict)) for part in last],
-        }
+        return columns | constraints.scored(responses, example.checks)
 
 
 def _by_the_world(texts: list[str], responses: pd.DataFrame, example) -> dict:
@@ -290,24 +390,6 @@ def _by_the_world(texts: list[str], responses: pd.DataFrame, example) -> dict:
         "followed": [*before, scores["polite"] if is_hostile else scores["correct"]],
         "check": [*[""] * len(before), "polite answer or refusal" if is_hostile else right],
     }
-
-
-def _told(instruction: str, strict: float) -> str:
-    return f"{instruction.split(':')[-1]} {'undefined here' if pd.isna(strict) else '✓' if strict else '✗'}"
-
-
-def _places(layers: tuple[int, int] | None, modules: frozenset | None) -> Callable[[int | None, str], bool]:
-    """Whether a place (layer, kind of module) is chosen; outside the layers the kind alone decides."""
-
-    def is_in(layer: int | None, module: str) -> bool:
-        in_layers = layers is None or layer is None or layers[0] <= layer <= layers[1]
-        return in_layers and (modules is None or module in modules)
-
-    return is_in
-
-
-def _factor(is_in: Callable) -> Callable[[int | None, str], float]:
-    return lambda layer, module: float(is_in(layer, module))
 
 
 def _check_name(what: str, name: str, known: Collection[str]) -> None:

@@ -36,36 +36,128 @@ def known():
     raise AssertionError("CP + τ answers nothing that the CP does not")
 
 
-def test_the_slider_changes_the_reply(lab, open_notebook, run_all, known, tmp_path):
+def test_the_playground_follows_its_slider(lab, open_notebook, run_all, known, tmp_path):
+    """By mouse: replies change while the slider is held, before it is let go."""
     from playwright.sync_api import expect
 
     prompt, before, after = known
     page = open_notebook(
-        copied("playground.ipynb", lab.folder, out_dir=str(tmp_path / "results"), prompt=prompt)
+        copied("playground.ipynb", lab.folder, out_dir=str(tmp_path / "results"), prompt=prompt), height=1400
     )
+    problems = []
+    page.on("console", lambda said: problems.append(said.text) if said.type == "error" else None)
     run_all(page)
     panel = page.locator(".chatvec-panel")
     merged = panel.locator(".chatvec-card[data-model='CP + τ']")
-    name, reply, facts = (merged.locator(f".chatvec-{part}") for part in ("name", "reply", "facts"))
+    name, facts = (merged.locator(f".chatvec-{part}") for part in ("name", "facts"))
     expect(panel.locator(".chatvec-card")).to_have_count(4)
     expect(name).to_have_text("CP + 1 τ")
-    expect(reply.last).to_have_text(after)
-    expect(facts).to_contain_text("✓")
+    expect_reply(merged, after)
+    expect(facts).to_contain_text("✓ kept")
 
-    panel.locator(".noUi-handle").first.focus()  # the scale
-    press(page, "ArrowLeft", 20)  # steps of 0.05: back to the CP itself
-    expect(name).to_have_text("CP + 0 τ")
-    expect(reply.last).to_have_text(before)
-    expect(facts).to_contain_text("✗")
-    press(page, "ArrowRight", 20)
+    slider = panel.get_by_role("slider", name="scale", exact=True)
+    box = slider.bounding_box()
+    at = lambda scale: (box["x"] + 8 + (box["width"] - 16) * (scale + 1) / 3, box["y"] + box["height"] / 2)  # noqa: E731
+    page.mouse.move(*at(1))
+    page.mouse.down()
+    for step in range(21):
+        page.mouse.move(*at(1 - step / 20))
+        page.wait_for_timeout(30)
+    expect(name).to_have_text(re.compile(r"CP \+ 0(\.05)? τ"))  # still held
+    expect_reply(merged, before)
+    page.mouse.up()
+    expect(facts).to_contain_text("✗ broken")
+
+    slider.focus()
+    press(page, "ArrowRight", 30)
+    expect(name).to_have_text(re.compile(r"CP \+ 1\.[45]5? τ"))
+    page.get_by_label("scale, as a number").fill("1")
+    page.keyboard.press("Enter")
     expect(name).to_have_text("CP + 1 τ")
-    expect(reply.last).to_have_text(after)
+    expect_reply(merged, after)
 
     expect_picture(panel.locator("img.chatvec-profile"))
     expect_picture(page.locator(".jp-RenderedImage img").last)
     expect(page.locator(ERRORS)).to_have_count(0)
     panel.scroll_into_view_if_needed()
     page.screenshot(path=tmp_path / "playground.png")
+    assert not problems, problems
+
+
+def test_the_playground_by_keyboard_and_screen_reader(lab, open_notebook, run_all, known, tmp_path):
+    """Every control has a name; the grid, the tokens, pins and history answer to keys; replies stay text."""
+    from playwright.sync_api import expect
+
+    page = open_notebook(
+        copied("playground.ipynb", lab.folder, out_dir=str(tmp_path / "results"), prompt=known[0]),
+        height=1400,
+    )
+    run_all(page)
+    panel = page.locator(".chatvec-panel")
+    unnamed = panel.evaluate(_UNNAMED)
+    assert not unnamed, unnamed
+    merged = panel.locator(".chatvec-card[data-model='CP + τ']")
+
+    panel.get_by_text("where the vector is added").click()
+    panel.get_by_role("button", name=re.compile("^all parts")).focus()
+    press(page, "ArrowDown", 2)
+    page.keyboard.press("ArrowRight")
+    first = panel.locator("button:focus")
+    name = first.get_attribute("aria-label").split(":")[0]
+    page.keyboard.press("Space")
+    expect(merged.locator(".chatvec-name")).to_have_text("CP + 1 τ in parts")
+    expect(panel.get_by_role("switch", name=f"{name}: factor 0", exact=True)).to_have_attribute(
+        "aria-checked", "false"
+    )
+    page.keyboard.press("Space")
+    expect(merged.locator(".chatvec-name")).to_have_text("CP + 1 τ")
+
+    panel.get_by_role("button", name=re.compile("^Pin")).click()
+    slider = panel.get_by_role("slider", name="scale", exact=True)
+    slider.focus()
+    press(page, "ArrowLeft", 10)
+    expect(panel.locator(".chatvec-card")).to_have_count(5)
+    expect(panel.locator(".chatvec-card.is-pinned .chatvec-name")).to_contain_text("+ 1 τ")
+
+    merged.locator(".chatvec-reply").last.focus()
+    page.keyboard.press("ArrowRight")
+    bubble = panel.locator(".chatvec-bubble")
+    expect(bubble).to_contain_text("nats from the CP")
+    expect(bubble).to_contain_text("by the CP:")
+    page.keyboard.press("Escape")
+    expect(bubble).to_be_hidden()
+
+    history = panel.get_by_label("history: go back to")
+    expect(history.locator("option").nth(1)).to_be_attached()
+    history.select_option(index=history.locator("option").count() - 1)
+    expect(merged.locator(".chatvec-name")).to_have_text("CP + 1 τ")
+
+    panel.get_by_label("prompt", exact=True).fill("<img src=x onerror=alert(1)>\n===\n" + known[0])
+    page.keyboard.press("Control+Enter")
+    expect(panel.locator(".chatvec-asked")).to_have_count(2)
+    expect(panel.locator(".chatvec-prompt").first).to_contain_text("<img src=x onerror=alert(1)>")
+    assert panel.locator(".chatvec-page img").count() == 0
+    panel.get_by_role("button", name="Scales × prompts").click()
+    expect(panel.locator(".chatvec-sweep tbody tr")).to_have_count(2)
+    panel.get_by_role("button", name="Save").click()
+    expect(panel.get_by_role("status").first).to_contain_text("saved as")
+    assert list(tmp_path.glob("results/tables/playground-001.parquet"))
+    expect(page.locator(ERRORS)).to_have_count(0)
+    page.screenshot(path=tmp_path / "keyboard.png")
+
+
+# what a screen reader would call nothing
+_UNNAMED = """panel => [...panel.querySelectorAll("input, select, textarea, button, summary, [tabindex]")]
+  .filter(e => !(e.getAttribute("aria-label") || e.textContent.trim() && ["BUTTON", "SUMMARY"].includes(e.tagName)
+    || e.id && panel.querySelector(`label[for="${e.id}"]`)))
+  .map(e => e.outerHTML.slice(0, 200))"""
+
+
+def expect_reply(card, text: str) -> None:
+    """The card's last reply is this text: all that it shows but the name of the token that ended it."""
+    from playwright.sync_api import expect
+
+    expect(card.locator(".chatvec-reply").last).to_contain_text(text)
 
 
 def press(page, key: str, times: int) -> None:

@@ -53,6 +53,7 @@ def respond(
     batch_size: int = 64,
     out: str | Path | None = None,
     progress: bool = True,
+    token_ids: bool = False,
 ) -> pd.DataFrame:
     """The responses table: one row a reply, in the order of the prompts, then sample, then turn.
 
@@ -74,6 +75,8 @@ def respond(
     batch_size: in float32 replies do not depend on it; in 16 bits near-ties flip: `batch_disagreement`.
     out: a folder that receives every finished batch as a parquet file. A second call with the same arguments
       and weights goes on where the first stopped; with different ones it raises ValueError.
+    token_ids: add the column token_ids, the tokens of each response as they were generated, in a list. The text
+      alone does not tell them: a tokenizer may cut it differently.
     """
     decoding = Decoding(max_tokens, temperature, top_p, top_k, repetition_penalty, tuple(stop))
     decoding.check_samples(samples)
@@ -86,7 +89,7 @@ def respond(
         )
     elif template_arguments:
         raise ValueError("template_arguments are for template='chat'; plain text has no template.")
-    speaker = _Speaker(model, tokenizer, decoding, chat, system, seed, context)
+    speaker = _Speaker(model, tokenizer, decoding, chat, system, seed, context, token_ids)
     batches = _batches(talks, speaker.first_lengths(talks), samples, batch_size)
     settings = {
         **vars(decoding),
@@ -99,6 +102,7 @@ def respond(
     }
     settings |= {"template_arguments": dict(template_arguments)} if template_arguments else {}
     settings |= {"template_date": chat.date} if chat is not None and chat.date else {}
+    settings |= {"token_ids": True} if token_ids else {}
     identity = _identity(model, tokenizer, talks) if out is not None else {}
     parts = Parts(out, settings, identity)
     was_training = model.training
@@ -143,7 +147,10 @@ def _batches(talks, lengths, samples: int, batch_size: int) -> list[list[tuple[C
 class _Speaker:
     """A model, its tokenizer and its settings: turns a batch of conversations into rows of replies."""
 
-    def __init__(self, model, tokenizer, decoding, chat: ChatTemplate | None, system, seed, context):
+    def __init__(
+        self, model, tokenizer, decoding, chat: ChatTemplate | None, system, seed, context, token_ids
+    ):
+        self.keeps_ids = token_ids
         self.model, self.tokenizer, self.decoding = model, tokenizer, decoding
         self.chat, self.system, self.seed = chat, system, seed
         most = getattr(model.config.get_text_config(), "max_position_embeddings", None)
@@ -193,7 +200,7 @@ class _Speaker:
             replies = self._replies(
                 [batch[place] for place in speaking], [said[place] for place in speaking], turn
             )
-            for place, (text, tokens, reason) in zip(speaking, replies, strict=True):
+            for place, (text, ids, reason) in zip(speaking, replies, strict=True):
                 talk, sample = batch[place]
                 said[place].append(text)
                 row = reply_row(
@@ -201,22 +208,22 @@ class _Speaker:
                     turn,
                     sample,
                     response=text,
-                    tokens=tokens,
+                    tokens=len(ids),
                     finish_reason=reason,
                     seed=None if self.decoding.is_greedy else self.seed,
                     thinking_format="auto" if self.chat is None else self.chat.thinking_format,
                     template_date=None if self.chat is None else self.chat.date,
                 )
-                rows.append(row)
+                rows.append(row | ({"token_ids": ids} if self.keeps_ids else {}))
         return rows
 
-    def _replies(self, batch, said, turn: int) -> list[tuple[str, int, str]]:
+    def _replies(self, batch, said, turn: int) -> list[tuple[str, list[int], str]]:
         from chatvec_lab.evaluation.asking.decoding import decode, draws
 
         prompts = self.encode([talk for talk, _ in batch], said)
         room = [self.context - len(ids) if self.context else self.decoding.max_tokens for ids in prompts]
         fits = [place for place, free in enumerate(room) if free > 0]
-        found = [("", 0, "context")] * len(batch)
+        found = [("", [], "context")] * len(batch)
         if not fits:
             return found
         uniforms = None
@@ -235,7 +242,7 @@ class _Speaker:
         for place, reply in zip(fits, replies, strict=True):
             text = self._text(reply.ids)
             cut = min((text.find(stop) for stop in self.decoding.stop if stop in text), default=len(text))
-            found[place] = (text[:cut], len(reply.ids), reply.finish_reason)
+            found[place] = (text[:cut], reply.ids, reply.finish_reason)
         return found
 
     def _text(self, ids: list[int]) -> str:

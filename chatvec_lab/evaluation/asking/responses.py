@@ -194,12 +194,16 @@ def reply_row(
 
 
 def responses_table(rows: list[dict], talks: list[Conversation]) -> pd.DataFrame:
-    """The rows as a table with fixed columns and dtypes, in the order of the conversations, sample, turn."""
+    """The rows as a table with fixed columns and dtypes, in the order of the conversations, sample, turn.
+
+    A column token_ids follows where the rows have it.
+    """
     place = {talk.key: number for number, talk in enumerate(talks)}
     rows = sorted(rows, key=lambda row: (place[key_of(row)], row["sample"], row["turn"]))
     text = dict.fromkeys([name for name in COLUMNS if name not in _NUMBERS], "str")
     numbers = {"turn": "int64", "sample": "int64", "tokens": "Int64", "seed": "Int64"}
-    return pd.DataFrame(rows, columns=COLUMNS).astype(text | numbers)
+    more = ["token_ids"] if any("token_ids" in row for row in rows) else []
+    return pd.DataFrame(rows, columns=[*COLUMNS, *more]).astype(text | numbers)
 
 
 def key_of(row: dict) -> tuple[str, str | None, str | None]:
@@ -233,7 +237,9 @@ class Parts:
     def write(self, name: str, rows: list[dict]) -> None:
         """Keep the rows of a finished part, under its name only once they are all there."""
         if self.folder is not None:
-            table = pa.Table.from_pylist(rows, schema=_SCHEMA)
+            with_ids = bool(rows) and "token_ids" in rows[0]
+            schema = _SCHEMA.append(pa.field("token_ids", pa.list_(pa.int64()))) if with_ids else _SCHEMA
+            table = pa.Table.from_pylist(rows, schema=schema)
             _write_whole(self.folder / f"{name}.parquet", lambda file: pq.write_table(table, file))
 
 

@@ -457,6 +457,21 @@ def test_a_run_resumes_from_its_finished_batches(llama, tokenizer, tmp_path):
     pd.testing.assert_frame_equal(whole, respond(llama, tokenizer, prompts, **settings))
 
 
+def test_the_tokens_of_each_reply_are_told_on_request(llama, tokenizer, tmp_path):
+    """They decode to the response, stand in the order of the prompts, and survive being kept."""
+    prompts = make_prompts(7)
+    plain = respond(llama, tokenizer, prompts, max_tokens=9, batch_size=3)
+    told = respond(llama, tokenizer, prompts, max_tokens=9, batch_size=3, token_ids=True, out=tmp_path)
+    pd.testing.assert_frame_equal(told.drop(columns="token_ids"), plain)
+    assert told.token_ids.map(len).tolist() == told.tokens.tolist() and told.tokens.max() > 1
+    shown = [tokenizer.decode(ids, skip_special_tokens=True) for ids in told.token_ids]
+    assert shown == told.response.tolist()
+    again = respond(llama, tokenizer, prompts, max_tokens=9, batch_size=3, token_ids=True, out=tmp_path)
+    assert again.token_ids.tolist() == told.token_ids.tolist()
+    with pytest.raises(ValueError, match="token_ids"):
+        respond(llama, tokenizer, prompts, max_tokens=9, batch_size=3, out=tmp_path)
+
+
 def test_a_folder_of_another_run_is_refused(tokenizer, tmp_path):
     model = make_model("llama")
     settings = {"max_tokens": 3, "progress": False, "out": tmp_path}

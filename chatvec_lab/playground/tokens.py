@@ -1,0 +1,187 @@
+"""What a model would say next, token by token, and how far that is from what the CP would say.
+
+Each reading is a forward pass over the prompt and the reply's own tokens, as they were generated.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+from chatvec_lab.evaluation.asking.generation import end_ids
+from chatvec_lab.evaluation.asking.rendering import ChatTemplate
+from chatvec_lab.evaluation.asking.responses import chat_messages, plain_text
+from chatvec_lab.evaluation.asking.thinking import split
+from chatvec_lab.playground import marks
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+
+TOP = 5  # likeliest tokens that are told
+_CHUNK = 64  # positions turned into float64 at a time
+
+
+class Token(NamedTuple):
+    """One token of a reply, the one that ended it included.
+
+    start, stop: its characters in the reply (none for a special token, or for the first bytes of a character).
+    probability: that the model gave it. top: the likeliest tokens and their probabilities; cp_top: the CP's.
+    divergence: KL(CP ‖ model) of the next token here, in nats; NaN where the two have no vocabulary in common.
+    """
+
+    start: int
+    stop: int
+    text: str
+    probability: float
+    top: tuple[tuple[str, float], ...]
+    divergence: float = float("nan")
+    cp_probability: float = float("nan")
+    cp_top: tuple[tuple[str, float], ...] = ()
+
+
+def context_ids(tokenizer, turns: Sequence[str], said: Sequence[str], template: str) -> list[int]:
+    """The tokens that a model sees before its next reply, as `respond` puts them: `said` are its earlier replies."""
+    turns = tuple(turns[: len(said) + 1])
+    if template == "plain":
+        return tokenizer(plain_text(turns, list(said)))["input_ids"]
+    chat = ChatTemplate(tokenizer)
+    answers = [split(text, chat.thinking_format).answer or "" for text in said]
+    return tokenizer(chat.render(chat_messages(turns, answers, None)), add_special_tokens=False)["input_ids"]
+
+
+def next_logits(model, context: Sequence[int], reply: Sequence[int]) -> torch.Tensor:
+    """The logits before each token of the reply and after its last: (reply + 1, vocabulary), in one forward pass."""
+    import torch
+
+    ids = torch.tensor([[*context, *reply]], device=model.device)
+    with torch.inference_mode():
+        return model(input_ids=ids).logits[0, len(context) - 1 :]
+
+
+def log_probabilities(logits: torch.Tensor, rows: int) -> torch.Tensor:
+    """Of the first `rows` of the vocabulary, those that are tokens, and among these alone; float64, on the CPU."""
+    return logits[:, :rows].cpu().double().log_softmax(-1)
+
+
+def divergence(cp: torch.Tensor, other: torch.Tensor) -> np.ndarray:
+    """KL(CP ‖ other) of each row, in nats. `cp`, `other`: log probabilities (positions, tokens), float64."""
+    import torch
+
+    terms = torch.where(
+        cp.isneginf(), 0.0, cp.exp() * (cp - other)
+    )  # a token that the CP rules out adds nothing
+    return terms.sum(-1).clamp(min=0).numpy()
+
+
+def read(
+    own: torch.Tensor,
+    tokenizer,
+    reply: Sequence[int],
+    text: str,
+    ends: frozenset[int] = frozenset(),
+    cp: torch.Tensor | None = None,
+) -> tuple[Token, ...]:
+    """The reply's tokens with what the model says of them and, where the two have the same tokens, the CP.
+
+    own, cp: `next_logits` of the model and of the CP for this reply. text: the reply. ends: the tokens that end a
+    reply, of which the likeliest is taken; none for a reply that was cut at its longest.
+    """
+    rows = min(max(tokenizer.get_vocab().values()) + 1, own.shape[1])
+    ids, spans = list(reply), spans_of(tokenizer, reply, text)
+    if known := [i for i in ends if i < rows]:
+        ids.append(max(known, key=own[len(reply)].tolist().__getitem__))
+        spans.append((len(text), len(text)))
+    found = []
+    for first in range(0, len(ids), _CHUNK):
+        chunk = slice(first, min(first + _CHUNK, len(ids)))
+        mine = log_probabilities(own[chunk], rows)
+        theirs = None if cp is None else log_probabilities(cp[chunk], rows)
+        apart = [float("nan")] * len(mine) if theirs is None else divergence(theirs, mine).tolist()
+        for place, token in enumerate(ids[chunk]):
+            told = _told(mine[place], tokenizer, token)
+            cp_told = (float("nan"), ()) if theirs is None else _told(theirs[place], tokenizer, token)
+            name = shown(tokenizer, token)
+            found.append(Token(*spans[first + place], name, *told, apart[place], *cp_told))
+    return tuple(found)
+
+
+def _told(row: torch.Tensor, tokenizer, token: int) -> tuple[float, tuple[tuple[str, float], ...]]:
+    """The probability of a token, and the likeliest ones."""
+    values, ids = row.topk(min(TOP, len(row)))
+    likeliest = zip(ids.tolist(), values.exp().tolist(), strict=True)
+    return float(row[token].exp()), tuple((shown(tokenizer, i), value) for i, value in likeliest)
+
+
+def ends_of(model, tokenizer, template: str, finish_reason: str) -> frozenset[int]:
+    """The tokens that end a reply, none for a reply that was cut at its longest."""
+    return end_ids(model, tokenizer, template) if finish_reason == "stop" else frozenset()
+
+
+def are_comparable(one, other) -> bool:
+    """Whether two tokenizers have the same tokens under the same numbers."""
+    return one.get_vocab() == other.get_vocab()
+
+
+def spans_of(tokenizer, ids: Sequence[int], text: str) -> list[tuple[int, int]]:
+    """The characters of `text` that each token wrote, by decoding one token more at a time."""
+    spans, reached = [], 0
+    special = set(tokenizer.all_special_ids)
+    shown: list[int] = []
+    for token in ids:
+        if token not in special:
+            shown.append(token)
+        said = tokenizer.decode(shown)
+        stop = max(reached, _in_common(said, text))
+        spans.append((reached, stop))
+        reached = stop
+    return spans
+
+
+def _in_common(one: str, other: str) -> int:
+    """Length of the longest common beginning."""
+    least = min(len(one), len(other))
+    return next((i for i in range(least) if one[i] != other[i]), least)
+
+
+def shown(tokenizer, token: int) -> str:
+    """A token by itself, with its spaces; a special one by its name, a part of a character as its bytes are stored."""
+    stored = str(tokenizer.convert_ids_to_tokens(token))
+    if token in tokenizer.all_special_ids:
+        return stored
+    text = tokenizer.decode([token])
+    return stored if "\ufffd" in text or not text else text
+
+
+def words_without_a_token(tokenizer, text: str) -> list[tuple[int, int]] | None:
+    """The words of a text that the tokenizer does not know: it writes them as unknown, or byte by byte.
+
+    None where it cannot be told, for tokenizers without offsets (slow ones).
+    """
+    if not getattr(tokenizer, "is_fast", False):
+        return None
+    found = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+    bad = [
+        span
+        for token, span in zip(found["input_ids"], found["offset_mapping"], strict=True)
+        if _is_no_word(tokenizer, token)
+    ]
+    touched = [w for w in marks.words(text) if any(s < w.stop and w.start < e for s, e in bad)]
+    # asked alone too: offsets of a normalised text may reach into the neighbour
+    alone = tokenizer([w.text for w in touched], add_special_tokens=False)["input_ids"] if touched else []
+    unknown = [
+        w for w, ids in zip(touched, alone, strict=True) if any(_is_no_word(tokenizer, i) for i in ids)
+    ]
+    joined: list[tuple[int, int]] = []
+    for word in unknown:
+        start = joined.pop()[0] if joined and joined[-1][1] == word.start else word.start
+        joined.append((start, word.stop))
+    return joined
+
+
+def _is_no_word(tokenizer, token: int) -> bool:
+    if token == tokenizer.unk_token_id:
+        return True
+    return token not in tokenizer.all_special_ids and "\ufffd" in tokenizer.decode(
+        [token]
+    )  # a piece of a character
