@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any, Literal
 
+from chatvec_lab.reading import brief
+
 
 @dataclass(frozen=True)
 class Difference:
@@ -101,6 +103,7 @@ def settings_of(config: Mapping[str, Any]) -> dict[str, Any]:
     """The settings of the table, by their first names, out of a config.json; of a larger model its text part's.
 
     What a config leaves out has the default of its class, as in transformers; what has none is left out here too.
+    ValueError for a setting that is of another kind than it should be.
 
     >>> settings_of({"model_type": "llama", "hidden_size": 32, "num_attention_heads": 4})["head_dim"]
     8
@@ -128,25 +131,34 @@ def settings_of(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _text(config: Mapping[str, Any]) -> dict[str, Any]:
-    inner = next((config[k] for k in ("text_config", "llm_config", "language_config") if config.get(k)), {})
-    return {**config, **inner}
+    keys = ("text_config", "llm_config", "language_config")
+    return {**config, **next((_mapping(config, key) for key in keys if config.get(key)), {})}
 
 
 def _rope(config: Mapping[str, Any]) -> dict[str, Any]:
     """RoPE's base and scaling, which transformers 5 keeps in `rope_parameters` and older ones in two keys."""
-    stored = dict(config.get("rope_parameters") or {})
+    stored = dict(_mapping(config, "rope_parameters"))
     theta = stored.pop("rope_theta", None) or config.get("rope_theta") or config.get("rotary_emb_base")
-    scaling = stored or dict(config.get("rope_scaling") or {})
+    scaling = stored or dict(_mapping(config, "rope_scaling"))
     kind = scaling.pop("rope_type", None) or scaling.pop("type", None) or "default"
     scaling.pop("type", None)
     result: dict[str, Any] = {}
     if theta is not None:
+        if isinstance(theta, bool) or not isinstance(theta, int | float):
+            raise ValueError(f"rope_theta is {brief(theta)}, and there should be a number")
         result["rope_theta"] = float(theta)
     if "partial_rotary_factor" in scaling:
         result["partial_rotary_factor"] = scaling.pop("partial_rotary_factor")
     if scaling or kind != "default":
         result["rope_scaling"] = {"rope_type": kind, **scaling} if kind != "default" else scaling
     return result
+
+
+def _mapping(config: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    found = config.get(key) or {}
+    if not isinstance(found, Mapping):
+        raise ValueError(f"{key} is {brief(found)}, and there should be a mapping")
+    return found
 
 
 @cache

@@ -182,17 +182,24 @@ def settings(merged: MergedCheckpoint, found: list[Finding]) -> list[str]:
     """The settings in which chat or CP differ from the base; each with what it means."""
     lines: list[str] = []
     for _, chat, base in pairs(merged.vector):
-        theirs = settings_of(base.config)
+        theirs = _settings_of(base)
         for role, member in (("chat", chat), ("cp", merged.cp)):
             if not (member.config and base.config):
                 continue
-            for entry, text in differences(settings_of(member.config), theirs):
+            for entry, text in differences(_settings_of(member), theirs):
                 meaning = entry.meaning[0].upper() + entry.meaning[1:]
                 finding = Finding(entry.name, role in entry.refuses, f"{member.label}: {text}. {meaning}.")
                 if finding not in found:
                     found.append(finding)
                     lines.append(f"{entry.name}: {text} ({member.label})")
     return lines or ["no difference in what a sum of weights depends on"]
+
+
+def _settings_of(member: Checkpoint) -> dict:
+    try:
+        return settings_of(member.config)
+    except ValueError as error:
+        raise ValueError(f"{member.folder / 'config.json'}: {error}. Download or copy it again.") from error
 
 
 def files(merged: MergedCheckpoint) -> list[str]:

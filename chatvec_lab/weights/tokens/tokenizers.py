@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import xxhash
 
 from chatvec_lab import sandbox
+from chatvec_lab.reading import brief
 from chatvec_lab.weights.sources.files import read_json
 
 if TYPE_CHECKING:
@@ -60,6 +61,11 @@ def rules_of(checkpoint: Checkpoint) -> dict[str, Any]:
     """
     config, file = checkpoint.tokenizer_config, checkpoint.folder / "tokenizer.json"
     rules: dict[str, Any] = {key: config.get(key) for key in SETTINGS}
+    if not isinstance(rules["tokenizer_class"], str | None):
+        raise ValueError(
+            f"{checkpoint.folder / 'tokenizer_config.json'}: tokenizer_class is {brief(rules['tokenizer_class'])}, and "
+            "there should be text. Download or copy it again."
+        )
     rules["tokenizer_class"] = _ONE_CLASS.get(rules["tokenizer_class"], rules["tokenizer_class"])
     rules["json"] = None
     if file.is_file():
