@@ -11,8 +11,6 @@ from typing import Any
 
 from chatvec_lab.weights.sources.bin import bin_entries
 from chatvec_lab.weights.sources.files import FLOATS, Entry, Stored, Tensors, changed, read_json, state_of
-from chatvec_lab.weights.sources.quantised.opened import dequantised
-from chatvec_lab.weights.sources.quantised.packed import NotRead
 from chatvec_lab.weights.sources.quantised.recognised import quantisation, refusal, whole_config
 from chatvec_lab.weights.sources.safetensors import safetensors_entries
 from chatvec_lab.weights.tokens.vocabulary import Vocabulary
@@ -60,6 +58,9 @@ class Folder:
             return self.stored, ""
         if how.endswith("no quantised tensor is stored"):
             return self.stored, refusal(self.label, how)
+        from chatvec_lab.weights.sources.quantised.opened import dequantised  # numba takes half a second
+        from chatvec_lab.weights.sources.quantised.packed import NotRead
+
         try:
             return dequantised(self.stored, self.stored_config, self.folder), ""
         except NotRead as error:

@@ -15,7 +15,6 @@ import numpy as np
 
 from chatvec_lab.weights.sources.files import SAFETENSORS_DTYPES, Entry, Tensors, no_such
 from chatvec_lab.weights.sources.folder import Folder, open_folder
-from chatvec_lab.weights.sources.quantised.packed import Dequantised
 
 # what a model is opened with besides its weights: config, tokenizer in all its forms, template, code that is carried
 COMPANIONS = (
@@ -168,8 +167,11 @@ def remote(repo: str, revision: str | None) -> Remote | None:
         Exception
     ):  # no safetensors, no network, no such model: the ordinary way downloads it, or says why not
         return None
-    if isinstance(tensors, Dequantised) and any(entry.is_scattered for entry in tensors.packed.values()):
-        return None
+    if tensors.note:  # dequantised
+        from chatvec_lab.weights.sources.quantised.packed import Dequantised
+
+        if isinstance(tensors, Dequantised) and any(entry.is_scattered for entry in tensors.packed.values()):
+            return None
     return found
 
 
