@@ -55,10 +55,10 @@ class Packed:
     divisor: float = 1.0
     is_scattered: bool = False  # a row lies in pieces all over the file, which no HTTP range can ask for
 
-    def read(self, first: int, last: int) -> np.ndarray:
-        """Rows of codes as values, (rows, width), of `dtype`."""
+    def read(self, first: int, last: int, out: np.ndarray | None = None) -> np.ndarray:
+        """Rows of codes as values of `dtype`, (rows, width), in the flat `out` where it is given."""
         codes, steps = self.codes(first, last), self.steps(first, last)
-        out = np.empty(codes.shape, self.dtype)
+        out = np.empty(codes.shape, self.dtype) if out is None else out.reshape(codes.shape)
         rows = np.ascontiguousarray(self.blocks(np.arange(first, last)), dtype=np.int64)
         scale = np.ascontiguousarray(steps.scale, dtype=np.float64)
         if steps.zero is None and steps.bias is None and self.divisor == 1 and isinstance(self.groups, int):
@@ -225,6 +225,9 @@ class Dequantised:
         entry, view = self.packed[name], out[: stop - start]
         if stop > start:
             first, last = start // entry.width, -(-stop // entry.width)
+            if (first * entry.width, last * entry.width) == (start, stop):  # whole rows, as a rule
+                entry.read(first, last, view)
+                return view
             flat = entry.read(first, last).reshape(-1)
             view[:] = flat[start - first * entry.width : stop - first * entry.width]
         return view
