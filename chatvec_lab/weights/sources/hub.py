@@ -15,7 +15,6 @@ import numpy as np
 
 from chatvec_lab.weights.sources.files import SAFETENSORS_DTYPES, Entry, Tensors, no_such
 from chatvec_lab.weights.sources.folder import Folder, open_folder
-from chatvec_lab.weights.sources.quantised.packed import Dequantised
 
 # what a model is opened with besides its weights: config, tokenizer in all its forms, template, code that is carried
 COMPANIONS = (
@@ -68,7 +67,7 @@ class Remote(Hub):
 class RemoteTensors:
     """The tensors of a hub model's safetensors, read by HTTP ranges (see `Tensors`)."""
 
-    note = ""
+    note, is_scattered = "", False
 
     def __init__(self, repo: str, revision: str | None):
         from huggingface_hub import get_safetensors_metadata
@@ -168,7 +167,7 @@ def remote(repo: str, revision: str | None) -> Remote | None:
         Exception
     ):  # no safetensors, no network, no such model: the ordinary way downloads it, or says why not
         return None
-    if isinstance(tensors, Dequantised) and any(entry.is_scattered for entry in tensors.packed.values()):
+    if tensors.is_scattered:
         return None
     return found
 

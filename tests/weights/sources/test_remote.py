@@ -86,9 +86,7 @@ def test_a_model_in_the_cache_is_read_from_there(served):
 
 
 @pytest.mark.parametrize(("format", "is_remote"), [("fp8 blocks", True), ("ct w4a16", True), ("gptq", False)])
-def test_rows_of_a_quantised_hub_model_are_asked_for_where_they_lie_together(
-    hub, tmp_path, format, is_remote
-):  # noqa: F811
+def test_rows_of_a_quantised_hub_model_are_asked_for(hub, tmp_path, format, is_remote):  # noqa: F811
     """GPTQ's rows are scattered over the file, so that such a model is downloaded instead."""
     from gguf_files import save_llama
     from quantised_files import quantise

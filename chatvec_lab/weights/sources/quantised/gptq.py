@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from chatvec_lab.weights.sources.quantised.packed import NotRead, Packed, Parts, Steps, narrowest
+from chatvec_lab.weights.sources.quantised.packed import Packed, Parts, Steps, narrowest
+from chatvec_lab.weights.sources.quantised.recognised import NotRead
 from chatvec_lab.weights.sources.quantised.values import integers, unpack
 
 BITS = (2, 3, 4, 8)

@@ -12,11 +12,8 @@ from typing import Any
 import numpy as np
 
 from chatvec_lab.weights.sources.files import NUMPY_DTYPES, Tensors, no_such
+from chatvec_lab.weights.sources.quantised.recognised import NotRead
 from chatvec_lab.weights.sources.quantised.values import Values, affine, e4m3, powers_of_two, scaled, squares
-
-
-class NotRead(ValueError):
-    """Why a quantised checkpoint is not read: what its files say that this code does not know, or lack."""
 
 
 @dataclass(frozen=True)
@@ -194,6 +191,11 @@ class Dequantised:
     @property
     def names(self) -> list[str]:
         return self._names
+
+    @property
+    def is_scattered(self) -> bool:
+        """Whether some rows lie in pieces all over their file."""
+        return any(entry.is_scattered for entry in self.packed.values())
 
     def _holder(self, name: str) -> str:
         """The stored tensor whose file and place a tensor has."""
