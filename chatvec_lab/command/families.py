@@ -17,6 +17,11 @@ def add(verbs) -> None:
     parser.add_argument(
         "--check", action="store_true", help="compare sampled weights of every member with the base's"
     )
+    parser.add_argument(
+        "--pin",
+        metavar="NAME",
+        help="ask the hub for the commit, licence and files of this family's members, and write them into its file",
+    )
     parser.add_argument("--seed", type=int, default=0, help="which repetition of a nano family")
     parser.set_defaults(run=run)
 
@@ -24,6 +29,11 @@ def add(verbs) -> None:
 def run(options) -> int:
     from chatvec_lab.families import families_page, load_family
 
+    if options.pin:
+        from chatvec_lab.families.pin import pin
+
+        print("\n".join(pin(options.pin)))
+        return 0
     if not options.check:
         print(families_page(options.name, seed=options.seed))
         return 0

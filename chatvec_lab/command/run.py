@@ -20,6 +20,7 @@ def run(options) -> int:
     """Run the study; after a dry run also say what it needs of judges, memory and disk."""
     from chatvec_lab.study import command, plan
 
+    _warn_of_unpinned(options)
     status = command.main(options)
     if options.dry_run and not status:
         from chatvec_lab.experiment import needs
@@ -34,3 +35,24 @@ def run(options) -> int:
         if family and (told := needs.page(load_family(family), cells)):
             print(told)
     return status
+
+
+def _warn_of_unpinned(options) -> None:
+    """Say which models of the study's family no commit pins; a study that cannot be read says so itself, later."""
+    import sys
+
+    from chatvec_lab.families import load_family
+    from chatvec_lab.families.pin import unpinned
+    from chatvec_lab.study import plan
+
+    try:
+        study = plan.load(options.study, set=dict(text.partition("=")[::2] for text in options.set))
+        loose = unpinned(load_family(study.family)) if study.family else []
+    except (ValueError, OSError, KeyError, TypeError):
+        return
+    if loose:
+        print(
+            f"{study.family}: {', '.join(loose)} {'is' if len(loose) == 1 else 'are'} not pinned to a commit, so that "
+            f"another day may read other weights; python -m chatvec_lab families --pin {study.family} pins them.",
+            file=sys.stderr,
+        )

@@ -67,6 +67,10 @@ def _page(family: Family) -> str:
         lines.append(f"{', '.join(names)}: {row['source']}{at}")
         lines.append(_indented(", ".join(facts)))
         lines += [_indented(row["notes"])] if row["notes"] else []
+        known = family.facts.get(names[0], {})
+        lines += [_indented(f"read from {page}") for page in known.get("pages") or ()]
+        if known.get("unverified"):
+            lines.append(_indented(f"unverified: {', '.join(known['unverified'])}"))
     return "\n".join(lines + [_indented(f"Confound: {text}", 0) for text in family.confounds])
 
 

@@ -148,7 +148,11 @@ MEMBER_KEYS = {
     "vocabulary": Key("a number", "Rows of the embedding table, for readers."),
     "dtype": Key("text, such as bfloat16", "The format of the stored weights, for readers."),
     "notes": Key("text", "For readers."),
+    "pages": Key("text, or a list of texts", "The pages that these facts were read from, with the day; printed by `families`."),
+    "unverified": Key("text, or a list of texts", "Names of the facts for which no such page was at hand."),
+    "files": Key("a list of texts", "What the repository holds, as `families --pin` found it."),
 }  # fmt: skip
+_LISTS = ("pages", "unverified", "files")
 
 
 def load_family(name_or_path: str | Path, *, seed: int = 0) -> Family:
@@ -326,6 +330,8 @@ def _facts(entry: Any, where: str) -> dict[str, Any]:
     for key, value in entry.items():
         if value is None or key not in MEMBER_KEYS:
             facts[key] = value
+        elif key in _LISTS:
+            facts[key] = tuple(as_text(text, f"{where}: {key}") for text in _listed(value))
         elif key in ("parameters", "vocabulary"):
             if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < float("inf"):
                 raise ValueError(f"{where}: {key} should be a number, such as 6.7e9, got {brief(value)}.")

@@ -83,6 +83,17 @@ def test_an_allowed_mixture_is_exact_and_says_its_noise(family, tmp_path):
     )
 
 
+@pytest.mark.parametrize("kind", ["-fp8", "-int4"])
+@pytest.mark.filterwarnings("ignore:.*rounding noise of both")
+def test_a_merge_of_quantised_members_is_the_formula_of_their_values_rounded_once(family, tmp_path, kind):
+    base, chat, cp = members(family, kind)
+    (cp + 0.7 * (chat - base)).save(tmp_path / "out", verify=True, progress=False)
+    saved = state(tmp_path / "out")
+    for name in (MATRIX, "model.layers.1.self_attn.k_proj.weight", "lm_head.weight"):
+        exact = formula(cp.read(name), [(0.7, chat.read(name), base.read(name))])
+        assert saved[name].dtype == torch.bfloat16 and wrongly_rounded(saved[name], exact) == 0
+
+
 def test_members_quantised_alike_are_labelled_with_their_noise(family, tmp_path):
     base, chat, cp = members(family, "-int4")
     with pytest.warns(

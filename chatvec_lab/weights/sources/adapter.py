@@ -16,15 +16,16 @@ from typing import TYPE_CHECKING, Any
 from chatvec_lab.weights.sources.beside import ADAPTER, TOKENIZER_FILES, sort_companions
 from chatvec_lab.weights.sources.files import read_json
 from chatvec_lab.weights.sources.folder import Folder, sets_of_weights
-from chatvec_lab.weights.sources.lora import LoRA
 
 if TYPE_CHECKING:
+    from chatvec_lab.weights.sources.lora import LoRA
     from chatvec_lab.weights.sources.source import Source
 
 
 def is_adapter(folder: Path) -> bool:
     """Whether a folder holds an adapter and no model beside it."""
-    return (folder / ADAPTER).is_file() and not sets_of_weights(folder)
+    has_weights = any((folder / f"adapter_model.{kind}").is_file() for kind in ("safetensors", "bin"))
+    return (folder / ADAPTER).is_file() and has_weights and not sets_of_weights(folder)
 
 
 class Adapter:
@@ -71,6 +72,8 @@ class Adapter:
 
     @cached_property
     def tensors(self) -> LoRA:
+        from chatvec_lab.weights.sources.lora import LoRA
+
         if self.base.refused:
             raise ValueError(self.base.refused)
         return LoRA(self.path, self._settings, self.base.tensors, self.base.config)

@@ -11,7 +11,7 @@ from typing import Any
 
 from chatvec_lab.weights.sources.bin import bin_entries
 from chatvec_lab.weights.sources.files import FLOATS, Entry, Stored, Tensors, changed, read_json, state_of
-from chatvec_lab.weights.sources.quantised.recognised import quantisation, refusal, whole_config
+from chatvec_lab.weights.sources.quantised.recognised import NotRead, quantisation, refusal, whole_config
 from chatvec_lab.weights.sources.safetensors import safetensors_entries
 from chatvec_lab.weights.tokens.vocabulary import Vocabulary
 
@@ -58,8 +58,7 @@ class Folder:
             return self.stored, ""
         if how.endswith("no quantised tensor is stored"):
             return self.stored, refusal(self.label, how)
-        from chatvec_lab.weights.sources.quantised.opened import dequantised  # numba takes half a second
-        from chatvec_lab.weights.sources.quantised.packed import NotRead
+        from chatvec_lab.weights.sources.quantised.opened import dequantised  # with numba, for these alone
 
         try:
             return dequantised(self.stored, self.stored_config, self.folder), ""
@@ -282,7 +281,7 @@ def _holds_no_model(folder: Path) -> str:
     if any(name.startswith("vector") and name.endswith(".safetensors") for name in found):
         hint = " It holds a weight vector, not a model: open it with WeightVector.load."
     elif (folder / "adapter_config.json").is_file():
-        hint = " It holds an adapter: download it, and open its folder."
+        hint = " It holds a PEFT adapter: open it by its local folder, with adapter_model.safetensors in it."
     return (
         f"{folder} holds no model: expected model.safetensors, model.safetensors.index.json, pytorch_model.bin or "
         f"pytorch_model.bin.index.json, found {', '.join(found) or 'nothing'}.{hint}"

@@ -67,7 +67,7 @@ class Remote(Hub):
 class RemoteTensors:
     """The tensors of a hub model's safetensors, read by HTTP ranges (see `Tensors`)."""
 
-    note = ""
+    note, is_scattered = "", False
 
     def __init__(self, repo: str, revision: str | None):
         from huggingface_hub import get_safetensors_metadata
@@ -167,11 +167,8 @@ def remote(repo: str, revision: str | None) -> Remote | None:
         Exception
     ):  # no safetensors, no network, no such model: the ordinary way downloads it, or says why not
         return None
-    if tensors.note:  # dequantised
-        from chatvec_lab.weights.sources.quantised.packed import Dequantised
-
-        if isinstance(tensors, Dequantised) and any(entry.is_scattered for entry in tensors.packed.values()):
-            return None
+    if tensors.is_scattered:
+        return None
     return found
 
 

@@ -173,7 +173,9 @@ def test_another_base_and_a_base_that_is_not_here_are_named(base, tmp_path):
     ):
         _ = Checkpoint(tmp_path / "wrong").names
     changed_settings(tmp_path / "wrong", base_model_name_or_path="nowhere at all")
-    with pytest.raises(FileNotFoundError, match="holds an adapter for 'nowhere at all'"):
+    with pytest.raises(
+        FileNotFoundError, match=r"holds an adapter \(LORA\) for nowhere at all, which is not to be had"
+    ):
         _ = Checkpoint(tmp_path / "wrong").names
     shutil.copytree(base, tmp_path / "sibling")
     changed_settings(tmp_path / "wrong", base_model_name_or_path="sibling")  # a folder beside it

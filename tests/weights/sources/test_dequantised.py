@@ -112,6 +112,8 @@ NEIGHBOURS = [
     ("gptq", {"group_size": 16}, None, r"scales has the shape \(3, 64\), expected \(6, 64\)"),
     ("gptq", {"group_size": 0}, None, "group_size is 0"),
     ("gptq", {"checkpoint_format": "marlin"}, None, "checkpoint_format 'marlin' is not one of gptq, gptq_v2"),
+    ("gptq", {"is_marlin_format": True}, None, "checkpoint_format 'marlin' is not one of"),
+    ("gptq", {"format": "gptq_p"}, None, "checkpoint_format 'gptq_p' is not one of"),
     ("gptq", {"dynamic": {"+:.*": {"bits": 8}}}, None, r"rules of their own \(dynamic\)"),
     ("gptq", {"desc_act": True}, gone("g_idx"), "desc_act is set, but .*g_idx"),
     ("gptq", {}, gone("qzeros"), "stored without .*qzeros"),

@@ -83,3 +83,28 @@ def test_a_model_in_the_cache_is_read_from_there(served):
     )
     assert run(address, home, code).stdout.strip() == "Hub"
     assert not asked
+
+
+@pytest.mark.parametrize(("format", "is_remote"), [("fp8 blocks", True), ("ct w4a16", True), ("gptq", False)])
+def test_rows_of_a_quantised_hub_model_are_asked_for(hub, tmp_path, format, is_remote):  # noqa: F811
+    """GPTQ's rows are scattered over the file, so that such a model is downloaded instead."""
+    from gguf_files import save_llama
+    from quantised_files import quantise
+
+    address, repos, _ = hub
+    values = quantise(save_llama(tmp_path / "whole"), tmp_path / "packed", format)
+    repos["lab/packed"] = tmp_path / "packed"
+    name = "model.layers.0.mlp.up_proj.weight"
+    done = run(
+        address,
+        tmp_path / "home",
+        "from chatvec_lab.weights.checkpoint import Checkpoint, sparsely\n"
+        "c = sparsely(Checkpoint('lab/packed'))\n"
+        f"r = c.read('{name}', slice(3, 7)).double()\n"
+        "print(type(c.origin).__name__, c.note.split(',')[0], float(r.sum()), float(r.abs().sum()), sep='|')",
+    )
+    assert done.returncode == 0, done.stderr
+    kind, note, *sums = done.stdout.strip().split("|")
+    rows = values[name][3:7]
+    assert kind == ("Remote" if is_remote else "Hub") and note.startswith("dequantised from")
+    assert [float(s) for s in sums] == [float(rows.sum()), float(rows.abs().sum())]

@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from chatvec_lab.weights.sources.quantised.packed import NotRead, Packed, Parts, Steps, narrowest
+from chatvec_lab.weights.sources.quantised.packed import Packed, Parts, Steps, narrowest
+from chatvec_lab.weights.sources.quantised.recognised import NotRead
 from chatvec_lab.weights.sources.quantised.values import integers
 
 # column 8 * word + i lies in these four bits of the word

@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 
 from chatvec_lab.weights.sources.quantised.grid import grid_of, on_grid
-from chatvec_lab.weights.sources.quantised.packed import NotRead, Packed, Parts, Steps
+from chatvec_lab.weights.sources.quantised.packed import Packed, Parts, Steps
+from chatvec_lab.weights.sources.quantised.recognised import NotRead
 from chatvec_lab.weights.sources.quantised.values import Values, signed_bytes
 
 STATE = ".quant_state.bitsandbytes__"

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from chatvec_lab.weights.sources.quantised.grid import SCALES, Grid, grid_of, integer_zeros, on_grid
-from chatvec_lab.weights.sources.quantised.packed import NotRead, Packed, Parts
+from chatvec_lab.weights.sources.quantised.packed import Packed, Parts
+from chatvec_lab.weights.sources.quantised.recognised import NotRead
 from chatvec_lab.weights.sources.quantised.values import Values, e2m1, e4m3, integers, signed_bytes, unpack
 
 PLAIN = ("int-quantized", "float-quantized", "naive-quantized", "mxfp8-quantized")

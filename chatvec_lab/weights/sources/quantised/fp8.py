@@ -9,7 +9,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from chatvec_lab.weights.sources.quantised.grid import SCALES, grid_of, on_grid
-from chatvec_lab.weights.sources.quantised.packed import NotRead, Packed, Parts
+from chatvec_lab.weights.sources.quantised.packed import Packed, Parts
+from chatvec_lab.weights.sources.quantised.recognised import NotRead
 from chatvec_lab.weights.sources.quantised.values import Values, e4m3, e5m2
 
 FLOATS8 = {"float8_e4m3fn": e4m3, "float8_e5m2": e5m2}

@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from chatvec_lab.weights.sources.quantised.packed import NotRead, Packed, Parts, Steps, narrowest
+from chatvec_lab.weights.sources.quantised.packed import Packed, Parts, Steps, narrowest
+from chatvec_lab.weights.sources.quantised.recognised import NotRead
 from chatvec_lab.weights.sources.quantised.values import integers, unpack
 
 BITS = (2, 3, 4, 8)
@@ -21,7 +22,8 @@ _SLAB = 1 << 20  # codes that are unpacked together
 
 def read(parts: Parts, config: Mapping[str, Any]) -> dict[str, Packed]:
     """Every `…qweight`; bits and group size are those of the config, or of its `dynamic` rules."""
-    format = config.get("checkpoint_format") or "gptq"
+    format = "marlin" if config.get("is_marlin_format") else None
+    format = format or config.get("checkpoint_format") or config.get("format") or "gptq"
     if format not in FORMATS:
         raise NotRead(f"its checkpoint_format {format!r} is not one of {', '.join(FORMATS)}")
     if config.get("pack_dtype", "int32") not in ("int32", None):

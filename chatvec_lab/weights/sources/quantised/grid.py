@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from chatvec_lab.weights.sources.quantised.packed import NotRead, Packed, Parts, Steps, narrowest
+from chatvec_lab.weights.sources.quantised.packed import Packed, Parts, Steps, narrowest
+from chatvec_lab.weights.sources.quantised.recognised import NotRead
 from chatvec_lab.weights.sources.quantised.values import Values, unpack
 
 SCALES = ("float32", "bfloat16", "float16")

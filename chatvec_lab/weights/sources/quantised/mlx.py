@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from chatvec_lab.weights.sources.quantised.grid import SCALES, grid_of, on_grid
-from chatvec_lab.weights.sources.quantised.packed import NotRead, Packed, Parts, Steps
+from chatvec_lab.weights.sources.quantised.packed import Packed, Parts, Steps
+from chatvec_lab.weights.sources.quantised.recognised import NotRead
 from chatvec_lab.weights.sources.quantised.values import Values, e2m1, e4m3, integers
 
 BITS = (2, 3, 4, 5, 6, 8)

@@ -7,7 +7,8 @@ from typing import Any
 
 from chatvec_lab.weights.sources.quantised import fp8
 from chatvec_lab.weights.sources.quantised.grid import grid_of, on_grid
-from chatvec_lab.weights.sources.quantised.packed import NotRead, Packed, Parts
+from chatvec_lab.weights.sources.quantised.packed import Packed, Parts
+from chatvec_lab.weights.sources.quantised.recognised import NotRead
 from chatvec_lab.weights.sources.quantised.values import e2m1
 
 

@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from chatvec_lab.weights.sources.quantised.packed import NotRead, Packed, Parts, Steps
+from chatvec_lab.weights.sources.quantised.packed import Packed, Parts, Steps
+from chatvec_lab.weights.sources.quantised.recognised import NotRead
 from chatvec_lab.weights.sources.quantised.values import e2m1, unpack
 
 BLOCK = 32

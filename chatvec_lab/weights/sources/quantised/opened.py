@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from chatvec_lab.weights.sources.files import Tensors
-from chatvec_lab.weights.sources.quantised.packed import Dequantised, NotRead, Packed, Parts
-from chatvec_lab.weights.sources.quantised.recognised import is_left_over, stated
+from chatvec_lab.weights.sources.quantised.packed import Dequantised, Packed, Parts
+from chatvec_lab.weights.sources.quantised.recognised import NotRead, is_left_over, stated
 
 # quant_method, as configs call it, and the file here that reads it
 METHODS = {

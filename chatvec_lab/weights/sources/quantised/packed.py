@@ -12,11 +12,8 @@ from typing import Any
 import numpy as np
 
 from chatvec_lab.weights.sources.files import NUMPY_DTYPES, Tensors, no_such
+from chatvec_lab.weights.sources.quantised.recognised import NotRead
 from chatvec_lab.weights.sources.quantised.values import Values, affine, e4m3, powers_of_two, scaled, squares
-
-
-class NotRead(ValueError):
-    """Why a quantised checkpoint is not read: what its files say that this code does not know, or lack."""
 
 
 @dataclass(frozen=True)
@@ -55,10 +52,10 @@ class Packed:
     divisor: float = 1.0
     is_scattered: bool = False  # a row lies in pieces all over the file, which no HTTP range can ask for
 
-    def read(self, first: int, last: int) -> np.ndarray:
-        """Rows of codes as values, (rows, width), of `dtype`."""
+    def read(self, first: int, last: int, out: np.ndarray | None = None) -> np.ndarray:
+        """Rows of codes as values of `dtype`, (rows, width), in the flat `out` where it is given."""
         codes, steps = self.codes(first, last), self.steps(first, last)
-        out = np.empty(codes.shape, self.dtype)
+        out = np.empty(codes.shape, self.dtype) if out is None else out.reshape(codes.shape)
         rows = np.ascontiguousarray(self.blocks(np.arange(first, last)), dtype=np.int64)
         scale = np.ascontiguousarray(steps.scale, dtype=np.float64)
         if steps.zero is None and steps.bias is None and self.divisor == 1 and isinstance(self.groups, int):
@@ -195,6 +192,11 @@ class Dequantised:
     def names(self) -> list[str]:
         return self._names
 
+    @property
+    def is_scattered(self) -> bool:
+        """Whether some rows lie in pieces all over their file."""
+        return any(entry.is_scattered for entry in self.packed.values())
+
     def _holder(self, name: str) -> str:
         """The stored tensor whose file and place a tensor has."""
         if name not in self._known:
@@ -225,6 +227,9 @@ class Dequantised:
         entry, view = self.packed[name], out[: stop - start]
         if stop > start:
             first, last = start // entry.width, -(-stop // entry.width)
+            if (first * entry.width, last * entry.width) == (start, stop):  # whole rows, as a rule
+                entry.read(first, last, view)
+                return view
             flat = entry.read(first, last).reshape(-1)
             view[:] = flat[start - first * entry.width : stop - first * entry.width]
         return view

@@ -13,6 +13,11 @@ from typing import Any
 
 from chatvec_lab.weights.sources.files import FLOATS, Tensors, read_json
 
+
+class NotRead(ValueError):
+    """Why a quantised checkpoint is not read: what its files say that this code does not know, or lack."""
+
+
 CONFIG_KEYS = ("quantization_config", "compression_config", "quantization")
 _CONFIG_FILES = {
     "quantize_config.json": "gptq",
