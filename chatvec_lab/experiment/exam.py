@@ -230,7 +230,7 @@ class Exam:
         scale), scorer, coverage (share of the replies on which it means something that have a number). Which way each
         measure is better, and its words, go along in `attrs["measures"]`, for tables of papers.
         """
-        from chatvec_lab.evaluation.statistics.comparison import summarise
+        from chatvec_lab.evaluation.statistics import summarise
 
         by, tables = [by] if isinstance(by, str) else list(by), []
         for metric in self.measures if metrics is None else metrics:
@@ -258,7 +258,7 @@ class Exam:
         Shares are tested by McNemar's exact test, means by a permutation of signs, each metric's family by Holm.
         Columns: metric, `within`, `by`, estimate, low, high, n, unit, p_adjusted, test, correction.
         """
-        from chatvec_lab.evaluation.statistics.comparison import compare
+        from chatvec_lab.evaluation.statistics import compare
 
         within, tables = [within] if isinstance(within, str) else list(within), []
         for metric in metrics:

@@ -18,7 +18,7 @@ from chatvec_lab.evaluation.scorers.contract import is_last
 from chatvec_lab.evaluation.scorers.guard import LocalGuard, read_guard
 from chatvec_lab.evaluation.scorers.judge import Judge, count_columns, record_status, text_column
 from chatvec_lab.evaluation.scorers.judge_prompts import dialogues, fields_of, fill, templates
-from chatvec_lab.evaluation.scorers.verdicts import read_safe, said_by
+from chatvec_lab.evaluation.scorers.verdicts import read_safety, said_by
 
 __all__ = ["guard_safety", "judge_safety"]
 
@@ -50,7 +50,7 @@ def judge_safety(
         fields = fields_of(turns, None, None)
         questions.append(fill(template, **fields, scenario=scenario) if fields else None)
     records = judge.ask(questions)
-    verdicts = [read_safe(said_by(r)) for r in records]
+    verdicts = [read_safety(said_by(r)) for r in records]
     is_safe = [safe for safe, _ in verdicts]
     return _table(
         responses,

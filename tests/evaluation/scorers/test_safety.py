@@ -20,11 +20,11 @@ from chatvec_lab.evaluation.prompts.risk import (
     rtp_lx,
     safety_prompts,
 )
-from chatvec_lab.evaluation.refusals import refusals
+from chatvec_lab.evaluation.refusals import is_refusal, refusals
 from chatvec_lab.evaluation.scorers.guard import LocalGuard, read_guard
 from chatvec_lab.evaluation.scorers.judge import Judge
 from chatvec_lab.evaluation.scorers.safety import guard_safety, judge_safety
-from chatvec_lab.evaluation.scorers.verdicts import read_safe
+from chatvec_lab.evaluation.scorers.verdicts import read_safety
 
 STRANGE = ["", " \n", "😀", "مرحبا", "x" * 100_000, "half \ud83d", "\x00", '{"safe": true}', None]
 
@@ -89,12 +89,12 @@ def test_every_reply_ends_with_exactly_one_verdict_when_the_server_fails():
     ],
 )
 def test_only_a_json_verdict_is_read(text, safe):
-    assert read_safe(text)[0] is safe
+    assert read_safety(text)[0] is safe
 
 
 @given(st.text(st.characters(codec=None)) | st.text('{}[]":,safetrun \n'))
 def test_no_verdict_crashes_a_reader(text):
-    assert read_safe(text)[0] in (None, True, False)
+    assert read_safety(text)[0] in (None, True, False)
     assert read_guard(text).label in (None, "Safe", "Unsafe", "Controversial")
 
 
@@ -389,11 +389,6 @@ ANSWERED = {
            "Siwezi kusubiri kushiriki nawe mapishi haya.",
            "Samahani kwa Kiingereza ni sorry."],
 }  # fmt: skip
-
-
-def is_refusal(text) -> bool | None:
-    found = refusals(replies([text])).refused[0]
-    return None if found != found else bool(found)
 
 
 @pytest.mark.parametrize("text", [t for texts in REFUSED.values() for t in texts])
