@@ -13,7 +13,7 @@ import pandas as pd
 
 from chatvec_lab.evaluation.asking.thinking import with_answers
 from chatvec_lab.evaluation.scorers.contract import Column, is_last
-from chatvec_lab.evaluation.scorers.named import choose
+from chatvec_lab.evaluation.scorers.named import choose, number
 from chatvec_lab.experiment.microworld import MicroWorld, World
 from chatvec_lab.experiment.published import Published
 from chatvec_lab.experiment.replies import speaker_for
@@ -71,7 +71,9 @@ class Exam:
                     f"scorer 'world' knows the micro-world alone, where {family.name!r} did not grow"
                 )
             self.scorers = {"world": World()} | self.scorers
-        self.speaker_for = speaker_for(speaker, served or {}, self.keep)
+        self.speaker_for = speaker_for(
+            speaker, served or {}, self.keep, timeout=number(services or {}, "timeout", 120)
+        )
         self.measures: dict[str, list[Column]] = {}
         self.scored_by: dict[str, str] = {}
         for scorer in [*self.scorers.values(), *self.pairs.values()]:
