@@ -219,7 +219,7 @@ def test_a_local_guard_judges_in_batches(guard_folder):
         np.testing.assert_array_equal(table["unsafe"], [0, 1, np.nan, np.nan, 0])
         assert list(table["status"]) == ["ok", "ok", "unparsable", "no response", "ok"]
         assert list(table["guard_refused"][:2]) == [1, 0] and table["categories"][1] == "Violent; PII"
-        assert table["completion_tokens"].tolist()[:2] == [4, 4] and table["prompt_tokens"][0] == 7
+        assert table["completion_tokens"].tolist()[:2] == [3, 3] and table["prompt_tokens"][0] == 7
 
 
 # --- refusals ---
