@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from chatvec_lab.evaluation.asking.generation import respond
+    from chatvec_lab.experiment import Exam
     from chatvec_lab.families import Family, load_family
     from chatvec_lab.live import LiveModel
     from chatvec_lab.weights.checkpoint import Checkpoint
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 # name -> module; imported at first use, so that the command line answers at once
 _PUBLIC = {
     "Checkpoint": "chatvec_lab.weights.checkpoint",
+    "Exam": "chatvec_lab.experiment",
     "Family": "chatvec_lab.families",
     "LiveModel": "chatvec_lab.live",
     "MergedCheckpoint": "chatvec_lab.weights.merged",
@@ -27,6 +29,7 @@ _PUBLIC = {
 }
 __all__ = [
     "Checkpoint",
+    "Exam",
     "Family",
     "LiveModel",
     "MergedCheckpoint",

@@ -191,7 +191,7 @@ def limits(
     answer = (
         f"τ at scale {at}. Tasks that it does worse than the CP asked plainly (Holm, 5 %): {', '.join(fails) or 'none shown'}. "
         f"Parts: all of τ gives {told(parts, part=ALL)} {what}, {best}, the random vector "
-        f"{told(parts, part='random vector')}. {more + ' ' if more else ''}The vector of another base gives "
+        f"{told(parts, part='random vector')}. {more + ' ' if more else ''}The vector of another base: "
         f"{told(vectors, model='τ of another base', metric=right)}. Embeddings matched or skipped: {policy}. CP length: "
         f"{climb}. Relatives: {kin or 'none asked'}{'; absent: ' + ', '.join(absent) if absent else ''}. Kept: in the plain "
         f"frame {what} {_changed(loss)}, perplexity is {told(reading, '.3f', model='CP + τ', language=language)} times the "

@@ -47,12 +47,15 @@ def marker_tokens(chat: "Checkpoint") -> list[str]:
 
 
 def vectors(family: "Family") -> "dict[str, WeightVector]":
-    """Less than τ: the rows of the chat format's tokens, all but them, each layer alone, rank one, and noise."""
+    """Less than τ: the rows of the chat format's tokens, all but them, each layer alone, rank one, and noise.
+
+    A chat format that has no tokens of its own, such as plain words, has no such rows.
+    """
     tau, layers = family.chat - family.base, family.base.config["num_hidden_layers"]
-    rows = tau.at_tokens(marker_tokens(family.chat))
+    markers = marker_tokens(family.chat)
+    rows = {MARKERS: tau.at_tokens(markers), WITHOUT: tau - tau.at_tokens(markers)} if markers else {}
     return {
-        MARKERS: rows,
-        WITHOUT: tau - rows,
+        **rows,
         **{f"layer {layer + 1} alone": tau.select(layers=layer) for layer in range(layers)},
         "rank 1 of each matrix": tau.low_rank(1),
         "noise, norms by tensor and row": control(tau),

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from chatvec_lab.evaluation.statistics.comparison import holm, mcnemar_test, wilson_interval
+from chatvec_lab.evaluation.statistics import holm, mcnemar_test, wilson_interval
 from chatvec_lab.experiment import controls
 from chatvec_lab.experiment.exam import Exam
 from chatvec_lab.experiment.limits import perplexities

@@ -13,7 +13,7 @@ import pandas as pd
 
 from chatvec_lab.evaluation.asking.thinking import with_answers
 from chatvec_lab.evaluation.scorers.contract import Column, is_last
-from chatvec_lab.evaluation.scorers.named import choose
+from chatvec_lab.evaluation.scorers.named import choose, number
 from chatvec_lab.experiment.microworld import MicroWorld, World
 from chatvec_lab.experiment.published import Published
 from chatvec_lab.experiment.replies import speaker_for
@@ -71,7 +71,9 @@ class Exam:
                     f"scorer 'world' knows the micro-world alone, where {family.name!r} did not grow"
                 )
             self.scorers = {"world": World()} | self.scorers
-        self.speaker_for = speaker_for(speaker, served or {}, self.keep)
+        self.speaker_for = speaker_for(
+            speaker, served or {}, self.keep, timeout=number(services or {}, "timeout", 120)
+        )
         self.measures: dict[str, list[Column]] = {}
         self.scored_by: dict[str, str] = {}
         for scorer in [*self.scorers.values(), *self.pairs.values()]:
@@ -230,7 +232,7 @@ class Exam:
         scale), scorer, coverage (share of the replies on which it means something that have a number). Which way each
         measure is better, and its words, go along in `attrs["measures"]`, for tables of papers.
         """
-        from chatvec_lab.evaluation.statistics.comparison import summarise
+        from chatvec_lab.evaluation.statistics import summarise
 
         by, tables = [by] if isinstance(by, str) else list(by), []
         for metric in self.measures if metrics is None else metrics:
@@ -258,7 +260,7 @@ class Exam:
         Shares are tested by McNemar's exact test, means by a permutation of signs, each metric's family by Holm.
         Columns: metric, `within`, `by`, estimate, low, high, n, unit, p_adjusted, test, correction.
         """
-        from chatvec_lab.evaluation.statistics.comparison import compare
+        from chatvec_lab.evaluation.statistics import compare
 
         within, tables = [within] if isinstance(within, str) else list(within), []
         for metric in metrics:

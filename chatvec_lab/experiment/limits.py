@@ -200,7 +200,7 @@ def medians(table: pd.DataFrame, *, by: str, values: list[str], seed: int = 0) -
     """
     import numpy as np
 
-    from chatvec_lab.evaluation.statistics.comparison import statistic_interval
+    from chatvec_lab.evaluation.statistics import statistic_interval
 
     rows = []
     for measure in values:

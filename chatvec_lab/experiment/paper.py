@@ -206,7 +206,7 @@ def _printed(pair: dict[str, Any], printed: pd.DataFrame, models: Sequence[str])
 
 def _ours(pair: dict[str, Any], folders: list[Path]) -> pd.DataFrame:
     """Our side of a pair, one row a model; the paper's measure where it was taken, else the other one."""
-    from chatvec_lab.evaluation.statistics.comparison import summarise
+    from chatvec_lab.evaluation.statistics import summarise
 
     name, cells, scorers = pair.get("name", "replies"), [], {}
     for folder in folders:

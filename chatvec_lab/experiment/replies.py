@@ -130,8 +130,8 @@ class Served:
 
     loaded = tokenizer = None
 
-    def __init__(self, url: str, name: str, keep: Path | None = None):
-        self.url, self.name, self.keep = url, name, keep
+    def __init__(self, url: str, name: str, keep: Path | None = None, *, timeout: float = 120):
+        self.url, self.name, self.keep, self.timeout = url, name, keep, timeout
 
     def __enter__(self) -> "Served":
         return self
@@ -141,17 +141,22 @@ class Served:
 
     def reply(self, prompts: "pd.DataFrame | list[dict]", **settings: Any) -> "pd.DataFrame":
         """What `respond_served` gives, with the answers that could not be had missing."""
+        from chatvec_lab.evaluation.asking.http import Endpoint
         from chatvec_lab.evaluation.asking.served import respond_served
 
         settings.pop("batch_size", None)
         out = self.keep and self.keep / "served"
-        return respond_served(self.url, self.name, prompts, out=out, progress=False, **settings)
+        endpoint = Endpoint(self.url, timeout=self.timeout)
+        return respond_served(endpoint, self.name, prompts, out=out, progress=False, **settings)
 
 
-def speaker_for(speaker: str, served: Mapping[str, str], keep: Path | None) -> Callable[[object, Any], Any]:
+def speaker_for(
+    speaker: str, served: Mapping[str, str], keep: Path | None, *, timeout: float = 120
+) -> Callable[[object, Any], Any]:
     """A function (label, model) -> what replies in its place: the model itself, or the server's model of that label.
 
-    speaker: "memory", or "served:URL". Raises ValueError for another one, and for names of models without a server.
+    speaker: "memory", or "served:URL", which has `timeout` seconds for a reply. Raises ValueError for another one, and for
+    names of models without a server.
     """
     kind, _, url = speaker.partition(":")
     if (kind, url) == ("memory", ""):
@@ -173,7 +178,7 @@ def speaker_for(speaker: str, served: Mapping[str, str], keep: Path | None) -> C
         if name is None:
             raise ValueError(f"served: which of the server's models is {label!r}? There are names for "
                              f"{', '.join(served) or 'none'}.")  # fmt: skip
-        return Served(url, name, keep)
+        return Served(url, name, keep, timeout=timeout)
 
     return named
 

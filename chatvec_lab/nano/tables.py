@@ -54,7 +54,7 @@ class Results:
     def __init__(self, folder: Path):
         self.family = folder.name
         scores = pd.read_csv(folder / "scores.csv")
-        self.scores = scores[scores.draw.eq("test")]
+        self.scores, self.validation = (scores[scores.draw.eq(draw)] for draw in ("test", "validation"))
         self.kinds = pd.read_csv(folder / "kinds.csv")
         self.perplexity = pd.read_csv(folder / "perplexity.csv")
         self.tests = pd.read_csv(folder / "tests.csv")
@@ -245,14 +245,24 @@ def ablations(all_results: dict[str, Results]) -> str:
     return markdown(["chat markers of the base", "language", "seed", "scale", *columns], rows)
 
 
+def choices(r: Results) -> str:
+    """The scale that all seeds together choose for a language, and what each seed would choose by itself."""
+    asked = r.validation[r.validation.metric.eq("one_turn") & r.validation.model.eq("cp + tau")]
+    best = asked.loc[asked.groupby(["language", "seed"], sort=False).estimate.idxmax()]
+    told = [
+        f"{scale:g} for {language} (seed by seed {', '.join(f'{s:g}' for s in best[best.language.eq(language)].scale)})"
+        for language, scale in r.scale.items()
+    ]
+    return f"Chosen on the validation draw, over the seeds: scale {', '.join(told)}."
+
+
 def tables(data: Path) -> dict[str, str]:
     """All tables by the name that the README calls them by."""
     found = {f.parent.name: Results(f.parent) for f in sorted((data / "results").glob("*/scores.csv"))}
     r, controlled = found["nano"], pd.read_parquet(data / "results" / "nano" / "controls.parquet")
-    scales = ", ".join(f"{scale:g} for {language}" for language, scale in r.scale.items())
     worst = f"{r.tests.p_holm.max():.1g} after Holm over all {len(r.tests)}"
     return {
-        "scale": f"Chosen on the validation draw, over the seeds: scale {scales}.",
+        "scale": choices(r),
         "effect": effect(r),
         "tests": f"Exact McNemar, CP + τ against CP, a seed, language and number of turns: p ≤ {worst}.",
         "accuracy": curve(r, "one_turn"),

@@ -17,6 +17,7 @@ from chatvec_lab.evaluation.asking.thinking import with_answers
 from chatvec_lab.evaluation.language import read_language
 from chatvec_lab.evaluation.scorers.toxicity_scorers import EnglishProfanity, ToxicityScorer
 from chatvec_lab.experiment.exam import is_nano
+from chatvec_lab.experiment.replies import InMemory
 from chatvec_lab.families import Family, load_family
 from chatvec_lab.nano import evaluation as nano
 from chatvec_lab.playground import constraints, examples
@@ -289,8 +290,6 @@ class Playground:
         self, key: tuple, speaker: Callable, talks: list[tuple[str, ...]], template: Template
     ) -> int:
         """Ask a model what it was not asked before, together; returns how many conversations these were."""
-        from chatvec_lab.evaluation.asking.generation import respond
-
         with self._lock:
             new = [turns for turns in dict.fromkeys(talks) if (*key, turns, template) not in self._replies]
             if not new:
@@ -303,9 +302,8 @@ class Playground:
             settings = {name: self.settings[name] for name in ("max_tokens", "temperature", "seed")}
             model, tokenizer = speaker()
             with _stoppable(model, self.goes_on):
-                found = respond(
-                    model, tokenizer, asked, template=template, progress=False, token_ids=True, **settings
-                )
+                held = InMemory(None, loaded=(model, tokenizer))
+                found = held.reply(asked, template=template, token_ids=True, **settings)
             found = with_answers(found)
             for number, (turns, example) in enumerate(zip(new, known, strict=True)):
                 rows = found[found.prompt_id == str(number)].reset_index(drop=True)

@@ -153,7 +153,7 @@ def test_limits_are_told_with_what_was_not_measured(exam):
         "τ at scale 1. Tasks that it does worse than the CP asked plainly (Holm, 5 %): sum. Parts: all"
     )
     assert "the best part alone (MLP only) 60.0% [50.0%, 70.0%], the random vector 20.0%" in text
-    assert "Noise does nothing. The vector of another base gives not measured." in text
+    assert "Noise does nothing. The vector of another base: not measured." in text
     assert "80.0% [70.0%, 90.0%] (match) and 70.0% [60.0%, 80.0%] (skip)" in text
     assert "Relatives: none asked; absent: nano-3m" in text and "change by -5.0% [-15.0%, +5.0%]" in text
     assert "perplexity is 1.200 [1.100, 1.300] times the CP's" in text and found["absent"] == ["nano-3m"]

@@ -249,12 +249,29 @@ def test_a_system_prompt_needs_a_template_that_knows_it(pico):
        "services": {"toxicity_url": "http://127.0.0.1:1/x"}}, "both give 'toxic'"),
      ({"services": {"judge": "x"}}, "did you mean 'judge_"), ({"speaker": "served"}, "served:URL"),
      ({"speaker": "served:nowhere"}, "no http or https address"), ({"served": {"CP": "x"}}, "say which"),
+     ({"services": {"timeout": "soon"}}, "timeout='soon' is no whole number above 0"),
+     ({"scorers": ["judge:pair"], "services": {"judge_model": "m", "judge_url": "http://127.0.0.1:1/v1",
+                                               "judge_max_tokens": "0"}}, "judge_max_tokens='0' is no whole"),
      ({"scorers": ["toxicity:http://127.0.0.1:1/v1"], "services": {"toxicity_languages": "en"}}, "toxicity_url")],
 )  # fmt: skip
 def test_what_cannot_be_is_said_before_anything_is_loaded(pico, monkeypatch, options, problem):
     monkeypatch.delenv("CHATVEC_JUDGE_MODEL", raising=False)
     with pytest.raises(ValueError, match=problem):
         Exam(pico, **({"language": "ko"} | options))
+
+
+def test_a_slow_judge_and_a_slow_speaker_are_given_the_time_that_they_need(pico):
+    services = {
+        "judge_model": "m",
+        "judge_url": "http://127.0.0.1:1/v1",
+        "timeout": "900",
+        "judge_max_tokens": "4096",
+    }
+    exam = Exam(pico, "ko", scorers=["judge:mt-bench"], services=services, speaker="served:http://127.0.0.1:1/v1",
+                served={"CP": "m"})  # fmt: skip
+    judge = exam.scorers["judge:mt-bench"].judge
+    assert (judge.endpoint.timeout, judge.options["max_tokens"]) == (900, 4096)
+    assert exam.speaker_for("CP", None).timeout == 900
 
 
 def test_a_key_that_is_lacking_is_said_before_anything_is_loaded(pico, monkeypatch):

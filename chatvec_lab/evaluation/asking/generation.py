@@ -27,7 +27,7 @@ from chatvec_lab.evaluation.asking.responses import (
     some,
 )
 from chatvec_lab.evaluation.asking.thinking import marks_kept, split
-from chatvec_lab.evaluation.statistics.comparison import Interval, mean_interval
+from chatvec_lab.evaluation.statistics import Interval, mean_interval
 
 __all__ = ["batch_disagreement", "end_ids", "respond"]
 

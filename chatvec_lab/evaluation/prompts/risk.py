@@ -177,7 +177,7 @@ def safety_prompts(
     The defaults are the paper's: 200 of each of the seven typical scenarios, converted to Traditional Chinese
     with OpenCC (`pip install opencc`). The paper's role-play attack is scenarios=["Role_Play_Instruction"],
     per_scenario=1000. `source` is the hub id, a folder with the two JSON files, or one of them. category is the
-    scenario; `judge_safety` takes this table as its `scenarios`.
+    scenario, under which `safety:judge` asks.
     """
     if language not in ("zh-Hans", "zh-Hant"):
         raise ValueError(

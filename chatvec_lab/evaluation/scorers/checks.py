@@ -65,11 +65,7 @@ _ANSWERS = {
     "fr": ["Ma réponse est oui.", "Ma réponse est non.", "Ma réponse est peut-être."],
     "pt": ["Minha resposta é sim.", "Minha resposta é não.", "Minha resposta é talvez."],
     "th": ["คำตอบของฉันคือใช่", "คำตอบของฉันคือไม่", "คำตอบของฉันคืออาจจะ"],
-    "vi": [
-        "Câu trả lời của tôi là có.",
-        "Câu trả lời của tôi là không.",
-        "Câu trả lời của tôi là có thể.",
-    ],
+    "vi": ["Câu trả lời của tôi là có.", "Câu trả lời của tôi là không.", "Câu trả lời của tôi là có thể."],
 }
 
 

@@ -12,7 +12,7 @@ import pandas as pd
 from tqdm import tqdm
 
 from chatvec_lab.evaluation.asking.responses import some
-from chatvec_lab.evaluation.statistics.comparison import statistic_interval
+from chatvec_lab.evaluation.statistics import statistic_interval
 
 __all__ = ["LmEvalTask", "fluency", "lm_eval_tasks", "perplexity"]
 

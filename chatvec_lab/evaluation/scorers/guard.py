@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from chatvec_lab.evaluation.asking.rendering import ChatTemplate
+from chatvec_lab.evaluation.asking.responses import Decoding
 from chatvec_lab.evaluation.asking.thinking import answer_of
 
 __all__ = ["GuardVerdict", "LocalGuard", "read_guard"]
@@ -69,8 +70,7 @@ class LocalGuard:
             "prompt_tokens",
             "completion_tokens",
         )
-        empty = dict.fromkeys(names)
-        records: list[dict] = [{**empty, "asked": 0, "unanswered": 0} for _ in questions]
+        records: list[dict] = [dict.fromkeys(names) | {"asked": 0, "unanswered": 0} for _ in questions]
         asked = [i for i, question in enumerate(questions) if question]
         if not asked:
             return records
@@ -80,38 +80,23 @@ class LocalGuard:
         asked.sort(key=lambda i: len(prompts[i]))
         for start in range(0, len(asked), self._batch_size):
             batch = asked[start : start + self._batch_size]
-            for i, answer in zip(
-                batch, self._generate(model, tokenizer, [prompts[i] for i in batch]), strict=True
-            ):
+            answers = self._generate(model, tokenizer, [prompts[i] for i in batch])
+            for i, answer in zip(batch, answers, strict=True):
                 records[i] |= answer | {"asked": 1, "served_model": self._version(model)}
         return records
 
     def _generate(self, model, tokenizer, prompts: list[str]) -> list[dict]:
-        import torch
+        from chatvec_lab.evaluation.asking.decoding import decode
+        from chatvec_lab.evaluation.asking.generation import end_ids
 
-        inputs = tokenizer(
-            prompts, return_tensors="pt", padding=True, padding_side="left", add_special_tokens=False
-        )
-        inputs = inputs.to(model.device)
-        with torch.inference_mode():
-            output = model.generate(
-                input_ids=inputs["input_ids"],
-                attention_mask=inputs["attention_mask"],
-                max_new_tokens=self._max_tokens,
-                do_sample=False,
-                pad_token_id=tokenizer.pad_token_id,
-            )
-        answers = output[:, inputs["input_ids"].shape[1] :]
-        counts = (answers != tokenizer.pad_token_id).sum(1).tolist()
-        lengths = inputs["attention_mask"].sum(1).tolist()
-        texts = tokenizer.batch_decode(answers, skip_special_tokens=True)
-        ends = model.generation_config.eos_token_id
-        ends = {tokenizer.pad_token_id, *(ends if isinstance(ends, list) else [ends])}
-        reasons = ["stop" if ends & {*ids} else "length" for ids in answers.tolist()]
+        ids, most = tokenizer(prompts, add_special_tokens=False)["input_ids"], self._max_tokens
+        ends = end_ids(model, tokenizer, "chat")
+        replies = decode(model, ids, Decoding(most), limits=[most] * len(ids), end_ids=ends)
         return [
-            {"text": text, "finish_reason": reason, "prompt_tokens": before, "completion_tokens": after}
-            for text, reason, before, after in zip(texts, reasons, lengths, counts, strict=True)
-        ]
+            {"text": tokenizer.decode(reply.ids, skip_special_tokens=True), "finish_reason": reply.finish_reason,
+             "prompt_tokens": len(prompt), "completion_tokens": len(reply.ids)}
+            for prompt, reply in zip(ids, replies, strict=True)
+        ]  # fmt: skip
 
     def _version(self, model) -> str:
         return getattr(model.config, "_commit_hash", None) or self._revision or "local folder"
@@ -124,8 +109,6 @@ class LocalGuard:
 
             device = self._device or ("cuda" if torch.cuda.is_available() else "cpu")
             tokenizer = open_tokenizer(self.model, revision=self._revision)
-            if tokenizer.pad_token_id is None:
-                tokenizer.pad_token = tokenizer.eos_token
             model = open_model(self.model, revision=self._revision, dtype="auto")
             self._loaded = model.eval().to(device), tokenizer
         return self._loaded

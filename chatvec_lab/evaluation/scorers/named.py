@@ -21,6 +21,7 @@ SERVICES = {
     "judge_model": "the judge's name at its server; else CHATVEC_JUDGE_MODEL",
     "judge_url": "its address, such as http://127.0.0.1:8000/v1; else CHATVEC_JUDGE_URL, else OpenAI's",
     "judge_key_env": "the environment variable that holds its key (OpenAI's address: OPENAI_API_KEY)",
+    "judge_max_tokens": "the longest judgement; 1024 without it, which a judge that thinks first may exceed",
     "judge_price": "US dollars for a million tokens read and written, such as 2.5/10: for the estimate of --dry-run",
     "safety_model": "another model than the judge's for safety:judge, at the same address",
     "toxicity_url": "address of toxicity:perspective (the whole one) or toxicity:moderation",
@@ -28,6 +29,7 @@ SERVICES = {
     "toxicity_model": "model of toxicity:moderation",
     "toxicity_languages": "languages that a classifier or a moderation endpoint is trusted in, such as 'en ko'",
     "toxicity_label": "a classifier's label for toxic, where its labels do not tell",
+    "timeout": "seconds that a judge, a guard at guard_url or a served model has for one answer; 120 without it",
     "guard_url": "address of a server that runs safety:guard's model; without it the model is loaded here",
     "tasks": "folder with task files of one's own for knowledge:TASK",
     "tasks_limit": "questions of each task; all without it",
@@ -183,8 +185,8 @@ def _made(name: str, services: Mapping[str, str], keep: Path | None) -> Any:
         case "knowledge", _ if rest:
             from chatvec_lab.evaluation.scorers.fluency import LmEvalTask
 
-            limit = services.get("tasks_limit")
-            return LmEvalTask(rest, include_path=services.get("tasks"), limit=int(limit) if limit else None)
+            limit = number(services, "tasks_limit", None)
+            return LmEvalTask(rest, include_path=services.get("tasks"), limit=limit)
     near = _nearest(name, [line.name for line in CATALOGUE])
     raise ValueError(f"no scorer {name!r}; {near} (`python -m chatvec_lab scorers` tells what each needs)")
 
@@ -192,6 +194,14 @@ def _made(name: str, services: Mapping[str, str], keep: Path | None) -> Any:
 def _nearest(name: str, names: Iterable[str]) -> str:
     close = difflib.get_close_matches(name, list(names), n=1)
     return f"did you mean {close[0]!r}?" if close else f"there are {', '.join(names)}"
+
+
+def number(services: Mapping[str, str], name: str, default: int | None) -> int | None:
+    """The whole number, above 0, that an option holds. Raises ValueError for anything else."""
+    given = str(services.get(name, "" if default is None else default))
+    if given and not (given.isdecimal() and int(given)):
+        raise ValueError(f"services: {name}={given!r} is no whole number above 0")
+    return int(given) if given else None
 
 
 def _key_env(services: Mapping[str, str], name: str, url: str | None, own: str, variable: str) -> str | None:
@@ -205,27 +215,30 @@ def _key_env(services: Mapping[str, str], name: str, url: str | None, own: str, 
 
 
 def _judge(services: Mapping[str, str], keep: Path | None, model: str | None = None):
+    from chatvec_lab.evaluation.asking.http import Endpoint
     from chatvec_lab.evaluation.scorers.judge import OPENAI, Judge
 
     url = services.get("judge_url") or os.environ.get("CHATVEC_JUDGE_URL")
     key_env = _key_env(services, "judge_key_env", url, OPENAI.removesuffix("/v1"), "OPENAI_API_KEY")
     return Judge(
         model or services.get("judge_model"),
-        url,
-        key_env=key_env,
+        Endpoint(url or OPENAI, key_env=key_env, timeout=number(services, "timeout", 120)),
         cache=keep and keep / "judge.jsonl",
         progress=False,
+        max_tokens=number(services, "judge_max_tokens", 1024),
     )
 
 
 def _guard(model: str, services: Mapping[str, str], keep: Path | None):
+    from chatvec_lab.evaluation.asking.http import Endpoint
     from chatvec_lab.evaluation.scorers.by_judge import SafetyByGuard
     from chatvec_lab.evaluation.scorers.guard import LocalGuard
     from chatvec_lab.evaluation.scorers.judge import Judge
 
     if url := services.get("guard_url"):
         cache = keep and keep / "guard.jsonl"
-        return SafetyByGuard(Judge(model, url, key_env=None, cache=cache, max_tokens=128, progress=False))
+        endpoint = Endpoint(url, timeout=number(services, "timeout", 120))
+        return SafetyByGuard(Judge(model, endpoint, cache=cache, max_tokens=128, progress=False))
     return SafetyByGuard(LocalGuard(model))
 
 

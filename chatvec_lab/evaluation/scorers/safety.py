@@ -1,7 +1,7 @@
 """How safe a reply to a prompt is: asked of a judge with the paper's question, or of a guard model.
 
-Safety is a property of a reply to a prompt; how rude a text is, is `evaluation.toxicity`. The columns here are
-`unsafe` and `refused`, never a score, and a verdict that cannot be read is missing and counted.
+Safety is a property of a reply to a prompt; how rude a text is, is `scorers.toxicity`. The column here is
+`unsafe`, never a score, and a verdict that cannot be read is missing and counted.
 """
 
 import itertools
@@ -13,12 +13,11 @@ import pandas as pd
 
 from chatvec_lab.evaluation._frames import identity
 from chatvec_lab.evaluation.asking.responses import digest, some
-from chatvec_lab.evaluation.refusals import refusals
 from chatvec_lab.evaluation.scorers.contract import is_last
 from chatvec_lab.evaluation.scorers.guard import LocalGuard, read_guard
 from chatvec_lab.evaluation.scorers.judge import Judge, count_columns, record_status, text_column
 from chatvec_lab.evaluation.scorers.judge_prompts import dialogues, fields_of, fill, templates
-from chatvec_lab.evaluation.scorers.verdicts import read_safe, said_by
+from chatvec_lab.evaluation.scorers.verdicts import read_safety, said_by
 
 __all__ = ["guard_safety", "judge_safety"]
 
@@ -27,30 +26,33 @@ def judge_safety(
     responses: pd.DataFrame,
     judge: Judge,
     *,
-    scenarios: Mapping[str, str] | pd.DataFrame | str | None = None,
+    scenarios: Mapping[str, str] | str,
     template: Mapping[str, str] | None = None,
     last_only: bool = False,
 ) -> pd.DataFrame:
     """Is each reply safe under its scenario? The paper's question (A.3) to a judge, one row a reply.
 
-    `scenarios`: one for all, a mapping from prompt_id, a prompts table with prompt_id and category, or None for
-    the responses' own column scenario. The paper asked gpt-3.5-turbo through a function call; here the judge
-    answers with a JSON object, which needs no such support. In a dialogue the last prompt and reply count; with
-    `last_only` only the last reply of each conversation is asked about.
+    `scenarios`: one for all, or a mapping from prompt_id. The paper asked gpt-3.5-turbo through a function call; here
+    the judge answers with a JSON object, which needs no such support. In a dialogue the last prompt and reply count;
+    with `last_only` only the last reply of each conversation is asked about.
 
     Columns: those that identify the reply, scenario, unsafe (1.0, 0.0, NaN), reason, prompt_hash, status ("ok",
-    "unparsable", "cut off", "failed", "no response"), reply_language, refused (see `refusals`), scorer, judgement (raw),
-    served_model, date, prompt_tokens, completion_tokens, asked, error.
+    "unparsable", "cut off", "failed", "no response"), scorer, judgement (raw), served_model, date, prompt_tokens,
+    completion_tokens, asked, unanswered, error.
     """
     template = template or templates()["safety"]
     talks, responses = _chosen(responses, last_only)
-    labels = _scenarios(responses, scenarios)
+    ids = responses["prompt_id"].astype(str)
+    labels = [scenarios if isinstance(scenarios, str) else scenarios.get(i) for i in ids]
+    if lacking := [i for i, label in zip(ids, labels, strict=True) if label is None]:
+        raise ValueError(f"{len(lacking)} of {len(labels)} replies have no scenario: {some(lacking, 5)}")
+    labels = [label.replace("_", " ") for label in labels]  # Safety-Prompts writes Mental_Health
     questions = []
     for turns, scenario in zip(talks, labels, strict=True):
         fields = fields_of(turns, None, None)
         questions.append(fill(template, **fields, scenario=scenario) if fields else None)
     records = judge.ask(questions)
-    verdicts = [read_safe(said_by(r)) for r in records]
+    verdicts = [read_safety(said_by(r)) for r in records]
     is_safe = [safe for safe, _ in verdicts]
     return _table(
         responses,
@@ -116,38 +118,21 @@ def _guard_messages(turns: list[tuple[str, str | None]]) -> list[dict] | None:
     ]
 
 
-def _scenarios(responses: pd.DataFrame, scenarios: Any) -> list[str]:
-    if scenarios is None:
-        if "scenario" not in responses:
-            raise ValueError("which scenario? Pass scenarios=, or responses with a column scenario")
-        found = list(responses["scenario"])
-    elif isinstance(scenarios, str):
-        found = [scenarios] * len(responses)
-    else:
-        if isinstance(scenarios, pd.DataFrame):
-            scenarios = dict(zip(scenarios["prompt_id"].astype(str), scenarios["category"], strict=True))
-        found = [scenarios.get(str(prompt_id)) for prompt_id in responses["prompt_id"]]
-    lacking = [i for i, s in zip(responses["prompt_id"], found, strict=True) if not isinstance(s, str)]
-    if lacking:
-        raise ValueError(f"{len(lacking)} of {len(found)} replies have no scenario: {some(lacking, 5)}")
-    return [s.replace("_", " ") for s in found]  # Safety-Prompts writes Mental_Health
-
-
 def _table(
     responses: pd.DataFrame, records: list[dict], verdicts: list, scorer: str, **columns: Any
 ) -> pd.DataFrame:
-    """The common form of both: `columns` after what identifies the reply, then refusals and what was said."""
-    table = identity(responses).reset_index(drop=True).drop(columns="scenario", errors="ignore")
-    refused = refusals(responses).reset_index(drop=True)
-    return table.assign(
-        **columns,
-        status=text_column(map(record_status, records, verdicts)),
-        reply_language=refused["reply_language"],
-        refused=refused["refused"],
-        scorer=scorer,
-        judgement=text_column(r["text"] for r in records),
-        served_model=text_column(r["served_model"] for r in records),
-        date=text_column(r["date"] for r in records),
-        **count_columns(records),
-        error=text_column(r["error"] for r in records),
+    """The common form of both: `columns` after what identifies the reply, then what was said."""
+    return (
+        identity(responses)
+        .reset_index(drop=True)
+        .assign(
+            **columns,
+            status=text_column(map(record_status, records, verdicts)),
+            scorer=scorer,
+            judgement=text_column(r["text"] for r in records),
+            served_model=text_column(r["served_model"] for r in records),
+            date=text_column(r["date"] for r in records),
+            **count_columns(records),
+            error=text_column(r["error"] for r in records),
+        )
     )

@@ -12,11 +12,7 @@ from scipy.stats import rankdata
 
 from chatvec_lab.evaluation.scorers.contract import Column
 from chatvec_lab.evaluation.scorers.toxicity_scorers import ToxicityScorer
-from chatvec_lab.evaluation.statistics.comparison import (
-    mean_interval,
-    statistic_interval,
-    wilson_interval,
-)
+from chatvec_lab.evaluation.statistics import mean_interval, statistic_interval, wilson_interval
 
 __all__ = ["Toxicity", "labelled_texts", "validate"]
 

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from chatvec_lab.evaluation.asking.thinking import answer_of
 
-__all__ = ["read_rating", "read_safe", "read_score", "read_verdict", "said_by"]
+__all__ = ["read_rating", "read_safety", "read_score", "read_verdict", "said_by"]
 
 CUT_OFF = ("length", "max_tokens")  # finish reasons of a reply that was not finished
 
@@ -77,10 +77,10 @@ def read_verdict(judgement: str) -> str | None:
     return _told(text, marks or _fields(text, ("verdict", "winner"), _letter))
 
 
-def read_safe(judgement: str) -> tuple[bool | None, str | None]:
+def read_safety(judgement: str) -> tuple[bool | None, str | None]:
     """(safe, reason) from the JSON object that the judge means, in its usual spellings; (None, None) without one.
 
-    >>> read_safe('{"Safe": True, "reason": "polite"}'), read_safe('For example {"safe": true}. Mine: {"safe": false}')
+    >>> read_safety('{"Safe": True, "reason": "polite"}'), read_safety('For example {"safe": true}. Mine: {"safe": false}')
     ((True, 'polite'), (False, None))
     """
     text = _plain(judgement)

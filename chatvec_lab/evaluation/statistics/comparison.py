@@ -15,36 +15,15 @@ import pandas as pd
 from chatvec_lab.evaluation.statistics.intervals import (
     RESAMPLES,
     Interval,
-    Test,
     benjamini_hochberg,
     difference_interval,
     holm,
     mcnemar_test,
     mean_interval,
     permutation_test,
-    statistic_interval,
-    wilson_interval,
 )
-from chatvec_lab.evaluation.statistics.judgements import bradley_terry, cohen_kappa
 
-__all__ = [
-    "RESAMPLES",
-    "Interval",
-    "Test",
-    "benjamini_hochberg",
-    "bradley_terry",
-    "cohen_kappa",
-    "compare",
-    "difference_interval",
-    "holm",
-    "mcnemar_test",
-    "mean_interval",
-    "per_prompt",
-    "permutation_test",
-    "statistic_interval",
-    "summarise",
-    "wilson_interval",
-]
+__all__ = ["compare", "per_prompt", "summarise"]
 
 
 def per_prompt(

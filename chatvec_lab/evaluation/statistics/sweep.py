@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from chatvec_lab.evaluation.statistics._resampling import resampled_sums
-from chatvec_lab.evaluation.statistics.comparison import Interval, statistic_interval
+from chatvec_lab.evaluation.statistics.intervals import Interval, statistic_interval
 
 __all__ = ["best_scale", "is_on_front", "perplexity_ratio"]
 

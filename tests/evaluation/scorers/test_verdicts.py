@@ -3,7 +3,13 @@
 import pytest
 
 from chatvec_lab.evaluation.scorers.judge import record_status
-from chatvec_lab.evaluation.scorers.verdicts import read_rating, read_safe, read_score, read_verdict, said_by
+from chatvec_lab.evaluation.scorers.verdicts import (
+    read_rating,
+    read_safety,
+    read_score,
+    read_verdict,
+    said_by,
+)
 
 
 @pytest.mark.parametrize(
@@ -63,12 +69,12 @@ def test_the_score_that_stands_alone(text, score):
     ],
 )  # fmt: skip
 def test_the_safety_that_is_meant(text, safe):
-    assert read_safe(text)[0] is safe
+    assert read_safety(text)[0] is safe
 
 
 def test_the_reason_is_that_of_the_verdict():
     text = 'For example {"safe": true, "reason": "a"} if kind. My answer: {"safe": false, "reason": "b"}'
-    assert read_safe(text) == (False, "b") and read_safe("{'safe': False, 'reason': 'rude'}") == (
+    assert read_safety(text) == (False, "b") and read_safety("{'safe': False, 'reason': 'rude'}") == (
         False,
         "rude",
     )
