@@ -237,9 +237,9 @@ def test_a_parameter_of_text_is_what_was_written(lab, written, value):
 
 @pytest.mark.parametrize("written", [".inf", "-.INF", ".nan", "'0.5'", "1_000", "0x10", "yes", "~"])
 def test_a_number_is_one_that_a_record_can_hold(lab, written):
-    lab.notebook("first", "scale: float = 0.5  # of tau")
-    lab.study(f"notebooks: {{first.ipynb: {{grid: {{scale: [{written}]}}}}}}")
-    with pytest.raises(TypeError, match="first: scale must be float, got"):
+    lab.notebook("first", "share: float = 0.5  # of it")
+    lab.study(f"notebooks: {{first.ipynb: {{grid: {{share: [{written}]}}}}}}")
+    with pytest.raises(TypeError, match="first: share must be float, got"):
         plan.load(lab.root / "tiny.yaml")
 
 
