@@ -330,7 +330,11 @@ def demand(value: Any, expected: Any, where: str) -> Any:
         )
         if not fits:
             wanted = " or ".join(_KINDS.get(kind, kind.__name__) for kind in kinds)
-            found = _KINDS.get(type(value), type(value).__name__)
+            # a bool is an int too, and a number of YAML a subclass of one
+            found = next(
+                (told for kind, told in _KINDS.items() if isinstance(value, kind)), type(value).__name__
+            )
+            found = _KINDS[bool] if isinstance(value, bool) else found
             raise ValueError(f"{where}: expected {wanted}, found {found}: {brief(value)}")
     return value
 

@@ -7,7 +7,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import pandas
 
-_FORMULA = re.compile(r"(?!-?[\d.,]+(?:[eE][-+]?\d+)?\s*$)\s*[=+\-@\t\r\n\uff1d\uff0b\uff0d\uff20]")
+# marks that are not seen (a byte order mark, a space of no width) may stand before it
+_FORMULA = re.compile(
+    r"(?!-?[\d.,]+(?:[eE][-+]?\d+)?\s*$)[\s\x00-\x1f\ufeff\u200b-\u200f\u202a-\u202e\u2060\u2066-\u2069]*[=+\-@\t\r\n\uff1d\uff0b\uff0d\uff20]"
+)
 
 
 def write_csv(table: "pandas.DataFrame", file: Path) -> None:

@@ -80,10 +80,10 @@ def test_anchors_and_merges_that_people_write_are_read():
     ],
 )  # fmt: skip
 def test_what_would_eat_memory_is_refused_within_a_second(text, told):
-    start = time.monotonic()
+    start = time.process_time()  # of this process, whatever else the machine does
     with pytest.raises(ValueError, match=told) as caught:
         parse_yaml(text, "study.yaml")
-    assert time.monotonic() - start < 1 and len(str(caught.value)) < 400
+    assert time.process_time() - start < 1 and len(str(caught.value)) < 400
     assert "study.yaml, line" in str(caught.value)
 
 

@@ -15,12 +15,12 @@ def main(argv: list[str] | None = None) -> int:
     `--traceback` shows the traceback of either. Nothing that is printed holds a secret of the environment.
     """
     options = argparse.Namespace(verb=None, traceback=False)
-    with hidden_in_output(), errors.told_of_sigterm():
+    with hidden_in_output(), errors.told_of_stops() as stopped:
         try:
             _parser().parse_args(argv, options)
             return options.run(options) or 0
         except (Exception, KeyboardInterrupt) as error:
-            return errors.tell(error, options.verb, with_traceback=options.traceback)
+            return errors.tell(error, options.verb, with_traceback=options.traceback, stopped=stopped)
 
 
 def _parser() -> argparse.ArgumentParser:

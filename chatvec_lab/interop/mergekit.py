@@ -172,6 +172,10 @@ def _placed(tree: Any, folder: Path) -> Any:
 
 def _place(model: str, folder: Path) -> str:
     beside, here = folder / model, Path(model)
+    if not beside.is_dir() and (folder / model.partition("@")[0]).is_dir() and "@" in model:
+        raise ValueError(
+            f"model {model!r}: {model.partition('@')[0]} is a folder, and a folder has no revision; leave it out."
+        )
     if model in ("base", "union") or not beside.is_dir():
         return model
     if here.is_dir() and not here.samefile(beside):
@@ -289,10 +293,11 @@ def _evaluator(
         if any(isinstance(item, Mapping) for item in settings):
             known = ({"value"}, {"filter", "value"})
             odd = [s for s in settings if not isinstance(s, Mapping) or set(s) not in known]
+            odd += [s for s in settings if not odd and not isinstance(s.get("filter"), str | None)]
             if odd:
                 raise ValueError(
-                    f"{name}: {odd[0]!r} of {model or 'the recipe'}: expected entries with filter and value, or with "
-                    "value alone."
+                    f"{name}: {odd[0]!r} of {model or 'the recipe'}: expected entries with filter (text) and "
+                    "value, or with value alone."
                 )
             fits = (s for s in settings if s.get("filter") in (None, "*") or s["filter"] in tensor)
             first = next(fits, None)

@@ -131,18 +131,23 @@ def _execute(job: dict[str, Any], folder: Path, log: Any) -> dict[str, Any] | No
 
 
 def _complete(source: str) -> str:
-    """A notebook's text with what papermill takes for granted and other writers leave out; the kernel is ours."""
+    """A notebook's text as papermill wants it: what other writers leave out, and nothing that they add; the kernel is ours."""
     content = json.loads(source)
     kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
-    content["metadata"] = {**content.get("metadata", {}), "kernelspec": kernel}
-    content.setdefault("nbformat_minor", 5)
-    for number, cell in enumerate(content["cells"]):
-        cell.setdefault("metadata", {})
-        if content["nbformat_minor"] >= 5:
-            cell.setdefault("id", f"cell-{number}")
+    cells: list[dict[str, Any]] = []
+    for number, cell in enumerate(cells_of(source, "the notebook")):
+        ids = {made["id"] for made in cells}
+        own = str(cell.get("id"))
+        named = own if re.fullmatch(r"[\w-]{1,64}", own, re.ASCII) and own not in ids else f"cell-{number}"
+        made = {"id": named, **{name: cell[name] for name in ("cell_type", "metadata", "source")}}
         if cell["cell_type"] == "code":
-            cell |= {"outputs": [], "execution_count": None}
-    return json.dumps(content)
+            made |= {"outputs": [], "execution_count": None}
+        elif isinstance(cell.get("attachments"), dict):
+            made["attachments"] = cell["attachments"]
+        cells.append(made)
+    metadata = {**(content.get("metadata") or {}), "kernelspec": kernel}
+    metadata.pop("language_info", None)  # the kernel says it anew
+    return json.dumps({"cells": cells, "metadata": metadata, "nbformat": 4, "nbformat_minor": 5})
 
 
 def _kernel_manager(log: Any, folder: Path) -> type:

@@ -79,13 +79,20 @@ def main(args: argparse.Namespace) -> int:
     """
     with _stoppable() as stopped:
         try:
-            return _main(args)
+            status = _main(args)
         except KeyboardInterrupt:
-            number = stopped.number
-            how = "interrupted" if number == signal.SIGINT else f"ended by {signal.Signals(number).name}"
-            more = "; jobs of a cluster go on meanwhile (scancel ends them)" if args.engine == "slurm" else ""
-            print(f"\n{how}; the same command goes on from here{more}", file=sys.stderr)
-            return 128 + number
+            status, stopped.came = 1, True
+        except Exception:
+            if not stopped.came:  # else it is how an import of C code answers to an interrupt
+                raise
+            status = 1
+    if not (status and stopped.came):
+        return status
+    number = stopped.number
+    how = "interrupted" if number == signal.SIGINT else f"ended by {signal.Signals(number).name}"
+    more = "; jobs of a cluster go on meanwhile (scancel ends them)" if args.engine == "slurm" else ""
+    print(f"\n{how}; the same command goes on from here{more}", file=sys.stderr)
+    return 128 + number
 
 
 def _main(args: argparse.Namespace) -> int:
@@ -148,6 +155,7 @@ class _Stopped:
     """Which signal stopped the command."""
 
     number = int(signal.SIGINT)
+    came = False  # also where the interrupt that it raised was swallowed
 
 
 @contextlib.contextmanager
@@ -156,7 +164,7 @@ def _stoppable() -> Iterator[_Stopped]:
     stopped = _Stopped()
 
     def stop(number: int, _: Any) -> None:
-        stopped.number = number
+        stopped.number, stopped.came = number, True
         raise KeyboardInterrupt
 
     with _handled(stop, keep=signal.SIG_IGN):  # nohup had its reasons

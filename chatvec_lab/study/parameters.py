@@ -7,7 +7,6 @@ Read with `ast` and `tokenize`, never executed. One line a parameter: `scale: fl
 import ast
 import inspect
 import io
-import json
 import math
 import re
 import tokenize
@@ -17,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from chatvec_lab.keys import nearest
-from chatvec_lab.reading import WrittenFloat, WrittenInt, brief, parse_yaml
+from chatvec_lab.reading import WrittenFloat, WrittenInt, brief, demand, parse_json, parse_yaml
 from chatvec_lab.study import ranges
 
 TYPES = "str, int, float, bool, None, list[...], dict[...], Literal[...], Optional[...] and X | Y"
@@ -53,20 +52,37 @@ def notebook_text(path: Path) -> str:
 
 def cells_of(text: str, where: str) -> list[dict]:
     """As `notebook_cells`, for the text of a notebook in Python; `where` names it in errors."""
+    content = demand(parse_json(text, where), {"nbformat": int}, where)
+    if content["nbformat"] != 4:
+        raise ValueError(
+            f"{where} has nbformat {content['nbformat']}, and format 4 runs here: jupyter nbconvert --to notebook mends it."
+        )
+    demand(content, {"cells": [{"cell_type": str, "source": (str, list)}]}, where)
+    metadata = demand(content.get("metadata") or {}, dict, f"{where}, metadata")
+    kernel, info = (
+        demand(metadata.get(name) or {}, dict, f"{where}, {name}") for name in ("kernelspec", "language_info")
+    )
+    language = kernel.get("language") or info.get("name") or "python"
+    if not re.fullmatch("i?python3?", str(language).lower()):
+        raise ValueError(f"{where} is written in {language}, and chatvec_lab runs Python.")
+    cells = [_cell(found, f"{where}, cell {n}") for n, found in enumerate(content["cells"], start=1)]
     try:
-        content = json.loads(text)
-        if content["nbformat"] != 4:
-            raise ValueError(
-                f"it has nbformat {content['nbformat']}; jupyter nbconvert --to notebook mends that"
-            )
-        kernel = content.get("metadata", {}).get("kernelspec", {})
-        if (language := kernel.get("language", "python")) != "python":
-            raise ValueError(f"it is written in {language}, and chatvec_lab runs Python")
-        cells = [{**cell, "source": "".join(cell["source"])} for cell in content["cells"]]
-        return [cell for cell in cells if cell["cell_type"]]
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        told = f"no {error} in it" if isinstance(error, KeyError) else brief(str(error))[1:-1]
-        raise ValueError(f"{where} is not a notebook of format 4 that runs here: {told}.") from error
+        "".join(cell["source"] for cell in cells).encode()
+    except UnicodeEncodeError as error:
+        half = error.object[error.start]
+        raise ValueError(f"{where}: {half!r} is half a character, which no program can hold.") from None
+    return cells
+
+
+def _cell(found: dict, where: str) -> dict:
+    """A cell with its source as one string and its metadata as a mapping with a list of tags."""
+    if found["cell_type"] not in ("code", "markdown", "raw"):
+        raise ValueError(f"{where}: expected code, markdown or raw, found {brief(found['cell_type'])}.")
+    lines = found["source"] if isinstance(found["source"], list) else [found["source"]]
+    metadata = demand(found.get("metadata") or {}, dict, f"{where}, metadata")
+    tags = demand(metadata.get("tags") or [], [str], f"{where}, tags")
+    source = "".join(demand(lines, [str], f"{where}, source"))
+    return {**found, "source": source, "metadata": {**metadata, "tags": tags}}
 
 
 def title(path: Path) -> str:
@@ -84,7 +100,7 @@ def read(path: Path) -> dict[str, Parameter]:
     """
     path = Path(path)
     code = [cell for cell in notebook_cells(path) if cell["cell_type"] == "code"]
-    tagged = [i for i, cell in enumerate(code) if "parameters" in cell.get("metadata", {}).get("tags", [])]
+    tagged = [i for i, cell in enumerate(code) if "parameters" in cell["metadata"]["tags"]]
     if tagged != [0]:
         found = f"code cells {[i + 1 for i in tagged]} have it" if tagged else "no code cell has it"
         raise ValueError(

@@ -114,7 +114,7 @@ def _spans(layers: LayerChoice) -> list[_Span]:
         return [_written(piece, layers) for piece in layers.split(",")]
     if isinstance(layers, range) and layers.step > 0 and layers.start >= 0:
         return [_Span(layers.start, layers.stop, layers.step, str(layers))] if layers else []
-    wanted = [layers] if isinstance(layers, int) else list(layers)
+    wanted = list(layers) if isinstance(layers, Iterable) and not isinstance(layers, bytes) else [layers]
     if not all(isinstance(layer, int) and not isinstance(layer, bool) and layer >= 0 for layer in wanted):
         raise ValueError(f"layers={layers!r}: expected layer numbers, counted from 0.")
     return [_Span(layer, layer + 1, 1, f"layer {layer}") for layer in wanted]

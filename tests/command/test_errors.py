@@ -75,6 +75,23 @@ def test_an_interrupt_in_an_import_is_an_interrupt(monkeypatch, capsys):
     assert "run the same command again" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(("how", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_an_interrupt_that_an_import_of_c_code_swallows_is_still_the_stop(monkeypatch, capsys, how, status):
+    """numpy's PyCapsule_Import drops the interrupt and says that numpy is badly installed."""
+
+    def problem():
+        try:
+            os.kill(os.getpid(), how)
+            time.sleep(5)
+        except KeyboardInterrupt:
+            pass
+        raise ImportError("PyCapsule_Import could not import module")
+
+    assert run_with(monkeypatch, problem)[0] == status
+    said = capsys.readouterr().err
+    assert "run the same command again" in said.splitlines()[0] and "PyCapsule" not in said.splitlines()[0]
+
+
 def test_sigterm_is_told_of(monkeypatch, capsys):
     before = signal.getsignal(signal.SIGTERM)
     assert run_with(monkeypatch, lambda: os.kill(os.getpid(), signal.SIGTERM) or time.sleep(5))[0] == 143

@@ -244,11 +244,19 @@ REFUSED = {
     "text": (TIES | {"parameters": {"density": ["0.1", "0.9"]}}, "density: '0.1' of .* is no number"),
     "mixed": (
         TIES | {"parameters": {"density": [0.1, {"value": 1}]}},
-        "expected entries with filter and value",
+        r"expected entries with filter \(text\) and value",
     ),
     "misspelt": (
         TIES | {"parameters": {"density": [{"fitler": "mlp", "value": 1}]}},
         "expected entries with filter",
+    ),
+    "number as filter": (
+        TIES | {"parameters": {"density": [{"filter": 1, "value": 1}]}},
+        r"expected entries with filter \(text\) and value",
+    ),
+    "list as filter": (
+        TIES | {"parameters": {"density": [{"filter": ["mlp"], "value": 1}, {"value": 1}]}},
+        r"expected entries with filter \(text\) and value",
     ),
     "not finite": (TIES | {"parameters": {"density": float("nan")}}, "density: nan of .* is no number"),
     "union": (dict(tokenizer_source="union"), "union is not supported: it renumbers"),
@@ -334,6 +342,12 @@ def test_relative_models_follow_the_recipe(plain, tmp_path, monkeypatch):
     (elsewhere / "chat").mkdir(parents=True)
     monkeypatch.chdir(elsewhere)
     with pytest.raises(ValueError, match=r"'\./chat' is a folder beside the recipe .* and another one here"):
+        mergekit.load(recipe)
+    recipe.write_text(recipe.read_text().replace("./chat", "./chat@main"))
+    with pytest.raises(ValueError, match=r"'./chat@main': ./chat is a folder, and a folder has no revision"):
+        mergekit.load(recipe)
+    recipe.write_text(recipe.read_text().replace("./chat@main", "12"))
+    with pytest.raises(ValueError, match="model: expected text or a mapping, found a whole number: 12"):
         mergekit.load(recipe)
 
 

@@ -22,8 +22,13 @@ RUN = [
     "-",
     "--x",
     "+",
+    "\ufeff=1+1",
+    "\u200b@SUM(A1)",
+    "\u202e-2+3",
+    " \x07=1",
+    "\t\ufeff +1-8",
 ]
-KEPT = ["-0.5", "-1e-5", "-1,000", "a=1", "", "'quoted", "1+1", "Réponse", "–", None]
+KEPT = ["-0.5", "-1e-5", "-1,000", "a=1", "", "'quoted", "1+1", "\ufeffa", "Réponse", "–", None]
 
 
 @pytest.mark.parametrize("text", RUN)

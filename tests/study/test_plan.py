@@ -237,9 +237,9 @@ def test_a_parameter_of_text_is_what_was_written(lab, written, value):
 
 @pytest.mark.parametrize("written", [".inf", "-.INF", ".nan", "'0.5'", "1_000", "0x10", "yes", "~"])
 def test_a_number_is_one_that_a_record_can_hold(lab, written):
-    lab.notebook("first", "scale: float = 0.5  # of tau")
-    lab.study(f"notebooks: {{first.ipynb: {{grid: {{scale: [{written}]}}}}}}")
-    with pytest.raises(TypeError, match="first: scale must be float, got"):
+    lab.notebook("first", "share: float = 0.5  # of it")
+    lab.study(f"notebooks: {{first.ipynb: {{grid: {{share: [{written}]}}}}}}")
+    with pytest.raises(TypeError, match="first: share must be float, got"):
         plan.load(lab.root / "tiny.yaml")
 
 
@@ -294,11 +294,17 @@ def test_relative_paths_follow_the_study_file(lab, monkeypatch, tmp_path_factory
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda c: c | {"nbformat": 3, "worksheets": []}, "first.ipynb is not a notebook of format 4.*nbformat 3"),
-        (lambda c: {k: v for k, v in c.items() if k != "cells"}, "no 'cells' in it"),
+        (lambda c: c | {"nbformat": 3, "worksheets": []}, "first.ipynb has nbformat 3, and format 4 runs here"),
+        (lambda c: {k: v for k, v in c.items() if k != "cells"}, "first.ipynb: expected cells in the mapping"),
         (lambda c: c | {"metadata": {"kernelspec": {"language": "R"}}}, "written in R, and chatvec_lab runs Python"),
-        (lambda c: [c], "first.ipynb is not a notebook"),
-        (lambda c: c | {"cells": [{"source": "x = 1"}]}, "no 'cell_type' in it"),
+        (lambda c: [c], "first.ipynb: expected a mapping, found a list"),
+        (lambda c: c | {"cells": [{"source": "x = 1"}]}, "item 0: expected cell_type in the mapping"),
+        (lambda c: c | {"metadata": {"language_info": {"name": "julia"}}}, "written in julia"),
+        (lambda c: c | {"cells": [{"cell_type": "heading", "source": "x"}]}, "cell 1: expected code, markdown or raw"),
+        (lambda c: c | {"cells": [{"cell_type": "code", "source": None}]}, "source: expected text or a list, found null"),
+        (lambda c: c | {"cells": [{"cell_type": "code", "source": "x", "metadata": {"tags": "a"}}]}, "tags: expected a list"),
+        (lambda c: c | {"cells": [{"cell_type": "code", "source": "x='\ud800'"}]}, "half a character"),
+        (lambda c: c | {"nbformat": "4"}, "nbformat: expected a whole number"),
     ],
 )  # fmt: skip
 def test_what_is_no_notebook_of_ours_is_refused_by_the_plan(lab, keys, change, message):

@@ -39,7 +39,7 @@ def test_layers_are_numbers_not_prefixes(tau, layers):
 
 
 @pytest.mark.parametrize(
-    "layers", ["a", "1-", "3-1", "", [-1], slice(-2, None), [0.5], [True], "1-99999999999"]
+    "layers", ["a", "1-", "3-1", "", [-1], slice(-2, None), [0.5], 0.5, b"1", [True], "1-99999999999"]
 )
 def test_a_choice_of_layers_that_cannot_be_read(layers):
     with pytest.raises(ValueError, match="layers="):

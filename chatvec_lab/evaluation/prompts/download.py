@@ -106,14 +106,21 @@ def _download(link: str, part: _Part) -> None:
                 part.restart("")
             if reply.status_code not in (200, 206):
                 raise OSError(f"the server answered {reply.status_code} {reply.reason_phrase}".strip())
-            if reply.status_code == 206 and reply.headers.get("Content-Range", "").startswith(
-                f"bytes {have}-"
-            ):
-                total = int(reply.headers["Content-Range"].rpartition("/")[2])
+            packed = reply.headers.get("Content-Encoding", "identity").strip().lower() not in ("", "identity")
+            if reply.status_code == 206:
+                sent = re.fullmatch(
+                    r"bytes (\d+)-\d+/(\d+|\*)", reply.headers.get("Content-Range", "").strip()
+                )
+                if packed or not sent or int(sent[1]) != have or not have:
+                    part.restart("")
+                    raise OSError(
+                        f"the server sent another part than the one from byte {have:,}; asked again, it begins anew"
+                    )
+                total = _total(sent[2])
             else:
-                total = _total(reply.headers.get("Content-Length"))
+                total = None if packed else _total(reply.headers.get("Content-Length"))
                 have = 0
-                takes_ranges = reply.headers.get("Accept-Ranges") == "bytes"
+                takes_ranges = reply.headers.get("Accept-Ranges") == "bytes" and not packed
                 strong = [
                     v for v in (reply.headers.get("ETag", ""), reply.headers.get("Last-Modified", "")) if v
                 ]
@@ -123,7 +130,8 @@ def _download(link: str, part: _Part) -> None:
                 raise OSError(f"the file has {total:,} bytes; prompts have {LARGEST:,} at most")
             name = shown_address(link).rsplit("/", 1)[-1]
             with tqdm(total=total, initial=have, unit="B", unit_scale=True, desc=name, disable=None) as bar:
-                for chunk in reply.iter_raw():  # without a size: what came before a break is handed out
+                # without a size: what came before a break is handed out
+                for chunk in reply.iter_bytes() if packed else reply.iter_raw():
                     part.file.write(chunk)
                     have += len(chunk)
                     bar.update(len(chunk))

@@ -3,6 +3,7 @@
 Our own sets (`data/prompts`) are parallel: the same `prompt_id` asks the same in every language.
 """
 
+import re
 from collections.abc import Iterable, Mapping
 from contextlib import nullcontext
 from fnmatch import fnmatch
@@ -17,6 +18,7 @@ from chatvec_lab.evaluation.prompts.files import SUFFIXES, rows_of
 from chatvec_lab.evaluation.prompts.shapes import prompt_of
 from chatvec_lab.mistakes import naming
 from chatvec_lab.paths import DATA
+from chatvec_lab.secrets import shown_address
 
 __all__ = ["COLUMNS", "LANGUAGES", "PUBLISHED", "SETS", "load_prompts", "read_prompts"]
 
@@ -123,7 +125,12 @@ def _table(rows: list, name: str, language: str) -> pd.DataFrame:
 
 def _local(source: str, file: str | None, revision: str | None) -> Path:
     """The file on disk, downloaded first if `source` is a link or a hub dataset's id."""
-    if source.startswith(("https://", "http://")):
+    if scheme := re.match(r"([A-Za-z][A-Za-z0-9+.-]+)://", source):
+        if scheme[1].lower() not in ("http", "https"):
+            raise ValueError(
+                f"{shown_address(source)}: prompts are read from a file, a dataset of the hub, or an address with http or "
+                f"https, and this has {scheme[1]}. Download it, and give the file's path."
+            )
         return fetch(source)
     if Path(source).is_file():
         return Path(source)

@@ -1,5 +1,6 @@
 """Linked files come from a real server on loopback: resumed, shown, cleaned up, and kept where they belong."""
 
+import gzip
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -15,6 +16,7 @@ class Files:
 
     def __init__(self):
         self.content, self.etag, self.ranges, self.breaks, self.status = ROWS, '"one"', True, None, 200
+        self.headers = {}  # instead of its own
         self.asked = []
         outer = self
 
@@ -32,9 +34,12 @@ class Files:
                 if outer.ranges:
                     self.send_header("Accept-Ranges", "bytes")
                     self.send_header("ETag", outer.etag)
+                own = {"Content-Length": str(len(content) - start)}
                 if status == 206:
-                    self.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
-                self.send_header("Content-Length", str(len(content) - start))
+                    own["Content-Range"] = f"bytes {start}-{len(content) - 1}/{len(content)}"
+                for name, value in (own | outer.headers).items():
+                    if value is not None:
+                        self.send_header(name, value)
                 self.end_headers()
                 self.wfile.write(content[start : outer.breaks])
 
@@ -162,3 +167,61 @@ def test_two_at_once_fetch_it_once(files, tmp_path):
     for thread in threads:
         thread.join()
     assert found == [ROWS] * 4 and [path.name for path in stored(tmp_path)] == ["x.jsonl"]
+
+
+def half(files, name="rows.jsonl"):
+    """A link to a file of which half is in the cache."""
+    files.breaks = len(ROWS) // 2
+    with pytest.raises(ConnectionError):
+        download.fetch(f"http://{files.address}/{name}")
+    files.breaks = None
+    return f"http://{files.address}/{name}"
+
+
+@pytest.mark.parametrize(
+    "sent", ["bytes 0-9/10", f"bytes {len(ROWS) // 2 + 7}-{len(ROWS) - 1}/{len(ROWS)}", "nonsense", None]
+)
+def test_another_part_than_the_one_asked_for_is_never_taken_for_the_file(files, tmp_path, sent):
+    link = half(files)
+    files.headers = {"Content-Range": sent}
+    with pytest.raises(ConnectionError, match="the server sent another part than the one from byte"):
+        download.fetch(link)
+    assert stored(tmp_path) == []
+    files.headers = {}
+    assert download.fetch(link).read_bytes() == ROWS
+
+
+def test_a_part_of_a_file_of_unknown_size_completes_it(files):
+    link = half(files)
+    files.headers = {"Content-Range": f"bytes {len(ROWS) // 2}-{len(ROWS) - 1}/*"}
+    assert download.fetch(link).read_bytes() == ROWS
+
+
+def test_a_size_that_lies_leaves_no_file(files, tmp_path):
+    link = f"http://{files.address}/rows.jsonl"
+    files.headers, files.ranges = {"Content-Length": str(len(ROWS) + 5)}, False
+    with pytest.raises(ConnectionError):
+        download.fetch(link)
+    assert stored(tmp_path) == []
+
+
+def test_a_packed_file_is_unpacked_and_never_resumed(files, tmp_path):
+    files.content, files.headers = gzip.compress(ROWS), {"Content-Encoding": "gzip"}
+    assert download.fetch(f"http://{files.address}/rows.jsonl").read_bytes() == ROWS
+    files.breaks = 100
+    with pytest.raises(ConnectionError):
+        download.fetch(f"http://{files.address}/more.jsonl")
+    assert [path.name for path in stored(tmp_path)] == ["rows.jsonl"]
+
+
+@pytest.mark.parametrize(
+    "link", ["file:///etc/passwd", "ftp://me:pass@h/x.jsonl", "s3://b/x.jsonl", "hf://datasets/a/b.jsonl"]
+)
+def test_an_address_of_another_kind_is_named(link):
+    with pytest.raises(ValueError, match="an address with http or https, and this has") as error:
+        read_prompts(link, language="en")
+    assert "pass@" not in str(error.value)
+
+
+def test_the_schemes_capitals_do_not_matter(files):
+    assert len(read_prompts(f"HTTP://{files.address}/rows.jsonl", language="en")) == 4000
