@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from chatvec_lab.report import charts, tables
 from chatvec_lab.report.charts import Axis, Point
 from chatvec_lab.report.replies import Replies
-from chatvec_lab.report.seeds import Over, is_share, limits_of, over
+from chatvec_lab.report.seeds import Over, by_cells, is_share, limits_of, over
 from chatvec_lab.report.words import ASIDE, measure
 
 if TYPE_CHECKING:
@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
 ACROSS = ("scale", "tokens", "step", "layer")  # numbers that make an x axis
 _NO_KEYS = {"unit", "scorer", "test", "correction", "machine", "fair", "source", "note", "digest", "reason", "prompt",
-            "right reply", "comparison"}  # fmt: skip
-_NO_VALUES = {"seed", "seconds", "megabytes", "n", "coverage"}
+            "right reply", "comparison", "method"}  # fmt: skip
+_NO_VALUES = {"seed", "level", "seconds", "megabytes", "n", "coverage"}
 MOST_ROWS, MOST_FIGURES = 24, 12
 
 
@@ -26,7 +26,7 @@ def plotted(item: Mapping[str, Any], notebook: str, kept: Sequence[str], dropped
 
     kept: parameters that tell groups of cells apart; dropped: those that go with the seed, whose columns say nothing.
     """
-    data = item["data"]
+    data = by_cells(item["data"])
     data = data.drop(columns=[c for c in dropped if c in data])
     if "metric" in data and data.metric.nunique() > 1:
         data = data[~data.metric.isin(ASIDE)]

@@ -2,7 +2,10 @@
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    import pandas
 
 Limits = tuple[float, float]
 
@@ -68,6 +71,13 @@ def grouping(cells: Iterable[Mapping[str, Any]]) -> list[str]:
         for name, by in values.items()
         if name not in lists or any(len(several) > 1 for several in by.values())
     ]
+
+
+def by_cells(data: "pandas.DataFrame") -> "pandas.DataFrame":
+    """The table with its cells' seeds as `seed`, also where it has such a column of its own (of a bootstrap, say)."""
+    if "cell_seed" not in data:
+        return data
+    return data.drop(columns="seed", errors="ignore").rename(columns={"cell_seed": "seed"})
 
 
 def limits_of(is_share: bool, is_change: bool = False) -> Limits:
