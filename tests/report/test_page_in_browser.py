@@ -58,11 +58,12 @@ def opened(browser, address):
     """`opened(width, scheme)` shows the page. At the end nothing was asked for, and the console is empty."""
     pages, said, asked = [], [], []
 
-    def show(width=1280, scheme="light", hash="", **options):
+    def show(width=1280, scheme="light", hash="", is_refused=False, **options):
         page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme, **options)
         pages.append(page)
         page.set_default_timeout(60_000)
-        page.on("console", lambda message: said.append(message.text))
+        if not is_refused:  # a test that breaks the policy on purpose is told so
+            page.on("console", lambda message: said.append(message.text))
         page.on("pageerror", lambda error: said.append(str(error)))
         page.on("dialog", lambda dialog: said.append(dialog.message))
         page.on("request", lambda request: asked.append(request.url))
@@ -192,7 +193,7 @@ def test_the_other_replies_to_a_prompt_are_shown_with_what_differs(opened):
 
 
 def test_what_models_and_notebooks_wrote_stays_text(opened):
-    page = opened(hash="#replies?model=CP&notebook=04_following")
+    page = opened(hash="#replies?model=CP&notebook=04_following", is_refused=True)
     page.wait_for_selector("article.reply")
     page.fill("input[type=search]", "evil.example")
     page.wait_for_timeout(600)
