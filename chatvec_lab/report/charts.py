@@ -53,7 +53,7 @@ class Axis(NamedTuple):
         return [round(i * step, 10) for i in range(first, math.floor(self.high / step + 1e-9) + 1)]
 
     def write(self, value: float) -> str:
-        return f"{100 * value:.0f} %" if self.is_share else f"{value:.6g}"
+        return f"{100 * value:.0f} %" if self.is_share else f"{value:.4g}"
 
 
 def _step(rough: float) -> float:
@@ -176,10 +176,12 @@ def reach(points: Sequence[Point]) -> list[float]:
     return [v for v in found if v is not None] + [value for point in points for _, value, _ in point.seeds]
 
 
-def dots(points: Sequence[Point], hues: Sequence[str], values: Axis, name: str) -> str:
-    """Categories below each other, each with a mean, its interval and its seeds for every hue, on one shared axis."""
+def dots(points: Sequence[Point], hues: Sequence[str], values: Axis, name: str, widest: float) -> str:
+    """Categories below each other, each with a mean, its interval and its seeds for every hue, on one shared axis.
+
+    widest: of the labels of all small figures, so that their axes stand below each other.
+    """
     rows = list(dict.fromkeys(str(point.x) for point in points))
-    widest = max(width_of(row) for row in rows)
     is_beside = widest <= 126  # else the label stands above its line
     start, end, line = (widest + 12 if is_beside else 10), WIDTH - 46, 12
     parts, y = [], 6.0
@@ -305,4 +307,5 @@ def bar(over: Over, seeds: Sequence[float], values: Axis) -> str:
         parts.append(tag("path", class_="interval h0", d=f"M{low} 9H{high}"))
     parts += [tag("circle", class_="dot h0", cx=values.place(v, 4, width - 4), cy=9, r=2) for v in seeds]
     parts.append(tag("path", class_="mean h0", d=marker(0, values.place(over.mean, 4, width - 4), 9, 3.4)))
+    parts.append(tag("title", f"on an axis from {values.write(values.low)} to {values.write(values.high)}"))
     return tag("svg", "".join(parts), viewBox=f"0 0 {width} 18", class_="bar", aria_hidden="true")

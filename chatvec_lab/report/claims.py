@@ -65,9 +65,12 @@ def gathered(cells: Iterable[dict[str, Any]], kept: Sequence[str]) -> list[Claim
 def table(claims: Sequence[Claim]) -> list[dict[str, Any]]:
     """Rows for the page: name, group, value in words, bar, n, and over how many seeds.
 
-    Claims that are shares have one axis together, other claims each their own.
+    Shares have one axis together; other claims share theirs with those of the same beginning ("rank, chat", "rank, CP").
     """
-    found = []
+    found, together = [], {}
+    for claim in claims:
+        values = [v for row in claim.rows for e in ("estimate", "low", "high") if is_number(v := row[e])]
+        together.setdefault(_begins(claim), []).extend(values)
     for claim in claims:
         if claim.name == "best scale":  # choices are listed, not averaged
             continue
@@ -88,6 +91,10 @@ def table(claims: Sequence[Claim]) -> list[dict[str, Any]]:
             found.append({"name": claim.name, "group": group, "value": claim.write(mean), "bar": bar, "n": rows[0]["n"],
                           "seeds": of_seeds(mean) if mean and len(rows) > 1 else ""})  # fmt: skip
     return found
+
+
+def _begins(claim: Claim) -> str:
+    return "share" if claim.is_share else claim.name.rpartition(", ")[0] or claim.name
 
 
 class Pair(NamedTuple):

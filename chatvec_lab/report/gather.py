@@ -53,7 +53,7 @@ def _cell(out: Path, entry: dict[str, Any]) -> dict[str, Any]:
     folder = out / "cells" / entry["notebook"] / entry["key"]
     record = read_record(folder) or {"status": "not run"}
     error = describe(record["error"]) if record.get("error") else ""
-    label = ", ".join(f"{name} {_text(value)}" for name, value in entry["varying"].items())
+    label = _label(entry["varying"])
     return {
         **entry,
         "folder": folder,
@@ -67,6 +67,10 @@ def _cell(out: Path, entry: dict[str, Any]) -> dict[str, Any]:
         "slug": re.sub(r"[^a-z0-9.]+", "-", label.lower()).strip("-"),
         "summary": _summary(out, folder / "summary.json") if record["status"] == "done" else None,
     }
+
+
+def _label(varying: dict[str, Any]) -> str:
+    return ", ".join(f"{name} {_text(value)}" for name, value in varying.items())
 
 
 def shown(out: Path, what: str, make: Callable[..., dict[str, Any]], *given: Any) -> dict[str, Any]:
@@ -102,8 +106,11 @@ def _notebook(out: Path, name: str, title: str, cells: list[dict[str, Any]]) -> 
         if len(cell["slug"]) > 60 or slugs.count(cell["slug"]) > 1:
             cell["slug"] = cell["key"]
     summaries = [cell["summary"] for cell in done if cell["summary"]]
-    varying = [cell["varying"] for cell in done]
-    kept = grouping([{"seed": cell["parameters"].get("seed"), **cell["varying"]} for cell in done])
+    kept = grouping([{"seed": cell["parameters"].get("seed"), **cell["varying"]} for cell in cells])
+    for cell in cells:  # what goes with the seed alone need not be said
+        cell["label"] = (
+            _label({k: v for k, v in cell["varying"].items() if k in kept or k == "seed"}) or cell["label"]
+        )
     said = claims.gathered(done, kept)
     figures = [figure for cell in done for figure in _figures(out, cell)]
     answers = [(cell["label"], cell["summary"]) for cell in done if cell["summary"]]
@@ -117,7 +124,7 @@ def _notebook(out: Path, name: str, title: str, cells: list[dict[str, Any]]) -> 
         "numbers": claims.table(said),
         "lead": claims.lead(said),
         "kept": kept,
-        "dropped": [name for cell in varying for name in cell if name != "seed" and name not in kept],
+        "dropped": {name for cell in cells for name in cell["varying"]} - {"seed", *kept},
         "tables": _tables(out, name, done),
         "figures": figures,
         "samples": [samples for cell in done for samples in _samples(out, cell)],

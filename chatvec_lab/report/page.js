@@ -103,9 +103,9 @@
     });
   }
   const reveal = () => {
-    const name = decodeURIComponent(location.hash.slice(1));
+    const name = location.hash.slice(1);
     if (name.startsWith("replies?")) return void browse(Object.fromEntries(new URLSearchParams(name.slice(8))));
-    const target = name && document.getElementById(name);
+    const target = name && document.getElementById(decodeURIComponent(name));
     for (let at = target; at; at = at.parentElement) if (at.tagName === "DETAILS") at.open = true;
     if (target) target.scrollIntoView();
   };

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from chatvec_lab.report import charts, tables
 from chatvec_lab.report.charts import Axis, Point
 from chatvec_lab.report.replies import Replies
-from chatvec_lab.report.seeds import Over, is_share, limits_of, over
+from chatvec_lab.report.seeds import Over, by_cells, is_share, limits_of, over
 from chatvec_lab.report.words import ASIDE, measure
 
 if TYPE_CHECKING:
@@ -15,18 +15,18 @@ if TYPE_CHECKING:
 
 ACROSS = ("scale", "tokens", "step", "layer")  # numbers that make an x axis
 _NO_KEYS = {"unit", "scorer", "test", "correction", "machine", "fair", "source", "note", "digest", "reason", "prompt",
-            "right reply", "comparison"}  # fmt: skip
-_NO_VALUES = {"seed", "seconds", "megabytes", "n", "coverage"}
+            "right reply", "comparison", "method"}  # fmt: skip
+_NO_VALUES = {"seed", "level", "seconds", "megabytes", "n", "coverage"}
 MOST_ROWS, MOST_FIGURES = 24, 12
 
 
-def plotted(item: Mapping[str, Any], notebook: str, kept: Sequence[str], dropped: Sequence[str],
+def plotted(item: Mapping[str, Any], notebook: str, kept: Sequence[str], dropped: set[str],
             replies: Replies | None) -> list[dict[str, Any]]:  # fmt: skip
     """The table as figures, one a unit: {"form", "svgs", "hues", "seeds", "caption"}; [] for what is no figure.
 
     kept: parameters that tell groups of cells apart; dropped: those that go with the seed, whose columns say nothing.
     """
-    data = item["data"]
+    data = by_cells(item["data"])
     data = data.drop(columns=[c for c in dropped if c in data])
     if "metric" in data and data.metric.nunique() > 1:
         data = data[~data.metric.isin(ASIDE)]
@@ -102,11 +102,14 @@ def _plot(
     every = list(itertools.chain(*points.values()))
     from_zero = not layout.is_line and value != "cosine"
     axis = charts.axis(charts.reach(every), is_share=_are_shares(data, value), from_zero=from_zero)
+    widest = max(charts.width_of(str(point.x)) for point in every)
     svgs = []
     for name, of in points.items():
         title = name or measure(value if value != "estimate" else x)
         drawn = (
-            charts.lines(of, hues, axis, title, x) if layout.is_line else charts.dots(of, hues, axis, title)
+            charts.lines(of, hues, axis, title, x)
+            if layout.is_line
+            else charts.dots(of, hues, axis, title, widest)
         )
         svgs.append({"title": name, "svg": drawn})
     seeds = list(dict.fromkeys(s[0] for p in every for s in p.seeds if len(p.seeds) > 1))
@@ -146,7 +149,7 @@ def _points(
     found: dict[str, list[Point]] = {}
     for of, rows in together.items():
         keys = dict(zip(layout.keys, of, strict=True))
-        group = ", ".join(_named(c, keys[c]) for c in layout.groups)
+        group = ", ".join(_grouped(c, keys[c], keys) for c in layout.groups)
         colour = _named(hue, keys[hue]) if hue else ""
         what = ", ".join(filter(None, [_named(x, keys[x]), colour, group]))
         seeds = [_seed(row, value, axis) for row in rows]
@@ -206,6 +209,14 @@ def _named(column: str | None, value: Any) -> str:
         return measure(str(value))
     if column in ACROSS:
         return f"{column} {value:g}"
-    if column == "language" or column == "cell_language":
-        return f"{'CP ' if column == 'cell_language' else ''}{value}"
     return str(value)
+
+
+def _grouped(column: str, value: Any, keys: Mapping[str, Any]) -> str:
+    """What a small figure is of, said with the column where its value alone would not tell."""
+    before = {
+        "cell_language": "CP ",
+        "frame": "frame ",
+        "language": "asked in " if "cell_language" in keys else "",
+    }
+    return f"{before.get(column, '')}{_named(column, value)}"

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from chatvec_lab import secrets
+from chatvec_lab.report.seeds import by_cells
 from chatvec_lab.report.svg import legal
 from chatvec_lab.report.words import ASIDE, VERDICTS, measure
 
@@ -59,7 +60,7 @@ def gathered(notebooks: list[dict[str, Any]]) -> Replies | None:
         for item in notebook["tables"]:
             if item["fault"] or not {"prompt", "response"} <= set(item["data"]) or not len(item["data"]):
                 continue
-            rows = secrets.redacted_table(item["data"])
+            rows = secrets.redacted_table(by_cells(item["data"]))
             found = _measures(rows)
             measures |= dict.fromkeys(found)
             kept = pandas.DataFrame(

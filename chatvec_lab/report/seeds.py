@@ -2,7 +2,10 @@
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    import pandas
 
 Limits = tuple[float, float]
 
@@ -48,20 +51,33 @@ def by_seed(values: Iterable[tuple[Any, float]]) -> list[float]:
 
 
 def grouping(cells: Iterable[Mapping[str, Any]]) -> list[str]:
-    """The parameters that tell groups of repetitions apart: those that vary for one and the same seed.
+    """The varying parameters that tell groups of repetitions apart: all but the seed and lists that go with it alone.
 
-    What goes with the seed alone (a longer list of families for the first one) makes no group of its own.
+    A list that is longer for the first seed (of further families, say) asks for more in one cell, of the same models.
 
-    >>> grouping([{"seed": 0, "language": "ko", "more": 1}, {"seed": 0, "language": "zh", "more": 1},
-    ...           {"seed": 1, "language": "ko", "more": 2}])
+    >>> grouping([{"seed": 0, "language": "ko", "more": [1]}, {"seed": 0, "language": "zh", "more": [1]},
+    ...           {"seed": 1, "language": "ko", "more": []}])
     ['language']
     """
     values: dict[str, dict[Any, set[str]]] = {}
+    lists: set[str] = set()
     for cell in cells:
         for name, value in cell.items():
             if name != "seed":
                 values.setdefault(name, {}).setdefault(repr(cell.get("seed")), set()).add(repr(value))
-    return [name for name, by in values.items() if any(len(several) > 1 for several in by.values())]
+                lists |= {name} if isinstance(value, list) else set()
+    return [
+        name
+        for name, by in values.items()
+        if name not in lists or any(len(several) > 1 for several in by.values())
+    ]
+
+
+def by_cells(data: "pandas.DataFrame") -> "pandas.DataFrame":
+    """The table with its cells' seeds as `seed`, also where it has such a column of its own (of a bootstrap, say)."""
+    if "cell_seed" not in data:
+        return data
+    return data.drop(columns="seed", errors="ignore").rename(columns={"cell_seed": "seed"})
 
 
 def limits_of(is_share: bool, is_change: bool = False) -> Limits:

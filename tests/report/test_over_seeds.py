@@ -1,0 +1,139 @@
+"""Means over seeds, what tells groups of repetitions apart, and which figure a table becomes."""
+
+import math
+import re
+
+import numpy as np
+import pandas
+import pytest
+from scipy import stats
+
+from chatvec_lab import report
+from chatvec_lab.evaluation.statistics import wilson_interval
+from chatvec_lab.report import charts, gather, plots
+from chatvec_lab.report.claims import Claim
+from chatvec_lab.report.seeds import by_seed, grouping, is_share, over
+
+
+@pytest.mark.parametrize("values", [[0.2, 0.5, 0.9], [1.0, 1.1], [3.0, 4.0, 8.0, 1.0, 2.0, 2.5]])
+def test_an_interval_over_seeds_is_students(values):
+    found = over(values)
+    low, high = stats.t.interval(0.95, len(values) - 1, np.mean(values), stats.sem(values))
+    assert (found.mean, found.low, found.high, found.seeds) == pytest.approx(
+        (np.mean(values), low, high, len(values))
+    )
+
+
+def test_it_keeps_to_what_is_possible_and_says_where_there_is_none():
+    assert (over([0.5, 0.9, 1.0], (0, 1)).high, over([0.0, 0.1], (0, 1)).low) == (1, 0)
+    assert over([-0.9, -0.2], (-1, 1)).low == -1
+    assert over([1.0, 1.0])[1:] == (None, None, 2, "all equal, no interval")
+    assert over([0.3])[1:] == (None, None, 1, "one seed, no interval")
+
+
+def test_languages_of_a_seed_are_no_repetitions():
+    assert by_seed([(0, 0.2), (0, 0.4), (1, 0.6)]) == pytest.approx([0.3, 0.6])
+    rows = [{"estimate": e, "low": None, "high": None, "n": 9, "seed": s, "unit": "share", "label": "", "group": g}
+            for s, g, e in [(0, "ko", 0.0), (0, "zh", 1.0), (1, "ko", 0.5), (1, "zh", 0.5)]]  # fmt: skip
+    claim = Claim("right replies", rows)
+    assert claim.over().note == "all equal, no interval" and claim.over().seeds == 2
+    low, high = stats.t.interval(0.95, 1, 0.25, stats.sem([0.0, 0.5]))
+    assert claim.over("ko")[:3] == pytest.approx((0.25, max(low, 0), min(high, 1)))
+
+
+def test_a_parameter_that_goes_with_the_seed_makes_no_group_unless_it_says_which_models():
+    cells = [{"seed": 0, "families": ["a"]}, {"seed": 1, "families": []}]
+    assert grouping(cells) == []
+    assert grouping([{"seed": 0, "language": "ko"}, {"seed": 1, "language": "zh"}]) == ["language"]
+    assert grouping([{"seed": 0, "families": ["a"]}, {"seed": 0, "families": []}]) == ["families"]
+
+
+def test_a_share_is_known_by_its_interval():
+    for successes, n in ((0, 10), (7, 9), (200, 200)):
+        found = wilson_interval(successes, n)
+        assert is_share(*found[:3], n)
+    assert (
+        not is_share(0.5, 0.2, 0.8, 9)
+        and not is_share(1.0, 1.0, 1.25, 130)
+        and not is_share(math.nan, 0, 1, 2)
+    )
+
+
+def table(**columns):
+    return {"data": pandas.DataFrame(columns), "caption": "c", "file": "f"}
+
+
+def test_a_number_with_three_values_is_an_axis_and_seeds_are_overlaid():
+    rows = [
+        (language, seed, scale) for language in ("ko", "zh") for seed in (0, 1) for scale in (0.0, 0.5, 1.0)
+    ]
+    language, seed, scale = zip(*rows, strict=True)
+    item = table(language=language, seed=seed, scale=scale, estimate=[0.1 * (x % 7) for x in range(12)])
+    (plot,) = plots.plotted(item, "n", ["language"], set(), None)
+    assert (plot["form"], plot["seeds"], [s["title"] for s in plot["svgs"]]) == (
+        "lines",
+        ["0", "1"],
+        ["ko", "zh"],
+    )
+    drawn = plot["svgs"][0]["svg"]
+    assert (
+        drawn.count('class="thin seed h0"') == 2
+        and drawn.count("<circle") == 6
+        and drawn.count('class="mean h0"') == 3
+    )
+
+
+def test_what_has_two_values_for_one_point_or_too_many_rows_is_no_figure():
+    twice = table(seed=[0, 0], model=["a", "a"], estimate=[0.1, 0.2])
+    many = table(seed=[0] * 30, model=[f"m{i}" for i in range(30)], estimate=[0.5] * 30)
+    words = table(model=["a", "b"], note=["x", "y"])
+    for item in (twice, many, words):
+        assert plots.plotted(item, "n", [], set(), None) == []
+
+
+def test_one_seed_keeps_each_cells_own_interval():
+    item = table(language=["ko", "zh"], seed=[0, 0], estimate=[0.5, 0.25], low=[0.4, 0.2], high=[0.6, 0.3])
+    (plot,) = plots.plotted(item, "n", ["language"], set(), None)
+    assert plot["seeds"] == [] and "[0.4, 0.6]" in plot["svgs"][0]["svg"]
+
+
+@pytest.mark.parametrize(
+    ("values", "options", "ends"),
+    [([0.2, 0.9], {"is_share": True}, (0, 1)), ([-0.1, 0.2], {"is_share": True}, (-0.5, 0.5)),
+     ([-0.9, -0.2], {"is_share": True}, (-1, 0.5)), ([1, 100], {"is_share": False}, None), ([5, 5], {"is_share": False}, None)],
+)  # fmt: skip
+def test_an_axis_holds_its_values_and_its_ticks(values, options, ends):
+    axis = charts.axis(values, **options)
+    assert axis.low <= min(values) and axis.high >= max(values)
+    assert axis.ticks and all(axis.low - 1e-9 <= tick <= axis.high + 1e-9 for tick in axis.ticks)
+    assert ends is None or (axis.low, axis.high) == ends
+
+
+def test_the_page_says_what_holds_over_seeds_and_languages(finished):
+    out = finished()
+    text = re.sub("<[^>]*>", "", report.write(out).read_text("utf-8"))
+    claims = gather.content(out)["notebooks"][1]["claims"]
+    after = next(c for c in claims if c.name == "right replies, CP + τ")
+    values = [np.mean([r["estimate"] for r in after.rows if r["seed"] == s]) for s in (0, 1, 2)]
+    low, high = stats.t.interval(0.95, 2, np.mean(values), stats.sem(values))
+    said = f"to {100 * np.mean(values):.1f} % [{100 * max(low, 0):.1f}, {100 * min(high, 1):.1f}]: means of 3"
+    assert said in text and "zh 0.5, 1, 1; ar 0.5, 1, 1. From 0.5 to 1." in text
+
+
+ALL = tuple((language, seed) for language in ("zh", "ar") for seed in (0, 1, 2))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"seeds": (0,)},
+        {"seeds": (4,), "languages": ("ko",)},
+        {"failed": (("zh", 1), ("ar", 0))},
+        {"failed": ALL},
+    ],
+)
+def test_a_study_of_one_seed_or_with_failed_cells_has_its_page(finished, options):
+    text = re.sub("<[^>]*>", "", report.write(finished(**options)).read_text("utf-8"))
+    assert "that cannot be shown" not in text
+    assert ("no interval over seeds" in text) == (options.get("seeds") == (0,))
+    assert ("Not done" in text) == ("failed" in options)
