@@ -10,6 +10,7 @@ import chatvec_lab
 ROOT = Path(chatvec_lab.__file__).parent
 TOOLS = {
     "keys",
+    "languages",
     "mistakes",
     "opening",
     "paths",
@@ -31,7 +32,7 @@ STANDS_ON = {
     "figures": set(),
     "study.results": set(),  # of the room study the part that the report stands on
     "report": {"study.results"},
-    "study": {"study.results", "report", "families", "evaluation", "nano"},  # the names that parameters may give
+    "study": {"study.results", "report", "figures", "families", "evaluation", "nano"},  # the names that parameters may give
     "experiment": {
         "weights", "families", "anatomy", "live", "lens", "interop", "evaluation", "nano", "figures", "study",
         "study.results",
