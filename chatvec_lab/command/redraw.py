@@ -29,10 +29,9 @@ def add(verbs) -> None:
 def run(options) -> int:
     from chatvec_lab import figures
 
-    folder = Path(options.folder)
+    folder, width = Path(options.folder), _width(options.width)
     found = _figures(folder)
     out = Path(options.out) if options.out else folder / f"figures-{options.venue}"
-    width = _width(options.width)
     left: list[str] = []
     count = 0
     with figures.venue(options.venue, font=options.font) as venue:

@@ -18,6 +18,7 @@ from chatvec_lab.figures.drawing import (
     log_axis,
     named,
     over_zero,
+    thinned,
 )
 from chatvec_lab.figures.recipe import drawn
 from chatvec_lab.figures.style import MODULES, line, look
@@ -171,9 +172,10 @@ def cosine_matrix(data: DataFrame, *, value: str = "cosine", ax: Axes | None = N
         ax.text(j, i, text, ha="center", va="center", color=color, fontsize=letters)
     if any(marks.values()):
         ax.set_xlabel("* beyond 95 % of random pairs")
-    across = max(len(name) for name in names) * len(names) > 26
-    ax.set_xticks(range(len(names)), names, rotation=30 if across else 0, ha="right" if across else "center")
-    ax.set_yticks(range(len(names)), names)
+    across = max(len(named(name, "a")) for name in names) * len(names) > 26
+    words = [named(name, "a") for name in names]
+    ax.set_xticks(range(len(names)), words, rotation=30 if across else 0, ha="right" if across else "center")
+    ax.set_yticks(range(len(names)), words)
     ax.tick_params(length=0)
     ax.spines[:].set_visible(False)
     bar = ax.figure.colorbar(mesh, ax=ax, label=label_of(value), ticks=[-1, -0.5, 0, 0.5, 1])
@@ -303,9 +305,7 @@ def _layer_ticks(ax: Axes, data: DataFrame) -> None:
     from matplotlib.ticker import MaxNLocator
 
     ax.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
-    if data.layer.nunique() > 16:  # markers would run into each other
-        for one in ax.lines:
-            one.set_markevery(max(1, data.layer.nunique() // 8))
+    thinned(ax)
 
 
 def _decades(index) -> list[int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
@@ -48,14 +49,23 @@ def levels(data: DataFrame, column: str) -> list[Any]:
 
 
 def named(value: Any, column: str) -> str:
-    """A value as a label: codes of languages in words, numbers short.
+    """A value as a label: codes of languages in words, numbers short, names of kinds and measures without underscores.
 
-    >>> named("ko", "language"), named("ko", "model"), named(0.50, "scale")
-    ('Korean', 'ko', '0.5')
+    >>> named("ko", "language"), named("ko", "model"), named(0.50, "scale"), named("what_is_it", "kind")
+    ('Korean', 'ko', '0.5', 'what is it')
+    >>> named("chat · CP zh", "pair")
+    'chat · Chinese CP'
     """
     if isinstance(value, float):
         return f"{value:g}"
-    return language_name(value) if column.endswith("language") and isinstance(value, str) else str(value)
+    text = str(value)
+    if column in ("vector", "pair", "a", "b", "model"):
+        return re.sub(
+            r"\bCP ([a-z]{2}(?:-[A-Za-z]+)?)\b", lambda found: f"{language_name(found[1])} CP", text
+        )
+    if column in ("kind", "metric", "measure", "set", "member", "words"):
+        return text.replace("_", " ")
+    return language_name(text) if column.endswith("language") else text
 
 
 def wrapped(text: str, width: int = 22) -> str:
@@ -130,27 +140,50 @@ def key(
     if len(handles) > 1:
         legend(ax, handles)
     elif handles and hue != "_all":
-        title = words[0] if hue in ("metric", "series") else f"{hue.replace('_', ' ')}: {words[0]}"
+        title = words[0] if hue in ("metric", "member", "source") else f"{hue.replace('_', ' ')}: {words[0]}"
         ax.set_title(title, loc="left")
 
 
 def legend(ax: Axes, handles: Sequence[Any]) -> None:
-    """Above the Axes, where no line can run under it, in as many columns as there is room for."""
+    """Above the Axes, where no line can run under it, in as few rows as there is room for."""
     import matplotlib
 
-    names = [wrapped(handle.get_label(), 30) for handle in handles]
-    # letters of half their size beside each other, over the Axes as wide as constrained layout will leave it, about
-    room = (
-        ax.get_position().width
-        * ax.figure.get_figwidth()
-        * 72
-        / (0.5 * matplotlib.rcParams["legend.fontsize"])
-    )
-    widest = max(text_width(part) for name in names for part in name.split("\n")) + 8
-    columns = int(min(len(names), 4, max(1, room // widest)))
+    # letters beside each other over the Axes, as wide as its labels leave it
+    ax.figure.draw_without_rendering()
+    of_size = 0.47 if matplotlib.rcParams["mathtext.fontset"] == "stix" else 0.58
+    points = ax.get_position().width * ax.figure.get_figwidth() * 72
+    room = points / (of_size * matplotlib.rcParams["legend.fontsize"])
+    plain = [handle.get_label() for handle in handles]
+    best: tuple[int, int, list[str]] | None = None
+    for columns in range(1, min(len(plain), 4) + 1):
+        width = int(room / columns) - 8  # the line and the gap before a name
+        if width < 8 and columns > 1:
+            break
+        width = max(width, 8)
+        names = [
+            wrapped(name, width) if len(name) > 22 or text_width(name) > room - 8 else name for name in plain
+        ]
+        if max(text_width(part) for name in names for part in name.split("\n")) > width and columns > 1:
+            break
+        per_row = -(-len(names) // columns)
+        rows = max(
+            sum(n.count("\n") + 1 for n in names[k : k + per_row]) for k in range(0, len(names), per_row)
+        )
+        if best is None or rows < best[0]:
+            best = (rows, columns, names)
+    assert best is not None  # one column always is an answer
+    _, columns, names = best
     ax.legend(
         list(handles), names, loc="lower left", bbox_to_anchor=(0, 1.0), ncols=columns, columnspacing=1.0
     )
+
+
+def thinned(ax: Axes, most: int = 16) -> None:
+    """Fewer markers on lines whose points are so many that markers would run into each other."""
+    for one in ax.lines:
+        count = len(one.get_xdata())
+        if count > most:
+            one.set_markevery(max(1, count // 8))
 
 
 def _beside(ax: Axes, words: Sequence[str], looks: Sequence[dict], ends: Sequence[float]) -> bool:

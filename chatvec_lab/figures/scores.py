@@ -11,7 +11,17 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from chatvec_lab.figures.drawing import Labels, key, label_of, levels, log_axis, named, over_zero, wrapped
+from chatvec_lab.figures.drawing import (
+    Labels,
+    key,
+    label_of,
+    levels,
+    log_axis,
+    named,
+    over_zero,
+    thinned,
+    wrapped,
+)
 from chatvec_lab.figures.recipe import drawn
 from chatvec_lab.figures.style import line, look
 
@@ -72,6 +82,7 @@ def over(
         ax.set_xticks([], minor=True)
     if is_far and y == "estimate":
         log_axis(ax, "y", data[y], None)
+    thinned(ax)
     if mark is not None:
         ax.axvline(mark, color="0.6", linewidth=line(0.6), linestyle=":")
     ax.set(xlabel=x_label or label_of(x), ylabel=label)

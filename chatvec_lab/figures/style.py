@@ -64,7 +64,7 @@ def settings(at: Venue | None = None) -> dict[str, Any]:
     return {
         **_SETTINGS,
         **{key: value * at.factor for key, value in _SIZES.items()},
-        "figure.figsize": size(None),
+        "figure.figsize": size(at=at),
         "mathtext.fontset": "stix" if is_serif else "dejavusans",
         "font.family": list(dict.fromkeys([*families, *([cjk] if cjk else [])])),
     }

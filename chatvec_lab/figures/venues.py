@@ -117,14 +117,15 @@ def inches(width: Width | None, at: Venue | None = None) -> float:
     return at.column if width == "column" else at.text
 
 
-def size(width: Width | None = None, ratio: float = 0.65) -> tuple[float, float]:
+def size(width: Width | None = None, ratio: float = 0.65, *, at: Venue | None = None) -> tuple[float, float]:
     """(width, height) in inches of a figure for the current venue; height = ratio * width, at most what fits there.
 
     >>> [round(side, 2) for side in size("text", 0.5)]
     [6.3, 3.15]
     """
-    across = inches(width)
-    return across, min(across * ratio, _chosen.height)
+    at = at or _chosen
+    across = inches(width, at)
+    return across, min(across * ratio, at.height)
 
 
 def _installed(font: str) -> str:
