@@ -73,6 +73,14 @@ def wrapped(text: str, width: int = 22) -> str:
     return "\n".join(textwrap.wrap(text, width, break_long_words=False)) or text
 
 
+def name_y(ax: Axes, text: str) -> None:
+    """The name of the y axis, in lines no longer than the axis is high."""
+    import matplotlib
+
+    points = ax.get_position().height * ax.figure.get_figheight() * 72
+    ax.set_ylabel(wrapped(text, max(8, int(points / (0.55 * matplotlib.rcParams["axes.labelsize"])))))
+
+
 def lines(
     ax: Axes, data: DataFrame, x: str, y: str, hue: str | None, *, from_zero: bool = True, labels: Labels = "legend"
 ) -> None:  # fmt: skip
@@ -96,7 +104,7 @@ def lines(
     if from_zero and y not in SIGNED and (data[y].dropna() >= 0).all():
         ax.set_ylim(bottom=0)
     ax.set_xlabel(label_of(x))
-    ax.set_ylabel(label_of(y))
+    name_y(ax, label_of(y))
     key(ax, hue, names, looks, ends=_ends(drawn, x, y, hue, names), labels=labels)
 
 

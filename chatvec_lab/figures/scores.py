@@ -17,6 +17,7 @@ from chatvec_lab.figures.drawing import (
     label_of,
     levels,
     log_axis,
+    name_y,
     named,
     over_zero,
     thinned,
@@ -85,7 +86,8 @@ def over(
     thinned(ax)
     if mark is not None:
         ax.axvline(mark, color="0.6", linewidth=line(0.6), linestyle=":")
-    ax.set(xlabel=x_label or label_of(x), ylabel=label)
+    ax.set_xlabel(x_label or label_of(x))
+    name_y(ax, label)
     key(ax, hue, names, [look(i) for i in range(len(names))], ends=ends, labels=labels)
     return ax
 
@@ -232,7 +234,8 @@ def front(
         seaborn.scatterplot(rows, x=x, y=y, legend=False, ax=ax, **marks)
     if (shown[x] > 0).all() and shown[x].max() / shown[x].median() > MANY_TIMES:
         log_axis(ax, "x", shown[x], None)
-    ax.set(xlabel=x_label or label_of(x), ylabel=y_label or label_of(y))
+    ax.set_xlabel(x_label or label_of(x))
+    name_y(ax, y_label or label_of(y))
     _name_points(ax, shown, x, y, 0.75 * matplotlib.rcParams["font.size"])
     return ax
 
