@@ -11,6 +11,7 @@ ROOT = Path(chatvec_lab.__file__).parent
 TOOLS = {
     "languages",
     "keys",
+    "languages",
     "mistakes",
     "opening",
     "paths",
@@ -32,7 +33,7 @@ STANDS_ON = {
     "figures": set(),
     "study.results": set(),  # of the room study the part that the report stands on
     "report": {"study.results"},
-    "study": {"study.results", "report", "families", "evaluation", "nano"},  # the names that parameters may give
+    "study": {"study.results", "report", "figures", "families", "evaluation", "nano"},  # the names that parameters may give
     "experiment": {
         "weights", "families", "anatomy", "live", "lens", "interop", "evaluation", "nano", "figures", "study",
         "study.results",

@@ -27,12 +27,25 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="chatvec_lab", description="A workbook for chat vectors: chat - base."
     )
-    from chatvec_lab.command import check, families, inspect, keys, lab, merge, new, push, run, scorers
+    from chatvec_lab.command import (
+        check,
+        families,
+        inspect,
+        keys,
+        lab,
+        merge,
+        new,
+        push,
+        redraw,
+        run,
+        scorers,
+    )
 
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
     for verb in (
         new,
         run,
+        redraw,
         lab,
         merge,
         check,

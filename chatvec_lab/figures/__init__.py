@@ -7,6 +7,9 @@ figure, (left, right) = figures.subplots(1, 2, width="text", ratio=0.3)
 figures.layer_profile(table, ax=left)
 figures.heat_map(table, ax=right)
 figures.save(figure, "norms")                     # norms.pdf and norms.png
+
+with figures.venue("slides"):                     # the same, drawn for a talk
+    ...
 """
 
 from chatvec_lab.figures.anatomy import (
@@ -18,19 +21,32 @@ from chatvec_lab.figures.anatomy import (
     layer_profile,
     spectra,
 )
-from chatvec_lab.figures.style import cjk_family, save, size, style, subplots
+from chatvec_lab.figures.fonts import cjk_family
+from chatvec_lab.figures.recipe import redraw
+from chatvec_lab.figures.scores import by_model, front, over, over_scale, two_sources
+from chatvec_lab.figures.style import save, size, style, subplots
+from chatvec_lab.figures.venues import venue
+from chatvec_lab.languages import language_name
 
 __all__ = [
+    "by_model",
     "cjk_family",
     "cosine_matrix",
     "cosine_profile",
     "depth_profile",
     "fidelity",
+    "front",
     "heat_map",
+    "language_name",
     "layer_profile",
+    "over",
+    "over_scale",
+    "redraw",
     "save",
     "size",
     "spectra",
     "style",
     "subplots",
+    "two_sources",
+    "venue",
 ]

@@ -2,199 +2,243 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from functools import wraps
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from chatvec_lab.figures.style import MODULES, axes, look, style, text_width
+from chatvec_lab.figures.drawing import (
+    PROJECTIONS,
+    SIGNED,
+    Labels,
+    check_single,
+    key,
+    label_of,
+    levels,
+    lines,
+    log_axis,
+    named,
+    over_zero,
+    thinned,
+)
+from chatvec_lab.figures.recipe import drawn
+from chatvec_lab.figures.style import MODULES, line, look
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from pandas import DataFrame
 
-LABELS = {
-    "l2": "L2 norm of the difference", "relative_l2": "relative L2 norm", "rms": "RMS of the difference",
-    "max_abs": "largest |difference|", "share_zero": "share of weights unchanged", "share_above": "share above 0.002",
-    "cosine": "cosine", "sign_agreement": "share of equal signs", "overlap": "overlap of the largest entries",
-    "opposed": "share of the overlap opposed", "unchanged": "share of weights unmoved",
-    "relative_error": "relative error of the delta", "energy": "share of the energy",
-    "singular_value": "singular value", "layer": "layer", "relative_depth": "relative depth (layer / layers)",
-    "scale": "scale of the chat vector", "index": "index",
-}  # fmt: skip
-SIGNED = ("cosine",)
 
-
-def _in_style(draw):
-    """Draw in the house style, on new Axes unless some are given."""
-
-    @wraps(draw)
-    def drawn(table, *, ax=None, **options):
-        with style():
-            return draw(table, ax=axes(ax), **options)
-
-    return drawn
-
-
-@_in_style
+@drawn
 def layer_profile(
-    table: DataFrame, *, y: str = "relative_l2", hue: str = "module", ax: Axes | None = None
+    data: DataFrame,
+    *,
+    y: str = "relative_l2",
+    hue: str = "module",
+    labels: Labels = "legend",
+    ax: Axes | None = None,
 ) -> Axes:
     """`y` over the layers, one line for each value of `hue` (a column, or "pair" for a and b joined).
 
-    `table`: one row a layer and hue, such as `combine(norms, ["layer", "module"])` of one vector. Tensors outside
+    `data`: one row a layer and hue, such as `combine(norms, ["layer", "module"])` of one vector. Tensors outside
     the layers (embedding, head, final norm) have no place on the axis and are left out; `heat_map` shows them.
-    Of several components (vision, audio …) the text is drawn, unless `hue` is "component".
+    Of several components (vision, audio …) the text is drawn, unless `hue` is "component". `labels`: a legend, or
+    names at the lines' ends ("direct") where these have room.
     """
-    table = _of_text(_with_pairs(table), hue).dropna(subset=["layer"])
-    _lines(ax, table, "layer", y, hue)
-    _layer_ticks(ax, table)
+    data = _of_text(_with_pairs(data), hue).dropna(subset=["layer"])
+    lines(ax, data, "layer", y, hue, labels=labels)
+    _layer_ticks(ax, data)
     return ax
 
 
-@_in_style
+@drawn
 def depth_profile(
-    table: DataFrame, *, y: str = "relative_l2", hue: str = "family", ax: Axes | None = None
+    data: DataFrame,
+    *,
+    y: str = "relative_l2",
+    hue: str = "family",
+    labels: Labels = "legend",
+    ax: Axes | None = None,
 ) -> Axes:
     """`y` over the relative depth, one line a family: models of different depth laid over one another.
 
-    `table`: one row a layer and hue, such as `combine(family_norms(...), "layer")` of one vector.
+    `data`: one row a layer and hue, such as `combine(family_norms(...), "layer")` of one vector.
     """
-    table = _of_text(_with_pairs(table), hue).dropna(subset=["relative_depth"])
-    _lines(ax, table, "relative_depth", y, hue)
+    data = _of_text(_with_pairs(data), hue).dropna(subset=["relative_depth"])
+    lines(ax, data, "relative_depth", y, hue, labels=labels)
     ax.set_xlim(-0.02, 1)
     return ax
 
 
-@_in_style
+@drawn
 def heat_map(
-    table: DataFrame, *, value: str = "relative_l2", limit: float | None = None, ax: Axes | None = None
-) -> Axes:
-    """`value` as colour, layers across and kinds of module down; the last column holds what lies outside the layers.
+    data: DataFrame, *, value: str = "relative_l2", y: Literal["module", "projection"] = "module",
+    limit: float | None = None, numbers: bool | None = None, ax: Axes | None = None,
+) -> Axes:  # fmt: skip
+    """`value` as colour, layers across and kinds of module (or projections: q k v o gate up down) down.
 
-    `table`: one row a layer and module, such as `combine(norms, ["layer", "module"])` of one vector or pair.
-    `limit` is the end of the colour scale: signed values (cosines) run from -limit to limit (1 unless told), others
-    from 0 to limit (the largest value unless told). Cells without a value are hatched.
+    `data`: one row a layer and `y`, such as `combine(norms, ["layer", "module"])` of one vector or pair. The last column
+    holds what lies outside the layers. `limit` is the end of the colour scale: signed values (cosines) run from
+    -limit to limit (1 unless told), others from 0 to limit (the largest value unless told). Cells without a value are
+    hatched. `numbers` writes each value into its cell; unless told, where there is room.
     """
-    table = _of_text(table)
-    _check_single(table, ["layer", "module"])
-    modules = [module for module in MODULES if module in set(table.module)]
-    layers = sorted(int(layer) for layer in table.layer.dropna().unique())
-    has_outside = bool(table.layer.isna().any())
-    cells = np.full((len(modules), len(layers) + has_outside), np.nan)
-    for row in table.to_dict("records"):
+    import seaborn
+
+    data = _of_text(data)
+    data = data.dropna(subset=["projection"]) if y == "projection" and "projection" in data else data
+    check_single(data, ["layer", y])
+    order = list(MODULES) if y == "module" else PROJECTIONS
+    rows = [
+        *(name for name in order if name in set(data[y])),
+        *(n for n in levels(data, y) if n not in order),
+    ]
+    layers = sorted(int(layer) for layer in data.layer.dropna().unique())
+    has_outside = bool(data.layer.isna().any())
+    cells = np.full((len(rows), len(layers) + has_outside), np.nan)
+    for row in data.to_dict("records"):
         column = len(layers) if _is_missing(row["layer"]) else layers.index(int(row["layer"]))
-        cells[modules.index(row["module"]), column] = row[value]
+        cells[rows.index(row[y]), column] = row[value]
     is_signed = value in SIGNED
-    top = limit if limit is not None else (1.0 if is_signed else float(np.nanmax(cells)))
+    finite = cells[np.isfinite(cells)]
+    top = limit if limit is not None else (1.0 if is_signed else float(finite.max(initial=0)) or 1.0)
     ax.set_facecolor("0.93")
     ax.patch.set(hatch="////", edgecolor="0.75", linewidth=0)
-    mesh = ax.pcolormesh(
-        cells, vmin=-top if is_signed else 0.0, vmax=top, cmap="RdBu_r" if is_signed else "cividis",
-        rasterized=True, edgecolors="white", linewidth=0.3,
+    words, letters = _numbers(cells, ax) if numbers is None or numbers else (None, 0)
+    words = words if numbers or letters >= 0.75 else None
+    seaborn.heatmap(
+        cells, vmin=-top if is_signed else 0.0, vmax=top, cmap="RdBu_r" if is_signed else "cividis", linewidths=line(0.3),
+        linecolor="white", rasterized=True, annot=words, fmt="", xticklabels=False, yticklabels=False, ax=ax,
+        annot_kws={"fontsize": _size(min(max(letters, 0.5), 0.85))}, cbar_kws={"label": label_of(value), "pad": 0.02},
     )  # fmt: skip
     step = max(1, -(-len(layers) // 12))
     places = [
         i for i in range(0, len(layers), step) if not has_outside or i < len(layers) - 0.15 * len(layers)
     ]
-    labels = [str(layers[i]) for i in places]
+    texts = [str(layers[i]) for i in places]
     if has_outside:
-        ax.axvline(len(layers), color="white", linewidth=2.5)
-        places, labels = [*places, len(layers)], [*labels, "outside"]
-    ax.set_xticks([place + 0.5 for place in places], labels)
-    ax.set_yticks(np.arange(len(modules)) + 0.5, modules)
-    ax.invert_yaxis()
+        ax.axvline(len(layers), color="white", linewidth=line(2.5))
+        places, texts = [*places, len(layers)], [*texts, "outside"]
+    ax.set_xticks([place + 0.5 for place in places], texts)
+    ax.set_yticks(np.arange(len(rows)) + 0.5, [named(row, y) for row in rows], rotation=0)
     ax.tick_params(length=0)
     ax.spines[:].set_visible(False)
     ax.set_xlabel("layer")
-    ax.figure.colorbar(mesh, ax=ax, label=LABELS.get(value, value), pad=0.02).outline.set_visible(False)
+    ax.collections[0].colorbar.outline.set_visible(False)
     return ax
 
 
-@_in_style
-def cosine_matrix(table: DataFrame, *, value: str = "cosine", ax: Axes | None = None) -> Axes:
+def _numbers(cells: np.ndarray, ax: Axes) -> tuple[np.ndarray, float]:
+    """The cells as short texts, and how large their letters may be against the figure's so that they fit."""
+    words = np.array(
+        [["" if not np.isfinite(cell) else f"{cell:.2g}".replace("-", "−") for cell in row] for row in cells]
+    )
+    longest = max((len(word) for row in words for word in row), default=1) or 1
+    box = ax.get_position()
+    width, height = (
+        box.width * 0.8 * ax.figure.get_figwidth() * 72,
+        box.height * ax.figure.get_figheight() * 72,
+    )
+    room = min(width / cells.shape[1] / (0.62 * longest), height / cells.shape[0] / 1.3)
+    return words, room / _size(1)
+
+
+def _size(of_one: float) -> float:
+    """A size of letters, as a share of the figure's own."""
+    import matplotlib
+
+    return of_one * matplotlib.rcParams["font.size"]
+
+
+@drawn
+def cosine_matrix(data: DataFrame, *, value: str = "cosine", ax: Axes | None = None) -> Axes:
     """The cosine of every two vectors as a matrix with its numbers, colours from -1 to 1, the diagonal grey.
 
-    `table`: one row a pair, such as `combine(cosines)`. An asterisk marks cosines beyond 1.96 standard deviations
+    `data`: one row a pair, such as `combine(cosines)`. An asterisk marks cosines beyond 1.96 standard deviations
     of a random pair of this size (`random_sd`).
     """
-    _check_single(table, ["a", "b"])
-    names = list(dict.fromkeys([*table.a, *table.b]))
+    check_single(data, ["a", "b"])
+    names = list(dict.fromkeys([*data.a, *data.b]))
     cells, marks = np.full((len(names), len(names)), np.nan), {}
-    for row in table.to_dict("records"):
+    for row in data.to_dict("records"):
         i, j = names.index(row["a"]), names.index(row["b"])
         cells[i, j] = cells[j, i] = row[value]
         marks[i, j] = marks[j, i] = "*" if abs(row[value]) > 1.96 * row.get("random_sd", np.inf) else ""
     ax.set_facecolor("0.93")
     mesh = ax.imshow(cells, vmin=-1, vmax=1, cmap="RdBu_r")
+    letters = _size(min(0.875, 0.875 * 4.5 / max(len(names), 1)))
     for (i, j), cell in np.ndenumerate(cells):
         number = f"{cell:.2f}" if abs(cell) >= 0.095 else f"{cell:.3f}"
         text = "1" if i == j else "–" if np.isnan(cell) else number.replace("-", "−") + marks[i, j]
-        ax.text(
-            j, i, text, ha="center", va="center", color="white" if abs(cell) > 0.6 else "black", fontsize=7
-        )
+        color = "white" if abs(cell) > 0.6 else "black"
+        ax.text(j, i, text, ha="center", va="center", color=color, fontsize=letters)
     if any(marks.values()):
         ax.set_xlabel("* beyond 95 % of random pairs")
-    ax.set_xticks(range(len(names)), names)
-    ax.set_yticks(range(len(names)), names)
+    across = max(len(named(name, "a")) for name in names) * len(names) > 26
+    words = [named(name, "a") for name in names]
+    ax.set_xticks(range(len(names)), words, rotation=30 if across else 0, ha="right" if across else "center")
+    ax.set_yticks(range(len(names)), words)
     ax.tick_params(length=0)
     ax.spines[:].set_visible(False)
-    ax.figure.colorbar(
-        mesh, ax=ax, label=LABELS.get(value, value), ticks=[-1, -0.5, 0, 0.5, 1]
-    ).outline.set_visible(False)
+    bar = ax.figure.colorbar(mesh, ax=ax, label=label_of(value), ticks=[-1, -0.5, 0, 0.5, 1])
+    bar.outline.set_visible(False)
     return ax
 
 
-@_in_style
-def cosine_profile(table: DataFrame, *, hue: str = "pair", ax: Axes | None = None) -> Axes:
+@drawn
+def cosine_profile(
+    data: DataFrame,
+    *,
+    y: str = "cosine",
+    hue: str = "pair",
+    labels: Labels = "legend",
+    ax: Axes | None = None,
+) -> Axes:
     """The cosine over the layers, one line a pair, with the band that holds 95 % of random pairs of this size.
 
-    `table`: one row a layer and pair, such as `combine(cosines, "layer")`. Where pairs differ in size the band is
+    `data`: one row a layer and pair, such as `combine(cosines, "layer")`. Where pairs differ in size the band is
     the widest of them.
     """
-    table = _of_text(_with_pairs(table), hue).dropna(subset=["layer"])
-    band = 1.96 * table.groupby("layer").random_sd.max().astype(float)
-    ax.fill_between(
+    data = _of_text(_with_pairs(data), hue).dropna(subset=["layer"])
+    band = 1.96 * data.groupby("layer").random_sd.max().astype(float)
+    shade = ax.fill_between(
         band.index.astype(int), -band, band, color="0.8", linewidth=0, label="95 % of random pairs"
     )
-    ax.axhline(0, color="0.4", linewidth=0.6)
-    _lines(ax, table, "layer", "cosine", hue, from_zero=False)
-    _layer_ticks(ax, table)
+    ax.axhline(0, color="0.4", linewidth=line(0.6))
+    lines(ax, data, "layer", y, hue, from_zero=False, labels=labels)
+    if labels == "legend":
+        names = levels(data, hue)
+        key(ax, hue, names, [look(i) for i in range(len(names))], more=[shade])
+    _layer_ticks(ax, data)
     return ax
 
 
-@_in_style
+@drawn
 def spectra(
-    table: DataFrame, *, y: Literal["singular_value", "energy"] = "singular_value", hue: str = "vector",
-    ax: Axes | None = None,
+    data: DataFrame, *, y: Literal["singular_value", "energy"] = "singular_value", hue: str = "vector",
+    labels: Labels = "legend", ax: Axes | None = None,
 ) -> Axes:  # fmt: skip
     """Singular values (both axes logarithmic) or energy up to an index; one line for each value of `hue`.
 
-    `table` comes from `spectrum`. Where a line stands for several matrices it is their median, and the band holds
-    the middle 80 % of them; singular values are then relative to the largest of their matrix.
+    `data` comes from `spectrum`. Where a line stands for several matrices it is their median, and the band holds
+    the middle 80 % of them; singular values are then relative to the largest of their matrix. Singular values of
+    0 have no place on a logarithmic axis and are left out.
     """
     from matplotlib.ticker import LogLocator, NullLocator, ScalarFormatter
 
-    table = table[table.singular_value > 0]
-    _check_single(table, [hue, "tensor", "index"])
-    several = table.groupby(hue, sort=False).tensor.nunique().max() > 1
+    data = data[data.singular_value > 0]
+    check_single(data, [hue, "tensor", "index"])
+    several = data.groupby(hue, sort=False).tensor.nunique().max() > 1
     if several and y == "singular_value":
-        first = table.groupby(["vector", "tensor"]).singular_value.transform("max")
-        table = table.assign(singular_value=table.singular_value / first)
-    for i, (name, rows) in enumerate(table.groupby(hue, sort=False)):
-        quantiles = rows.groupby("index")[y].quantile([0.1, 0.5, 0.9]).unstack()
+        first = data.groupby(["vector", "tensor"]).singular_value.transform("max")
+        data = data.assign(singular_value=data.singular_value / first)
+    names, ends = levels(data, hue), []
+    for i, name in enumerate(names):
+        quantiles = data[data[hue] == name].groupby("index")[y].quantile([0.1, 0.5, 0.9]).unstack()
         marks = {**look(i), "markevery": _decades(quantiles.index)}
-        ax.plot(quantiles.index, quantiles[0.5], label=str(name), **marks)
+        ax.plot(quantiles.index, quantiles[0.5], **marks)
+        ends.append(float(quantiles[0.5].iloc[-1]))
         if several:
-            ax.fill_between(
-                quantiles.index,
-                quantiles[0.1],
-                quantiles[0.9],
-                color=look(i)["color"],
-                alpha=0.2,
-                linewidth=0,
-            )
+            band = {"color": look(i)["color"], "alpha": 0.2, "linewidth": 0}
+            ax.fill_between(quantiles.index, quantiles[0.1], quantiles[0.9], **band)
     ax.set_xscale("log")
     ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     ax.xaxis.set_major_formatter(ScalarFormatter())
@@ -204,101 +248,51 @@ def spectra(
     else:
         ax.set_ylim(0, 1.02)
     ax.set_xlabel("index of the singular value")
-    ax.set_ylabel("singular value / largest" if several and y == "singular_value" else LABELS[y])
-    _legend(ax, hue)
+    ax.set_ylabel("singular value / largest" if several and y == "singular_value" else label_of(y))
+    key(ax, hue, names, [look(i) for i in range(len(names))], ends=ends, labels=labels)
     return ax
 
 
-@_in_style
+@drawn
 def fidelity(
-    table: DataFrame, *, y: Literal["relative_error", "unchanged", "cosine"] = "relative_error", hue: str = "dtype",
-    ax: Axes | None = None,
+    data: DataFrame, *, y: Literal["relative_error", "unchanged", "cosine"] = "relative_error", hue: str = "dtype",
+    labels: Labels = "legend", ax: Axes | None = None,
 ) -> Axes:  # fmt: skip
     """What rounding leaves of scale * tau, over the scale: one line a dtype.
 
-    `table`: one row a scale and dtype, such as `combine(fidelity(...))`. The relative error is logarithmic; scales
-    at which it is exactly 0 or missing are left out. Where members were quantised, a dashed line is the noise floor
-    that this is expected to have left in tau, over the length of tau.
+    `data`: one row a scale and dtype, such as `combine(fidelity(...))`. The relative error is logarithmic; where it is
+    exactly 0 (nothing was rounded) the axis is broken, and the point stands on the 0 below the break. Where members were
+    quantised, a dashed line is the noise floor that this is expected to have left in tau, over the length of tau.
     """
-    _lines(ax, table, "scale", y, hue, from_zero=y != "relative_error")
-    if y == "relative_error" and "noise_floor" in table and (table.noise_floor > 0).any():
-        ax.axhline(
-            table.noise_floor.median(), color="0.4", linestyle="--", label="expected quantisation noise"
+    zeros = over_zero(data[y]) if y == "relative_error" else None
+    shown = data if zeros is None else data.assign(**{y: data[y].where(data[y] != 0, zeros)})
+    is_log = y == "relative_error" and bool((data[y] > 0).any())
+    if is_log:
+        log_axis(ax, "y", data[y], zeros)
+    lines(ax, shown, "scale", y, hue, from_zero=not is_log, labels=labels)
+    if y == "relative_error" and "noise_floor" in data and (data.noise_floor > 0).any():
+        floor = ax.axhline(
+            data.noise_floor.median(), color="0.4", linestyle="--", label="expected quantisation noise"
         )
-        _legend(ax, hue)
-    ax.set_xlim(left=min(0.0, float(table.scale.min())))
-    if y == "relative_error":
-        ax.set_yscale("log")
-        ax.minorticks_off()
-    elif y == "cosine":
+        names = levels(data, hue)
+        key(ax, hue, names, [look(i) for i in range(len(names))], more=[floor])
+    ax.set_xlim(left=min(0.0, float(data.scale.min())))
+    if y == "cosine":
         ax.set_ylabel("cosine with scale · τ")
     return ax
 
 
-def _lines(ax: Axes, table: DataFrame, x: str, y: str, hue: str, *, from_zero: bool = True) -> None:
-    """A line with markers for each value of `hue`, ordered by x, labelled in words."""
-    _check_single(table, [x, hue])
-    names = list(dict.fromkeys(table[hue]))
-    if hue == "module":
-        names = [module for module in MODULES if module in names]
-    for i, name in enumerate(names):
-        rows = table[table[hue] == name].sort_values(x)
-        marks = look(MODULES[name] if hue == "module" else i)
-        ax.plot(rows[x].astype(float), rows[y].astype(float), label=str(name), clip_on=False, **marks)
-    if from_zero and y not in SIGNED and (table[y].dropna() >= 0).all():
-        ax.set_ylim(bottom=0)
-    ax.set_xlabel(LABELS.get(x, x))
-    ax.set_ylabel(LABELS.get(y, y))
-    _legend(ax, hue)
-
-
-def _of_text(table: DataFrame, hue: str = "") -> DataFrame:
+def _of_text(data: DataFrame, hue: str = "") -> DataFrame:
     """The text's rows of a table with several components, whose layers share numbers; all where they are told apart."""
-    if hue == "component" or "component" not in table or table.component.nunique() < 2:
-        return table
-    return table[table.component == "text"]
+    if hue == "component" or "component" not in data or data.component.nunique() < 2:
+        return data
+    return data[data.component == "text"]
 
 
-def _legend(ax: Axes, hue: str) -> None:
-    """Above the Axes, where no line can run under it, in as many columns as there is room for."""
-    handles, labels = ax.get_legend_handles_labels()
-    if len(handles) > 1:
-        room = ax.get_position().width * ax.figure.get_figwidth() * 14  # characters beside each other, about
-        widest = max(text_width(label) for label in labels) + 6
-        columns = int(min(len(handles), 4, max(1, room // widest)))
-        ax.legend(
-            handles, labels, loc="lower left", bbox_to_anchor=(0, 1.0), ncols=columns, columnspacing=1.0
-        )
-    elif labels:
-        ax.set_title(f"{hue}: {labels[0]}", loc="left")
-
-
-def _with_pairs(table: DataFrame) -> DataFrame:
-    if {"a", "b"} <= set(table) and "pair" not in table:
-        return table.assign(pair=[f"{a} · {b}" for a, b in zip(table.a, table.b, strict=True)])
-    return table
-
-
-def _check_single(table: DataFrame, keys: Sequence[str]) -> None:
-    lacking = [key for key in keys if key not in table]
-    if lacking:
-        raise ValueError(
-            f"the table lacks {', '.join(lacking)}; it has {', '.join(map(str, table.columns))}."
-        )
-    if len(table) == 0:
-        raise ValueError("the table is empty: there is nothing to draw.")
-    doubled = table.duplicated(list(keys))
-    if doubled.any():
-        free = [
-            c
-            for c in ("family", "vector", "a", "b", "scale", "dtype", "tensor")
-            if c in table and c not in keys
-        ]
-        example = table.loc[doubled, list(keys)].iloc[0].to_dict()
-        raise ValueError(
-            f"{int(doubled.sum()) + 1} rows where one is drawn for each {' and '.join(keys)}, such as {example}. Pick "
-            f"rows by {', '.join(free) or 'another column'}, or aggregate them with anatomy.combine."
-        )
+def _with_pairs(data: DataFrame) -> DataFrame:
+    if {"a", "b"} <= set(data) and "pair" not in data:
+        return data.assign(pair=[f"{a} · {b}" for a, b in zip(data.a, data.b, strict=True)])
+    return data
 
 
 def _is_missing(value) -> bool:
@@ -307,13 +301,11 @@ def _is_missing(value) -> bool:
     return bool(pd.isna(value))
 
 
-def _layer_ticks(ax: Axes, table: DataFrame) -> None:
+def _layer_ticks(ax: Axes, data: DataFrame) -> None:
     from matplotlib.ticker import MaxNLocator
 
-    ax.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=10))
-    if table.layer.nunique() > 16:  # markers would run into each other
-        for line in ax.lines:
-            line.set_markevery(max(1, table.layer.nunique() // 8))
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
+    thinned(ax)
 
 
 def _decades(index) -> list[int]:

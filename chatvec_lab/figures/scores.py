@@ -1,43 +1,112 @@
-"""Figures of scores with their intervals: over the scale, model beside model, and one measure against another."""
+"""Figures of scores with their intervals: over the scale, model beside model, and one measure against another.
+
+All take `data, x, y, hue` as seaborn does. Where `y` (or `x`) is "estimate" its interval is in the columns low and
+high, else in NAME_low and NAME_high; without those nothing is drawn around it.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from chatvec_lab.figures.style import axes, look, style, text_width
+import numpy as np
+
+from chatvec_lab.figures.drawing import (
+    Labels,
+    key,
+    label_of,
+    levels,
+    log_axis,
+    name_y,
+    named,
+    over_zero,
+    thinned,
+    wrapped,
+)
+from chatvec_lab.figures.recipe import drawn
+from chatvec_lab.figures.style import line, look
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from pandas import DataFrame
 
-
-def over_scale(table: DataFrame, *, hue: str = "metric", label: str, ax: Axes | None = None) -> Axes:
-    """Estimates over the scale, one line with its band for each value of `hue`.
-
-    `table`: columns scale, `hue`, estimate, low, high (missing low and high: no band). `label` names the y axis.
-    """
-    return over(table, x="scale", x_label="scale of the chat vector", hue=hue, label=label, ax=ax)
+MANY_TIMES = (
+    50  # a y axis whose values lie further apart is logarithmic, or the small ones would be one flat line
+)
 
 
-def over(
-    table: DataFrame, *, x: str, x_label: str, hue: str = "metric", label: str, is_log: bool = False,
-    ax: Axes | None = None,
+@drawn
+def over_scale(
+    data: DataFrame, *, x: str = "scale", y: str = "estimate", hue: str | None = "metric", label: str, x_label: str = "",
+    mark: float | None = None, labels: Labels = "legend", ax: Axes | None = None,
 ) -> Axes:  # fmt: skip
-    """Estimates over the column `x`, one line with its band for each value of `hue`; `is_log` for a log x axis."""
-    with style():
-        ax = axes(ax)
-        for i, (name, rows) in enumerate(table.groupby(hue, sort=False)):
-            rows = rows.sort_values(x)
-            ax.plot(rows[x], rows.estimate, label=str(name), **look(i))
-            ax.fill_between(rows[x], rows.low, rows.high, color=look(i)["color"], alpha=0.18, linewidth=0)
-        if is_log:
-            ax.set_xscale("log")
-            values = sorted(table[x].unique())
-            ax.set_xticks(values, [_short(value) for value in values])
-            ax.set_xticks([], minor=True)
-        ax.set(xlabel=x_label, ylabel=label)
-        _legend(ax)
+    """Estimates over the scale, one line with its band for each value of `hue`; `mark` is a scale with a dotted line.
+
+    `data`: columns scale, `hue`, estimate, and low and high for a band. `label` names the y axis.
+    """
+    x_label = x_label or label_of(x)
+    return over(data, x=x, y=y, hue=hue, x_label=x_label, label=label, mark=mark, labels=labels, ax=ax)
+
+
+@drawn
+def over(
+    data: DataFrame, *, x: str, y: str = "estimate", hue: str | None = "metric", x_label: str = "", label: str = "",
+    is_log: bool = False, mark: float | None = None, labels: Labels = "legend", ax: Axes | None = None,
+) -> Axes:  # fmt: skip
+    """Estimates over the column `x`, one line with its band for each value of `hue`; `is_log` for a log x axis.
+
+    An x of 0 on a log axis stands beyond a break; `mark` is a value of x with a dotted line.
+    """
+    if data.empty:
+        return _not_measured(ax, x_label or label_of(x), label)
+    data = data if hue else data.assign(_all="")
+    hue = hue or "_all"
+    zeros = over_zero(data[x]) if is_log else None
+    values = data[y][np.isfinite(data[y].astype(float))]
+    is_far = bool(len(values)) and bool((values > 0).all()) and values.max() / values.min() > MANY_TIMES
+    names, ends = levels(data, hue), []
+    for i, name in enumerate(names):
+        rows = data[data[hue] == name].sort_values(x)
+        at = rows[x].astype(float).where(rows[x] != 0, zeros) if zeros is not None else rows[x].astype(float)
+        height = rows[y].astype(float)
+        ax.plot(at, height.where(np.isfinite(height)), **look(i))
+        _edge(ax, at[np.isinf(height)], look(i)["color"])
+        ends.append(float(height[np.isfinite(height)].iloc[-1]) if np.isfinite(height).any() else np.nan)
+        if bounds := _bounds(rows, y):
+            low, high = (rows[column].astype(float) for column in bounds)
+            ax.fill_between(at, low, high, color=look(i)["color"], alpha=0.18, linewidth=0)
+    if is_log:
+        log_axis(ax, "x", data[x], zeros)
+        values = sorted(v for v in data[x].unique() if v > 0)
+        places = [*([zeros] if zeros is not None else []), *values]
+        ax.set_xticks(places, [*(["0"] if zeros is not None else []), *(_short(value) for value in values)])
+        ax.set_xticks([], minor=True)
+    if is_far and y == "estimate":
+        log_axis(ax, "y", data[y], None)
+    thinned(ax)
+    if mark is not None:
+        ax.axvline(mark, color="0.6", linewidth=line(0.6), linestyle=":")
+    ax.set_xlabel(x_label or label_of(x))
+    name_y(ax, label)
+    key(ax, hue, names, [look(i) for i in range(len(names))], ends=ends, labels=labels)
+    return ax
+
+
+def _edge(ax: Axes, at: Sequence[float], color: str) -> None:
+    """A triangle at the upper edge for what is beyond all numbers."""
+    if len(at):
+        ax.plot(at, [0.98] * len(at), "^", color=color, transform=ax.get_xaxis_transform())
+
+
+def _bounds(data: DataFrame, column: str) -> tuple[str, str] | None:
+    """The columns of a column's interval, where it has one with numbers in it."""
+    pairs = [("low", "high")] if column == "estimate" else [(f"{column}_low", f"{column}_high")]
+    return next((p for p in pairs if p[0] in data and p[1] in data and data[p[0]].notna().any()), None)
+
+
+def _not_measured(ax: Axes, x_label: str, y_label: str = "") -> Axes:
+    ax.text(0.5, 0.5, "not measured", ha="center", va="center", transform=ax.transAxes)
+    ax.set(xlabel=x_label, ylabel=y_label, xticks=[], yticks=[])
     return ax
 
 
@@ -50,90 +119,159 @@ def _short(number: float) -> str:
     return f"{number / size:.3g}{unit}"
 
 
+@drawn
 def by_model(
-    table: DataFrame, *, hue: str = "metric", label: str, limits: tuple[float, float] | None = (0, 1),
-    ax: Axes | None = None,
+    data: DataFrame, *, x: str = "estimate", y: str = "model", hue: str | None = "metric", label: str,
+    limits: tuple[float, float] | None = (0, 1), mark: float | None = None, ax: Axes | None = None,
 ) -> Axes:  # fmt: skip
-    """Estimates as points with their intervals, a line a model from top to bottom, side by side for each `hue`.
+    """Estimates as points with their intervals, a line a model (or another `y`) from top to bottom, side by side for `hue`.
 
-    `table`: columns model, `hue`, estimate, low, high; models stand in the table's order.
+    `data`: columns `y`, `hue`, estimate, low, high; rows stand in the table's order. `mark` is a value with a dotted
+    line; points beyond `limits` widen the axis, and none is cut.
     """
-    with style():
-        ax = axes(ax)
-        if table.empty:
-            ax.text(0.5, 0.5, "not measured", ha="center", va="center", transform=ax.transAxes)
-            ax.set(xlabel=label, xticks=[], yticks=[])
-            return ax
-        models = list(dict.fromkeys(table.model))
-        groups = list(table.groupby(hue, sort=False))
-        for i, (name, rows) in enumerate(groups):
-            shift = (i - (len(groups) - 1) / 2) * 0.6 / max(len(groups), 1)
-            places = [models.index(model) + shift for model in rows.model]
-            reach = [(rows.estimate - rows.low).clip(lower=0), (rows.high - rows.estimate).clip(lower=0)]
-            shown = {**look(i), "linestyle": "none"}
-            ax.errorbar(rows.estimate, places, xerr=reach, label=str(name), elinewidth=0.9, **shown)
-        ax.set_yticks(range(len(models)), models)
-        ax.set_ylim(len(models) - 0.5, -0.5)
-        ax.set_xlabel(label)
-        if limits:
-            margin = 0.02 * (limits[1] - limits[0])
-            ax.set_xlim(limits[0] - margin, limits[1] + margin)
-        ax.grid(axis="x", color="0.9", linewidth=0.6)
-        ax.set_axisbelow(True)
-        _legend(ax)
+    if data.empty:
+        return _not_measured(ax, label)
+    data = data if hue else data.assign(_all="")
+    hue = hue or "_all"
+    rows_of, names = (
+        levels(data, y) if y in ("module", "projection") else list(dict.fromkeys(data[y])),
+        levels(data, hue),
+    )
+    looks = [{**look(i), "linestyle": "none"} for i in range(len(names))]
+    bounds = _bounds(data, x)
+    for i, name in enumerate(names):
+        rows = data[data[hue] == name]
+        shift = (i - (len(names) - 1) / 2) * 0.6 / max(len(names), 1)
+        places = [rows_of.index(value) + shift for value in rows[y]]
+        reach = None
+        if bounds:
+            low, high = (rows[column].astype(float) for column in bounds)
+            reach = [(rows[x] - low).clip(lower=0).fillna(0), (high - rows[x]).clip(lower=0).fillna(0)]
+        ax.errorbar(rows[x], places, xerr=reach, elinewidth=line(0.9), **looks[i])
+    ax.set_yticks(range(len(rows_of)), [wrapped(named(value, y)) for value in rows_of])
+    ax.set_ylim(len(rows_of) - 0.5, -0.5)
+    ax.set_xlabel(wrapped(label, 48))
+    if limits:
+        ends = data[[x, *(bounds or ())]].to_numpy(dtype=float)
+        ends = ends[np.isfinite(ends)]
+        least, most = min(limits[0], *ends, limits[1]), max(limits[1], *ends, limits[0])
+        margin = 0.02 * (most - least)
+        ax.set_xlim(least - margin, most + margin)
+    if mark is not None:
+        ax.axvline(mark, color="0.6", linewidth=line(0.6), linestyle=":")
+    ax.grid(axis="x", color="0.9", linewidth=line(0.6))
+    ax.set_axisbelow(True)
+    key(ax, hue, names, looks)
     return ax
 
 
-def two_sources(table: DataFrame, *, ours: str, axes: Sequence[Axes]) -> Sequence[Axes]:
+@drawn
+def two_sources(data: DataFrame, *, ours: str, axes: Sequence[Axes]) -> Sequence[Axes]:
     """Printed values of the paper on the first of two Axes, our own with intervals on the second, setups in one order.
 
-    `table`: rows of one table of `experiment.paper.beside`. Each side keeps its own axis, from its lowest to its
+    `data`: rows of one table of `experiment.paper.beside`. Each side keeps its own axis, from its lowest to its
     highest possible value, since they count different things.
     """
     left, right = axes
-    number, unit = table.table.iloc[0], table.paper_unit.iloc[0]
-    printed = table.assign(model=table.setup, estimate=table.paper, low=table.paper, high=table.paper)
+    number, unit = data.table.iloc[0], data.paper_unit.iloc[0]
     highest = 10 if "10" in unit else 100 if unit == "percent" else 1
+    printed = data.assign(source="the paper")
     by_model(
-        printed.assign(metric="the paper"), label=f"Table {number}: {unit}", limits=(0, highest), ax=left
+        printed,
+        x="paper",
+        y="setup",
+        hue="source",
+        label=f"Table {number}: {unit}",
+        limits=(0, highest),
+        ax=left,
     )
-    names = {"setup": "model", "here": "estimate", "here_low": "low", "here_high": "high"}
-    by_model(table.rename(columns=names).assign(metric=ours), label=table.here_unit.iloc[0], ax=right)
+    by_model(
+        data.assign(source=ours), x="here", y="setup", hue="source", label=data.here_unit.iloc[0], ax=right
+    )
+    for ax, title in ((left, "the paper"), (right, ours)):
+        ax.set_title(title, loc="left")
     right.set_yticks([])
     return axes
 
 
-def front(table: DataFrame, *, x: str, y: str, x_label: str, y_label: str, ax: Axes | None = None) -> Axes:
+@drawn
+def front(
+    data: DataFrame, *, x: str, y: str, x_label: str = "", y_label: str = "", ax: Axes | None = None
+) -> Axes:
     """One measure against another with both intervals, a point a scale; the Pareto front filled and joined.
 
-    `table`: columns scale, is_on_front, and `x`, `x`_low, `x`_high, likewise `y`.
+    `data`: columns scale, is_on_front, and `x`, `x`_low, `x`_high, likewise `y`. A scale without one of the two is not
+    drawn. Where most points crowd together and one lies far out, the x axis is logarithmic.
     """
-    with style():
-        ax = axes(ax)
-        for row in table.to_dict("records"):
-            error = [
-                [[max(row[c] - row[f"{c}_low"], 0)], [max(row[f"{c}_high"] - row[c], 0)]] for c in (x, y)
-            ]
-            shown = look(0) if row["is_on_front"] else {**look(7), "markerfacecolor": "white"}
-            shown = {**shown, "linestyle": "none", "marker": "o"}
-            ax.errorbar(row[x], row[y], xerr=error[0], yerr=error[1], elinewidth=0.6, **shown)
-            ax.annotate(
-                f"{row['scale']:g}", (row[x], row[y]), xytext=(3, 3), textcoords="offset points", fontsize=6
-            )
-        best = table[table.is_on_front].sort_values([x, y])
-        ax.plot(best[x], best[y], color=look(0)["color"], linewidth=0.8, zorder=1)
-        ax.set(xlabel=x_label, ylabel=y_label)
+    import matplotlib
+    import seaborn
+
+    shown = data[np.isfinite(data[x].astype(float)) & np.isfinite(data[y].astype(float))]
+    if shown.empty:
+        return _not_measured(ax, x_label or label_of(x), y_label or label_of(y))
+    ends = {
+        c: [shown[c] - shown.get(f"{c}_low", shown[c]), shown.get(f"{c}_high", shown[c]) - shown[c]]
+        for c in (x, y)
+    }
+    reach = {c: [side.clip(lower=0).fillna(0) for side in sides] for c, sides in ends.items()}
+    gone = look(7)["color"]
+    ax.errorbar(
+        shown[x],
+        shown[y],
+        xerr=reach[x],
+        yerr=reach[y],
+        fmt="none",
+        elinewidth=line(0.6),
+        ecolor=gone,
+        zorder=1,
+    )
+    best = shown[shown.is_on_front].sort_values([x, y])
+    ax.plot(best[x], best[y], color=look(0)["color"], linewidth=line(0.8), zorder=1)
+    for is_best, fill in ((False, "white"), (True, look(0)["color"])):
+        rows = shown[shown.is_on_front == is_best]
+        edge = look(0)["color"] if is_best else gone
+        marks = {"color": fill, "edgecolor": edge, "linewidth": line(0.9), "s": line(4.2) ** 2, "zorder": 3}
+        seaborn.scatterplot(rows, x=x, y=y, legend=False, ax=ax, **marks)
+    if (shown[x] > 0).all() and shown[x].max() / shown[x].median() > MANY_TIMES:
+        log_axis(ax, "x", shown[x], None)
+    ax.set_xlabel(x_label or label_of(x))
+    name_y(ax, y_label or label_of(y))
+    _name_points(ax, shown, x, y, 0.75 * matplotlib.rcParams["font.size"])
     return ax
 
 
-def _legend(ax: Axes) -> None:
-    """Above the Axes, in as many columns as there is room for."""
-    handles, labels = ax.get_legend_handles_labels()
-    if len(handles) > 1:
-        room = ax.get_position().width * ax.figure.get_figwidth() * 14  # characters beside each other, about
-        columns = int(max(1, room // (max(map(text_width, labels)) + 6)))
-        ax.legend(
-            handles, labels, loc="lower left", bbox_to_anchor=(0, 1.0), ncols=min(len(handles), columns)
-        )
-    elif labels:
-        ax.set_title(labels[0], loc="left")
+def _name_points(ax: Axes, data: DataFrame, x: str, y: str, letters: float) -> None:
+    """The scale beside each point, where it covers no other point and no other name; a name without room is left out."""
+    ax.figure.draw_without_rendering()
+    to_points = 72 / ax.figure.dpi
+    at = ax.transData.transform(data[[x, y]].to_numpy(dtype=float)) * to_points
+    taken: list[tuple[float, float, float, float]] = [(px - 2, py - 2, px + 2, py + 2) for px, py in at]
+    edge = ax.get_window_extent()
+    frame = tuple(side * to_points for side in (edge.x0, edge.y0, edge.x1, edge.y1))
+    for (px, py), scale in zip(at, data.scale, strict=True):
+        text = f"{scale:g}"
+        width, height, gap = 0.55 * letters * len(text), letters, line(3)
+        corners = [(gap, gap), (-gap - width, gap), (gap, -gap - height), (-gap - width, -gap - height),
+                   (-width / 2, gap + 1), (-width / 2, -gap - height - 1)]  # fmt: skip
+        for dx, dy in corners:
+            box = (px + dx, py + dy, px + dx + width, py + dy + height)
+            inside = frame[0] <= box[0] and box[2] <= frame[2] and frame[1] <= box[1] and box[3] <= frame[3]
+            if inside and not any(
+                box[0] < t[2] and t[0] < box[2] and box[1] < t[3] and t[1] < box[3] for t in taken
+            ):
+                taken.append(box)
+                place = ((px + dx - px), (py + dy - py))
+                point = (
+                    data[x].iloc[list(data.scale).index(scale)],
+                    data[y].iloc[list(data.scale).index(scale)],
+                )
+                ax.annotate(
+                    text,
+                    point,
+                    xytext=place,
+                    textcoords="offset points",
+                    fontsize=letters,
+                    va="bottom",
+                    ha="left",
+                )
+                break

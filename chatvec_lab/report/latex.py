@@ -269,12 +269,12 @@ def _plain(cell: Cell) -> str:
 
 
 def _lines(head: Head) -> list[str]:
-    """A heading of numbers in lines of about fifteen characters, so that it is not wider than they are."""
+    """A heading of numbers in lines of some thirteen characters, so that it is not wider than they are."""
     import textwrap
 
     if head.is_text:
         return [head.text]
-    return textwrap.wrap(head.text, 15, break_long_words=False) or [""]
+    return textwrap.wrap(head.text, 13, break_long_words=False) or [""]
 
 
 def _points(text: str) -> float:

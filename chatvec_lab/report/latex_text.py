@@ -274,7 +274,8 @@ def needs(names: Iterable[str]) -> list[str]:
                     f"({', '.join(FAMILIES[name] for name in cjk)}); with XeLaTeX and LuaLaTeX a font such as "
                     f"{FONTS[cjk[0]][0]}, found by itself.")  # fmt: skip
     if others:
-        told.append(f"{' and '.join(others)}: with XeLaTeX or LuaLaTeX and a font such as "
-                    f"{FONTS.get(others[0], [_NOTO[0].format(others[0])])[0]}; "
-                    "pdfLaTeX sets the script's name instead.")  # fmt: skip
+        font = FONTS.get(others[0], [_NOTO[0].format(others[0])])[0]
+        told.append(
+            f"{' and '.join(others)}: with XeLaTeX or LuaLaTeX and a font such as {font}; pdfLaTeX sets the script's name."
+        )
     return told

@@ -119,10 +119,12 @@ def _prepared(data: pandas.DataFrame, notes: list[str]) -> tuple[pandas.DataFram
     for column in list(data):
         if column in LANGUAGES or column.endswith(("_low", "_high")) or column in ("low", "high"):
             continue
-        is_constant = data[column].nunique(dropna=False) == 1 and len(data) > 1
-        if not is_constant or data[column].dtype.kind in "ifub" or column in METRICS:
-            continue
-        if data.shape[1] > 2 and len(str(data[column].iloc[0])) < 40:
+        is_one = (
+            data[column].dtype.kind not in "ifub"
+            and data[column].nunique(dropna=False) == 1
+            and len(data) > 1
+        )
+        if is_one and column not in METRICS and data.shape[1] > 2 and len(str(data[column].iloc[0])) < 40:
             notes.append(f"{column.replace('_', ' ')}: {data[column].iloc[0]}")
             data = data.drop(columns=column)
     for column in LANGUAGES:

@@ -12,7 +12,7 @@ The files (all that the report reads; a notebook may write them by any other mea
     summary.json             question, answer (texts), claims: [{claim, estimate, low, high, n, seed, unit}]
     tables/NAME.parquet      the exact table, for other notebooks;  tables/NAME.csv  for people, see `write_csv`
     tables/NAME.json         {order, caption, show, measures}: `show` false keeps a table of raw rows off the page
-    figures/NAME.svg|pdf|png the figure;  figures/NAME.json  {order, caption, alt}
+    figures/NAME.svg|pdf|png the figure;  figures/NAME.json  {order, caption, alt, drawn}; drawn: see `figures.recipe`
     samples/NAME.json        {order, caption, by, rows}: rows with prompt, response and the column `by`
 
 In tables, a column `x` with `x_low` and `x_high` beside it (or `estimate`, `mean` or `value` with `low` and
@@ -70,23 +70,35 @@ def save_table(
 def save_figure(out: Path, name: str, figure: "Figure", *, caption: str, alt: str) -> None:
     """Save a matplotlib figure as SVG, PDF and PNG, with the same bytes each time.
 
-    `alt` says in words what the figure shows, for those who cannot see it.
+    `alt` says in words what the figure shows, for those who cannot see it. With a figure of `figures.subplots`, what
+    drew it is kept: the functions' names and options, and their tables as NAME.0.parquet ...; `redraw` reads them.
     """
-    import matplotlib
     import matplotlib.text
+
+    from chatvec_lab.figures.recipe import of
+    from chatvec_lab.figures.style import write
 
     if not alt.strip():
         raise ValueError(f"figure {name!r}: alt is empty; say in a sentence what the figure shows")
-    file = _file(out, "figures", name, {"caption": caption, "alt": alt})
-    # SVG text as paths: what a browser without the fonts shows is what the PDF shows
-    settings = {"svg.hashsalt": "chatvec", "svg.fonttype": "path", "pdf.fonttype": 42}
+    recipe = of(figure)
+    drawn = {"drawn": recipe.data(figure)} if recipe else {}
+    file = _file(out, "figures", name, {"caption": caption, "alt": alt, **drawn})
+    for place, table in enumerate(recipe.tables if recipe else []):
+        _storable(secrets.redacted_table(table)).to_parquet(
+            file.with_name(f"{name}.{place}.parquet"), index=False
+        )
     for text in figure.findobj(matplotlib.text.Text):
         if (clean := secrets.redacted(text.get_text())) != text.get_text():
             text.set_text(clean)
-    with matplotlib.rc_context(settings):
-        figure.savefig(file.with_suffix(".svg"), metadata={"Date": None, "Creator": None})
-        figure.savefig(file.with_suffix(".pdf"), metadata={"CreationDate": None})
-        figure.savefig(file.with_suffix(".png"), dpi=200, metadata={"Software": None})
+    write(figure, file, dpi=200, level=2)
+
+
+def _storable(table: "pandas.DataFrame") -> "pandas.DataFrame":
+    """The table with columns of several types as texts, as a parquet file has one type a column."""
+    mixed = [c for c in table if table[c].dtype == object and table[c].dropna().map(type).nunique() > 1]
+    return (
+        table.assign(**{c: table[c].astype(str).where(table[c].notna()) for c in mixed}) if mixed else table
+    )
 
 
 def save_samples(

@@ -4,6 +4,7 @@ import importlib
 import re
 import shutil
 import subprocess
+import warnings
 
 import matplotlib
 
@@ -15,7 +16,7 @@ import pytest
 
 from chatvec_lab import figures
 
-house = importlib.import_module("chatvec_lab.figures.style")  # `figures.style` is the function of that name
+fonts = importlib.import_module("chatvec_lab.figures.fonts")
 LAYERS = 4
 
 
@@ -209,7 +210,8 @@ def test_cjk_labels_are_rendered(cosines, tmp_path, recwarn):
 
 
 def test_missing_cjk_fonts_are_said_once_with_the_cure(cosines, tmp_path, monkeypatch):
-    monkeypatch.setattr(house, "cjk_family", lambda: None)
+    monkeypatch.setattr(fonts, "cjk_family", lambda: None)
+    monkeypatch.setattr(fonts, "_family_with", lambda characters: None)
     with pytest.warns(UserWarning) as caught:
         figures.save(figures.cosine_profile(cosines), tmp_path / "figure")
     assert len(caught) == 1 and "pip install 'chatvec_lab[cjk]'" in str(caught[0].message)
@@ -226,15 +228,35 @@ def test_a_font_is_found_though_matplotlib_does_not_list_it(monkeypatch):
         "ttflist",
         [f for f in known if "CJK" not in f.name and "WenQuan" not in f.name],
     )
-    monkeypatch.setattr(house, "cjk_family", house.cjk_family.__wrapped__)
-    assert house.cjk_family() is not None
+    monkeypatch.setattr(fonts, "cjk_family", fonts.cjk_family.__wrapped__)
+    assert fonts.cjk_family() is not None
 
 
-@pytest.mark.parametrize("text, script", [("العربية", "arabic"), ("ok 😀", "grinning"), ("ไทย", "thai")])
-def test_any_script_without_a_font_is_said_once(tmp_path, text, script):
+@pytest.mark.parametrize(
+    "text, script",
+    [
+        ("العربية", "arabic"),
+        ("ok 😀", "emoji"),
+        ("ไทย", "thai"),
+        ("देवनागरी", "devanagari"),
+        ("שלום", "hebrew"),
+    ],
+)
+def test_any_script_is_drawn_or_said_once_with_the_package(tmp_path, monkeypatch, text, script):
+    """Both ends: with no font of its own the warning names it; with the fonts installed here it is drawn, or named."""
     with figures.style():
         figure, axes = plt.subplots()
         axes.set_xlabel(text)
-    with pytest.warns(UserWarning, match=f"boxes are drawn.*{script}.*Noto fonts") as caught:
+        axes.set_xticks([0], [text])  # a label that only drawing brings about
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        figures.save(figure, tmp_path / "figure")
+    is_had = all(fonts._family_with(frozenset(c)) for c in text if ord(c) > 0x7F)
+    assert len(caught) == (0 if is_had else 1)
+    monkeypatch.setattr(fonts, "_family_with", lambda characters: None)
+    with figures.style():
+        figure, axes = plt.subplots()
+        axes.set_xlabel(text)
+    with pytest.warns(UserWarning, match=f"boxes are drawn.*{script}.*Debian: fonts-") as caught:
         figures.save(figure, tmp_path / "figure")
     assert len(caught) == 1
