@@ -56,6 +56,7 @@ def test_the_playground_follows_its_slider(lab, open_notebook, run_all, known, t
     expect(facts).to_contain_text("✓ kept")
 
     slider = panel.get_by_role("slider", name="scale", exact=True)
+    slider.scroll_into_view_if_needed()
     box = slider.bounding_box()
     at = lambda scale: (box["x"] + 8 + (box["width"] - 16) * (scale + 1) / 3, box["y"] + box["height"] / 2)  # noqa: E731
     page.mouse.move(*at(1))
