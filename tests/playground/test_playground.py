@@ -2,8 +2,8 @@
 
 import pandas as pd
 import pytest
-from pico import save_talker
 import torch
+from pico import save_talker
 
 from chatvec_lab import Checkpoint, Family, LiveModel, anatomy, load_family, respond
 from chatvec_lab.evaluation.instructions import instruction_scores
