@@ -163,8 +163,7 @@ class Session:
                     self.pace = perf_counter() - start
                 if progress and len(rows) < len(state.prompts) * (len(asked) + len(pins)):
                     progress(self._so_far(state, rows, readings, pins, is_whole=False))
-        self._looks[state, *pins] = self._so_far(state, rows, readings, pins)
-        return self._looks[state, *pins]
+        return kept(self._looks, (state, *pins), self._so_far(state, rows, readings, pins))
 
     @contextmanager
     def _asking(self, goes_on: Callable[[], bool]) -> Iterator[None]:
@@ -198,10 +197,11 @@ class Session:
                 cp, cp_tokenizer = play.speaker("CP", **_sum(state))
                 if self._are_comparable(model, state.cp, tokenizer, cp_tokenizer):
                     theirs = [tokens.next_logits(cp, c, r) for c, r in zip(contexts, replies, strict=True)]
-            self._readings[key] = [
+            read = [
                 tokens.read(mine[i], tokenizer, replies[i], rows.response[i], ends[i], theirs[i])
                 for i in range(len(rows))
             ]
+            kept(self._readings, key, read)
         return self._readings[key]
 
     def _are_comparable(self, model: str, cp: str, one, other) -> bool:
@@ -284,6 +284,14 @@ _DEFAULTS = {
     **{"seed": 0, "compare": ("base", "chat"), "device": "auto", "dtype": "float32"},
     **{"max_tokens": 64, "temperature": 0.0},
 }
+
+
+def kept(cache: dict, key: Any, value: Any, most: int = 2000) -> Any:
+    """The value, put into a cache that lets its oldest go."""
+    cache[key] = value
+    while len(cache) > most:
+        cache.pop(next(iter(cache)))
+    return value
 
 
 def _reading(model: str, prompt: str, state: State) -> tuple:
