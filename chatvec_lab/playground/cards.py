@@ -109,7 +109,7 @@ def _card(label: str, turns: DataFrame, other: DataFrame | None, readings: Mappi
         )
         words_apart[1] += len(marks.words(row.response))
         said.append(_reply(row, readings.get((label, row.turn), ()), apart, spans))
-    facts = _facts(last)
+    facts = _facts(last, turns)
     if other is not None and words_apart[1]:
         facts.append(_apart(words_apart, other.label.iloc[0]))
     facts += _far([token for (name, _), read in readings.items() if name == label for token in read])
@@ -231,27 +231,35 @@ def _strange(found: Sequence[tuple[str, list[Unknown]]]) -> list[str]:
     ]
 
 
-def _facts(row: pd.Series) -> list[str]:
-    """Language, toxicity, check, and how the reply ended, each in words."""
+def _facts(row: pd.Series, turns: DataFrame) -> list[str]:
+    """Language and toxicity of the last reply, the checks of all turns, and how it ended, each in words."""
     facts = [f"language: {escape(row.reply_language) if isinstance(row.reply_language, str) else 'none'}"]
     if row.toxicity == row.toxicity:
         facts.append(f'<span title="{escape(row.toxicity_note)}">toxicity: {row.toxicity:.2g}</span>')
     else:
         facts.append(f"toxicity: not covered ({escape(row.toxicity_note)})")
-    facts += _checks(row)
+    facts += [fact for turn in turns.itertuples() for fact in _checks(turn)] or [
+        "check: none for this prompt"
+    ]
     return [*facts, f"{row.tokens} tokens" + (", cut there" if row.finish_reason == "length" else "")]
 
 
-def _checks(row: pd.Series) -> list[str]:
-    if not row.check:
-        return ["check: none for this prompt"]
-    lines = row.check.split("\n")
-    if len(lines) > 1 or lines[0].split(":")[0] in ("kept", "broken", "no meaning here"):
-        return [f'<b class="is-{line.split(":")[0].split()[0]}">{escape(line)}</b>' for line in lines]
-    mark = "not defined" if row.followed != row.followed else "✓ kept" if row.followed else "✗ broken"
-    what, _, reply = row.check.partition(": ")
-    reply = f": <bdi>{escape(reply)}</bdi>" if reply else ""
-    return [f"<b>{mark}</b>: {escape(what)}{reply}"]
+_SIGNS = {"kept": "✓ ", "broken": "✗ ", "no meaning here": "", "not defined": ""}
+
+
+def _checks(row) -> list[str]:
+    """What was asked of one reply and whether it was kept, a line a constraint."""
+    lines = row.check.split("\n") if row.check else []
+    if lines and lines[0].partition(":")[0] not in _SIGNS:  # the world's one check
+        kept = "not defined" if row.followed != row.followed else "kept" if row.followed else "broken"
+        lines = [f"{kept}: {row.check}"]
+    found = []
+    for line in lines:
+        kept, _, what = line.partition(": ")
+        what, _, reply = what.partition(": ")
+        reply = f": <bdi>{escape(reply)}</bdi>" if reply else ""
+        found.append(f"<b>{_SIGNS[kept]}{kept}</b>: {escape(what)}{reply}")
+    return found
 
 
 def sweep_table(sweep: DataFrame, prompts: Sequence[str]) -> str:

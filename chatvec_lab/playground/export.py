@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
+MANY_BARS = 6  # prompts whose tokens are drawn; the table has all
+
+
 def save(session: Session, look: Look, out: Path, sweep: pd.DataFrame | None = None) -> list[Path]:
     """Write a look's replies and tokens as tables, its figure, the sweep's if there is one, and the cell; their paths.
 
@@ -46,7 +49,7 @@ def save(session: Session, look: Look, out: Path, sweep: pd.DataFrame | None = N
             caption="Over scales and prompts.",
             show=False,
         )
-        told = "Every prompt at every scale: how far from the CP, and whether the reply kept what was asked."
+        told = "Each prompt at each scale: how far from the CP, and whether the reply kept what was asked (× did not)."
         study.save_figure(
             out, f"{name}-scales", sweep_figure(sweep, look.state.prompts), caption=told, alt=told
         )
@@ -83,8 +86,8 @@ def caption(look: Look) -> str:
 
 
 def divergence_figure(look: Look) -> Figure:
-    """Bars of the divergence at each token of the last reply of CP + τ, a row a prompt."""
-    prompts = look.state.prompts
+    """Bars of the divergence at each token of the last reply of CP + τ, a row a prompt, of the first six prompts."""
+    prompts = look.state.prompts[:MANY_BARS]
     figure, axes = figures.subplots(len(prompts), 1, width="text", ratio=0.3 * len(prompts) + 0.05)
     for number, ax in enumerate([axes] if len(prompts) == 1 else list(axes)):
         rows = look.replies[look.replies.number.eq(number) & look.replies.model.eq(MODEL)].iloc[:1]

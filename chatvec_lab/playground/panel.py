@@ -26,7 +26,7 @@ from chatvec_lab.playground.asker import Asker
 from chatvec_lab.playground.cards import CSS, sweep_table, view
 from chatvec_lab.playground.parts import Place, in_words
 from chatvec_lab.playground.replies import Playground
-from chatvec_lab.playground.session import Look, Session, State
+from chatvec_lab.playground.session import Look, Session, State, kept
 from chatvec_lab.playground.unknown import Dictionary
 
 if TYPE_CHECKING:
@@ -335,7 +335,8 @@ class Panel(anywidget.AnyWidget):
         look = session.look(state, goes_on=self._asker.goes_on, progress=so_far if is_slow else None)
         key = (state, *session.pins, against)
         if key not in self._pages:
-            self._pages[key] = view(look, self.dictionary, against=against, with_css=False)
+            kept(self._pages, key, view(look, self.dictionary, against=against, with_css=False))
+        html = self._pages[key]
         drawn = self._drawing(state) if self._is_small else lambda: None
         count = look.replies.groupby(["number", "label"]).ngroups
         told = f"{count} replies{' (kept)' if was_kept else ''} in {perf_counter() - start:.2f} s"
@@ -343,7 +344,7 @@ class Panel(anywidget.AnyWidget):
         def show() -> None:
             if session is not self.session:
                 return  # the family was changed meanwhile
-            self._show(look, self._pages[key], told)
+            self._show(look, html, told)
             drawn()
             self.cell = self.session.cell(state)
             if not is_moving:

@@ -327,10 +327,10 @@ class Playground:
         def speaker():
             if not self._live or self._live[0] != (cp, tau):
                 self._live = ()  # the old one goes before the new one comes
+                for name in self.settings["compare"]:
+                    self._member(name)()  # first, so that tau takes on a GPU what room they leave
                 dial = Dial()
-                device, dtype = self.settings["device"], self.settings["dtype"]
-                # the other models may be loaded beside it, so tau leaves them the GPU
-                live = LiveModel(self.cps[cp], dial.on(tau), device, dtype, tau_device="cpu")
+                live = LiveModel(self.cps[cp], dial.on(tau), self.settings["device"], self.settings["dtype"])
                 self._live = ((cp, tau), live, dial, self._with_template(live.tokenizer))
             _, live, dial, tokenizer = self._live
             dial.turn(live, scale, factors)

@@ -163,8 +163,7 @@ class Session:
                     self.pace = perf_counter() - start
                 if progress and len(rows) < len(state.prompts) * (len(asked) + len(pins)):
                     progress(self._so_far(state, rows, readings, pins, is_whole=False))
-        self._looks[state, *pins] = self._so_far(state, rows, readings, pins)
-        return self._looks[state, *pins]
+        return kept(self._looks, (state, *pins), self._so_far(state, rows, readings, pins))
 
     @contextmanager
     def _asking(self, goes_on: Callable[[], bool]) -> Iterator[None]:
@@ -183,9 +182,7 @@ class Session:
 
     def _read(self, model: str, prompt: str, state: State, rows: pd.DataFrame) -> list[tuple[Token, ...]]:
         """The tokens of each turn's reply, with the CP's view of them."""
-        play, turns = self.play, examples.turns_of(prompt)
-        parts = () if model != MODEL else (state.scale, state.vector, state.parts)
-        key = (model, state.cp, state.template, turns, *parts)
+        play, turns, key = self.play, examples.turns_of(prompt), _reading(model, prompt, state)
         if key not in self._readings:
             own, tokenizer = play.speaker(model, **_sum(state))
             contexts = [
@@ -200,10 +197,11 @@ class Session:
                 cp, cp_tokenizer = play.speaker("CP", **_sum(state))
                 if self._are_comparable(model, state.cp, tokenizer, cp_tokenizer):
                     theirs = [tokens.next_logits(cp, c, r) for c, r in zip(contexts, replies, strict=True)]
-            self._readings[key] = [
+            read = [
                 tokens.read(mine[i], tokenizer, replies[i], rows.response[i], ends[i], theirs[i])
                 for i in range(len(rows))
             ]
+            kept(self._readings, key, read)
         return self._readings[key]
 
     def _are_comparable(self, model: str, cp: str, one, other) -> bool:
@@ -224,9 +222,10 @@ class Session:
         self.pins = [p for p in self.pins if p != bare] if bare in self.pins else [*self.pins, bare]
 
     def _shown_pins(self, state: State) -> list[State]:
-        """The pinned sums on the live model that is loaded anyway, and those whose replies are kept."""
+        """The pinned sums on the live model that is loaded anyway, and those that were looked at with these prompts."""
         pins = [replace(pin, text=state.text) for pin in self.pins]
-        return [p for p in pins if (p.cp, p.vector) == (state.cp, state.vector) or self.is_kept(p)]
+        is_read = lambda pin: all(_reading(MODEL, p, pin) in self._readings for p in pin.prompts)  # noqa: E731
+        return [p for p in pins if (p.cp, p.vector) == (state.cp, state.vector) or is_read(p)]
 
     # ------------------------------------------------------------ several scales
 
@@ -285,6 +284,20 @@ _DEFAULTS = {
     **{"seed": 0, "compare": ("base", "chat"), "device": "auto", "dtype": "float32"},
     **{"max_tokens": 64, "temperature": 0.0},
 }
+
+
+def kept(cache: dict, key: Any, value: Any, most: int = 2000) -> Any:
+    """The value, put into a cache that lets its oldest go."""
+    cache[key] = value
+    while len(cache) > most:
+        cache.pop(next(iter(cache)))
+    return value
+
+
+def _reading(model: str, prompt: str, state: State) -> tuple:
+    """What decides a model's tokens, and the CP's view of them."""
+    parts = (state.scale, state.vector, state.parts) if model == MODEL else ()
+    return (model, state.cp, state.template, examples.turns_of(prompt), *parts)
 
 
 def _sum(state: State) -> dict[str, Any]:

@@ -48,7 +48,7 @@ def test_the_playground_follows_its_slider(lab, open_notebook, run_all, known, t
     page.on("console", lambda said: problems.append(said.text) if said.type == "error" else None)
     run_all(page)
     panel = page.locator(".chatvec-panel")
-    merged = panel.locator(".chatvec-card[data-model='CP + τ']")
+    merged = panel.locator(".chatvec-card.is-merged")
     name, facts = (merged.locator(f".chatvec-{part}") for part in ("name", "facts"))
     expect(panel.locator(".chatvec-card")).to_have_count(4)
     expect(name).to_have_text("CP + 1 τ")
@@ -56,10 +56,14 @@ def test_the_playground_follows_its_slider(lab, open_notebook, run_all, known, t
     expect(facts).to_contain_text("✓ kept")
 
     slider = panel.get_by_role("slider", name="scale", exact=True)
+    expect_picture(page.locator(".jp-RenderedImage img").last)  # nothing moves the page any more
+    expect_picture(panel.locator("img.chatvec-profile"))
+    slider.hover()  # in view, and where it stays
     box = slider.bounding_box()
     at = lambda scale: (box["x"] + 8 + (box["width"] - 16) * (scale + 1) / 3, box["y"] + box["height"] / 2)  # noqa: E731
     page.mouse.move(*at(1))
     page.mouse.down()
+    expect(slider).to_be_focused()
     for step in range(21):
         page.mouse.move(*at(1 - step / 20))
         page.wait_for_timeout(30)
@@ -76,8 +80,6 @@ def test_the_playground_follows_its_slider(lab, open_notebook, run_all, known, t
     expect(name).to_have_text("CP + 1 τ")
     expect_reply(merged, after)
 
-    expect_picture(panel.locator("img.chatvec-profile"))
-    expect_picture(page.locator(".jp-RenderedImage img").last)
     expect(page.locator(ERRORS)).to_have_count(0)
     panel.scroll_into_view_if_needed()
     page.screenshot(path=tmp_path / "playground.png")
@@ -96,7 +98,7 @@ def test_the_playground_by_keyboard_and_screen_reader(lab, open_notebook, run_al
     panel = page.locator(".chatvec-panel")
     unnamed = panel.evaluate(_UNNAMED)
     assert not unnamed, unnamed
-    merged = panel.locator(".chatvec-card[data-model='CP + τ']")
+    merged = panel.locator(".chatvec-card.is-merged")
 
     panel.get_by_text("where the vector is added").click()
     panel.get_by_role("button", name=re.compile("^all parts")).focus()

@@ -1,20 +1,19 @@
-"""The playground: replies and scores equal those of the modules behind it; widgets ask once, for the last choice."""
+"""The playground's table: replies and scores equal those of the modules behind it, whatever part of the vector is added."""
 
-import asyncio
-import json
-
-import numpy as np
 import pandas as pd
 import pytest
+import torch
 from pico import save_talker
 
 from chatvec_lab import Checkpoint, Family, LiveModel, anatomy, load_family, respond
 from chatvec_lab.evaluation.instructions import instruction_scores
 from chatvec_lab.evaluation.scorers.toxicity_scorers import EnglishProfanity
 from chatvec_lab.experiment import Exam, loaded
-from chatvec_lab.paths import NOTEBOOKS
-from chatvec_lab.playground import Panel, Playground, cards
+from chatvec_lab.playground import Playground
 from chatvec_lab.playground.examples import turns_of
+from chatvec_lab.playground.parts import places
+from chatvec_lab.playground.replies import Stopped
+from chatvec_lab.weights.layout import Part
 
 PROMPT = "請問，再說一次：米、樹。"
 
@@ -104,27 +103,81 @@ def test_what_was_asked_before_is_kept(play):
 
 def test_a_part_of_the_vector_is_added(play, nano):
     tau = nano.chat - nano.base
-    table = play.ask(PROMPT, scale=1.0, layers=(1, 2), modules=["mlp", "embedding"])
-    live = play._live[1]
+    choice = {"scale": 1.0, "parts": play.only(layers=(1, 2), modules=["mlp", "embedding"])}
+    table = play.ask(PROMPT, **choice)
+    model, tokenizer = play.speaker("CP + τ", **choice)
     for name in nano.base.names:
         inside = "mlp" in name and (".1." in name or ".2." in name)
         is_added = inside or "embed_tokens" in name
         expected = (nano.cp["zh"] + float(is_added) * tau).read(name)
-        held = dict(live.model.named_parameters())[name].detach()
+        held = dict(model.named_parameters())[name].detach()
         assert held.to(expected.dtype).equal(expected), name
-    assert by_model(table)["CP + τ"] == said(live.model, live.tokenizer)
+    assert by_model(table)["CP + τ"] == said(model, tokenizer)
+
+
+PARTS = [
+    {(1, "mlp"): 0.0},
+    {(None, "embedding"): 0.5, (0, "attention"): -1.25, (3, "norm"): 0.0},
+    {(layer, "attention"): 0.3 * layer for layer in range(4)},
+    {},
+]
+
+
+@pytest.mark.parametrize("dtype", ["auto", "float32"])
+def test_every_turn_of_the_grid_gives_the_bits_of_the_formula(nano, dtype):
+    """One live model, turned from grid to grid, holds what a fresh one and (as stored) a save would."""
+    play = Playground(nano, device="cpu", compare=[], dtype=dtype)
+    tau = nano.chat - nano.base
+    first, _ = play.speaker("CP + τ", scale=0.1)
+    for scale in (0.7, -1.3):
+        for parts in PARTS:
+            model, _ = play.speaker("CP + τ", scale=scale, parts=parts)
+            part_of_tau = tau.scheduled(lambda layer, module, parts=parts: parts.get((layer, module), 1.0))
+            merged, fresh = (
+                nano.cp["zh"] + scale * part_of_tau,
+                LiveModel(nano.cp["zh"], part_of_tau, "cpu", dtype),
+            )
+            fresh.scale = scale
+            wanted = dict(fresh.model.named_parameters())
+            for name, held in model.named_parameters():
+                assert bits(held).equal(bits(wanted[name])), (name, parts)
+                if dtype == "auto":
+                    assert bits(held).equal(bits(merged.read(name))), (name, parts)
+    assert model is first, "it was never loaded anew"
+    back, _ = play.speaker("CP", scale=0.7, parts=PARTS[1])
+    for name, held in back.named_parameters():
+        assert bits(held).equal(bits(nano.cp["zh"].read(name).to(held.dtype)))
+
+
+def bits(tensor):
+    return tensor.detach().contiguous().view(torch.int16 if tensor.element_size() == 2 else torch.int32)
+
+
+def test_a_larger_model_has_one_switch_for_its_other_components():
+    """What is no text goes by its component: a vision layer 1 is not the text's layer 1."""
+    parts = [
+        Part("text", 1, "mlp"),
+        Part("vision", 1, "mlp"),
+        Part("text", None, "head"),
+        Part("projector", None, "projector"),
+    ]
+    assert places(parts) == [
+        (None, "head"), (None, "vision component"), (None, "projector component"), (1, "mlp")
+    ]  # fmt: skip
 
 
 def test_nothing_chosen_is_the_cp(play):
-    table = play.ask(PROMPT, scale=1.0, modules=[])
+    nothing = play.only(modules=[])
+    table = play.ask(PROMPT, scale=1.0, parts=nothing)
     assert by_model(table)["CP + τ"] == by_model(table)["CP"]
-    assert play.profile(modules=[]).empty
+    assert play.profile(parts=nothing).empty
 
 
 def test_all_chosen_is_the_vector_itself(play):
     play.ask(PROMPT, scale=1.0)
-    again = play.ask(PROMPT, scale=1.0, layers=(0, 3), modules=["norm", "mlp", "attention", "embedding"])
-    assert again.is_cached.all()
+    everything = play.only(layers=(0, 3), modules=["norm", "mlp", "attention", "embedding"])
+    assert everything == {}
+    assert play.ask(PROMPT, scale=1.0, parts={(1, "mlp"): 1.0}).is_cached.all()
 
 
 def test_the_profile_is_the_anatomy_of_what_is_added(play, nano):
@@ -132,7 +185,7 @@ def test_the_profile_is_the_anatomy_of_what_is_added(play, nano):
         anatomy.norms({"chat": nano.chat - nano.base}, progress=False), ["layer", "module"]
     )
     pd.testing.assert_frame_equal(play.profile(), norms)
-    part = play.profile(layers=(1, 2), modules=["mlp", "embedding"])
+    part = play.profile(parts=play.only(layers=(1, 2), modules=["mlp", "embedding"]))
     assert list(zip(part.layer.fillna(-1), part.module, strict=True)) == [
         (-1, "embedding"),
         (1, "mlp"),
@@ -140,6 +193,8 @@ def test_the_profile_is_the_anatomy_of_what_is_added(play, nano):
     ]
     whole = norms.set_index(["layer", "module"]).l2
     assert part[part.layer.eq(1)].l2.item() == whole[1, "mlp"]
+    half = play.profile(parts={(1, "mlp"): -0.5}).set_index(["layer", "module"])
+    assert half.l2[1, "mlp"] == 0.5 * whole[1, "mlp"] and half.l2[2, "mlp"] == whole[2, "mlp"]
 
 
 def test_two_turns_and_plain_text(play, nano):
@@ -172,9 +227,11 @@ def test_vectors_and_cps_by_name(play, nano):
     [
         ({"cp": "zj"}, KeyError, "zh"),
         ({"vector": "chatt"}, KeyError, "Did you mean 'chat'"),
-        ({"layers": (2, 4)}, ValueError, "within 0 to 3"),
-        ({"layers": (2, 1)}, ValueError, "expected"),
-        ({"modules": ["mlp", "router"]}, ValueError, "no router"),
+        ({"parts": {(4, "mlp"): 0.0}}, KeyError, "mlp of layer 4.*Did you mean mlp of layer"),
+        ({"parts": {(None, "router"): 0.0}}, KeyError, "no router outside the layers"),
+        ({"parts": {(1, "mlp"): "a"}}, TypeError, "must be a number"),
+        ({"parts": {(1, "mlp"): float("nan")}}, ValueError, "finite"),
+        ({"scale": float("inf")}, ValueError, "finite"),
         ({"prompt": "  "}, ValueError, "empty"),
         ({"prompt": "one\n---\n"}, ValueError, "turn of the prompt is empty"),
     ],
@@ -182,6 +239,37 @@ def test_vectors_and_cps_by_name(play, nano):
 def test_errors_name_what_was_asked(play, options, error, told):
     with pytest.raises(error, match=told):
         play.ask(**{"prompt": PROMPT, "scale": 1.0, **options})
+
+
+def test_a_choice_of_layers_and_modules_is_checked(play):
+    for choice, told in (({"layers": (2, 4)}, "within 0 to 3"), ({"layers": (2, 1)}, "expected"),
+                         ({"modules": ["mlp", "router"]}, "no router")):  # fmt: skip
+        with pytest.raises(ValueError, match=told):
+            play.only(**choice)
+
+
+def test_several_prompts_are_asked_together(nano):
+    """The batch changes nothing, and all is kept for `ask`."""
+    together, alone = (Playground(nano, device="cpu") for _ in range(2))
+    prompts = [example.text for example in together.examples("zh")][:6]
+    choice = {"scale": 0.8, "parts": {(0, "mlp"): 0.5}}
+    together.generate(prompts, **choice)
+    for prompt in prompts:
+        assert together.is_kept(prompt, **choice) and not alone.is_kept(prompt, **choice)
+        found, expected = (play.ask(prompt, **choice) for play in (together, alone))
+        assert found.is_cached.all() and found.response.tolist() == expected.response.tolist()
+        assert found.token_ids.tolist() == expected.token_ids.tolist()
+
+
+def test_a_question_can_be_ended_before_its_next_token(play):
+    whole = by_model(play.ask(PROMPT, scale=0.35))
+    calls = iter([True, True, False])
+    play.goes_on = lambda: next(calls)
+    with pytest.raises(Stopped):
+        play.ask(PROMPT, scale=0.45)
+    assert list(calls) == [] and not play.is_kept(PROMPT, scale=0.45)
+    play.goes_on = lambda: True
+    assert by_model(play.ask(PROMPT, scale=0.45)) and by_model(play.ask(PROMPT, scale=0.35)) == whole
 
 
 def test_only_base_and_chat_are_compared(nano):
@@ -215,168 +303,4 @@ def test_a_prompt_of_data_prompts_is_checked(pico):
     checked = pd.DataFrame([{"prompt_id": "a", "checks": list(example.checks)}])
     expected = instruction_scores(responses, checked).groupby("model").strict.min()
     assert by_model(table, "followed") == expected.to_dict()
-    assert table.check.str.contains("✓|✗").all()
-
-
-# ------------------------------------------------------------ cards
-
-
-def test_replies_are_text_not_markup(play):
-    evil = "<script>alert(1)</script> & \"<img src=x onerror='1'>\""
-    table = play.ask(PROMPT, scale=1.0).assign(response=evil, check=evil, reply_language=evil)
-    html = cards(table)
-    assert "<script" not in html and "<img" not in html and "&lt;script&gt;alert(1)" in html
-
-
-def test_cards_tell_what_is_missing(play):
-    table = play.ask(PROMPT, scale=-0.5).assign(
-        response="",
-        reply_language=None,
-        toxicity=np.nan,
-        toxicity_note="language ar",
-        check="",
-        followed=np.nan,
-    )
-    html = cards(table)
-    for told in (
-        "CP − 0.5 τ",
-        "(empty reply)",
-        "language: none",
-        "not covered (language ar)",
-        "none for this prompt",
-    ):
-        assert told in html
-
-
-# ------------------------------------------------------------ widgets
-
-
-@pytest.fixture
-def panel(nano):
-    pytest.importorskip("ipywidgets", reason="the panel needs ipywidgets")
-    return Panel(Playground(nano, device="cpu"), prompt=PROMPT)
-
-
-def test_widgets_ask_what_they_show(panel):
-    play = panel.play
-    assert by_model(panel.replies) == by_model(play.ask(PROMPT, scale=1.0))
-    panel.scale.value = 0.0
-    assert by_model(panel.replies)["CP + τ"] == by_model(panel.replies)["CP"]
-    assert "CP + 0 τ" in panel.cards.value
-    panel.cp.value = "ko"
-    assert panel.language.options == ("ko", "en") and panel.prompt.value == play.examples("ko")[0].text
-    assert by_model(panel.replies) == by_model(play.ask(panel.prompt.value, scale=0.0, cp="ko"))
-    panel.modules.children[1].value = False  # embedding
-    panel.layers.value = (1, 2)
-    panel.vector.value = "random"
-    panel.scale.value = 1.5
-    place = {"layers": (1, 2), "modules": play.modules[1:], "vector": "random"}
-    assert by_model(panel.replies) == by_model(play.ask(panel.prompt.value, scale=1.5, cp="ko", **place))
-    panel.template.value = "plain"
-    assert (
-        by_model(panel.replies)["chat"]
-        == by_model(play.ask(panel.prompt.value, scale=0, template="plain"))["chat"]
-    )
-
-
-def test_examples_fill_the_prompt(panel):
-    panel.language.value = "en"
-    _, example = panel.example.options[5]
-    panel.example.value = example
-    assert panel.prompt.value == example.text and example.language == "en"
-    assert panel.replies.prompt.iloc[-1] == example.turns[-1]
-    panel.prompt.value = "my own"
-    assert panel.example.value == "" and panel.example.label == "(your own)"
-    panel.cp.value = "ko"
-    assert panel.prompt.value == "my own", "another CP leaves what was typed"
-
-
-def test_another_family(panel):
-    panel.family.value = "nano-wide"
-    assert panel.play.family.name == "nano-wide" and set(panel.cp.options) >= {"ar", "es", "sw"}
-    assert len(panel.replies) == 4 and panel.status.value.startswith("4 replies (4 new")
-    panel.path.value = str(load_family("nano").base.folder.parent)
-    assert len(panel.play.cps) > 3 and "nano-wide" in panel.family.options
-    panel.family.value = "nano"
-    assert by_model(panel.replies)["chat"]
-
-
-def test_an_exception_is_shown_and_forgotten(panel):
-    before = panel.cards.value
-    panel.prompt.value = " "
-    assert "the prompt is empty" in panel.cards.value and 'role="alert"' in panel.cards.value
-    assert panel.replies is None and panel.status.value == "failed"
-    panel.prompt.value = PROMPT
-    assert panel.cards.value == before
-    panel.path.value = "no-such-family"
-    assert "no family" in panel.cards.value and panel.play.family.name == panel.family.value == "nano"
-
-
-def test_only_the_last_of_many_turns_is_asked(panel):
-    async def turn_quickly():
-        for step in range(40):
-            panel.scale.value = step / 20
-            await asyncio.sleep(0)
-        await asyncio.sleep(1)
-
-    before = panel.asked
-    asyncio.run(turn_quickly())
-    assert panel.asked == before + 1
-    assert set(panel.replies.scale.dropna()) == {0.0, 1.95}
-
-
-def test_the_inset_shows_what_is_added(panel):
-    whole = panel.profile.value
-    assert "<img" in whole and "alt=" in whole
-    panel.scale.value = 0.25
-    assert panel.profile.value == whole, "a turn of the scale draws nothing"
-    panel.layers.value = (2, 3)
-    assert panel.profile.value != whole
-    for box in panel.modules.children[2:]:
-        box.value = False
-    assert "only to: embedding" in panel.profile.value
-
-
-@pytest.mark.slow  # a figure for a quiet machine, with room for a busy one
-def test_a_turn_of_the_slider_takes_less_than_a_second(panel):
-    from time import perf_counter
-
-    seconds = []
-    for step in range(1, 30):
-        start = perf_counter()
-        panel.scale.value = step / 20
-        seconds.append(perf_counter() - start)
-        assert panel.replies.is_cached.sum() in (3, 4)
-    print(f"\nmedian of {len(seconds)} turns: {np.median(seconds):.3f} s, slowest {max(seconds):.3f} s")
-    assert np.median(seconds) < 1
-
-
-# ------------------------------------------------------------ the notebook
-
-
-@pytest.mark.slow
-def test_the_notebook_runs_without_a_front_end(tmp_path):
-    import papermill
-
-    play = Playground("nano", device="cpu")
-    asked = (play.ask(example.text, scale=1.0) for example in play.examples("zh"))
-    known = next(
-        t for t in asked if t.groupby("model").followed.last()[["CP", "CP + τ", "chat"]].tolist() == [0, 1, 1]
-    )
-    prompt = "\n---\n".join(known.prompt[known.model.eq("chat")])
-    executed = papermill.execute_notebook(
-        NOTEBOOKS / "playground.ipynb",
-        tmp_path / "out.ipynb",
-        parameters={"out_dir": str(tmp_path), "scales": [0.0, 1.0], "prompt": prompt},
-        progress_bar=False,
-        start_timeout=300,
-    )
-    replies = pd.read_parquet(tmp_path / "tables" / "replies.parquet").groupby("label").last()
-    assert replies.response["scale 0"] == replies.response["CP"] != replies.response["scale 1"]
-    assert replies.followed[["CP", "scale 1", "chat"]].tolist() == [0, 1, 1]
-    assert (tmp_path / "figures" / "profile.png").stat().st_size > 5000
-    summary = json.loads((tmp_path / "summary.json").read_text("utf-8"))
-    assert "scale 1 yes" in summary["answer"] and "CP no" in summary["answer"]
-    shown = [output for cell in executed.cells for output in cell.get("outputs", [])]
-    assert any(replies.response["scale 1"] in output.get("data", {}).get("text/html", "") for output in shown)
-    assert any("image/png" in output.get("data", {}) for output in shown)
+    assert table.check.str.contains("^(?:kept|broken|no meaning here): ", regex=True).all()
