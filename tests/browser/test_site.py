@@ -27,7 +27,10 @@ def opened(site, chromium):
     def page_of(name: str, width: int = 1280):
         page = chromium.new_page(viewport={"width": width, "height": 900})
         pages.append(page)
-        page.on("request", lambda request: request.url.startswith(("file:", "data:")) or outside.append(request.url))
+        page.on(
+            "request",
+            lambda request: request.url.startswith(("file:", "data:")) or outside.append(request.url),
+        )
         page.on("pageerror", lambda error: errors.append(str(error)))
         page.on("console", lambda message: message.type != "error" or errors.append(message.text))
         page.goto((site / name).as_uri())
