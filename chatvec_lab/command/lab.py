@@ -21,6 +21,9 @@ def add(verbs) -> None:
         "`run` runs the notebooks of notebooks/. A copy that you have edited is kept; the others are renewed.",
     )
     parser.add_argument(
+        "--folder", type=Path, metavar="DIR", help="where the copies are (default: lab/, in the project)"
+    )
+    parser.add_argument(
         "arguments",
         nargs="*",
         metavar="NOTEBOOK",
@@ -35,7 +38,7 @@ def run(options) -> int:
 
     given = list(options.arguments)
     name = given.pop(0).removesuffix(".ipynb") if given and not given[0].startswith("-") else "playground"
-    folder = ROOT / "lab"
+    folder = (options.folder or ROOT / "lab").resolve()
     for line in renew(NOTEBOOKS, folder):
         print(line)
     if not (folder / f"{name}.ipynb").is_file():
@@ -60,7 +63,9 @@ def run(options) -> int:
 
 def renew(notebooks: Path, folder: Path) -> list[str]:
     """Copy each notebook that is new or has changed, but for copies that were edited; what there is to say, in lines."""
-    folder.mkdir(exist_ok=True)
+    if folder.resolve() == notebooks.resolve():
+        raise ValueError(f"{folder} holds the notebooks themselves; name another folder for their copies.")
+    folder.mkdir(parents=True, exist_ok=True)
     record = folder / RECORD
     copied = json.loads(record.read_text("utf-8")) if record.is_file() else {}
     lines = []

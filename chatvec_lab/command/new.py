@@ -38,6 +38,10 @@ def run(options) -> int:
         (folder / name).write_text(text, "utf-8")
     study, family = (shlex.quote(str(folder / name)) for name in ("study.yaml", "family.yaml"))
     print(f"{folder} has {', '.join(files)}. Read them, then:")
+    for code in re.findall(r"^# (\S+): we have none", files["prompts.yaml"], re.MULTILINE):
+        print(
+            f"  write prompts in {code} into {shlex.quote(str(folder / 'prompts.yaml'))}, since we have none"
+        )
     print(f"  python -m chatvec_lab families {family} --check    # are the models of one base?")
     print(f"  python -m chatvec_lab run {study} --dry-run         # what would run, and what it needs")
     print(

@@ -18,7 +18,7 @@ def add(verbs) -> None:
 
 def run(options) -> int:
     """Run the study; after a dry run also say what it needs of judges, memory and disk."""
-    from chatvec_lab.study import command, plan
+    from chatvec_lab.study import command
 
     _warn_of_unpinned(options)
     status = command.main(options)
@@ -26,13 +26,10 @@ def run(options) -> int:
         from chatvec_lab.experiment import needs
         from chatvec_lab.families import load_family
 
-        study = plan.load(options.study, set=dict(text.partition("=")[::2] for text in options.set))
-        cells = plan.chosen(study, options.only)
-        families = [
-            {**cell.parameters, **cell.places}.get("family") for cell in cells
-        ]  # a file beside the study
+        # a family's file may stand beside the study
+        families = [{**cell.parameters, **cell.places}.get("family") for cell in options.cells]
         family = next(filter(None, families), None)
-        if family and (told := needs.page(load_family(family), cells)):
+        if family and (told := needs.page(load_family(family), options.cells)):
             print(told)
     return status
 

@@ -131,7 +131,7 @@ FAMILY_KEYS = {
     "base": Key(_MODEL, "The model that all others descend from.", True),
     "chat": Key(_MODEL, "The base, tuned to chat: the chat vector is chat − base.", True),
     "cp": Key(f"a mapping from language codes to models (each {_MODEL})",
-              "The base, trained on in a language: what receives the chat vector.", True),
+              "The base, trained further on text in a language: what receives the chat vector.", True),
     "others": Key(f"a mapping from names to models (each {_MODEL})",
                   "Further members: chat_NAME is another chat model, cp_CODE_NAME another CP model, cp_ft_CODE a CP model "
                   "that was fine-tuned."),

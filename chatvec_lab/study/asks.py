@@ -9,9 +9,18 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from chatvec_lab.keys import Key
 from chatvec_lab.reading import as_text
 
-ASKS = ("hours", "gpus", "cpus", "memory_gb")
+ASKS = {
+    "hours": Key(
+        "a number above 0",
+        "How long each of its cells may take, on a cluster; the command's `--slurm` wins, also for the three below.",
+    ),
+    "gpus": Key("a whole number, or a kind and a number such as a100:2", "GPUs that each of its cells gets."),
+    "cpus": Key("a whole number, 1 or more", "Processor cores that each of its cells gets."),
+    "memory_gb": Key("a number above 0", "Gigabytes of memory that each of its cells gets."),
+}
 
 
 def read_asks(entry: Mapping[str, Any], where: str) -> dict[str, str]:

@@ -104,7 +104,7 @@ def _main(args: argparse.Namespace) -> int:
     try:
         _check(args)
         study = plan.load(args.study, set=_pairs(args.set, "--set"))
-        cells = plan.chosen(study, args.only)
+        cells = args.cells = plan.chosen(study, args.only)  # kept for what is said after a dry run
         out = args.out or study.out
         engine = _engine(args, out)
     except (ValueError, TypeError, OSError, ImportError) as error:

@@ -67,7 +67,7 @@ NOTEBOOK_KEYS = {
                  "which agrees on every parameter that varies there; one of type `list[str]` gets all that agree. The "
                  "notebook is listed before."),
     "inputs": Key("a list of files and folders", "As the study's `inputs`, for this notebook alone."),
-    **dict.fromkeys(ASKS, Key("a number", "What each cell of the notebook asks of the engine; the command's win.")),
+    **ASKS,
 }  # fmt: skip
 MOST_CELLS = 10_000  # of one notebook
 READ = "read"  # in place of a parameter's name: what stands behind READER: is a place for certain

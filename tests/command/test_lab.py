@@ -2,13 +2,18 @@
 
 import json
 import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
 
 import pytest
 
 from chatvec_lab import paths
 from chatvec_lab.__main__ import main
 from chatvec_lab.command import lab
-from chatvec_lab.paths import NOTEBOOKS
+from chatvec_lab.paths import NOTEBOOKS, ROOT
 
 
 def notebook(path, code: str, outputs=()):
@@ -90,6 +95,63 @@ def test_it_becomes_jupyterlab_on_the_copy(tmp_path, monkeypatch, capsys, argume
     assert command[len(command) - len(more) :] == more
     assert environment["PYTHONPATH"].split(os.pathsep)[0] == str(tmp_path)
     assert "what you change there changes no study" in capsys.readouterr().out
+    assert {path: path.read_bytes() for path in NOTEBOOKS.iterdir() if path.is_file()} == before
+
+
+def test_the_notebooks_themselves_are_no_folder_for_copies(capsys):
+    assert main(["lab", "--folder", str(NOTEBOOKS)]) == 1
+    assert "holds the notebooks themselves" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_real_jupyterlab_serves_the_copies_and_lets_them_be_changed(tmp_path):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    environment = os.environ | {
+        f"JUPYTER_{name}_DIR": str(tmp_path / name) for name in ("CONFIG", "DATA", "RUNTIME")
+    }
+    environment |= {"JUPYTER_TOKEN": "x", "PYTHONPATH": str(ROOT)}
+    options = ["--", "--no-browser", f"--ServerApp.port={port}", "--ServerApp.port_retries=0"]
+    command = [
+        sys.executable,
+        "-m",
+        "chatvec_lab",
+        "lab",
+        "--folder",
+        str(tmp_path / "copies"),
+        "02_anatomy",
+        *options,
+    ]
+    before = {path: path.read_bytes() for path in NOTEBOOKS.iterdir() if path.is_file()}
+    server = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+
+    def call(path: str, **more):
+        asked = urllib.request.Request(
+            f"http://127.0.0.1:{port}/api/{path}", headers={"Authorization": "token x"}, **more
+        )
+        with urllib.request.urlopen(asked, timeout=60) as reply:
+            return json.loads(reply.read())
+
+    try:
+        end = time.monotonic() + 300
+        while True:
+            try:
+                listed = call("contents")
+                break
+            except OSError:
+                assert server.poll() is None and time.monotonic() < end, server.stderr.read()
+                time.sleep(0.5)
+        names = {entry["name"] for entry in listed["content"]}
+        assert names == {path.name for path in NOTEBOOKS.glob("*.ipynb")}
+        opened = call("contents/02_anatomy.ipynb")
+        opened["content"]["cells"][1]["source"] = "rank: int = 3  # mine"
+        body = json.dumps({"type": "notebook", "content": opened["content"]}).encode()
+        call("contents/02_anatomy.ipynb", method="PUT", data=body)
+    finally:
+        server.terminate()
+        server.wait(60)
+    assert "mine" in (tmp_path / "copies" / "02_anatomy.ipynb").read_text()
     assert {path: path.read_bytes() for path in NOTEBOOKS.iterdir() if path.is_file()} == before
 
 

@@ -37,10 +37,11 @@ def test_without_models_the_tiny_ones_stand_in_and_the_dry_run_works_from_anywhe
     assert load_family(tmp_path / "my study" / "family.yaml").is_nano
 
 
-def test_ids_of_ones_own_make_a_family_prompts_and_a_study(tmp_path, monkeypatch):
+def test_ids_of_ones_own_make_a_family_prompts_and_a_study(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     models = ["--base", "lab/base", "--chat", "lab/chat@v1.0", "--cp", "ko=lab/ko", "--cp", "vi=lab/vi"]
     assert main(["new", "mine", *models]) == 0
+    assert "write prompts in vi into mine/prompts.yaml, since we have none" in capsys.readouterr().out
     family = load_family("mine/family.yaml")
     assert family.languages == ("ko", "vi") and family.facts["chat"] == {
         "source": "lab/chat",

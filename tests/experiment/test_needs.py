@@ -25,7 +25,8 @@ def test_the_papers_study_tells_its_judge_and_its_price():
 
 
 def test_a_price_that_is_none_is_refused_and_a_nano_study_needs_no_word():
-    cells = study.load("paper-zh", set={"services": "{judge_model: m, judge_price: cheap}"}).cells
+    with pytest.raises(ValueError, match=r"judge_price must be two numbers, such as 2.5/10, got 'cheap'"):
+        study.load("paper-zh", set={"services": "{judge_model: m, judge_price: cheap}"})
     with pytest.raises(ValueError, match=r"two numbers, such as 2.5/10"):
-        needs.page(FAMILY, cells)
+        needs._cost(100, {"cheap"})
     assert needs.page(load_family("nano"), study.load("nano-quick").cells) == ""
