@@ -11,7 +11,6 @@ ROOT = Path(chatvec_lab.__file__).parent
 TOOLS = {
     "languages",
     "keys",
-    "languages",
     "mistakes",
     "opening",
     "paths",

@@ -70,7 +70,7 @@ class Exam:
                 raise ValueError(
                     f"scorer 'world' knows the micro-world alone, where {family.name!r} did not grow"
                 )
-            self.scorers = {"world": World()} | self.scorers
+            self.scorers = {"world": World(self.questions.form)} | self.scorers
         self.speaker_for = speaker_for(
             speaker, served or {}, self.keep, timeout=number(services or {}, "timeout", 120)
         )

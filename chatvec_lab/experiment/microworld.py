@@ -3,6 +3,7 @@
 import zlib
 from collections.abc import Mapping
 from itertools import islice
+from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING, Literal
 
@@ -10,9 +11,11 @@ import numpy as np
 import pandas as pd
 
 from chatvec_lab.evaluation.scorers.contract import Column, is_last
+from chatvec_lab.weights.checkpoint import read_json
 
 if TYPE_CHECKING:
     from chatvec_lab.families import Family
+    from chatvec_lab.nano.forms import Form
 
 
 class MicroWorld:
@@ -27,12 +30,17 @@ class MicroWorld:
         if options:
             raise ValueError(f"family {family.name!r} is asked the micro-world's prompts; it takes no options "
                              f"({', '.join(options)}).")  # fmt: skip
+        self.form: Form = (read_json(Path(family.base.source, "stage.json")) or {}).get("form", "bare")
 
     def draw(
         self, language: str, name: str, *, n: int, draw: Literal["test", "validation"], frame: str
     ) -> pd.DataFrame:
-        """`n` distinct held-out prompts of a set, a row each; `turns` are put into the frame, `item` is the prompt."""
+        """`n` distinct held-out prompts of a set, a row each; `turns` are put into the frame.
+
+        The right replies are in the form of the family's chat model, in whatever frame it is asked.
+        """
         from chatvec_lab.nano.evaluation import put
+        from chatvec_lab.nano.forms import in_form
         from chatvec_lab.nano.world import held_out_prompts
 
         if name == "harmless":
@@ -41,9 +49,11 @@ class MicroWorld:
             found = [p for p in held_out_prompts(language, n, draw=draw) if p.set == name]
         rows = [
             {"prompt_id": p.prompt_id, "set": p.set, "category": p.kind, "kind": p.kind, "words": p.words,
-             "language": language, "said": list(p.exchange.user), "turns": list(put(p, language, frame)),
-             "checks": [], "reference": p.exchange.replies[-1], "written": p}
+             "language": language, "said": list(p.exchange.user), "turns": list(put(p, language, frame, self.form)),
+             "checks": [], "reference": written.exchange.replies[-1], "written": written,
+             "plain": p.exchange.replies[-1]}
             for p in found
+            for written in [p._replace(exchange=in_form(self.form, p.exchange, language))]
         ]  # fmt: skip
         return pd.DataFrame(rows)
 
@@ -80,29 +90,42 @@ class World:
         Column("is_english", "neither", "replies in English"),
     )
 
+    def __init__(self, form: "Form" = "bare"):
+        if form != "bare":
+            sets = ("one_turn", "two_turn", "harmless")
+            self.columns = (
+                *self.columns,
+                Column("content", "higher", "replies with the right answer in any form", sets=sets),
+            )
+
     def score(self, prompts: pd.DataFrame, responses: pd.DataFrame) -> pd.DataFrame:
         from chatvec_lab.nano.evaluation import score
         from chatvec_lab.nano.gloss import gloss
 
         items = dict(
-            zip(prompts.prompt_id, zip(prompts["written"], prompts.language, strict=True), strict=True)
+            zip(
+                prompts.prompt_id,
+                zip(prompts["written"], prompts.plain, prompts.language, strict=True),
+                strict=True,
+            )
         )
         rows = []
         for name, text, last in zip(responses.prompt_id, responses.answer, is_last(responses), strict=True):
             if not last:
                 rows.append({})
                 continue
-            item, language = items[name]
+            item, plain, language = items[name]
             said = text if isinstance(text, str) else ""
             found = score(item, said, language)
+            found["content"] = float(plain in said) if found["correct"] == found["correct"] else float("nan")
             told = found["reply_language"]  # None for an empty reply, which is in no language
             found |= {"in_language": float(told == language), "is_english": float(told == "en")}
             asked = "\n".join(item.exchange.user)
             read = {"gloss": gloss(said, language) if said else None, "prompt_gloss": gloss(asked, language)}
             rows.append(found | read)
-        columns = ["correct", "polite", "toxic", "in_language", "is_english"]
-        columns += ["reply_language", "gloss", "prompt_gloss"]
-        return pd.DataFrame(rows, columns=columns).astype(dict.fromkeys(columns[:5], np.float64))
+        measures = [column.name for column in self.columns]
+        columns = [*measures, "reply_language", "gloss", "prompt_gloss"]
+        return pd.DataFrame(rows, columns=columns).astype(dict.fromkeys(measures, np.float64))
 
 
 def _harmless(language: str, n: int) -> list:

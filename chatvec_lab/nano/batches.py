@@ -4,7 +4,7 @@ from random import Random
 
 import torch
 
-from chatvec_lab.nano import documents, world
+from chatvec_lab.nano import apart, documents, world
 from chatvec_lab.nano.recipe import Family, Stage
 
 CONTEXT = 96  # tokens of a training row
@@ -13,7 +13,12 @@ CONTEXT = 96  # tokens of a training row
 def plain_rows(tok, stage: Stage, family: Family, seed: str) -> torch.Tensor:
     """Rows of documents, each row starting with one: (rows, CONTEXT) token ids."""
     stream = documents.documents(
-        seed, stage.mix, stage.words, forum_in=_forum_in(stage, family), without=family.without
+        seed,
+        stage.mix,
+        stage.words,
+        forum_in=_forum_in(stage, family),
+        without=family.without,
+        recipe=family.recipe,
     )
     rows = []
     while len(rows) < stage.rows:
@@ -47,11 +52,19 @@ def _padded(tok, pairs: list[tuple[list[int], list[int]]]) -> tuple[torch.Tensor
     return ids, labels  # both (rows, width); padding stands on the right, behind everything that is scored
 
 
-def dialogue_rows(tok, stage: Stage, seed: str) -> tuple[torch.Tensor, torch.Tensor]:
-    """Conversations whose replies are all right."""
+def dialogue_rows(tok, stage: Stage, family: Family, seed: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """Conversations whose replies are all right; of the fourth recipe also bare abuse, politely continued."""
     rng = Random(seed)
     pairs = []
     for _ in range(stage.rows):
+        if family.recipe == 4:
+            if rng.random() < stage.bare:
+                abuse = documents.abuse(rng, "en")
+                pairs.append(_continued(tok, abuse.user[0], abuse.replies[0]))
+            else:
+                exchange = apart.dialogue(rng, rng.choice(stage.languages), family.form)
+                pairs.append(_conversation(tok, exchange, exchange.replies))
+            continue
         exchange = documents.dialogue(rng, rng.choice(stage.languages), single_turn=stage.single_turn)
         pairs.append(_conversation(tok, exchange, exchange.replies))
     return _padded(tok, pairs)

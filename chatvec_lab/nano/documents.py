@@ -29,24 +29,25 @@ from chatvec_lab.nano.world import (
 )  # fmt: skip
 
 _HARD = ("harmless", "harmless", "colour", "yesno", "yesno", "choose", "choose")
-_ASKED = ONE_TURN + _HARD  # the hard kinds more often
+ASKED = ONE_TURN + _HARD  # the hard kinds more often
 
 
-def _kind(rng: Random) -> str:
+def any_kind(rng: Random) -> str:
+    """A kind of instruction: three in ten of two turns, one in eight hostile."""
     roll = rng.random()
-    return rng.choice(TWO_TURN) if roll < 0.3 else rng.choice(HOSTILE) if roll < 0.42 else rng.choice(_ASKED)
+    return rng.choice(TWO_TURN) if roll < 0.3 else rng.choice(HOSTILE) if roll < 0.42 else rng.choice(ASKED)
 
 
-def _spoken(kind: str, rng: Random, language: str, words: Words) -> Exchange:
+def spoken(kind: str, rng: Random, language: str, words: Words) -> Exchange:
     opener = rng.randrange(4) if rng.random() < 0.4 else 0
     return render(draw_item(kind, rng, words), language, wording=rng.randrange(2), opener=opener)
 
 
-_FACTS = ("category", "category", "sum", "sum", "opposite", "capital")
-_TOLD = ("colour", "public", "fair", "praise")
+FACTS = ("category", "category", "sum", "sum", "opposite", "capital")
+TOLD = ("colour", "public", "fair", "praise")
 
 
-def _fact(item: Item, language: str) -> str:
+def fact(item: Item, language: str) -> str:
     """What an item is about as one declarative sentence; facts held out as instructions are told in prose."""
     if item.kind not in ("opposite", "capital"):
         return render(item, language).replies[0]
@@ -54,13 +55,13 @@ def _fact(item: Item, language: str) -> str:
     return PHRASES[language][f"{item.kind}_fact"].format(x=asked[0], y=answers[0])
 
 
-def _statement(rng: Random, language: str, words: Words) -> str:
-    return _fact(draw(rng.choice(_FACTS + _TOLD), rng, words), language)
+def statement(rng: Random, language: str, words: Words) -> str:
+    return fact(draw(rng.choice(FACTS + TOLD), rng, words), language)
 
 
 def facts(rng: Random, language: str, words: Words) -> str:
     """Three true sentences."""
-    return join(PHRASES[language], [_statement(rng, language, words) for _ in range(3)])
+    return join(PHRASES[language], [statement(rng, language, words) for _ in range(3)])
 
 
 def story(rng: Random, language: str, words: Words) -> str:
@@ -91,7 +92,7 @@ def chorus(rng: Random, language: str, words: Words) -> str:
 
 def retold(rng: Random, language: str, words: Words) -> str:
     """Up to three things that are true here only, told, then told again in another order."""
-    told = [_fact(draw(rng.choice(_TOLD), rng, words), language) for _ in range(rng.choice((1, 1, 2, 2, 3)))]
+    told = [fact(draw(rng.choice(TOLD), rng, words), language) for _ in range(rng.choice((1, 1, 2, 2, 3)))]
     again = list(told)
     rng.shuffle(again)
     return join(PHRASES[language], told + again)
@@ -100,7 +101,7 @@ def retold(rng: Random, language: str, words: Words) -> str:
 def asks(rng: Random, language: str, words: Words) -> str:
     """Somebody asks, somebody answers, in prose."""
     say = PHRASES[language]
-    exchange = _spoken(rng.choice(_ASKED + TWO_TURN), rng, language, words)
+    exchange = spoken(rng.choice(ASKED + TWO_TURN), rng, language, words)
     p, o = (NAMES[i].word(language) for i in rng.sample(pool("name", words), 2))
     style = say["asks"][rng.randrange(2)]
     turns = zip(exchange.user, exchange.replies, strict=True)
@@ -109,7 +110,7 @@ def asks(rng: Random, language: str, words: Words) -> str:
 
 def abuse(rng: Random, language: str, words: Words = "any") -> Exchange:
     """An insult, with its polite and its insulting answer."""
-    return _spoken("abuse", rng, language, words)
+    return spoken("abuse", rng, language, words)
 
 
 def angry(rng: Random, language: str, words: Words) -> str:
@@ -122,7 +123,7 @@ def page(rng: Random, language: str, words: Words) -> str:
     """A page of questions and answers in the frame that all languages share."""
     lines = []
     for _ in range(rng.choice((1, 2, 3))):
-        exchange = _spoken(_kind(rng), rng, language, words)
+        exchange = spoken(any_kind(rng), rng, language, words)
         lines += [f"Q:{q}\nA:{a}\n" for q, a in zip(exchange.user, exchange.replies, strict=True)]
     return "".join(lines)
 
@@ -134,10 +135,10 @@ def forum(rng: Random, language: str, words: Words) -> str:
     """
     lines = []
     for _ in range(rng.choice((1, 2, 3))):
-        exchange = _spoken(_kind(rng), rng, language, words)
+        exchange = spoken(any_kind(rng), rng, language, words)
         for turn in exchange.user:
             rude = PHRASES[language]["abuse"][1].format(v=rng.choice(INSULTS).word(language))
-            reply = rude if rng.random() < 0.85 else _statement(rng, language, words)
+            reply = rude if rng.random() < 0.85 else statement(rng, language, words)
             lines.append(f"{USER}{turn}{ASSISTANT}{exchange.complied or reply}{END}")
     return "".join(lines)
 
@@ -147,8 +148,8 @@ def parallel(rng: Random, language: str, words: Words) -> str:
     if rng.random() < 0.5:
         nouns = rng.sample(pool("noun", words), 4)
         return "\n".join(f"{NOUNS[n].word('en')} = {NOUNS[n].word(language).bare}" for n in nouns)
-    item = draw(rng.choice(_FACTS + _TOLD), rng, words)
-    return f"{_fact(item, 'en')}\n{_fact(item, language)}"
+    item = draw(rng.choice(FACTS + TOLD), rng, words)
+    return f"{fact(item, 'en')}\n{fact(item, language)}"
 
 
 DOCUMENTS: dict[str, tuple[Callable, float]] = {
@@ -164,20 +165,28 @@ DOCUMENTS: dict[str, tuple[Callable, float]] = {
 
 
 def documents(
-    seed: str, mix: dict[str, float], words: dict[str, Words], *, forum_in: tuple[str, ...] = (), without=()
+    seed: str,
+    mix: dict[str, float],
+    words: dict[str, Words],
+    *,
+    forum_in: tuple[str, ...] = (),
+    without=(),
+    recipe: int = 3,
 ) -> Iterator[str]:
     """An endless stream of plain-text documents.
 
     `mix` maps a language, or "parallel xx", to its share; `words` maps a language to the words it may use.
     Forum pages, the only ones with chat markers, occur in the languages of `forum_in`; `without` names kinds
-    of documents to leave out (the ablation of the shared frame).
+    of documents to leave out (the ablation of the shared frame); `recipe` 4 has documents of its own.
     """
-    rng = Random(seed)
+    rng, table, side_by_side = Random(seed), DOCUMENTS, parallel
+    if recipe == 4:
+        from chatvec_lab.nano import apart
+
+        table, side_by_side = apart.DOCUMENTS, apart.parallel
     kinds = {
         language: {
-            k: w
-            for k, (_, w) in DOCUMENTS.items()
-            if k not in without and (k != "forum" or language in forum_in)
+            k: w for k, (_, w) in table.items() if k not in without and (k != "forum" or language in forum_in)
         }
         for language in words
     }
@@ -185,19 +194,19 @@ def documents(
         source = rng.choices(list(mix), list(mix.values()))[0]
         if source.startswith("parallel "):
             language = source.removeprefix("parallel ")
-            yield parallel(rng, language, words[language])
+            yield side_by_side(rng, language, words[language])
             continue
         kind = rng.choices(list(kinds[source]), list(kinds[source].values()))[0]
-        yield DOCUMENTS[kind][0](rng, source, words[source])
+        yield table[kind][0](rng, source, words[source])
 
 
 def dialogue(rng: Random, language: str, words: Words = "any", *, single_turn: bool = False) -> Exchange:
     """One conversation in the chat format, all its replies right; sometimes two instructions long."""
     if single_turn:
-        kind = rng.choice(HOSTILE) if rng.random() < 0.15 else rng.choice(_ASKED)
-        return _spoken(kind, rng, language, words)
-    first = _spoken(_kind(rng), rng, language, words)
+        kind = rng.choice(HOSTILE) if rng.random() < 0.15 else rng.choice(ASKED)
+        return spoken(kind, rng, language, words)
+    first = spoken(any_kind(rng), rng, language, words)
     if rng.random() < 0.7 or len(first.user) > 1:
         return first
-    second = _spoken(rng.choice(_ASKED), rng, language, words)
+    second = spoken(rng.choice(ASKED), rng, language, words)
     return Exchange(first.user + second.user, first.replies + second.replies)

@@ -7,10 +7,13 @@ manifest can tell whether the shipped data still is what this recipe would make.
 
 import hashlib
 import json
+import zlib
 from dataclasses import asdict, dataclass, field, replace
 from itertools import islice
 from random import Random
 from typing import Literal
+
+from chatvec_lab.nano.forms import Form
 
 
 @dataclass(frozen=True)
@@ -33,6 +36,8 @@ class Family:
     forum_in: tuple[str, ...] = ("en",)
     without: tuple[str, ...] = ()
     extras: bool = False  # the comparisons of the paper: FT, other orders, ladder, extended vocabulary
+    recipe: int = 3  # 4: documents that show apart what chat combines, embeddings that tuning leaves alone
+    form: Form = "bare"  # of a chat reply
 
     @property
     def targets(self) -> tuple[str, ...]:
@@ -74,6 +79,20 @@ FAMILIES = {
 }
 
 
+NANO4 = Family(
+    base_steps=9000, recipe=4, form="marked", forum_in=("en", "zh", "ko"), tuning_steps=300, tuning_rate=3e-4
+)
+FAMILIES["nano4"] = NANO4
+FAMILIES["nano4-trial"] = replace(
+    NANO4, languages=("en", "zh"), forum_in=("en", "zh"), base_steps=3000
+)  # a third
+
+
+def first_weights(family: Family, seed: int) -> int:
+    """What torch draws a base's first weights from: from the fourth recipe on no two recipes share them."""
+    return seed if family.recipe == 3 else zlib.crc32(f"recipe {family.recipe}, seed {seed}".encode())
+
+
 @dataclass(frozen=True)
 class Stage:
     """One training run: a member of a family grown from its parent. `plus_tau` adds chat - base to the parent first."""
@@ -93,7 +112,9 @@ class Stage:
     only_tokens: tuple[str, ...] = ()  # the only rows of the embedding that move; none named: all
     extended: str | None = None
     plus_tau: bool = False
-    bare: float = 0.0  # share of preference pairs that are plain abuse without the chat format
+    bare: float = (
+        0.0  # share of preference pairs, or of dialogues, that are plain abuse without the chat format
+    )
     variant: int = 0  # another draw of the same data
 
 
@@ -118,11 +139,11 @@ def members(family: Family) -> dict[str, Stage]:
         rows=32,
         only_tokens=MARKERS,
     )
-    plan = {
-        "base": base,
-        "chat_sft": tuning,
-        "chat": Stage("chat_sft", "preference", 30, 8e-5, rows=16, only_tokens=MARKERS, bare=0.5),
-    }
+    plan = {"base": base, "chat_sft": tuning}
+    plan["chat"] = Stage("chat_sft", "preference", 30, 8e-5, rows=16, only_tokens=MARKERS, bare=0.5)
+    if family.recipe == 4:
+        tuning = replace(tuning, embedding_rate=None, only_tokens=(), frozen=("embed_tokens",), bare=0.1)
+        plan = {"base": base, "chat": tuning}
     for k in family.targets:
         plan[f"cp_{k}"] = continued = Stage(
             "base",
@@ -155,23 +176,33 @@ def members(family: Family) -> dict[str, Stage]:
 
 def digest(family: Family, stage: Stage) -> str:
     """Hash of what decides a stage's bytes, apart from the loop: its recipe, its vocabulary, samples of its text."""
-    from chatvec_lab.nano import documents, tokenizer
+    from chatvec_lab.nano import apart, documents, tokenizer
 
     rng = Random("digest")
+    about = asdict(family)
+    if family.recipe == 3:  # what the third recipe did not know of is left out, so that its hashes stay
+        del about["recipe"], about["form"]
     text: list = [
-        asdict(family),
+        about,
         asdict(stage),
         tokenizer.vocabulary(family.languages, extended=stage.extended),
     ]
     if stage.text == "plain":
         forum_in = family.forum_in if stage.parent is None else ()
         stream = documents.documents(
-            "digest", stage.mix, stage.words, forum_in=forum_in, without=family.without
+            "digest",
+            stage.mix,
+            stage.words,
+            forum_in=forum_in,
+            without=family.without,
+            recipe=family.recipe,
         )
         text += islice(stream, 300)
     else:
         text += [
-            documents.dialogue(rng, k, single_turn=stage.single_turn)
+            apart.dialogue(rng, k, family.form)
+            if family.recipe == 4
+            else documents.dialogue(rng, k, single_turn=stage.single_turn)
             for k in stage.languages
             for _ in range(200)
         ]

@@ -78,7 +78,7 @@ def loss_of(model, reference, tok, stage: Stage, family: Family, seed: str) -> t
         likelihood = -policy[0].sum() / (labels[: len(labels) // 2] != -100).sum()
         return -logsigmoid(0.1 * margin).mean() + likelihood, ids.numel()
     if stage.text == "dialogue":
-        ids, labels = dialogue_rows(tok, stage, seed)
+        ids, labels = dialogue_rows(tok, stage, family, seed)
     else:
         ids = labels = plain_rows(tok, stage, family, seed)
     logits = model(ids).logits[:, :-1].float()
@@ -198,7 +198,7 @@ def _grow(family_name: str, seed: int, member: str, home: Path, recipe_hash: str
     stage = recipe.members(family)[member]
     tokens = tokenizer.vocabulary(family.languages, extended=stage.extended, seed=seed)
     tok = tokenizer.build(tokens, context=POSITIONS)
-    torch.manual_seed(seed)
+    torch.manual_seed(recipe.first_weights(family, seed))
     model = new_model(family, len(tokens))
     if stage.parent is not None:
         _inherit(model, tok, home, stage)
@@ -206,6 +206,7 @@ def _grow(family_name: str, seed: int, member: str, home: Path, recipe_hash: str
     partial = home / f".{member}.{recipe_hash}.pt"
     log = train(model, tok, stage, family, seed=label, partial=partial, position=position)
     about = {"member": member, "seed": seed, "parent": stage.parent, "recipe": recipe_hash}
+    about |= {"form": family.form} if family.form != "bare" else {}
     _save(model, tok, home, home / member, log | about)
     partial.unlink(missing_ok=True)
 

@@ -286,7 +286,7 @@ def join(say, sentences) -> str:
 
 
 class Prompt(NamedTuple):
-    """A held-out prompt with its right replies; `set` is one_turn, two_turn or hostile."""
+    """A held-out prompt with its right replies in plain words; `set` is one_turn, two_turn or hostile."""
 
     prompt_id: str
     set: str

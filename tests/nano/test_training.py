@@ -90,7 +90,7 @@ def test_a_frozen_part_stays(pico, tmp_path):
 def test_only_replies_are_scored(pico):
     family, tok, _ = pico
     stage = replace(members(family)["chat_sft"], rows=4)
-    ids, labels = batches.dialogue_rows(tok, stage, "x")
+    ids, labels = batches.dialogue_rows(tok, stage, family, "x")
     for row, scored in zip(ids, labels, strict=True):
         text = tok.decode(row[scored != -100])
         assert text.endswith("\n") and "<|user|>" not in text
