@@ -144,6 +144,9 @@ def _check(options) -> None:
         )
     if options.save_vector:
         refuse_existing(Path(options.save_vector))
+        out, vector = (Path(text).resolve() for text in (options.out or os.devnull, options.save_vector))
+        if out == vector or out in vector.parents or vector in out.parents:
+            raise ValueError(f"--out {out} and --save-vector {vector}: give each a folder of its own.")
 
 
 def _export(merged, options, dtype: str | None) -> None:

@@ -131,3 +131,10 @@ def test_run_shows_where_an_error_comes_from_when_asked(tmp_path, capsys):
     assert str(study) in said and "Traceback" not in said
     assert main(["run", str(study), "--traceback"]) == 2
     assert "Traceback" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("out", "vector"), [("z", "z"), ("y", "y/v"), ("x/m", "x")])
+def test_two_outputs_never_share_a_folder(tmp_path, capsys, out, vector):
+    words = ["--base", "b", "--chat", "c", "--cp", "p", "--out", str(tmp_path / out)]
+    assert main(["merge", *words, "--save-vector", str(tmp_path / vector)]) == 1
+    assert "give each a folder of its own" in capsys.readouterr().err and not list(tmp_path.iterdir())
