@@ -221,6 +221,8 @@ def _escaped_character(character: str) -> str:
         "(?i:" + "".join(rf"\\+u{utf16[i : i + 4]}" for i in range(0, len(utf16), 4)) + ")",
         f"(?i:{quote(character, safe='') if len(utf8) > 1 else f'%{code:02x}'})",
         "(?i:" + "".join(rf"\\+x{byte:02x}" for byte in utf8) + ")",
+        rf"\{{\\+char{code}\}}",  # as the report's LaTeX has it
+        *([rf"\$+{re.escape(character)}\$+"] if character in "<>|" else []),
         re.escape(character),
     ]
     if character == "\\":

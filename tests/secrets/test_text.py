@@ -20,7 +20,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from chatvec_lab import secrets
-from chatvec_lab.report import tables
+from chatvec_lab.report import latex_text
 
 ODD = ["ab\"cd'ef\\gh", 'x"" ""yz""1', "tail-ends-in\\", '"starts&<b>', "a_b^c~d%e$f#g{h}", "pä ß wörd 日本",
        "s p a c e s", "C:\\u0041\\n\\t1", "%41%42+ab/cd==", "hf_" + "Plain0123" * 3]  # fmt: skip
@@ -40,7 +40,7 @@ def writings(token: str) -> dict[str, str]:
         "html": html.escape(token),
         "html of jinja": str(markupsafe.escape(token)),
         "csv": row.getvalue(),
-        "latex": tables._latex(token),
+        "latex": latex_text.escape(token),
         "latex of pandas": pd.DataFrame({"a": [token]}).style.format(escape="latex").to_latex(),
         "address": quote(token, safe=""),
         "query": quote_plus(token),
