@@ -9,6 +9,8 @@ import re
 import unicodedata
 from collections.abc import Iterable
 
+from chatvec_lab import secrets
+
 GREEK = {
     "ALPHA": "A", "BETA": "B", "GAMMA": "", "DELTA": "", "EPSILON": "E", "ZETA": "Z", "ETA": "H", "THETA": "", "IOTA": "I",
     "KAPPA": "K", "LAMDA": "", "MU": "M", "NU": "N", "XI": "", "PI": "", "RHO": "P", "SIGMA": "", "TAU": "T", "UPSILON": "",
@@ -76,7 +78,8 @@ def escape(text: object) -> str:
     >>> print(escape("CP + τ → 50 % & more_of"), escape("[0.1, 0.2]"), escape("繁體 “x”"))
     CP + $\tau$ $\rightarrow$ 50 \% \& more\_of {}[0.1, 0.2] \otherscript{Chinese}{繁體} ``x''
     """
-    text = unicodedata.normalize("NFC", " ".join(str(text).split()))
+    text = secrets.redacted(str(text))  # before it is spelt in ways in which nobody would find it
+    text = unicodedata.normalize("NFC", " ".join(text.split()))
     has_kana = any("\u3041" <= c <= "\u30ff" for c in text)
     pieces: list[tuple[str, str]] = []  # (script, text): '' is what every engine sets
     for word in re.split(r"( )", text):
