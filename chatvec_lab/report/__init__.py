@@ -17,10 +17,12 @@ import hashlib
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 from markupsafe import Markup
 
 from chatvec_lab import secrets
+from chatvec_lab.languages import language_name
 from chatvec_lab.report import charts, gather, main_table, replies, svg, tables, words
 from chatvec_lab.secrets.files import redact_files
 
@@ -48,12 +50,11 @@ def write(out: Path | str) -> Path:
         for item in notebook["figures"]:
             if not item["fault"]:
                 _copy_figure(item["source"], out / "figures" / item["file"])
-                item["svg"] = secrets.redacted(
-                    item["svg"]
-                )  # before it is packed, when nobody can see into it
+                # before it is packed, when nobody can see into it
+                item["svg"] = secrets.redacted(item["svg"])
     main = main_table.collect(content["notebooks"])
     content["main"] = main and gather.shown(
-        out, "the main table", _written, main, out / "tables" / main_table.NAME
+        out, "the main table", _main, main, out / "tables" / main_table.NAME
     )
     content["faults"] = (
         sum(
@@ -63,6 +64,7 @@ def write(out: Path | str) -> Path:
         )
         + sum(len(notebook["faults"]) for notebook in content["notebooks"])
         + len(content["odd"])
+        + bool(content["main"] and content["main"]["fault"])
     )
     script, style = ((here / name).read_text("utf-8") for name in ("page.js", "page.css"))
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
@@ -85,7 +87,7 @@ def write(out: Path | str) -> Path:
         "interval": tables.interval,
         "explained": words.explained,
     }
-    environment.filters |= {"gzipped": replies.gzipped, "marker": _marker}
+    environment.filters |= {"gzipped": replies.gzipped, "marker": _marker, "cell": _cell}
     page = _replace(out / "index.html", svg.legal(environment.get_template("page.html.j2").render(content)))
     redact_files(page, out / "tables", out / "figures")  # what cells left that ran before the secret was one
     return page
@@ -99,6 +101,23 @@ def _marker(kind: int) -> Markup:
 def _written(table: dict, stem: Path) -> dict:
     tables.write(table, stem)
     return table
+
+
+def _main(table: dict, stem: Path) -> dict:
+    """The main table as files and, pivoted as in its LaTeX, for the page."""
+    from chatvec_lab.report import pivot
+
+    return {
+        **_written(table, stem),
+        "file": stem.name,
+        "pivot": pivot.pivoted(table["data"], table["measures"]),
+    }
+
+
+def _cell(cell: Any) -> str:
+    if not cell.is_number:
+        return "" if cell.value is None else language_name(str(cell.value))
+    return tables.interval(cell.value, cell.low, cell.high, cell.decimals)
 
 
 def _copy_figure(source: Path, target: Path) -> None:

@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
+from chatvec_lab.languages import language_name
 from chatvec_lab.report import charts, tables
 from chatvec_lab.report.plots import of_seeds, percent
 from chatvec_lab.report.seeds import Over, by_seed, is_share, limits_of, over
@@ -53,13 +54,17 @@ def gathered(cells: Iterable[dict[str, Any]], kept: Sequence[str]) -> list[Claim
     """The claims of done cells by name; `kept` are the parameters whose values make groups of repetitions."""
     groups: dict[str, list[dict[str, Any]]] = {}
     for cell in cells:
-        group = ", ".join(str(cell["varying"][name]) for name in kept if name in cell["varying"])
+        group = ", ".join(_said(name, cell["varying"][name]) for name in kept if name in cell["varying"])
         seed = cell["parameters"].get("seed")
         for claim in (cell["summary"] or {}).get("claims", []):
             row = {**claim, "label": cell["label"], "group": group, "unit": str(claim["unit"] or "")}
             row["seed"] = seed if seed is not None else claim["seed"]
             groups.setdefault(str(claim["claim"]), []).append(row)
     return [Claim(name, rows) for name, rows in groups.items()]
+
+
+def _said(name: str, value: Any) -> str:
+    return language_name(str(value)) if name == "language" else str(value)
 
 
 def table(claims: Sequence[Claim]) -> list[dict[str, Any]]:

@@ -4,6 +4,7 @@ import itertools
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from chatvec_lab.languages import language_name
 from chatvec_lab.report import charts, tables
 from chatvec_lab.report.charts import Axis, Point
 from chatvec_lab.report.replies import Replies
@@ -34,7 +35,19 @@ def plotted(item: Mapping[str, Any], notebook: str, kept: Sequence[str], dropped
         return []
     parts = [rows for _, rows in data.groupby("unit", sort=False)] if "unit" in data else [data]
     found = [_plot(rows, notebook, kept, replies) for rows in parts]
+    told = item.get("measures") or {}
+    for plot in filter(None, found):  # in the words of its scorers, and which way is better
+        plot["hues"] = [_told(name, told) for name in plot["hues"]]
     return [plot | {"caption": item["caption"], "file": item["file"]} for plot in found if plot]
+
+
+def _told(name: str, measures: Mapping[str, Mapping[str, str]]) -> str:
+    """A line's name in the legend: a measure is called as its scorer calls it, with the way that is better."""
+    found = next((about for metric, about in measures.items() if name in (metric, measure(metric))), None)
+    if found is None:
+        return name
+    arrow = {"higher": " ↑", "lower": " ↓"}.get(found.get("better", ""), "")
+    return f"{found.get('words') or name}{arrow}"
 
 
 def _value_of(data: "pandas.DataFrame") -> str | None:
@@ -219,4 +232,5 @@ def _grouped(column: str, value: Any, keys: Mapping[str, Any]) -> str:
         "frame": "frame ",
         "language": "asked in " if "cell_language" in keys else "",
     }
-    return f"{before.get(column, '')}{_named(column, value)}"
+    name = language_name(str(value)) if "language" in column else _named(column, value)
+    return f"{before.get(column, '')}{name}"

@@ -73,7 +73,7 @@ def test_a_number_with_three_values_is_an_axis_and_seeds_are_overlaid():
     assert (plot["form"], plot["seeds"], [s["title"] for s in plot["svgs"]]) == (
         "lines",
         ["0", "1"],
-        ["ko", "zh"],
+        ["Korean", "Chinese"],
     )
     drawn = plot["svgs"][0]["svg"]
     assert (
@@ -117,7 +117,7 @@ def test_the_page_says_what_holds_over_seeds_and_languages(finished):
     values = [np.mean([r["estimate"] for r in after.rows if r["seed"] == s]) for s in (0, 1, 2)]
     low, high = stats.t.interval(0.95, 2, np.mean(values), stats.sem(values))
     said = f"to {100 * np.mean(values):.1f} % [{100 * max(low, 0):.1f}, {100 * min(high, 1):.1f}]: means of 3"
-    assert said in text and "zh 0.5, 1, 1; ar 0.5, 1, 1. From 0.5 to 1." in text
+    assert said in text and "Chinese 0.5, 1, 1; Arabic 0.5, 1, 1. From 0.5 to 1." in text
 
 
 ALL = tuple((language, seed) for language in ("zh", "ar") for seed in (0, 1, 2))
@@ -137,3 +137,11 @@ def test_a_study_of_one_seed_or_with_failed_cells_has_its_page(finished, options
     assert "that cannot be shown" not in text
     assert ("no interval over seeds" in text) == (options.get("seeds") == (0,))
     assert ("Not done" in text) == ("failed" in options)
+
+
+def test_the_main_table_stands_on_the_page_with_the_best_in_bold(finished):
+    text = report.write(finished()).read_text("utf-8")
+    table = re.search('<details id="main-results">.*?</details>', text, re.DOTALL)[0]
+    assert "right replies ↑" in table and "<th colspan" in table
+    assert {"CP", "CP + τ"} <= set(re.findall(r'<td class="text">(.*?)</td>', table))
+    assert re.search(r'<td class="number"><strong>[^<]*\[', table)

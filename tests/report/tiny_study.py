@@ -75,7 +75,11 @@ def replies(language, seed, models):
 def shares(rows, by):
     from chatvec_lab.evaluation.statistics.comparison import summarise
 
-    return summarise(rows, by=by, value="correct", share=True).assign(metric="correct", unit="share")
+    found = summarise(rows, by=by, value="correct", share=True).assign(
+        metric="correct", unit="share", scorer="ours"
+    )
+    found.attrs["measures"] = {"correct": {"better": "higher", "words": "right replies"}}
+    return found
 
 
 def following(home, language, seed):

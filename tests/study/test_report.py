@@ -151,7 +151,7 @@ def test_every_link_leads_somewhere(finished):
 
 def test_answers_come_first_with_intervals_and_failures_are_plain(finished):
     page = read(finished)
-    first = ("Does it work?", "Which scale?", "ko 0.5; zh 0.5", "For ko, 0.5 is best.")
+    first = ("Does it work?", "Which scale?", "Korean 0.5; Chinese 0.5", "For ko, 0.5 is best.")
     order = [page.text.index(part) for part in (*first, "Score by scale.")]
     assert order == sorted(order)
     for part in (
