@@ -210,7 +210,8 @@ def _chinese(run: str) -> str:
 
 
 _COMMANDS = r"""\makeatletter
-\providecommand{\otherscript}[2]{\ifdefined\Umathcode\otherscript@font{#1}{#2}\else\otherscript@cjk{#1}{#2}\fi}
+\ifdefined\otherscript\else % protected: captions are written to files
+  \protected\def\otherscript#1#2{\ifdefined\Umathcode\otherscript@font{#1}{#2}\else\otherscript@cjk{#1}{#2}\fi}\fi
 \providecommand{\otherscript@lacks}[2]{\@latex@warning{This table has #1, for which #2; its name is set instead}[#1]}
 \providecommand{\otherscript@cjk}[2]{%
   \ifcsname otherscript@family@#1\endcsname

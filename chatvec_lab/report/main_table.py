@@ -31,7 +31,8 @@ def collect(notebooks: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
             if table["fault"] or not table["show"] or not _compares(table):
                 continue
             rows = _scores(table["data"], table["measures"] or {}, measures)
-            if len(rows) and (not models or len(models & set(rows.model)) > 1):
+            shared = models & set(rows.model)
+            if len(rows) and (not models or len(shared) > 1 or shared == set(rows.model)):
                 models = models or set(rows.model)
                 found.append(rows[rows.model.isin(models)])
     if not found:

@@ -221,12 +221,12 @@ def _across(
     groups: Sequence[str],
 ) -> str | None:
     """The key whose values become columns: the metric, else the one of two that has few values."""
-    if len(values) != 1 or not len(data):
+    if len(values) != 1 or not len(data) or data.duplicated(list(keys)).any():
         return None
     if metric in keys:
         return metric
     free = [k for k in keys if k not in groups]
-    if len(free) != 2 or data.duplicated(list(keys)).any():
+    if len(free) != 2:
         return None
     few, many = sorted(free, key=lambda k: data[k].nunique())
     return few if data[few].nunique() <= MOST_COLUMNS and data[many].nunique() > 1 else None
@@ -237,8 +237,6 @@ def _wide(
     notes: list[str], heading: dict[str, str],
 ) -> Table:  # fmt: skip
     columns = list(dict.fromkeys(data[across].dropna()))
-    if data.duplicated([*down, across, *([block] if block else [])]).any():
-        raise ValueError(f"several rows for one {', '.join([*down, across])}")  # our own keys are all strings
     is_metric = across in METRICS
     heads = [Head(_words(k, measures), is_text=data[k].dtype.kind not in "if") for k in down]
     for column in columns:

@@ -25,10 +25,9 @@ HOSTILE = [
     'say "no"',
     "␈ \x08 \ufffd",
     "1\\\\2",
-    "% end",
 ]
-WORLD = ["繁體中文與標點。", "简体汉字", "日本語のひらがな", "한국어 문장", "العربية مرحبا", "שלום", "देवनागरी", "ไทย", "Кириллица",
-         "Tiếng Việt", "ok 😀 ✓", "ąđŋ é ñ ß", "τ → FT − 1 ± 2 × 3 ≤ ∞"]  # fmt: skip
+WORLD = ["繁體中文與標點。", "简体汉字", "日本語のひらがな", "한국어 문장", "العربية مرحبا", "שלום", "देवनागरी", "ไทย",
+         "Кириллица", "Tiếng Việt", "ok 😀 ✓", "ąđŋ é ñ ß", "τ → FT − 1 ± 2 × 3 ≤ ∞"]  # fmt: skip
 
 
 def tables() -> dict[str, tuple[pd.DataFrame, dict]]:
@@ -39,17 +38,12 @@ def tables() -> dict[str, tuple[pd.DataFrame, dict]]:
         "toxic replies to hostile prompts",
         "in_language",
         "polite",
-        "a_long_name_of_a_measure",
+        "a_long_name",
         "p",
         "q",
     ]
-    rows = [
-        (l, s, m, k, *np.sort(rng.random(3))[[1, 0, 2]])
-        for l in ("ko", "zh")
-        for s in range(3)
-        for m in models
-        for k in measures
-    ]
+    keys = [(x, s, m, k) for x in ("ko", "zh") for s in range(3) for m in models for k in measures]
+    rows = [(*key, *np.sort(rng.random(3))[[1, 0, 2]]) for key in keys]
     wide = pd.DataFrame(
         rows, columns=["language", "seed", "model", "metric", "estimate", "low", "high"]
     ).assign(n=200)
@@ -71,20 +65,14 @@ def tables() -> dict[str, tuple[pd.DataFrame, dict]]:
 
 def compiled(engine: str, preamble: str, files: list, folder) -> str:
     """The log of a document that inputs all files, compiled in batch mode; it must end without an error."""
-    packages = sorted(
-        {
-            line
-            for file in files
-            for line in re.findall(r"^%\s+(\\usepackage.*)$", file.read_text("utf-8"), re.M)
-        }
-    )
+    heads = [file.read_text("utf-8") for file in files]
+    packages = sorted({line for head in heads for line in re.findall(r"^%\s+(\\usepackage.*)$", head, re.M)})
     body = [rf"\typeout{{FILE {file.stem}}}\input{{{file.as_posix()}}}\clearpage" for file in files]
     text = "\n".join([preamble, *packages, r"\begin{document}", *body, r"\end{document}"])
     (folder / "all.tex").write_text(text, "utf-8")
-    run = subprocess.run(
-        [engine, "-interaction=nonstopmode", "-halt-on-error", "all.tex"],
-        cwd=folder, capture_output=True, timeout=500, env={"PATH": "/usr/bin:/bin", "HOME": str(folder), "max_print_line": "1000"},
-    )  # fmt: skip
+    here = {"PATH": "/usr/bin:/bin", "HOME": str(folder), "max_print_line": "1000"}
+    command = [engine, "-interaction=nonstopmode", "-halt-on-error", "all.tex"]
+    run = subprocess.run(command, cwd=folder, capture_output=True, timeout=500, env=here)
     log = run.stdout.decode("utf-8", "replace")
     assert run.returncode == 0, f"{engine}: {log[-3000:]}"
     return log

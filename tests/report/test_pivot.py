@@ -45,10 +45,15 @@ def test_seeds_are_repetitions_with_students_interval():
     half = student.ppf(0.975, 2) * values.std(ddof=1) / np.sqrt(3)
     cell = cells(table, 1)[1]
     assert (cell.value, cell.low, cell.high) == pytest.approx((0.45, 0.45 - half, 0.45 + half))
-    assert cells(table, 1)[0].low == 0  # a share is not less than 0: the interval is clipped
     same = cells(table, 2)[0]
     assert (same.value, same.low) == (0.9, None)  # all seeds equal: no interval
     assert "mean over 3 seeds ± 95 % t interval" in table.notes[0]
+
+
+def test_an_interval_of_shares_does_not_leave_0_to_1():
+    low = scores(seeds=(0, 1, 2)).query("model == 'CP'").assign(estimate=lambda t: 0.1 * (t.seed == 2))
+    cell = cells(pivoted(low, MEASURES), 0)[0]
+    assert cell.low == 0 and cell.high > 0.1
 
 
 def test_languages_are_blocks_in_words_and_the_best_is_one_of_each():

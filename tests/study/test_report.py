@@ -189,8 +189,12 @@ def test_tables_join_cells_and_latex_is_escaped(finished):
         ("ko", "0.0", "0.2"), ("ko", "0.5", "0.7"), ("zh", "0.0", "0.2"), ("zh", "0.5", "0.7")
     ]  # fmt: skip
     latex = (finished / "tables/01_scales-scores.tex").read_text()
-    assert r"\toprule" in latex and r"\caption{Score \& interval, 100 \%.}" in latex
-    assert r"ko & 0.0 & 0.25 [0.20, 0.30] & 50 \% \& more\_of & 200 \\" in latex
+    assert (
+        r"\toprule" in latex
+        and r"\caption{Score \& interval, 100 \%. $\pm$ 95 \% interval; n = 200.}" in latex
+    )
+    assert r"$0$ & $0.25 \pm 0.05$ & 50 \% \& more\_of \\" in latex
+    assert latex.index(r"\emph{Korean}") < latex.index(r"\emph{Chinese}")
     assert not (finished / "tables/01_scales-replies.tex").exists()
     assert (finished / "tables/01_scales-replies.csv").exists()
     whole = study.load_table(finished, "01_scales", "scores")
