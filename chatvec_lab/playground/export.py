@@ -61,7 +61,7 @@ def save(session: Session, look: Look, out: Path, sweep: pd.DataFrame | None = N
 def replies_table(look: Look) -> pd.DataFrame:
     """The replies as they are saved, one row a prompt, model and turn."""
     first = ["number", "label"]
-    table = look.replies.drop(columns=["token_ids", "is_cached"])
+    table = look.replies.drop(columns="token_ids")
     return table[[*first, *(c for c in table if c not in first)]]
 
 

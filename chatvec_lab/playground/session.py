@@ -92,7 +92,7 @@ def prompts_of(text: str) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class Look:
-    """What was found for a state: `replies` as from `ask`, with the column number (of the prompt, from 0) and label.
+    """What was found for a state: `replies` as from `ask` but for is_cached, with number (of the prompt, from 0) and label.
 
     `readings` maps (number, label, turn) to the reply's tokens. `is_whole` is False while models are still asked.
     """
@@ -120,6 +120,7 @@ class Session:
         self.pins: list[State] = []
         self.pace: float | None = None
         self._readings: dict[tuple, list[tuple[Token, ...]]] = {}
+        self._frames: dict[tuple, pd.DataFrame] = {}
         self._looks: dict[tuple[State, ...], Look] = {}
         self._comparable: dict[tuple[str, str | None], bool] = {}
 
@@ -155,8 +156,8 @@ class Session:
             for model, of in [*asked, *((MODEL, pin) for pin in pins)]:
                 label = label_of(model, of, is_pinned=of is not state)
                 for number, prompt in enumerate(state.prompts):
-                    found = self.play.reply(model, prompt, **of.choice)
-                    rows[number, label] = found.assign(number=number, label=label)
+                    found = self._rows(model, prompt, of, number, label)
+                    rows[number, label] = found
                     for turn, read in enumerate(self._read(model, prompt, of, found), start=1):
                         readings[number, label, turn] = read
                 if of is state and model == MODEL and not was_kept:
@@ -179,6 +180,14 @@ class Session:
         labels += [label_of(MODEL, pin, is_pinned=True) for pin in pins]
         there = [rows[n, label] for n in range(len(state.prompts)) for label in labels if (n, label) in rows]
         return Look(state, pd.concat(there, ignore_index=True), dict(readings), is_whole)
+
+    def _rows(self, model: str, prompt: str, state: State, number: int, label: str) -> pd.DataFrame:
+        """One model's replies, with number and label; those that no turn of the scale changes are built once."""
+        key = (*_reading(model, prompt, state), state.vector, number, label)
+        if key not in self._frames:
+            found = self.play.reply(model, prompt, **state.choice).drop(columns="is_cached")
+            kept(self._frames, key, found.assign(number=number, label=label))
+        return self._frames[key]
 
     def _read(self, model: str, prompt: str, state: State, rows: pd.DataFrame) -> list[tuple[Token, ...]]:
         """The tokens of each turn's reply, with the CP's view of them."""

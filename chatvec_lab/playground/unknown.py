@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from chatvec_lab.nano import lexicon
 from chatvec_lab.playground import marks, tokens
+from chatvec_lab.playground.session import kept
 
 if TYPE_CHECKING:
     from chatvec_lab.playground.replies import Playground
@@ -34,12 +35,19 @@ class Dictionary:
 
     def __init__(self, play: Playground):
         self.play = play
+        self._found: dict[tuple[str, str, str], list[Unknown]] = {}
 
     def unknown(self, model: str, cp: str, text: str) -> list[Unknown]:
         """The words of a text that a model ("base", "CP", "CP + τ" or "chat") does not know, in their order.
 
         Empty where it cannot be told: for tokenizers that do not say which characters a token stands for.
         """
+        key = (model, cp, text)
+        if key not in self._found:
+            kept(self._found, key, self._unknown(*key))
+        return self._found[key]
+
+    def _unknown(self, model: str, cp: str, text: str) -> list[Unknown]:
         checkpoint = self.play.family[model] if model in ("base", "chat") else self.play.cps[cp]
         spans = tokens.words_without_a_token(checkpoint.tokenizer, text) or []
         found = [Unknown(*span, "no token for it") for span in spans]
@@ -47,11 +55,11 @@ class Dictionary:
             learned = self.play.language_of(cp) if model in ("CP", "CP + τ") else None
             for language in set(self.play.family.languages) - {learned, "en"}:
                 found += [Unknown(*span, "taught by CP alone") for span in _of_cp_alone(language, text)]
-        kept: list[Unknown] = []
+        apart: list[Unknown] = []
         for span in sorted(set(found)):
-            if not kept or kept[-1].stop <= span.start:
-                kept.append(span)
-        return kept
+            if not apart or apart[-1].stop <= span.start:
+                apart.append(span)
+        return apart
 
 
 def _of_cp_alone(language: str, text: str) -> list[tuple[int, int]]:

@@ -3,7 +3,7 @@
 import asyncio
 import json
 import threading
-from time import perf_counter, sleep
+from time import perf_counter, process_time, sleep
 
 import numpy as np
 import pandas as pd
@@ -250,15 +250,19 @@ def test_any_family_has_a_panel(families, tmp_path):
     assert len(panel.replies) == 4 and panel.look.readings[0, "CP + 1 τ in parts", 1]
 
 
-@pytest.mark.slow  # a figure for a quiet machine, with room for a busy one
-def test_a_turn_of_the_slider_takes_less_than_a_third_of_a_second(panel):
-    seconds = []
+@pytest.mark.slow
+def test_a_turn_of_the_slider_takes_less_than_a_fifth_of_a_second(panel):
+    """Of the processor's time; how long a person waits is the machine's affair too, and printed."""
+    seconds, waited = [], []
     for step in range(1, 30):
-        start = perf_counter()
+        start, worked = perf_counter(), process_time()
         panel.scale = step / 20
-        seconds.append(perf_counter() - start)
-    print(f"\nmedian of {len(seconds)} turns: {np.median(seconds):.3f} s, slowest {max(seconds):.3f} s")
-    assert np.median(seconds) < 0.3
+        seconds.append(process_time() - worked)
+        waited.append(perf_counter() - start)
+    print(
+        f"\nmedian of {len(seconds)} turns: {np.median(seconds):.3f} s of work, {np.median(waited):.3f} s of waiting"
+    )
+    assert np.median(seconds) < 0.2
 
 
 # ------------------------------------------------------------ the notebook
