@@ -76,7 +76,7 @@ class InMemory:
         """The tokenizer alone, without a weight."""
         if self._loaded is not None:
             return self._loaded[1]
-        return (self.model.checkpoint if isinstance(self.model, At) else self.model).tokenizer
+        return (self.model.checkpoint if isinstance(self.model, At | Changed) else self.model).tokenizer
 
     def reply(self, prompts: "pd.DataFrame | list[dict]", **settings: Any) -> "pd.DataFrame":
         """What `generation.respond(prompts, **settings)` gives; only what is not kept is generated.

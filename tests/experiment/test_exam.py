@@ -1,5 +1,6 @@
 """The same table for the embedded family and for a published one, here a pico family of real tiny checkpoints."""
 
+import importlib.metadata
 import json
 import warnings
 
@@ -258,6 +259,25 @@ def test_what_cannot_be_is_said_before_anything_is_loaded(pico, monkeypatch, opt
     monkeypatch.delenv("CHATVEC_JUDGE_MODEL", raising=False)
     with pytest.raises(ValueError, match=problem):
         Exam(pico, **({"language": "ko"} | options))
+
+
+def test_the_papers_own_language_detector_can_be_named(pico, monkeypatch):
+    from chatvec_lab.evaluation import language
+
+    monkeypatch.setattr(language, "_lingua_label", lambda text: "ko" if "가" in text else "en")
+    monkeypatch.setattr(language, "scorer_version", lambda backend: f"{backend} 1")
+    found = scored(
+        pico, "one_turn", ["가나다라", "all in English"], language="ko", scorers=["language:lingua"]
+    )
+    assert found.in_language.tolist() == [1, 0] and found.is_english.tolist() == [0, 1]
+    monkeypatch.undo()
+    monkeypatch.setattr("importlib.metadata.version", absent)
+    with pytest.raises(ImportError, match=r"language:lingua needs pip install 'chatvec_lab\[lingua\]'"):
+        Exam(pico, "ko", scorers=["language:lingua"])
+
+
+def absent(package: str) -> str:
+    raise importlib.metadata.PackageNotFoundError(package)
 
 
 def test_a_slow_judge_and_a_slow_speaker_are_given_the_time_that_they_need(pico):

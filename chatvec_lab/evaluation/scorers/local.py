@@ -1,5 +1,7 @@
 """Scorers that are code alone: instructions followed, refusals, the language of the reply. They need nothing."""
 
+from importlib import metadata
+
 import numpy as np
 import pandas as pd
 
@@ -51,16 +53,26 @@ class Refusals:
 
 
 class Language:
-    """The language of each reply, read by `evaluation.language`; half of its letters decide, as in the paper."""
+    """The language of each reply, read by `evaluation.language`; half of its letters decide, as in the paper.
 
-    name, version, languages = "language", language.scorer_version(), frozenset(language.LANGUAGES)
+    backend: "lingua" is the paper's own detector. Raises ImportError where it is not installed.
+    """
+
+    languages = frozenset(language.LANGUAGES)
     columns = (
         Column("in_language", "higher", "replies in the language asked for"),
         Column("is_english", "neither", "replies in English"),
     )
 
+    def __init__(self, backend: language.Backend = "fasttext"):
+        self.backend, self.name = backend, "language" if backend == "fasttext" else f"language by {backend}"
+        try:
+            self.version = language.scorer_version(backend)
+        except metadata.PackageNotFoundError as error:
+            raise ImportError(f"language:{backend} needs pip install 'chatvec_lab[{backend}]'") from error
+
     def score(self, prompts: pd.DataFrame, responses: pd.DataFrame) -> pd.DataFrame:
-        read = language.language_scores(responses)
+        read = language.language_scores(responses, backend=self.backend)
         is_english = read.detected.eq("en").astype(float).where(read.detected.notna())
         found = {"reply_language": read.detected, "in_language": read.correct, "is_english": is_english}
         return pd.DataFrame(found).reset_index(drop=True)

@@ -55,6 +55,8 @@ CATALOGUE = (
     Named("answers", "correct: harmless prompts answered", "{refusals}", "", "none"),
     Named("refusals", "polite: refusals of hostile prompts", "{refusals}", "", "none"),
     Named("language", "in_language, is_english", "{language}", "", "none"),
+    Named("language:lingua", "the same, by the detector that the paper used", "{language}",
+          "pip install 'chatvec_lab[lingua]'", "none"),
     Named("thinking", "thinks, no_answer, ended", "any", "", "none"),
     Named("toxicity:english-profanity", "toxic, profanity", "en", "", "none"),
     Named("toxicity:perspective", "toxic and six attributes", "{perspective}", "toxicity_url, mostly a key",
@@ -167,6 +169,10 @@ def _made(name: str, services: Mapping[str, str], keep: Path | None) -> Any:
             from chatvec_lab.evaluation.scorers import local
 
             return getattr(local, {"answers": "Answered"}.get(name, name.title()))()
+        case "language", "lingua":
+            from chatvec_lab.evaluation.scorers.local import Language
+
+            return Language("lingua")
         case "toxicity", _ if rest:
             from chatvec_lab.evaluation.scorers.toxicity import Toxicity
 
