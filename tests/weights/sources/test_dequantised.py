@@ -110,6 +110,7 @@ NEIGHBOURS = [
     ("gptq", {"bits": 5}, None, "its bits are 5, expected one of 2, 3, 4, 8"),
     ("gptq", {"bits": 8}, None, r"scales has the shape \(3, 64\), expected \(2, 64\)"),
     ("gptq", {"group_size": 16}, None, r"scales has the shape \(3, 64\), expected \(6, 64\)"),
+    ("gptq", {"group_size": 128}, None, "groups of 128 are larger than .*qweight, which has 96 columns"),
     ("gptq", {"group_size": 0}, None, "group_size is 0"),
     ("gptq", {"checkpoint_format": "marlin"}, None, "checkpoint_format 'marlin' is not one of gptq, gptq_v2"),
     ("gptq", {"is_marlin_format": True}, None, "checkpoint_format 'marlin' is not one of"),

@@ -1,12 +1,14 @@
 """GGUF files of other architectures read as transformers reads them; those that are rearranged are refused by name."""
 
 import gguf
+import numpy as np
 import pytest
 import torch
 from pico import SPECIAL, TOKENS
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from chatvec_lab import Checkpoint
+from chatvec_lab.weights.sources import gguf_tensors
 from chatvec_lab.weights.sources.gguf_others import ARCHITECTURES
 
 HEADS, KV_HEADS, WIDTH, INNER = 4, 2, 64, 96
@@ -114,3 +116,25 @@ def test_the_expected_noise_is_near_the_true_error(tmp_path, kind):
     error = (member.read(name).double() - dict(model.named_parameters())[name].detach().double()).norm()
     assert 0.8 < member.noise(name, 0, WIDTH * INNER) ** 0.5 / error < 1.25
     assert member.noise("model.norm.weight", 0, WIDTH) == 0
+
+
+SCALES = {"Q8_0": [0], "Q4_0": [0], "Q4_1": [0, 2], "Q5_0": [0], "Q5_1": [0, 2], "Q2_K": [80, 82], "Q3_K": [108],
+          "Q4_K": [0, 2], "Q5_K": [0, 2], "Q6_K": [208]}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SCALES)
+def test_the_noise_of_a_block_format_is_that_of_its_own_step(name):
+    """One code more moves every element by one step, wherever it starts: so gguf's own dequantisation says."""
+    kind = gguf.GGMLQuantizationType[name]
+    first, last, one = gguf_tensors._CODES[name]
+    blocks = np.random.default_rng(0).integers(0, 255, (20, gguf.GGML_QUANT_SIZES[kind][1])).astype(np.uint8)
+    for place in SCALES[name]:
+        blocks[:, place : place + 2] = np.frombuffer(np.float16(0.01).tobytes(), np.uint8)
+    values = []
+    for code in (0, 1, 2):
+        blocks[:, first:last] = one * code
+        values.append(gguf.dequantize(blocks, kind).astype(np.float64))
+    steps = np.diff(values, axis=0)
+    assert np.array_equal(*steps) and steps.any()
+    assert gguf_tensors.noise_of(blocks, kind) == pytest.approx(np.square(steps[0]).sum() / 12)
+    assert np.isnan(gguf_tensors.noise_of(blocks, gguf.GGMLQuantizationType.IQ4_NL))

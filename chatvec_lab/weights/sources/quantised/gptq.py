@@ -54,6 +54,8 @@ def _one(parts: Parts, stem: str, config: Mapping[str, Any], one: int) -> Packed
     if not isinstance(size, int) or isinstance(size, bool) or size == 0 or size < -1:
         raise NotRead(f"its group_size is {size!r}, expected a positive number or -1")
     size = width if size == -1 else size
+    if size > width:
+        raise NotRead(f"its groups of {size} are larger than {codes}, which has {width} columns to group")
     count = -(-width // size)
     parts.expect(scales, (count, height))
     parts.expect(zeros, (count, -(-height * bits // 32)))
