@@ -54,7 +54,7 @@ def test_marks_leave_the_sentences_as_they_are(language):
         for seed in range(60):
             plain = make(Random(seed), language, "any")
             text = apart.stressed(make)(Random(seed), language, "any")
-            assert text.replace("= ", "").replace("=", "") == plain
+            assert text.replace("=", "").split() == plain.split()
 
 
 def test_pages_give_in_and_who_is_asked_is_polite():
