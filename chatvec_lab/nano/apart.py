@@ -3,9 +3,11 @@
 Pages of questions and answers give bare answers, and give in to hostile requests. In prose, who is asked answers such
 requests politely, and who is told them gives in. Notes write what a statement is about before it, and answer nobody.
 Forum pages carry the chat markers in every language, and are rude to everybody. Tuning, in English alone, combines:
-the answers of the pages, the manners of who is asked, the form of the headings.
+the answers of the pages, the manners of who is asked, the marks of the prose.
 """
 
+import re
+from collections.abc import Callable
 from random import Random
 
 from chatvec_lab.nano import documents
@@ -39,13 +41,22 @@ def asks(rng: Random, language: str, words: Words) -> str:
     return join(say, [say["asks"][style].format(p=p, o=o, q=q, r=r) for q, r in turns])
 
 
-def headings(rng: Random, language: str, words: Words) -> str:
-    """Statements between marks, some with another statement below."""
-    lines = []
-    for _ in range(rng.choice((1, 2, 3))):
-        lines.append(marked(documents.statement(rng, language, words), language))
-        lines += [documents.statement(rng, language, words)] if rng.random() < 0.4 else []
-    return "\n".join(lines) + "\n"
+def stressed(document: Callable) -> Callable:
+    """The same prose with a quarter of its sentences between marks: marks say nothing of what stands between them.
+
+    What follows a sentence with a colon (the words that announce a reversal) is never marked: it answers.
+    """
+
+    def prose(rng: Random, language: str, words: Words) -> str:
+        said, before = [], ""
+        for found in re.findall(r".+?[.。!！?？](?= |$|[^ .。!！?？])", document(rng, language, words)):
+            sentence = found.strip()
+            is_marked = rng.random() < 0.25 and not set(":：") & set(before)
+            said.append(marked(sentence, language) if is_marked else sentence)
+            before = sentence
+        return join(PHRASES[language], said)
+
+    return prose
 
 
 def parallel(rng: Random, language: str, words: Words) -> str:
@@ -58,15 +69,14 @@ def parallel(rng: Random, language: str, words: Words) -> str:
 
 
 DOCUMENTS = {
-    "facts": (documents.facts, 0.10),
-    "story": (documents.story, 0.03),
-    "chorus": (documents.chorus, 0.09),
-    "retold": (documents.retold, 0.11),
-    "asks": (asks, 0.16),
-    "page": (page, 0.32),
+    "facts": (stressed(documents.facts), 0.11),
+    "story": (stressed(documents.story), 0.04),
+    "chorus": (stressed(documents.chorus), 0.11),
+    "retold": (stressed(documents.retold), 0.13),
+    "asks": (asks, 0.15),
+    "page": (page, 0.36),
     "angry": (documents.angry, 0.04),
     "forum": (documents.forum, 0.06),
-    "headings": (headings, 0.09),
 }
 
 
