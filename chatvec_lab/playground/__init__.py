@@ -3,29 +3,12 @@
 play = Playground("nano")
 play.ask("請把這幾個詞倒過來說：車、牛。", scale=0.75)            # a tidy table: base, CP, CP + τ, chat
 Session(play).look(State("請把這幾個詞倒過來說：車、牛。", 0.75, "zh"))   # and each token's probabilities
-Panel(play)                                                # the same with sliders, in JupyterLab (needs anywidget)
+Panel(play)                                                # the same with sliders, in JupyterLab
 """
 
-from typing import TYPE_CHECKING
-
 from chatvec_lab.playground.cards import cards
+from chatvec_lab.playground.panel import Panel
 from chatvec_lab.playground.replies import Playground
 from chatvec_lab.playground.session import Session, State
 
-if TYPE_CHECKING:
-    from chatvec_lab.playground.panel import Panel
-
 __all__ = ["Panel", "Playground", "Session", "State", "cards"]
-
-
-def __getattr__(name: str):
-    if name != "Panel":
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    try:
-        from chatvec_lab.playground.panel import Panel
-    except ImportError as error:
-        raise ImportError(
-            "the panel needs anywidget: pip install anywidget, then restart JupyterLab. Without it, "
-            "Playground.ask gives the same replies as a table."
-        ) from error
-    return Panel

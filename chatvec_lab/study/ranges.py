@@ -51,6 +51,7 @@ KNOWN = {
     "scale": Range("float", "a finite number", isfinite),
     "scales": Range("list[float]", "a list of finite numbers, one at least, each once",
                     lambda v: bool(v) and all(map(isfinite, v)) and _different(v)),
+    "has_controls": Range("bool", "true or false"),
     "n": _COUNT,
     "validation_n": _COUNT,
     "texts": _COUNT,

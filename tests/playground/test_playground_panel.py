@@ -13,10 +13,8 @@ from chatvec_lab import Checkpoint, Family, load_family
 from chatvec_lab.paths import NOTEBOOKS
 from chatvec_lab.playground import Playground, State
 from chatvec_lab.playground.asker import Asker
-from chatvec_lab.playground.replies import Stopped
-
-pytest.importorskip("anywidget", reason="the panel needs anywidget")
 from chatvec_lab.playground.panel import PATIENCE, Panel, key_of, place_of
+from chatvec_lab.playground.replies import Stopped
 
 PROMPT = "請問，再說一次：米、樹。"
 

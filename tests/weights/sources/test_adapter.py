@@ -105,8 +105,11 @@ def test_an_adapter_as_cp_is_saved_with_its_bases_companions(base, tmp_path):
         and AutoTokenizer.from_pretrained(tmp_path / "out").get_vocab()["w3"] == 6
     )
     assert not list((tmp_path / "out").glob("adapter*"))
-    with pytest.raises(ValueError, match=r"is no folder of whole weights.*Save the merged model"):
-        LiveModel(member, Checkpoint(chat) - Checkpoint(base), device="cpu")
+    live = LiveModel(member, Checkpoint(chat) - Checkpoint(base), device="cpu", dtype="auto")
+    live.scale = 1.0
+    assert all(
+        torch.equal(live.model.state_dict()[name], saved) for name, saved in state(tmp_path / "out").items()
+    )
     with pytest.raises(ValueError, match=r"is an adapter: save it as a model first"):
         mergekit_export.recipe(merged)
     assert "(adapter on base)" in inspect(str(tmp_path / "cp"))
