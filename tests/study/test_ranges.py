@@ -15,6 +15,7 @@ nan = math.nan
 # parameter: values that are wrong, and what the sentence must say beside the parameter's name
 WRONG = {
     "n": [(-3, "1 or more, got -3"), (0, "1 or more"), (2.5, "whole number"), ("many", "got 'many'"), (True, "got True")],
+    "has_controls": [("yes", "true or false"), (1, "true or false")],
     "validation_n": [(0, "1 or more")],
     "texts": [(-1, "1 or more")],
     "elements": [(0, "1 or more")],
