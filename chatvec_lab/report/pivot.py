@@ -229,6 +229,8 @@ def _across(
     if len(free) != 2:
         return None
     few, many = sorted(free, key=lambda k: data[k].nunique())
+    if data[few].isna().any():  # a row that says nothing there would be in no column
+        return None
     return few if data[few].nunique() <= MOST_COLUMNS and data[many].nunique() > 1 else None
 
 
