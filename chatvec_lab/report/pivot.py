@@ -224,12 +224,15 @@ def _across(
     if len(values) != 1 or not len(data) or data.duplicated(list(keys)).any():
         return None
     if metric in keys:
-        return metric
+        return metric if data[metric].notna().all() else None
     free = [k for k in keys if k not in groups]
-    if len(free) != 2:
+    if len(free) != 2 or data[free].isna().any().any():
         return None
     few, many = sorted(free, key=lambda k: data[k].nunique())
-    return few if data[few].nunique() <= MOST_COLUMNS and data[many].nunique() > 1 else None
+    counts = data[few].nunique(), data[many].nunique()
+    blocks = max((data[k].nunique() for k in groups), default=1)
+    is_grid = len(data) > 0.5 * counts[0] * counts[1] * blocks  # a grid, not notes that go with their rows
+    return few if counts[0] <= MOST_COLUMNS and counts[1] > 1 and is_grid else None
 
 
 def _wide(
@@ -294,7 +297,7 @@ def _long(
 def _cells(data: pandas.DataFrame, value: str, *, by: str | None) -> dict[Any, Cell]:
     """A cell for each row, with as many decimals as its column's intervals are worth."""
     bounds, cells = _bounds(data, value), {}
-    for _, part in data.groupby(by, sort=False) if by else [(None, data)]:
+    for _, part in data.groupby(by, sort=False, dropna=False) if by else [(None, data)]:
         triples = (
             part[[value, *(bounds or ())]].astype(object).where(part[[value, *(bounds or ())]].notna(), None)
         )

@@ -81,6 +81,13 @@ def test_no_row_is_lost_however_many():
         assert document(pivoted(odd, MEASURES), caption="c", name="n").count(r"\bottomrule") == 1
 
 
+def test_notes_that_go_with_their_rows_are_no_columns():
+    rows = [("ko", 0.0, 0.25, "50 % & more"), ("ko", 0.5, 0.75, None), ("zh", 0.0, 0.25, "a"), ("zh", 0.5, 0.75, "b")]
+    table = pivoted(pd.DataFrame(rows, columns=["language", "scale", "mean", "note"]))
+    assert [head.text for head in table.heads] == ["scale", "mean", "note"]
+    assert [cell.value for cell in cells(table, 1)] == [0.25, 0.75, 0.25, 0.75]
+
+
 def test_a_list_that_goes_with_the_seed_is_no_key():
     table = scores(seeds=(0, 1)).assign(families=lambda t: t.seed.map({0: '["nano-wide"]', 1: "[]"}))
     assert [head.text for head in pivoted(table, MEASURES).heads] == [
