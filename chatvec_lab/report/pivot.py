@@ -101,7 +101,7 @@ def pivoted(data: pandas.DataFrame, measures: Measures | None = None) -> Table:
 
 def _prepared(data: pandas.DataFrame, notes: list[str]) -> tuple[pandas.DataFrame, list[str]]:
     """Without columns that say one thing, which become notes; and the names of the columns that were measured."""
-    data = data.reset_index(drop=True).copy()
+    data = _plain(data.reset_index(drop=True))
     has_estimate = any(name in data and f"{name}_low" not in data for name in ESTIMATES)
     for column, told in TOLD.items():
         if column not in data or not len(data):
@@ -110,7 +110,7 @@ def _prepared(data: pandas.DataFrame, notes: list[str]) -> tuple[pandas.DataFram
         is_one = len(found) == 1 and data[column].notna().all()
         if is_one and told and (column != "n" or has_estimate):
             notes.append(told.format(tables.number(found[0])))
-        elif column == "n" and has_estimate and len(found) > 1:
+        elif column == "n" and has_estimate and len(found) > 1 and data[column].dtype.kind in "if":
             notes.append(f"n = {tables.number(min(found))} to {tables.number(max(found))}")
         is_shared = column == "n" and has_estimate
         is_plain = column in ("scorer", "unit") and any(name in data for name in METRICS)
@@ -153,6 +153,27 @@ def _prepared(data: pandas.DataFrame, notes: list[str]) -> tuple[pandas.DataFram
     return data, values
 
 
+def _plain(data: pandas.DataFrame) -> pandas.DataFrame:
+    """Columns of numbers, of truths, or of texts: what a parquet file may hold besides is written as text."""
+    found = {}
+    for column in data:
+        values = data[column]
+        if values.dtype.kind in "if":
+            found[column] = values.astype(float) if values.isna().any() else values.to_numpy()
+        elif values.dtype.kind == "b" and not values.isna().any():
+            found[column] = values.to_numpy(dtype=bool)
+        else:
+            found[column] = [_told(value) for value in values.astype(object)]
+    return type(data)({str(column): values for column, values in found.items()}, index=data.index)
+
+
+def _told(value: Any) -> Any:
+    import pandas
+
+    is_missing = pandas.api.types.is_scalar(value) and pandas.isna(value)
+    return None if is_missing else value if isinstance(value, str) else str(value)
+
+
 def _is_bound(data: pandas.DataFrame, column: str) -> bool:
     if column in ("low", "high"):
         return any(name in data for name in ESTIMATES)
@@ -161,7 +182,8 @@ def _is_bound(data: pandas.DataFrame, column: str) -> bool:
 
 def _bounds(data: pandas.DataFrame, value: str) -> tuple[str, str] | None:
     pairs = [(f"{value}_low", f"{value}_high"), *([("low", "high")] if value in ESTIMATES else [])]
-    return next((pair for pair in pairs if pair[0] in data and pair[1] in data), None)
+    numbers = {column for column in data if data[column].dtype.kind in "if"}
+    return next((pair for pair in pairs if {value, *pair} <= numbers), None)
 
 
 def _over_seeds(
@@ -221,17 +243,18 @@ def _across(
     groups: Sequence[str],
 ) -> str | None:
     """The key whose values become columns: the metric, else the one of two that has few values."""
-    if len(values) != 1 or not len(data) or data.duplicated(list(keys)).any():
+    if len(values) != 1 or not len(data) or not keys or data.duplicated(list(keys)).any():
         return None
     if metric in keys:
-        return metric
+        return metric if data[metric].notna().all() else None
     free = [k for k in keys if k not in groups]
-    if len(free) != 2:
+    if len(free) != 2 or data[free].isna().any().any():
         return None
     few, many = sorted(free, key=lambda k: data[k].nunique())
-    if data[few].isna().any():  # a row that says nothing there would be in no column
-        return None
-    return few if data[few].nunique() <= MOST_COLUMNS and data[many].nunique() > 1 else None
+    counts = data[few].nunique(), data[many].nunique()
+    blocks = max((data[k].nunique() for k in groups), default=1)
+    is_grid = len(data) > 0.5 * counts[0] * counts[1] * blocks  # a grid, not notes that go with their rows
+    return few if counts[0] <= MOST_COLUMNS and counts[1] > 1 and is_grid else None
 
 
 def _wide(
@@ -296,7 +319,7 @@ def _long(
 def _cells(data: pandas.DataFrame, value: str, *, by: str | None) -> dict[Any, Cell]:
     """A cell for each row, with as many decimals as its column's intervals are worth."""
     bounds, cells = _bounds(data, value), {}
-    for _, part in data.groupby(by, sort=False) if by else [(None, data)]:
+    for _, part in data.groupby(by, sort=False, dropna=False) if by else [(None, data)]:
         triples = (
             part[[value, *(bounds or ())]].astype(object).where(part[[value, *(bounds or ())]].notna(), None)
         )

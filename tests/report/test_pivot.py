@@ -81,6 +81,18 @@ def test_no_row_is_lost_however_many():
         assert document(pivoted(odd, MEASURES), caption="c", name="n").count(r"\bottomrule") == 1
 
 
+def test_notes_that_go_with_their_rows_are_no_columns():
+    rows = [
+        ("ko", 0.0, 0.25, "50 % & more"),
+        ("ko", 0.5, 0.75, None),
+        ("zh", 0.0, 0.25, "a"),
+        ("zh", 0.5, 0.75, "b"),
+    ]
+    table = pivoted(pd.DataFrame(rows, columns=["language", "scale", "mean", "note"]))
+    assert [head.text for head in table.heads] == ["scale", "mean", "note"]
+    assert [cell.value for cell in cells(table, 1)] == [0.25, 0.75, 0.25, 0.75]
+
+
 def test_a_list_that_goes_with_the_seed_is_no_key():
     table = scores(seeds=(0, 1)).assign(families=lambda t: t.seed.map({0: '["nano-wide"]', 1: "[]"}))
     assert [head.text for head in pivoted(table, MEASURES).heads] == [
@@ -146,3 +158,20 @@ def test_the_main_table_joins_the_notebooks_that_compare_models():
     assert [cell.value for cell in cells(made, 0)] == ["CP", "CP + τ", "chat"]
     assert 0.99 not in [cell.value for cell in cells(made, 1)]
     assert collect([{"tables": []}]) is None
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_any_table_is_written(seed):
+    """Whatever a notebook's table holds, lists and gaps and mixed types too, it becomes a table with all its columns told."""
+    rng = np.random.default_rng(seed)
+    kinds = {
+        "model": rng.choice(["CP", "a & b", "[x]", ""], 6), "metric": rng.choice(["right", "toxic"], 6), "seed": rng.integers(0, 3, 6),
+        "estimate": rng.choice([0.1, np.nan, np.inf, -1e-9, 0.0], 6), "low": rng.random(6), "high": ["0.5"] * 6,
+        "note": [None, "x", 1, 2.5, True, "y"], "families": [[1, 2]] * 6, "n": pd.array([1, None, 2] * 2, dtype="Int64"),
+        "holds": pd.array([True, None, False] * 2, dtype="boolean"), "when": pd.to_datetime(["2026-01-01"] * 6),
+        "language": rng.choice(["ko", "zh", "none"], 6),
+    }  # fmt: skip
+    chosen = rng.choice(list(kinds), rng.integers(1, 8), replace=False)
+    table = pivoted(pd.DataFrame({name: kinds[name] for name in chosen}), MEASURES)
+    assert all(len(row) == len(table.heads) for row in table.rows if not isinstance(row, str))
+    assert document(table, caption="c", name="n").count(r"\toprule") == 1
