@@ -55,6 +55,7 @@ class Lab:
         for name in (
             "__init__.py",
             "keys.py",
+            "languages.py",
             "paths.py",
             "mistakes.py",
             "reading.py",

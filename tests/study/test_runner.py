@@ -239,7 +239,7 @@ def test_the_command_line(lab):
     status, text = lab.run("--set", "sclae=2")
     assert status == 2 and "'sclae': did you mean 'scale'?" in text
     status, text = lab.run("--set", "scale=high")
-    assert status == 2 and "scale must be float, got 'high' (str)" in text
+    assert status == 2 and "scale must be a finite number, got 'high' (str)" in text
     status, text = lab.run("--engine", "dask")
     assert status == 2 and ("needs --scheduler" in text or "pip install" in text)
 
