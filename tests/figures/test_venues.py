@@ -116,10 +116,11 @@ def test_no_label_is_cut(name, scores):
             _, ax = figures.subplots(width=width)
             figures.by_model(scores, label="share of replies to hostile prompts", ax=ax)
             assert not cut(ax.figure)
-            _, (left, right) = figures.subplots(1, 2, width=width, ratio=0.5)
-            figures.over_scale(scores, label="share of replies", mark=1.0, ax=left)
-            figures.over_scale(scores, label="share of replies", labels="direct", ax=right)
-            assert not cut(left.figure)
+            plt.close("all")
+        _, (left, right) = figures.subplots(1, 2, width="text", ratio=0.5)
+        figures.over_scale(scores, label="share of replies", mark=1.0, ax=left)
+        figures.over_scale(scores, label="share of replies", labels="direct", ax=right)
+        assert not cut(left.figure)
 
 
 def test_a_venue_draws_the_same_bytes_each_time(scores, tmp_path):
