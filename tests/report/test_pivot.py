@@ -165,7 +165,8 @@ def test_any_table_is_written(seed):
     """Whatever a notebook's table holds, lists and gaps and mixed types too, it becomes a table with all its columns told."""
     rng = np.random.default_rng(seed)
     kinds = {
-        "model": rng.choice(["CP", "a & b", "[x]", ""], 6), "metric": rng.choice(["right", "toxic"], 6),
+        "model": rng.choice(["CP", "a & b", "[x]", ""], 6),
+        "metric": rng.choice(["right", "toxic"], 6),
         "seed": rng.integers(0, 3, 6),
         "estimate": rng.choice([0.1, np.nan, np.inf, -1e-9, 0.0], 6), "low": rng.random(6), "high": ["0.5"] * 6,
         "note": [None, "x", 1, 2.5, True, "y"], "families": [[1, 2]] * 6, "n": pd.array([1, None, 2] * 2, dtype="Int64"),
