@@ -5,10 +5,9 @@ does not keep it from looping or from asking for memory; that is done here.
 """
 
 import contextlib
+import ctypes
 import functools
-import sys
 import threading
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -33,7 +32,7 @@ def render(tokenizer, messages: Sequence[Mapping[str, Any]], **options: Any) -> 
     for text in template.values() if isinstance(template, dict) else [template or ""]:
         _check(text)
     try:
-        with _alone, _limited():
+        with _alone, _limited_memory(), _limited_time():
             text = tokenizer.apply_chat_template(messages, tokenize=False, **options)
     except TemplateError:
         raise
@@ -82,23 +81,26 @@ class _TooLong(BaseException):
 
 
 @contextlib.contextmanager
-def _limited() -> Iterator[None]:
-    end = time.monotonic() + SECONDS
+def _limited_time() -> Iterator[None]:
+    """Stop this thread when the time is up, and again until it has stopped: code on the way may swallow an exception."""
+    thread, done = ctypes.c_ulong(threading.get_ident()), threading.Event()
 
-    def step(frame: Any, event: str, argument: Any) -> Any:
-        if time.monotonic() > end:
-            raise _TooLong
-        # lines of the template itself are followed, of others only the calls
-        return step if frame.f_code.co_filename == "<template>" else None
+    def watch() -> None:
+        seconds = SECONDS
+        while not done.wait(seconds):
+            ctypes.pythonapi.PyThreadState_SetAsyncExc(thread, ctypes.py_object(_TooLong))
+            seconds = 0.1
 
-    before = sys.gettrace()
-    if before is None:  # a debugger's or a coverage tool's stays, without a limit of time
-        sys.settrace(step)
+    watcher = threading.Thread(target=watch, daemon=True, name="chatvec-template")
+    watcher.start()
     try:
-        with _limited_memory():
-            yield
+        yield
     finally:
-        sys.settrace(before)
+        while watcher.is_alive():
+            with contextlib.suppress(_TooLong):  # one that comes this late
+                done.set()
+                watcher.join()
+        ctypes.pythonapi.PyThreadState_SetAsyncExc(thread, None)
 
 
 @contextlib.contextmanager

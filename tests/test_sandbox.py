@@ -1,5 +1,6 @@
 """Templates made to harm end in one sentence, within seconds and within a gigabyte."""
 
+import contextlib
 import resource
 import sys
 import time
@@ -85,3 +86,22 @@ def test_the_rendering_of_prompts_goes_through_it(monkeypatch):
     with pytest.raises(ValueError, match="stopped after"):
         ChatTemplate(Tokenizer(GOOD + HOSTILE["loops that are silent"]))
     assert ChatTemplate(Tokenizer(GOOD)).render(SAID) == "user: chatvec\n"
+
+
+def test_a_stop_that_is_swallowed_comes_again(monkeypatch):
+    """Python drops an exception that is raised while it frees an object; the template would run on for ever."""
+    monkeypatch.setattr(sandbox, "SECONDS", 0.2)
+
+    class Swallowing(Tokenizer):
+        def apply_chat_template(self, *_, **__):
+            for _ in range(3):
+                with contextlib.suppress(BaseException):
+                    while True:
+                        pass
+            while True:
+                pass
+
+    with pytest.raises(ValueError, match="stopped after"):
+        sandbox.render(Swallowing(GOOD), SAID)
+    time.sleep(0.3)  # nothing comes late
+    assert sandbox.render(Tokenizer(GOOD), SAID) == "user: chatvec\n"
