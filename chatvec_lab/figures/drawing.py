@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from chatvec_lab.figures import fonts
 from chatvec_lab.figures.style import MODULES, line, look, text_width
 from chatvec_lab.languages import language_name
 
@@ -157,7 +158,7 @@ def legend(ax: Axes, handles: Sequence[Any]) -> None:
     import matplotlib
 
     # letters beside each other over the Axes, as wide as its labels leave it
-    ax.figure.draw_without_rendering()
+    fonts.lay_out(ax.figure)
     of_size = 0.47 if matplotlib.rcParams["mathtext.fontset"] == "stix" else 0.58
     points = ax.get_position().width * ax.figure.get_figwidth() * 72
     room = points / (of_size * matplotlib.rcParams["legend.fontsize"])

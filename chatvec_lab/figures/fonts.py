@@ -69,13 +69,18 @@ def _known_cjk_family() -> str | None:
     return next((family for family in _CJK_FAMILIES if family in known), None)
 
 
+def lay_out(figure: Figure) -> None:
+    """Let matplotlib place everything, silently: what is lacking is told by `tell`, after a font has been looked for."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        figure.draw_without_rendering()
+
+
 def cover(figure: Figure) -> None:
     """Give each text of a figure whose fonts lack some of its characters a further font that has them, if there is one."""
     import matplotlib.text
 
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # what is lacking is told by `tell`, after a font has been looked for
-        figure.draw_without_rendering()  # only then do tick labels have their texts
+    lay_out(figure)  # only then do tick labels have their texts
     for text in figure.findobj(matplotlib.text.Text):
         families = list(text.get_fontfamily())
         lacking = {c for c in text.get_text() if ord(c) > 0x7F and not _is_unseen(c)}

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from chatvec_lab.figures import fonts
 from chatvec_lab.figures.drawing import (
     Labels,
     key,
@@ -242,7 +243,7 @@ def front(
 
 def _name_points(ax: Axes, data: DataFrame, x: str, y: str, letters: float) -> None:
     """The scale beside each point, where it covers no other point and no other name; a name without room is left out."""
-    ax.figure.draw_without_rendering()
+    fonts.lay_out(ax.figure)
     to_points = 72 / ax.figure.dpi
     at = ax.transData.transform(data[[x, y]].to_numpy(dtype=float)) * to_points
     taken: list[tuple[float, float, float, float]] = [(px - 2, py - 2, px + 2, py + 2) for px, py in at]

@@ -281,7 +281,7 @@ def _points(text: str) -> float:
     """Width in Computer Modern at ten points, a little more than it is.
 
     >>> round(_points("0.87")), round(_points("right replies")), round(_points("繁體"))
-    (19, 60, 20)
+    (19, 58, 20)
     """
     width = 0.0
     for c in text:
