@@ -64,8 +64,6 @@ def test_replies_are_data_in_latex(tmp_path, text, written):
     table = pd.DataFrame({text: [text, "b"], "n": [1, 2]})
     tables.write({"data": table, "show": True, "caption": text}, tmp_path / "t")
     found = (tmp_path / "t.tex").read_text("utf-8").replace(r"\allowbreak{}", "")
-    assert (
-        f"\n{written} & $1$ \\\\\n" in found
-        and f"\\caption{{{written}" in found
-        and f"\n{written} & \\multicolumn{{1}}{{r@{{}}}}{{n}} \\\\\n" in found
-    )
+    head = found[found.index("\\toprule") : found.index("\\midrule")]
+    assert f"\n{written} & $1$ \\\\\n" in found and f"\\caption{{{written}" in found
+    assert all(word in head for word in written.split())  # in as many lines as it needs
