@@ -76,6 +76,15 @@ _TEXT_KEYS = ("content", "text", "value", "prompt", "question")
 _USER, _ASSISTANT = ("user", "human", "prompter"), ("assistant", "gpt", "model", "bot", "chatgpt", "ai")
 
 
+def _is_broken(value: Any) -> bool:
+    """Whether a text in it holds half a character."""
+    if isinstance(value, str):
+        return any("\ud800" <= c <= "\udfff" for c in value)
+    if isinstance(value, Mapping):
+        return any(_is_broken(k) or _is_broken(v) for k, v in value.items())
+    return isinstance(value, list | tuple) and any(map(_is_broken, value))
+
+
 def prompt_of(row: Any, place: str, position: int, *, set: str, language: str) -> dict:
     """One row of the prompts table; ValueError, with the place and the column, where it cannot be asked as meant."""
     if isinstance(row, str):
@@ -83,6 +92,12 @@ def prompt_of(row: Any, place: str, position: int, *, set: str, language: str) -
     if not isinstance(row, Mapping):
         raise ValueError(f"{place} is {type(row).__name__}: a row is an object with a prompt, or a text")
     row = {str(k): v for k, v in row.items()}
+    for column, value in row.items():
+        if _is_broken(column) or _is_broken(value):
+            raise ValueError(
+                f"{place}, column {column!a} holds half a character (a surrogate without its pair), which no file "
+                "and no model takes: write that text anew"
+            )
     for column, reason in UNASKED.items():
         if not _is_empty(row.get(column)) and not (column == "options" and "checks" in row):
             raise ValueError(f"{place}, column {column}: {reason}")

@@ -94,3 +94,15 @@ def test_cells_with_json_and_texts_that_begin_like_it():
 def test_an_item_is_kept():
     found = read_prompts([{"prompt": "a", "item": 7}, {"prompt": "b", "item": 7}], language="en")
     assert found.item.tolist() == ["7", "7"]
+
+
+@pytest.mark.parametrize(
+    "row",
+    [{"id": "\ud800", "prompt": "a"}, {"turns": ["a", "b\udfff"]}, {"prompt": "a", "category": {"x": ["\ud83d"]}},
+     {"\udc00": 1, "prompt": "a"}],
+)  # fmt: skip
+def test_half_a_character_is_refused_with_its_column(row):
+    with pytest.raises(ValueError, match=r"line 3, column .* holds half a character"):
+        prompt_of(row, "f.jsonl, line 3", 0, set="s", language="en")
+    whole = prompt_of({"prompt": "a \U0001f600"}, "f.jsonl, line 3", 0, set="s", language="en")
+    assert whole["turns"] == ["a \U0001f600"]
