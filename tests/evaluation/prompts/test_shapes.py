@@ -6,6 +6,7 @@ import pandas as pd
 import pytest
 
 from chatvec_lab.evaluation.prompts import read_prompts
+from chatvec_lab.evaluation.prompts.shapes import prompt_of
 
 HI = {"role": "user", "content": "Hi"}
 BYE = {"role": "assistant", "content": "Bye"}
