@@ -36,8 +36,7 @@ if TYPE_CHECKING:
 class WeightVector:
     """A vector of weights: named tensors that are differences, read lazily. Made by `chat - base`, or loaded.
 
-    Supports `scale * tau`, `-tau`, `tau_a + tau_b`, `tau_a - tau_b`, `cp + tau`, and the transforms below.
-    Tensors go by their published names, whoever saved them.
+    Supports `scale * tau`, `-tau`, `a + b`, `a - b`, `cp + tau` and what is below. Tensors go by published names.
     """
 
     def __init__(self, terms: tuple[Term, ...]):

@@ -22,7 +22,7 @@ from chatvec_lab.weights.layout import Layout, Part
 from chatvec_lab.weights.layout.familiar import Findings
 from chatvec_lab.weights.numerics import exact
 from chatvec_lab.weights.numerics.blocks import Workspace, block_spans
-from chatvec_lab.weights.saving.card import front_matter, hub_names, inline
+from chatvec_lab.weights.saving.card import vector_card
 from chatvec_lab.weights.saving.commit import commit, refuse_existing
 from chatvec_lab.weights.saving.provenance import MANIFEST, Digests, source_entry, write_json
 from chatvec_lab.weights.saving.seal import beside, check_seal
@@ -98,7 +98,7 @@ def save_vector(
             "sources": [source_entry(source, digests) for source in sources],
             "beside": beside(work.folder, work.companions),
         }
-        work.write_manifest(manifest, lambda _: _card(vector))
+        work.write_manifest(manifest, lambda _: vector_card(vector))
         digests.check_unchanged()
     return path
 
@@ -336,17 +336,3 @@ def load_vector(path: Path) -> WeightVector:
         hint = " It holds a model: use Checkpoint." if (path / "config.json").is_file() else ""
         raise FileNotFoundError(f"{path} holds no weight vector (no {MANIFEST}).{hint}")
     return WeightVector((Term(1.0, Stored(path)),))
-
-
-def _card(vector: WeightVector) -> str:
-    hub = hub_names(source.label for source in vector.sources())
-    front = {"library_name": "chatvec_lab", "tags": ["chat-vector", "task-vector"], "base_model": hub}
-    lines = [
-        front_matter(front), "", f"# Weight vector: {inline(vector.label)}", "",
-        "A difference of weights, not a model: it generates nothing by itself. Add it to a model of its family:", "",
-        "```python", "from chatvec_lab import Checkpoint, WeightVector", "",
-        'tau = WeightVector.load("this-folder")', 'merged = Checkpoint("your-cp-model") + 0.5 * tau',
-        'merged.save("out")', "```", "",
-        "Its elements are exact; `manifest.json` has recipe and digests. The licences of the sources apply.", "",
-    ]  # fmt: skip
-    return "\n".join(lines)

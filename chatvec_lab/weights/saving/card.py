@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from chatvec_lab.weights.merged import MergedCheckpoint
+    from chatvec_lab.weights.vector import WeightVector
 
 
 def front_matter(facts: dict[str, Any]) -> str:
@@ -100,4 +101,19 @@ def model_card(merged: MergedCheckpoint, manifest: dict) -> str:
             "",
         ]
     lines += ["The licences of all sources apply. The recipe in full is in `manifest.json`.", ""]
+    return "\n".join(lines)
+
+
+def vector_card(vector: WeightVector) -> str:
+    """The card of a saved weight vector."""
+    hub = hub_names(source.label for source in vector.sources())
+    front = {"library_name": "chatvec_lab", "tags": ["chat-vector", "task-vector"], "base_model": hub}
+    lines = [
+        front_matter(front), "", f"# Weight vector: {inline(vector.label)}", "",
+        "A difference of weights, not a model: it generates nothing by itself. Add it to a model of its family:", "",
+        "```python", "from chatvec_lab import Checkpoint, WeightVector", "",
+        'tau = WeightVector.load("this-folder")', 'merged = Checkpoint("your-cp-model") + 0.5 * tau',
+        'merged.save("out")', "```", "",
+        "Its elements are exact; `manifest.json` has recipe and digests. The licences of the sources apply.", "",
+    ]  # fmt: skip
     return "\n".join(lines)
