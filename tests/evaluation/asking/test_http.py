@@ -143,17 +143,19 @@ def test_the_key_is_sent_and_shown_nowhere(monkeypatch, caplog):
     monkeypatch.setenv("TEST_KEY", f" {KEY}\n")
     caplog.set_level(logging.DEBUG)
     server = FlakyServer(lambda path, body: (400, {"error": f"Incorrect API key {KEY}"}))
-    server.echo = KEY
+    server.echo, told = KEY, []
     with server.running():
         endpoint = quick(server.url, key_env="TEST_KEY", retries=1)
         for kind in ("good", "busy", "error", "malformed", "truncated", "empty"):
             server.choose = lambda question, kind=kind: kind
             with pytest.raises((ConnectionError, ValueError)) as caught:
                 endpoint.post("/x", {}, read=lambda body: body["value"])
-            shown = caught.getrepr(style="long", showlocals=False)
-            assert KEY not in f"{shown}{caught.value!r}{caught.value.__cause__!r}{caught.value.__context__!r}"
+            told.append(caught)
         assert {h["Authorization"] for h in server.headers} == {f"Bearer {KEY}"}
         assert KEY not in f"{endpoint!r}{vars(endpoint)}{caplog.text}"
+    for caught in told:  # when no thread of the server runs: two that parse code at once disturb each other (Python 3.11)
+        shown = caught.getrepr(style="long", showlocals=False)
+        assert KEY not in f"{shown}{caught.value!r}{caught.value.__cause__!r}{caught.value.__context__!r}"
 
 
 def test_a_key_is_hidden_in_the_spelling_of_json_too(monkeypatch):
