@@ -105,7 +105,9 @@ def gains(scores: "pd.DataFrame", measure: str) -> "pd.Series":
 
 def verdict(scores: "pd.DataFrame", measure: str) -> str:
     """In a sentence: which controls have more than half of the gain, and so what the gain does not need."""
-    shares = gains(scores, measure)
+    shares = gains(scores, measure).drop(
+        WITHOUT, errors="ignore"
+    )  # the rest of τ: the more it has, the better
     if shares.isna().all():
         return "CP + τ has no gain that a control could share."
     much = shares[shares > 0.5].sort_values(ascending=False)
