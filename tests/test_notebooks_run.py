@@ -56,7 +56,9 @@ def test_every_notebook_is_in_both_studies():
 
 
 def test_every_cell_answers_its_question(out):
-    page = html.unescape(re.sub(r"<[^>]*>", "", (out / "index.html").read_text("utf-8")))  # words explain themselves
+    page = html.unescape(
+        re.sub(r"<[^>]*>", "", (out / "index.html").read_text("utf-8"))
+    )  # words explain themselves
     for cell in study.load("nano-quick").cells:
         found = json.loads(next(out.glob(f"cells/{cell.notebook}/*/summary.json")).read_text("utf-8"))
         assert (

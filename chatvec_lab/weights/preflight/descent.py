@@ -111,12 +111,13 @@ def _chosen(member, stored: str, base, name: str, count: int, generator) -> tupl
     if not base.layout.is_table(name) or len(shape) != 2 or None in (member.vocabulary, base.vocabulary):
         return theirs, theirs
     rows = member.shape(stored)[0]
-    pairs = [
-        (member.vocabulary.tokens.get(token, rows), row)
-        for token, row in base.vocabulary.tokens.items()
-        if row < total
-    ]
-    pairs = np.array(sorted(((r, ours) for ours, r in pairs if ours < rows)), np.int64).reshape(-1, 2)
+    ours, base_tokens = member.vocabulary.tokens, base.vocabulary.tokens
+    if ours == base_tokens:
+        same = np.sort(np.fromiter(ours.values(), np.int64, len(ours)))
+        pairs = np.repeat(same[same < min(total, rows)], 2).reshape(-1, 2)
+    else:
+        found = ((row, ours.get(token, rows)) for token, row in base_tokens.items() if row < total)
+        pairs = np.array(sorted(pair for pair in found if pair[1] < rows), np.int64).reshape(-1, 2)
     if not len(pairs):
         return theirs[:0], theirs[:0]
     starts = generator.integers(0, max(1, len(pairs) - _RUN + 1), max(1, count // _RUN))

@@ -12,8 +12,9 @@ import os
 import struct
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -150,10 +151,11 @@ class Streamer:
             try:
                 os.ftruncate(handle, size)
                 os.pwrite(handle, prefix, 0)
-                digests = self._run(
-                    tensors,
-                    lambda t, start, raw: _pwrite(handle, raw, offsets[t.name] + start * raw.itemsize),
-                )
+                with _flushing(handle):
+                    digests = self._run(
+                        tensors,
+                        lambda t, start, raw: _pwrite(handle, raw, offsets[t.name] + start * raw.itemsize),
+                    )
                 os.fsync(handle)  # a journal must not name a shard that a power cut can still lose
             finally:
                 os.close(handle)
@@ -211,6 +213,27 @@ class Streamer:
             wait(jobs)
             raise
         return {name: _join(digests) for name, digests in blocks.items()}
+
+
+@contextmanager
+def _flushing(handle: int) -> Iterator[None]:
+    """Send what is written to the disk meanwhile, so that little is left to wait for at the end."""
+    done = threading.Event()
+
+    def flush() -> None:
+        while not done.wait(0.1):
+            with suppress(OSError):  # the fsync at the end says it aloud
+                os.fdatasync(handle)
+
+    thread = threading.Thread(target=flush, name="chatvec-flush", daemon=True)
+    if hasattr(os, "fdatasync"):
+        thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        if thread.is_alive():
+            thread.join()
 
 
 def _join(blocks: dict[int, bytes]) -> str:

@@ -153,7 +153,9 @@ def test_the_key_is_sent_and_shown_nowhere(monkeypatch, caplog):
             told.append(caught)
         assert {h["Authorization"] for h in server.headers} == {f"Bearer {KEY}"}
         assert KEY not in f"{endpoint!r}{vars(endpoint)}{caplog.text}"
-    for caught in told:  # when no thread of the server runs: two that parse code at once disturb each other (Python 3.11)
+    for caught in (
+        told
+    ):  # when no thread of the server runs: two that parse code at once disturb each other (Python 3.11)
         shown = caught.getrepr(style="long", showlocals=False)
         assert KEY not in f"{shown}{caught.value!r}{caught.value.__cause__!r}{caught.value.__context__!r}"
 
