@@ -35,7 +35,7 @@ cp.save_pretrained(sys.argv[4])
 # what two habits cost: the report before a save, and having every file on the disk before the rename
 WITHOUT = {
     "the report": "import chatvec_lab.weights.preflight as p; p.examine = lambda m, **_: p.Report(m.label, {})",
-    "fsync": "import os; os.fsync = lambda _: None",
+    "fsync": "import os; os.fsync = os.fdatasync = lambda _: None",
 }
 MAIN = "; import sys; from chatvec_lab.command.main import main; sys.exit(main(sys.argv[1:]))"
 RECIPE = """

@@ -121,7 +121,7 @@ def _block(merged, tau, name, start, stop, grid, work) -> np.ndarray:
 
 def _combine(cp, parts, out, work, merged, name, dtype, scale) -> None:
     try:
-        exact.combine(cp, parts, out, scratch=work.scratch)
+        exact.combine(cp, parts, out)
     except FloatingPointError as error:
         raise ValueError(
             f"fidelity of {merged.label}, {name} at scale {scale:g} as {dtype}: {error}. Leave out this dtype or "

@@ -20,7 +20,6 @@ import numpy as np
 from chatvec_lab.live import loading
 from chatvec_lab.live.slots import Slot, make_slot
 from chatvec_lab.weights.checkpoint import Checkpoint
-from chatvec_lab.weights.numerics import exact
 from chatvec_lab.weights.tokens.vocabulary import Policy
 from chatvec_lab.weights.vector import WeightVector
 
@@ -208,13 +207,8 @@ class _Threads:
             wait(futures)
 
 
-_local = threading.local()
-
-
 def _turn_block(slot: Slot, parts: list, start: int, sign: int) -> None:
-    if not hasattr(_local, "scratch"):
-        _local.scratch = exact.Scratch()
-    slot.fill(parts, start, sign, _local.scratch)
+    slot.fill(parts, start, sign)
 
 
 def _can_reside(device: torch.device) -> bool:

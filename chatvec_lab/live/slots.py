@@ -57,23 +57,21 @@ class Slot:
         ]
         return [part for part in parts if part[0]]
 
-    def combine(
-        self, cp, parts: list[exact.Part], out: np.ndarray, scratch: exact.Scratch | None = None
-    ) -> None:
+    def combine(self, cp, parts: list[exact.Part], out: np.ndarray) -> None:
         """`exact.combine`, with a ValueError that names the tensor when an element is out of range."""
         try:
-            exact.combine(cp, parts, out, scratch=scratch)
+            exact.combine(cp, parts, out)
         except FloatingPointError as error:
             raise ValueError(f"{self.name} of {self.of}: {error}; the model is the CP again.") from error
 
-    def fill(self, parts: list[exact.Part], start: int, sign: int, scratch: exact.Scratch) -> None:
+    def fill(self, parts: list[exact.Part], start: int, sign: int) -> None:
         """Compute one block in place; the rows that are the chat model's own replace the sum."""
         stop = min(start + self.block, self.size)
         out = raw(self.place)[start:stop] if self.is_raw else np.empty(self.size, raw_dtype(self.rounded))
         if parts or self.cp.dtype != out.dtype:
             span = slice(start, stop)
             spans = [(c, plus[span], None if minus is None else minus[span]) for c, plus, minus in parts]
-            self.combine(self.cp[span], spans, out, scratch)
+            self.combine(self.cp[span], spans, out)
         else:
             out[:] = self.cp[start:stop]
         width = prod(self.place.shape[1:])
@@ -81,7 +79,7 @@ class Slot:
             low, high = max(start, row * width), min(stop, (row + 1) * width)
             if low < high:
                 own = values[low - row * width : high - row * width]
-                self.combine(None, [(1.0, own, None)], out[low - start : high - start], scratch)
+                self.combine(None, [(1.0, own, None)], out[low - start : high - start])
         if not self.is_raw:
             self.place.detach().copy_(tensor(out, self.rounded).view(self.place.shape))
 

@@ -265,7 +265,7 @@ class MergedCheckpoint(Checkpoint):
         parts = self.parts(name, start, stop, work)
         if parts or view.dtype != cp.dtype:
             try:
-                exact.combine(cp, parts, view, scratch=work.scratch)
+                exact.combine(cp, parts, view)
             except FloatingPointError as error:
                 raise ValueError(self._blame(name, cp, parts, error)) from error
         else:

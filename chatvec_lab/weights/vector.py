@@ -188,7 +188,7 @@ class WeightVector:
 
     def _combined(self, name, cp, parts, out, work) -> np.ndarray:
         try:
-            return exact.combine(cp, parts, out, scratch=work.scratch)
+            return exact.combine(cp, parts, out)
         except FloatingPointError as error:
             raise ValueError(f"{name} of {self.label}: {error}. Is one of the sources damaged?") from error
 

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from chatvec_lab.weights.numerics import exact
 from chatvec_lab.weights.sources import files
 
 if TYPE_CHECKING:
@@ -31,7 +30,6 @@ class Workspace:
     """Buffers that one thread reuses from block to block (fresh ones would cost a page fault each 4 KB)."""
 
     def __init__(self, record: Callable[[Checkpoint, str, int, np.ndarray], None] | None = None):
-        self.scratch = exact.Scratch()
         self.record = record  # sees every block that is read, for digests
         self._arrays: dict[np.dtype, list[np.ndarray]] = {}
         self._used: dict[np.dtype, int] = {}

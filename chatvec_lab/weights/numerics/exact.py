@@ -37,22 +37,7 @@ def widen(raw: np.ndarray) -> np.ndarray:
     return raw.astype(np.float32) if raw.dtype == np.float16 else raw
 
 
-class Scratch:
-    """Memory that is reused from call to call; one for each thread."""
-
-    def __init__(self) -> None:
-        self._flags = np.empty(0, np.uint8)
-
-    def flags(self, size: int) -> np.ndarray:
-        """A byte an element."""
-        if self._flags.size < size:
-            self._flags = np.empty(size, np.uint8)
-        return self._flags[:size]
-
-
-def combine(
-    cp: np.ndarray | None, parts: Sequence[Part], out: np.ndarray, *, scratch: Scratch | None = None
-) -> np.ndarray:
+def combine(cp: np.ndarray | None, parts: Sequence[Part], out: np.ndarray) -> np.ndarray:
     """`cp + sum(coefficient * (plus - minus))`, exact, rounded once (to nearest, ties to even) to out's dtype.
 
     All arrays are one-dimensional, raw and of one length: uint16 holds bfloat16; float16, float32 and float64
@@ -70,16 +55,14 @@ def combine(
         if unsure is not None:
             if unsure.size:
                 few = [(coefficient, plus[unsure], minus[unsure])]
-                out[unsure] = _combine(
-                    cp[unsure], few, np.empty(unsure.size, out.dtype), scratch or Scratch()
-                )
+                out[unsure] = _combine(cp[unsure], few, np.empty(unsure.size, out.dtype))
             return out
     if cp is None and len(parts) == 1 and parts[0][0] == 1.0 and lanes.subtract(*parts[0][1:], out):
         return out
-    return _combine(cp, parts, out, scratch or Scratch())
+    return _combine(cp, parts, out)
 
 
-def _combine(cp: np.ndarray | None, parts: Sequence[Part], out: np.ndarray, scratch: Scratch) -> np.ndarray:
+def _combine(cp: np.ndarray | None, parts: Sequence[Part], out: np.ndarray) -> np.ndarray:
     """The general way: any number of parts and any format."""
     dtype = "bfloat16" if out.dtype == np.uint16 else out.dtype.name
     for coefficient, _, _ in parts:
