@@ -191,7 +191,8 @@
     let waiting = 0;
     form.addEventListener("input", (event) => {
       clearTimeout(waiting);
-      waiting = setTimeout(() => refresh(), event.target === search ? 200 : 0);
+      if (event.target !== search) refresh();
+      else waiting = setTimeout(() => refresh(), 200);
     });
     const tally = make("p", "tally"), list = make("div", "list"), next = make("button", "next");
     tally.setAttribute("aria-live", "polite");
