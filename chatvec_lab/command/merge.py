@@ -200,6 +200,11 @@ def _lean() -> Iterator[None]:
         yield
     finally:
         if collects:
+            if (
+                not gc.get_freeze_count()
+            ):  # what was made meanwhile counts as old: no search of it follows at once
+                gc.freeze()
+                gc.unfreeze()
             gc.enable()
         if before is None:
             os.environ.pop("OPENBLAS_NUM_THREADS", None)

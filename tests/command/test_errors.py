@@ -120,7 +120,7 @@ def test_ctrl_c_in_the_first_second_shows_no_traceback(families, tmp_path, after
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=60)
     assert "Traceback" not in said, said
-    assert process.returncode in (0, 130)
+    assert process.returncode in (0, 130, -signal.SIGINT)  # the last where it was at its end already
 
 
 def test_run_shows_where_an_error_comes_from_when_asked(tmp_path, capsys):

@@ -33,6 +33,7 @@ class Layout:
         self._found = found
         self._published = found.published
         self._stored = {canonical: name for name, canonical in found.published.items()}
+        self._holders: dict[str, str | None] = {}
 
     @staticmethod
     def of(config: Mapping[str, Any], names: Iterable[str], shapes: Mapping[str, tuple[int, ...]]) -> Layout:
@@ -78,10 +79,12 @@ class Layout:
         >>> layout.published("wte.weight"), layout.holder("lm_head.weight")
         ('transformer.wte.weight', 'wte.weight')
         """
-        published = self.published(published)
-        source = self.tied.get(published, published)
-        group = [published, source, *(t for t, s in self.tied.items() if s == source)]
-        return next((name for name in map(self.stored, group) if name is not None), None)
+        if published not in self._holders:  # asked anew for every block of a tensor
+            canonical = self.published(published)
+            source = self.tied.get(canonical, canonical)
+            group = [canonical, source, *(t for t, s in self.tied.items() if s == source)]
+            self._holders[published] = next((n for n in map(self.stored, group) if n is not None), None)
+        return self._holders[published]
 
     def lands(self, name: str) -> str:
         """The tensor of the model that a stored one ends in: another where transformers fuses or splits it.

@@ -39,7 +39,7 @@ def _widened(raw, format: tl.constexpr):
 
 @triton.jit
 def _lane(c, x, y, s1, s2, s3, format: tl.constexpr):
-    """The bits of a 16-bit number, and 0 if they are proven: `lanes._element_in` for float32, step by step.
+    """The bits of a 16-bit number, and 0 if they are proven: `compiled_lanes._element_in` for float32, step by step.
 
     Only the conditions differ, since they cost most. |c - middle| is at least half a unit of the result, so a smaller
     product cannot reach the midpoint, and any other is, for results from 2**-40 on, far from what float32 flushes.
@@ -186,7 +186,7 @@ def numbers(coefficient: float, dtype: torch.dtype) -> list[float]:
     """
     thirds = [math.nan] * 3
     if 2.0**-60 < abs(coefficient) < 2.0**60:
-        thirds = map(float, lanes._thirds(coefficient, np.float32))
+        thirds = map(float, lanes.thirds(coefficient, np.float32))
     return [*_halves(coefficient), exact.overflow_threshold(FORMATS[dtype]), *thirds, 0.0, 0.0]
 
 

@@ -11,214 +11,15 @@ switches denormals off changes nothing (but for weights that are stored as denor
 
 from __future__ import annotations
 
+from functools import cache, lru_cache
+
 import numpy as np
-from numba import njit, types
-from numba.extending import intrinsic, overload
 
-SPAN, FEW = 512, 32  # elements between two looks at what is proven
+from chatvec_lab.weights.numerics.machine import Kernel
+
+SPAN = 512  # elements between two looks at what is proven
 _F, _U, _D, _Q = np.float32, np.uint32, np.float64, np.uint64
-_TINY = 2.0**-100  # results below are left to the general way, but for zero
-
-
-@intrinsic
-def _fma(typing, a, b, c):
-    """a * b + c, rounded once (a single instruction on every processor of the last ten years)."""
-
-    def generate(context, builder, signature, arguments):
-        return builder.fma(*arguments)
-
-    return a(a, b, c), generate
-
-
-def load(x):
-    """A raw element as a float32 (or as it is): always exact."""
-
-
-@overload(load, inline="always")
-def _load_overload(x):
-    if x == types.uint16:  # a bfloat16 is the upper half of a float32
-        return lambda x: np.uint32(np.uint32(x) << np.uint32(16)).view(np.float32)
-    if x == types.int16:
-
-        def half(x):
-            shifted = np.uint32(np.uint32(np.uint32(x) & np.uint32(0x7FFF)) << np.uint32(13))
-            kind = np.uint32(shifted & np.uint32(0xF800000))
-            bits = np.uint32(shifted + np.uint32(112 << 23))
-            bits += np.uint32(
-                np.uint32(kind == np.uint32(0xF800000)) * np.uint32(112 << 23)
-            )  # infinite or NaN
-            is_small = np.uint32(kind == np.uint32(0))  # subnormal: a hidden bit in, and out again
-            bits += np.uint32(is_small << np.uint32(23))
-            value = np.float32(np.uint32(bits).view(np.float32) - np.float32(is_small) * np.float32(2.0**-14))
-            sign = np.uint32(np.uint32(np.uint32(x) & np.uint32(0x8000)) << np.uint32(16))
-            return np.uint32(value.view(np.uint32) | sign).view(np.float32)
-
-        return half
-    return lambda x: x
-
-
-def _middle(out, size): ...
-
-
-@overload(_middle, inline="always")
-def _middle_overload(out, size):
-    """Bits of a magnitude: what `_pack` takes, and the midpoint between its neighbours in the format of `out`."""
-    if out.dtype == types.uint16:
-        return lambda out, size: (
-            size,
-            np.uint32(np.uint32(size & np.uint32(0xFFFF0000)) | np.uint32(0x8000)),
-        )
-    if out.dtype == types.int16:
-
-        def half(
-            out, size
-        ):  # a subnormal gets a hidden bit, so that its unit stands where that of others does
-            is_small = np.uint32(size < np.uint32(113 << 23))
-            hidden = np.uint32(np.uint32(np.uint32(0) - is_small) & np.uint32(113 << 23)).view(np.float32)
-            raised = np.float32(np.uint32(size).view(np.float32) + hidden).view(np.uint32)
-            middle = np.uint32(np.uint32(raised & np.uint32(0xFFFFE000)) | np.uint32(0x1000)).view(np.float32)
-            middle = np.float32(middle - hidden).view(np.uint32)
-            return np.uint32(raised - np.uint32(is_small << np.uint32(23))), middle
-
-        return half
-
-    def single(out, size):
-        return size, np.uint64(np.uint64(size & np.uint64(0xFFFFFFFFE0000000)) | np.uint64(0x10000000))
-
-    return single
-
-
-def _is_odd(out, packed): ...
-
-
-@overload(_is_odd, inline="always")
-def _is_odd_overload(out, packed):
-    """The last bit that the format of `out` keeps."""
-    dropped = {types.uint16: 16, types.int16: 13, types.float32: 29}[out.dtype]
-    if out.dtype == types.float32:
-        return lambda out, packed: np.uint64(np.uint64(packed >> np.uint64(dropped)) & np.uint64(1))
-    return lambda out, packed: np.uint32(np.uint32(packed >> np.uint32(dropped)) & np.uint32(1))
-
-
-def _pack(out, packed, up, sign): ...
-
-
-@overload(_pack, inline="always")
-def _pack_overload(out, packed, up, sign):
-    """The stored number: the magnitude cut to the format of `out`, one unit more if `up`, with its sign."""
-    if out.dtype == types.uint16:
-
-        def bfloat16(out, packed, up, sign):
-            return np.uint16(np.uint32(np.uint32(np.uint32(packed | sign) >> np.uint32(16)) + up))
-
-        return bfloat16
-    if out.dtype == types.int16:
-
-        def half(out, packed, up, sign):
-            number = np.uint32(np.uint32(np.uint32(packed >> np.uint32(13)) - np.uint32(112 << 10)) + up)
-            return np.int16(np.uint16(number | np.uint32(sign >> np.uint32(16))))
-
-        return half
-
-    def single(out, packed, up, sign):
-        kept = np.uint64(np.uint64(packed & np.uint64(0xFFFFFFFFE0000000)) | sign)
-        return np.float32(np.uint64(kept + np.uint64(up << np.uint64(29))).view(np.float64))
-
-    return single
-
-
-def _element_in(F, U, sign: int, tie: int, least: int):
-    """The element of `out` and whether it is proven, computed in float type F with its bits as U.
-
-    c, x, y as F; s1 + s2 + s3 is the coefficient, each of at most 24 bits (float64: s1 alone). limits, as bits of F:
-    smallest |x - y| other than zero, largest result, powers of two by which c may exceed and may fall below it.
-    """
-    zero, one, low = F(0.0), U(1), U(3)
-    sign, rest, tie, least = U(sign), U(sign - 1), U(tie), U(least)
-
-    def element(out, c, x, y, s1, s2, s3, limits):
-        c, x, y = F(c), F(x), F(y)
-        d = F(x - y)
-        total = F(_fma(s1, d, c) + zero).view(U)  # a zero is positive, as in the general way
-        negative = U(total & sign)
-        packed, size = _middle(out, U(total & rest))
-        middle = U(size | negative).view(F)
-        # the first sum that is not exact is so large that what follows leaves its sign
-        beyond = F(_fma(s3, d, _fma(s2, d, _fma(s1, d, F(c - middle)))))
-        away = U(beyond.view(U) ^ negative).view(F)
-        threshold = U(U(U(0) - _is_odd(out, packed)) & tie).view(F)  # 0, or for an odd number just below it
-        value = _pack(out, packed, U(away > threshold), negative)
-        smallest, largest, above, span = limits
-        difference = d.view(U)
-        is_exact = (F(d + y) == x) & (F(x - d) == y) & (U(difference & low) == U(0))
-        is_exact &= U(U(difference << one) - one) >= smallest
-        ratio = U(U(c.view(U) & rest) - size)
-        cancels = (total == U(0)) & (s2 == zero)  # one product, so nothing is left
-        near = (U(ratio + above) <= span) | (c == zero) | cancels
-        normal = (U(U(total << one) - one) >= least) & (size < largest)
-        return value, is_exact & near & normal
-
-    return element
-
-
-_ELEMENTS = {  # a threshold for ties, and 2**-100 without its sign
-    types.float32: _element_in(_F, _U, 1 << 31, 0x80800000, 27 << 24),
-    types.float64: _element_in(_D, _Q, 1 << 63, 0x8010000000000000, 923 << 53),
-}
-
-
-def _element(out, c, x, y, s1, s2, s3, limits): ...
-
-
-@overload(_element, inline="always")
-def _element_overload(out, c, x, y, s1, s2, s3, limits):
-    return _ELEMENTS[s1]
-
-
-@njit(nogil=True, cache=True, error_model="numpy")
-def _span(cp, plus, minus, s1, s2, s3, limits, out):
-    """Fill `out`; return how many elements are proven. Branchless, for the compiler's vectors."""
-    proven = _U(0)
-    for i in range(out.size):
-        c, x, y = load(cp[i]), load(plus[i]), load(minus[i])
-        value, is_proven = _element(out, c, x, y, s1, s2, s3, limits)
-        out[i] = value
-        proven = _U(proven + _U(is_proven))
-    return proven
-
-
-@njit(nogil=True, cache=True, error_model="numpy")
-def _lane(cp, plus, minus, s1, s2, s3, limits, out, unsure):
-    """Fill `out`; return how many elements are not proven and put the first of their indices into `unsure`."""
-    found = 0
-    for a in range(0, out.size, SPAN):
-        b = min(a + SPAN, out.size)
-        if _span(cp[a:b], plus[a:b], minus[a:b], s1, s2, s3, limits, out[a:b]) == b - a:
-            continue
-        for i in range(a, b, FEW):  # rare: once more, to see where
-            j = min(i + FEW, b)
-            if _span(cp[i:j], plus[i:j], minus[i:j], s1, s2, s3, limits, out[i:j]) == j - i:
-                continue
-            for k in range(i, j):
-                n = k + 1
-                if _span(cp[k:n], plus[k:n], minus[k:n], s1, s2, s3, limits, out[k:n]) == 0:
-                    if found < unsure.size:
-                        unsure[found] = k
-                    found += 1
-    return found
-
-
-@njit(nogil=True, cache=True, error_model="numpy")
-def _differences(plus, minus, out, least):
-    """Fill `out` with plus - minus; return how many elements may not be proven: too small, infinite or NaN."""
-    unproven = _U(0)
-    for i in range(out.size):
-        x, y = out.dtype.type(load(plus[i])), out.dtype.type(load(minus[i]))
-        d = x - y + out.dtype.type(0.0)  # a zero is positive, as in the general way
-        out[i] = d
-        is_proven = ((abs(d) >= least) | (d == 0.0)) & (abs(d) < np.inf)
-        unproven = _U(unproven + _U(not is_proven))
-    return unproven
+_NAMES = {np.dtype(np.uint16): "bfloat16", **{np.dtype(n): n for n in ("float16", "float32", "float64")}}
 
 
 def subtract(plus: np.ndarray, minus: np.ndarray | None, out: np.ndarray) -> bool:
@@ -228,19 +29,19 @@ def subtract(plus: np.ndarray, minus: np.ndarray | None, out: np.ndarray) -> boo
     """
     if minus is None or plus.dtype != minus.dtype or out.dtype not in (np.float32, np.float64):
         return False
-    if plus.itemsize > out.itemsize or not all(
-        a.flags.c_contiguous and a.flags.writeable for a in (plus, minus)
-    ):
+    if plus.itemsize > out.itemsize or not _are_plain(plus, minus, out):
         return False
-    return _differences(_typed(plus), _typed(minus), out, out.dtype.type(_TINY)) == 0
+    least = 2.0**-100  # results below are left to the general way, but for zero
+    differences = _kernel("differences", plus.dtype, out.dtype)
+    return differences(_address(plus), _address(minus), _address(out), out.size, least) == 0
 
 
 def can_fill(cp: np.ndarray | None, plus: np.ndarray, minus: np.ndarray | None, out: np.ndarray) -> bool:
     """Whether the fast lane knows these formats: three tensors of one dtype kept as it is, or bfloat16 to float32."""
     if cp is None or minus is None or not cp.dtype == plus.dtype == minus.dtype:
         return False
-    if not all(a.flags.c_contiguous and a.flags.writeable for a in (cp, plus, minus)):
-        return False  # else the compiler would make one more kernel for each
+    if not _are_plain(cp, plus, minus, out):
+        return False
     return cp.dtype != np.float64 and (
         out.dtype == cp.dtype or (cp.dtype, out.dtype) == (np.uint16, np.float32)
     )
@@ -253,20 +54,35 @@ def fill(
 
     Raw flat arrays as in `exact.combine`, for which `can_fill` holds.
     """
-    unsure = np.empty(max(64, out.size >> 5), np.int64)
     if not 2.0**-60 < abs(coefficient) < 2.0**60:
         return None
-    if out.dtype == np.float32:
+    unsure = np.empty(max(64, out.size >> 5), np.int64)
+    found = _kernel("lane", cp.dtype, out.dtype)(
+        _address(cp), _address(plus), _address(minus), *_constants(coefficient, out.dtype), _address(out), out.size,
+        _address(unsure), unsure.size,
+    )  # fmt: skip
+    return unsure[:found] if found <= unsure.size else None
+
+
+@lru_cache(64)
+def _constants(coefficient: float, dtype: np.dtype) -> tuple:
+    """The coefficient in three parts, and the limits within which an element is proven."""
+    if dtype == np.float32:
         kind, limits = _D, (2.0**-800, 2.0**127, 26, 28)
-    elif out.dtype == np.float16:
+    elif dtype == np.float16:
         kind, limits = _F, (2.0**-52, 65520.0, 10, 12)
     else:
         kind, limits = _F, (2.0**-52, 2.0**127, 13, 15)
-    found = _lane(
-        _typed(cp), _typed(plus), _typed(minus), *_thirds(coefficient, kind),
-        _limits(kind, abs(coefficient), *limits), _typed(out), unsure,
-    )  # fmt: skip
-    return unsure[:found] if found <= unsure.size else None
+    numbers = (*thirds(coefficient, kind), *_limits(kind, abs(coefficient), *limits))
+    return tuple(number.item() for number in numbers)
+
+
+@cache
+def _kernel(what: str, dtype: np.dtype, out: np.dtype) -> Kernel:
+    kinds = "qqqqd" if out == np.float64 else "qqqqf"
+    if what == "lane":
+        kinds = "qqqdddQQQQqqqq" if out == np.float32 else "qqqfffIIIIqqqq"
+    return Kernel("compiled_lanes", f"{what}_{_NAMES[dtype]}_{_NAMES[out]}", kinds)
 
 
 def _limits(kind, coefficient: float, smallest: float, largest: float, above: int, below: int) -> tuple:
@@ -279,13 +95,18 @@ def _limits(kind, coefficient: float, smallest: float, largest: float, above: in
     )
 
 
-def _thirds(coefficient: float, kind) -> tuple:
+def thirds(coefficient: float, kind) -> tuple:
     """The coefficient as a sum of three floats of one kind."""
     first = kind(coefficient)
     second = kind(coefficient - float(first))
     return first, second, kind(coefficient - float(first) - float(second))
 
 
-def _typed(raw: np.ndarray) -> np.ndarray:
-    """float16 travels as int16, which the compiler can tell from bfloat16 (uint16)."""
-    return raw.view(np.int16) if raw.dtype == np.float16 else raw
+def _are_plain(*arrays: np.ndarray) -> bool:
+    """Whether a kernel may take them by their addresses."""
+    size = arrays[0].size
+    return all(a.size == size and a.flags.c_contiguous and a.flags.aligned for a in arrays)
+
+
+def _address(raw: np.ndarray) -> int:
+    return raw.__array_interface__["data"][0]

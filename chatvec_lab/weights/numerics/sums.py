@@ -13,206 +13,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from numba import carray, njit, types
-from numba.extending import intrinsic
 
-from chatvec_lab.weights.numerics.lanes import _fma, load
+from chatvec_lab.weights.numerics.machine import Kernel
 
 TILE = 512  # elements; the five float64 rows of a tile are 20 KB
-_X, _Y, _HIGH, _LOW, _BOUND = (
-    i * TILE for i in range(5)
-)  # where the rows begin: one array, so that loops vectorise
-_NONE, _BFLOAT16, _FLOAT16, _FLOAT32, _FLOAT64 = range(5)
+_SUMS = Kernel("compiled_sums", "sums", "qqqqqdqqqqqqq")
 _CODES = {np.dtype(d): i + 1 for i, d in enumerate((np.uint16, np.float16, np.float32, np.float64))}
-_TINY = 2.0**-900  # a product below this may have an error that float64 cannot hold
-
-
-@intrinsic
-def _pointer(typing, address, kind):
-    """An address as a pointer to elements of a kind."""
-    pointer = types.CPointer(kind.dtype)
-
-    def generate(context, builder, signature, arguments):
-        return builder.inttoptr(arguments[0], context.get_value_type(signature.return_type))
-
-    return pointer(address, kind), generate
-
-
-@njit(nogil=True, cache=True, error_model="numpy")
-def _widen(address, code, start, n, tile, row):
-    """Elements from `start` on as float64, into a row of the tile: always exact. A missing array is zero."""
-    if code == _BFLOAT16:
-        a = carray(_pointer(address + 2 * start, np.uint16), n)
-        for i in range(n):
-            tile[row + i] = load(a[i])
-    elif code == _FLOAT16:
-        b = carray(_pointer(address + 2 * start, np.int16), n)
-        for i in range(n):
-            tile[row + i] = load(b[i])
-    elif code == _FLOAT32:
-        c = carray(_pointer(address + 4 * start, np.float32), n)
-        for i in range(n):
-            tile[row + i] = c[i]
-    elif code == _FLOAT64:
-        d = carray(_pointer(address + 8 * start, np.float64), n)
-        for i in range(n):
-            tile[row + i] = d[i]
-    else:
-        tile[row : row + n] = 0.0
-
-
-@njit(nogil=True, cache=True, error_model="numpy", inline="always")
-def _two_sum(a, b):
-    s = a + b
-    z = s - a
-    return s, (a - (s - z)) + (b - z)
-
-
-@njit(nogil=True, cache=True, error_model="numpy")
-def _add(coefficient, plus, minus, n, tile):
-    """high + low += coefficient * (plus - minus); the bound grows by what low loses."""
-    for i in range(n):
-        d, rest = _two_sum(np.float64(load(plus[i])), -np.float64(load(minus[i])))
-        p = coefficient * d
-        e = _fma(coefficient, d, -p)
-        q = coefficient * rest
-        s, r = _two_sum(tile[_HIGH + i], p)
-        a, lost_a = _two_sum(e, r)
-        b, lost_b = _two_sum(a, q)
-        w, lost_w = _two_sum(tile[_LOW + i], b)
-        tile[_HIGH + i] = s
-        tile[_LOW + i] = w
-        lost = (abs(lost_a) + abs(lost_b)) + (abs(lost_w) + 2.0**-52 * abs(q))
-        tile[_BOUND + i] += lost + (1.0 if (d != 0.0) & (abs(p) < _TINY) else 0.0)
-
-
-@njit(nogil=True, cache=True, error_model="numpy")
-def _add_any(coefficient, addresses, codes, start, n, tile):
-    """A term whose two arrays are of one format, or else of any two."""
-    code = codes[0] if codes[0] == codes[1] else _NONE
-    if code == _BFLOAT16:
-        a = carray(_pointer(addresses[0] + 2 * start, np.uint16), n)
-        b = carray(_pointer(addresses[1] + 2 * start, np.uint16), n)
-        _add(coefficient, a, b, n, tile)
-    elif code == _FLOAT16:
-        a = carray(_pointer(addresses[0] + 2 * start, np.int16), n)
-        b = carray(_pointer(addresses[1] + 2 * start, np.int16), n)
-        _add(coefficient, a, b, n, tile)
-    elif code == _FLOAT32:
-        a = carray(_pointer(addresses[0] + 4 * start, np.float32), n)
-        b = carray(_pointer(addresses[1] + 4 * start, np.float32), n)
-        _add(coefficient, a, b, n, tile)
-    else:
-        _widen(addresses[0], codes[0], start, n, tile, _X)
-        _widen(addresses[1], codes[1], start, n, tile, _Y)
-        _add(coefficient, tile[_X : _X + n], tile[_Y : _Y + n], n, tile)
-
-
-@njit(nogil=True, cache=True, error_model="numpy", inline="always")
-def _odd(s, error):
-    """s moved one step towards its error where it is even, so that later rounding sees the exact side."""
-    bits = np.float64(s).view(np.uint64)
-    moves = np.uint64(np.uint64(error != 0.0) & np.uint64(~bits & np.uint64(1)))
-    back = np.uint64((error > 0.0) != (s > 0.0))
-    return np.uint64(bits + np.uint64(moves - np.uint64(np.uint64(2) * np.uint64(moves & back)))).view(
-        np.float64
-    )
-
-
-@njit(nogil=True, cache=True, error_model="numpy", inline="always")
-def _odd_single(s, error):
-    """The bits of the float32 next to s + error, odd unless it is exact."""
-    f = np.float32(s)
-    rest = (s - np.float64(f)) + error
-    bits = f.view(np.uint32)
-    moves = np.uint32(np.uint32(rest != 0.0) & np.uint32(~bits & np.uint32(1)))
-    back = np.uint32((rest > 0.0) != (s > 0.0))
-    return np.uint32(bits + np.uint32(moves - np.uint32(np.uint32(2) * np.uint32(moves & back))))
-
-
-@njit(nogil=True, cache=True, error_model="numpy", inline="always")
-def _half(bits):
-    """The bits of a float16 from those of a float32 that is odd unless it is exact."""
-    size = np.uint32(bits & np.uint32(0x7FFFFFFF))
-    small = np.float32(np.uint32(size).view(np.float32) + np.float32(0.5))  # its unit is that of subnormals
-    small_bits = np.uint32(small.view(np.uint32) - np.uint32(0x3F000000))
-    even = np.uint32(size + np.uint32(0xFFF) + np.uint32(np.uint32(size >> np.uint32(13)) & np.uint32(1)))
-    normal = np.uint32(np.uint32(even - np.uint32(112 << 23)) >> np.uint32(13))
-    number = small_bits if size < np.uint32(113 << 23) else normal
-    return np.uint16(np.uint32(number) | np.uint32(np.uint32(bits >> np.uint32(16)) & np.uint32(0x8000)))
-
-
-@njit(nogil=True, cache=True, error_model="numpy")
-def _settle(n, tile, threshold, half_way):
-    """high + low as a float64 and its error; how many elements are out of range, and how many the bound leaves open.
-
-    For float64 (`half_way`) the open place is half way to the neighbour, for others on the float64 grid itself.
-    """
-    bad, unsure = np.uint64(0), np.uint64(0)
-    for i in range(n):
-        s, r = _two_sum(tile[_HIGH + i], tile[_LOW + i])
-        tile[_HIGH + i] = s
-        tile[_LOW + i] = r
-        tile[_X + i] = abs(r)
-        bad += np.uint64(not (abs(s) < threshold))
-    if half_way:
-        for i in range(n):
-            s = tile[_HIGH + i]
-            tile[_X + i] = abs(tile[_X + i] - 0.5 * abs(np.nextafter(s, np.inf) - s))
-    for i in range(n):
-        bound = tile[_BOUND + i]
-        unsure += np.uint64(np.uint64(bound != 0.0) & np.uint64(tile[_X + i] <= 2.0 * bound))
-    return np.int64(bad), np.int64(unsure)
-
-
-@njit(nogil=True, cache=True, error_model="numpy")
-def _round(n, tile, address, code, start):
-    """Round once to the format of the output."""
-    if code == _BFLOAT16:
-        a = carray(_pointer(address + 2 * start, np.uint16), n)
-        for i in range(n):
-            b = _odd_single(tile[_HIGH + i], tile[_LOW + i])
-            even = np.uint32(np.uint32(b >> np.uint32(16)) & np.uint32(1))
-            a[i] = np.uint16(np.uint32(np.uint32(b + np.uint32(0x7FFF)) + even) >> np.uint32(16))
-    elif code == _FLOAT16:
-        a = carray(_pointer(address + 2 * start, np.uint16), n)
-        for i in range(n):
-            a[i] = _half(_odd_single(tile[_HIGH + i], tile[_LOW + i]))
-    elif code == _FLOAT32:  # a float64 that is odd casts to float32 correctly
-        c = carray(_pointer(address + 4 * start, np.float32), n)
-        for i in range(n):
-            c[i] = _odd(tile[_HIGH + i], tile[_LOW + i])
-    else:
-        d = carray(_pointer(address + 8 * start, np.float64), n)
-        for i in range(n):
-            d[i] = tile[_HIGH + i]
-
-
-@njit(nogil=True, cache=True, error_model="numpy")
-def _sum(first, coefficients, addresses, codes, threshold, output, size, open_):
-    """Fill `output` with first + sum of coefficients * (plus - minus): addresses and codes, (address, code) for one.
-
-    Returns how many elements are out of range, and how many are open; their flags are set.
-    """
-    tile = np.empty(5 * TILE)
-    bad, unsure = 0, 0
-    for start in range(0, size, TILE):
-        n = min(TILE, size - start)
-        _widen(first[0], first[1], start, n, tile, _HIGH)
-        tile[_LOW:] = 0.0
-        for k in range(coefficients.size):
-            _add_any(coefficients[k], addresses[k], codes[k], start, n, tile)
-        found_bad, found_unsure = _settle(n, tile, threshold, output[1] == _FLOAT64)
-        _round(n, tile, output[0], output[1], start)
-        bad += found_bad
-        if found_unsure:
-            for i in range(n):
-                bound = tile[_BOUND + i]
-                if bound != 0.0 and tile[_X + i] <= 2.0 * bound:
-                    if unsure < open_.size:
-                        open_[unsure] = start + i
-                    unsure += 1
-    return bad, unsure
 
 
 def fill(
@@ -225,24 +31,22 @@ def fill(
 
     Raw flat arrays of one length, as in `exact.combine`.
     """
-    first, *flat = [_flat(a) for a in (cp, *(a for _, plus, minus in parts for a in (plus, minus)))]
-    where = np.array([_address(a) for a in flat], np.int64).reshape(-1, 2)
-    codes = np.array([_code(a) for a in flat], np.int64).reshape(-1, 2)
-    coefficients = np.array([c for c, _, _ in parts], np.float64)
-    given = (
-        (_address(first), _code(first)),
-        coefficients,
-        where,
-        codes,
-        threshold,
-        (_address(out), _code(out)),
-    )
-    open_ = np.empty(64, np.int64)
-    bad, unsure = _sum(*given, out.size, open_)
+    given = [_flat(a) for a in (cp, *(a for _, plus, minus in parts for a in (plus, minus)))]
+    first, *flat = [(_address(a), _code(a)) for a in given]
+    arrays, coefficients = np.array(flat, np.int64), np.array([c for c, _, _ in parts], np.float64)
+    tile, bad, open_ = np.empty(5 * TILE), np.zeros(1, np.int64), np.empty(64, np.int64)
+
+    def run() -> int:
+        return _SUMS(
+            *first, _address(coefficients), _address(arrays), len(parts), threshold, _address(out), _code(out),
+            out.size, _address(tile), _address(open_), open_.size, _address(bad),
+        )  # fmt: skip
+
+    unsure = run()
     if unsure > open_.size:  # rare: once more, with room for all
         open_ = np.empty(unsure, np.int64)
-        _sum(*given, out.size, open_)
-    return bad, open_[:unsure]
+        run()
+    return int(bad[0]), open_[:unsure]
 
 
 def _flat(raw: np.ndarray | None) -> np.ndarray | None:
@@ -254,4 +58,4 @@ def _address(raw: np.ndarray | None) -> int:
 
 
 def _code(raw: np.ndarray | None) -> int:
-    return _NONE if raw is None else _CODES[raw.dtype]
+    return 0 if raw is None else _CODES[raw.dtype]

@@ -136,10 +136,13 @@ def examine(
     force: Iterable[str] = (),
     out: Path | None = None,
     seed: int = 0,
-    places: int = 1000,
+    places: int = 200,
     prompts: bool = False,
 ) -> Report:
-    """The report about a sum that passed its own `check`. `prompts`: cut chat prompts also where rules are equal."""
+    """The report about a sum that passed its own `check`; a merge's own reads fewer `places`.
+
+    `prompts`: cut chat prompts also where rules are equal.
+    """
     force = tuple(dict.fromkeys(force))
     unknown = [name for name in force if name not in FORCIBLE]
     if unknown:

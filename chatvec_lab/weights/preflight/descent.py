@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 COSINE = 0.4
 RATIO = 2.0  # a difference of weights has a tenth of the base's norm, or less
 _RUN = 8  # rows read together
+_ENOUGH = 1 << 15  # elements of one tensor: the cosine of chance is then 0.006
 
 
 def evidence(
@@ -153,9 +154,10 @@ def _compare(ours: np.ndarray, theirs: np.ndarray) -> dict[str, float]:
 
 
 def rows_for(models: list[Checkpoint], elements: int, layers: int = 3) -> int:
-    """How many rows of each sampled tensor `evidence` may read, so that it reads some `elements` in all: 8 to 64."""
-    widths = sum(models[0].shape(name)[-1] for name in _sampled(models[0], layers))
-    return max(_RUN, min(64, elements // max(1, widths * len(models)) // _RUN * _RUN))
+    """How many rows of each sampled tensor `evidence` may read: 8 to 64, some `elements` in all, not many of wide ones."""
+    widths = [models[0].shape(name)[-1] for name in _sampled(models[0], layers)] or [1]
+    affordable = min(elements // (sum(widths) * len(models)), _ENOUGH // min(widths))
+    return max(_RUN, min(64, affordable // _RUN * _RUN))
 
 
 @dataclass(frozen=True)

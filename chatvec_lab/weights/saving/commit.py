@@ -15,6 +15,7 @@ import shutil
 import stat
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -76,11 +77,15 @@ class Commit:
         also: Callable[[list[Tensor]], dict[str, Any]] = lambda tensors: {},
     ) -> None:
         """Write the shards that are not whole yet; the journal keeps their digests, and what `also` gives of each."""
+
+        def whole(name: str, written: dict[str, str]) -> None:
+            self.shards[name] = {"digest": combined(written), "tensors": written, **also(shards[name])}
+            self._note()
+
         for name, tensors in shards.items():
             if name not in self.shards:
-                written = stream.write(self.folder / name, tensors)
-                self.shards[name] = {"digest": combined(written), "tensors": written, **also(tensors)}
-                self._note()
+                stream.write(self.folder / name, tensors, partial(whole, name))
+        stream.settle()
 
     @property
     def weights(self) -> dict[str, Any]:

@@ -6,6 +6,7 @@ One worker does all three steps for a block with one thread of arithmetic; sever
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import json
 import os
@@ -14,7 +15,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -128,6 +129,8 @@ class Streamer:
         self._local = threading.local()
         self._stop = threading.Event()
         self._pool = ThreadPoolExecutor(workers(), thread_name_prefix="chatvec-stream")
+        self._disk = ThreadPoolExecutor(1, thread_name_prefix="chatvec-disk")  # waits for it
+        self._last: Future[None] | None = None
 
     def __enter__(self) -> Streamer:
         return self
@@ -135,40 +138,48 @@ class Streamer:
     def __exit__(self, kind, *_):
         self._stop.set()
         self._pool.shutdown(wait=True, cancel_futures=True)
+        self._disk.shutdown(wait=True)
 
     def _workspace(self) -> Workspace:
         if not hasattr(self._local, "work"):
             self._local.work = Workspace(self.record)
         return self._local.work
 
-    def write(self, path: Path, tensors: list[Tensor]) -> dict[str, str]:
-        """Write one shard under a temporary name, then rename it; returns each tensor's digest."""
+    def write(self, path: Path, tensors: list[Tensor], whole: Callable[[dict[str, str]], None]) -> None:
+        """Write one shard under a temporary name; `whole` gets each tensor's digest once it is on the disk and renamed.
+
+        The disk may take its time: the next shard is computed meanwhile. `settle` waits for the last one.
+        """
         prefix, offsets = header(tensors)
         temporary = path.with_name(path.name + ".part")
         size = len(prefix) + sum(t.nbytes for t in tensors)
-        try:
+        with ExitStack() as unless_whole:
+            unless_whole.enter_context(_named(path, size))
             handle = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o644)
-            try:
-                os.ftruncate(handle, size)
-                os.pwrite(handle, prefix, 0)
-                with _flushing(handle):
-                    digests = self._run(
-                        tensors,
-                        lambda t, start, raw: _pwrite(handle, raw, offsets[t.name] + start * raw.itemsize),
-                    )
+            unless_whole.callback(os.close, handle)
+            os.ftruncate(handle, size)
+            os.pwrite(handle, prefix, 0)
+            with _flushing(handle):
+                digests = self._run(
+                    tensors,
+                    lambda t, start, raw: _pwrite(handle, raw, offsets[t.name] + start * raw.itemsize),
+                )
+            self.settle()
+            closing = unless_whole.pop_all()
+
+        def finish() -> None:
+            with closing:
                 os.fsync(handle)  # a journal must not name a shard that a power cut can still lose
-            finally:
-                os.close(handle)
-        except OSError as error:
-            if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-                raise OSError(
-                    error.errno,
-                    f"no room for {path.name} ({size:,} bytes) in {path.parent}: {error.strerror}. Whole shards are "
-                    "kept; make room and save again to go on from there",
-                ) from error
-            raise
-        os.replace(temporary, path)
-        return digests
+                os.replace(temporary, path)
+                whole(digests)
+
+        self._last = self._disk.submit(finish)
+
+    def settle(self) -> None:
+        """Wait until the last shard is whole; raises what kept it from that."""
+        last, self._last = self._last, None
+        if last is not None:
+            last.result()
 
     def compare(self, tensors: list[Tensor], stored) -> list[str]:
         """Names of tensors whose stored bytes differ from what `produce` gives."""
@@ -216,17 +227,34 @@ class Streamer:
 
 
 @contextmanager
+def _named(path: Path, size: int) -> Iterator[None]:
+    """A full disk is told with the name of the shard."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise
+        raise OSError(
+            error.errno,
+            f"no room for {path.name} ({size:,} bytes) in {path.parent}: {error.strerror}. Whole shards are "
+            "kept; make room and save again to go on from there",
+        ) from error
+
+
+@contextmanager
 def _flushing(handle: int) -> Iterator[None]:
-    """Send what is written to the disk meanwhile, so that little is left to wait for at the end."""
+    """Have the disk begin with what is written meanwhile, so that little is left to wait for at the end."""
+    begin = getattr(ctypes.CDLL(None), "sync_file_range", None)  # of Linux; waits for nothing
     done = threading.Event()
 
     def flush() -> None:
         while not done.wait(0.1):
-            with suppress(OSError):  # the fsync at the end says it aloud
-                os.fdatasync(handle)
+            begin(
+                handle, ctypes.c_int64(0), ctypes.c_int64(0), 2
+            )  # all of it; the fsync at the end tells errors
 
     thread = threading.Thread(target=flush, name="chatvec-flush", daemon=True)
-    if hasattr(os, "fdatasync"):
+    if begin is not None:
         thread.start()
     try:
         yield

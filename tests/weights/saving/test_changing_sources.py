@@ -55,8 +55,8 @@ CHANGES = {
 def test_a_next_step_during_a_save_is_an_error(copies, tmp_path, monkeypatch, how, who):
     write = Streamer.write
 
-    def and_then(self, path, tensors):
-        written = write(self, path, tensors)
+    def and_then(self, path, tensors, whole):
+        written = write(self, path, tensors, whole)
         CHANGES[how](copies[who])
         return written
 
@@ -70,7 +70,7 @@ def test_a_next_step_during_a_save_is_an_error(copies, tmp_path, monkeypatch, ho
 def test_a_config_that_changes_is_an_error_too(copies, tmp_path, monkeypatch):
     write = Streamer.write
     monkeypatch.setattr(
-        Streamer, "write", lambda self, p, t: (write(self, p, t), other_config(copies["cp"]))[0]
+        Streamer, "write", lambda self, p, t, w: (write(self, p, t, w), other_config(copies["cp"]))[0]
     )
     base, chat, cp = (Checkpoint(copies[name]) for name in ("base", "chat", "cp"))
     with pytest.raises(OSError, match=r"cp changed while it was being read: config\.json"):
@@ -101,7 +101,7 @@ def test_a_vector_reads_twice_and_must_find_the_same(copies, tmp_path, monkeypat
 def test_after_the_change_a_save_starts_afresh(copies, tmp_path, monkeypatch):
     write = Streamer.write
     monkeypatch.setattr(
-        Streamer, "write", lambda self, p, t: (write(self, p, t), next_step(copies["chat"]))[0]
+        Streamer, "write", lambda self, p, t, w: (write(self, p, t, w), next_step(copies["chat"]))[0]
     )
     with pytest.raises(OSError, match="change"):
         make(copies).save(tmp_path / "out", progress=False)

@@ -189,11 +189,11 @@ def test_a_rerun_keeps_whole_shards_and_checks_them(larger, tmp_path, monkeypatc
 
     write, written = Streamer.write, []
 
-    def stops_after_three(self, path, tensors):
+    def stops_after_three(self, path, tensors, whole):
         if len(written) == 3:
             raise KeyboardInterrupt
         written.append(path.name)
-        return write(self, path, tensors)
+        return write(self, path, tensors, whole)
 
     base, chat, cp = map(Checkpoint, larger)
     merged, partial = cp + 0.7 * (chat - base), tmp_path / ".out.partial"
@@ -217,10 +217,10 @@ def test_another_recipe_does_not_resume(larger, tmp_path, monkeypatch):
     base, chat, cp = map(Checkpoint, larger)
     write = Streamer.write
 
-    def fails_at_the_third(self, path, tensors):
+    def fails_at_the_third(self, path, tensors, whole):
         if "00003" in path.name:
             raise OSError(5, "Input/output error")
-        return write(self, path, tensors)
+        return write(self, path, tensors, whole)
 
     monkeypatch.setattr(Streamer, "write", fails_at_the_third)
     with pytest.raises(OSError, match="Input/output"):

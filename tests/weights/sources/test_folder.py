@@ -195,8 +195,8 @@ def test_an_input_that_changes_during_a_save_leaves_nothing(tmp_path, monkeypatc
 
     write, done = Streamer.write, []
 
-    def writing(stream, path, tensors):
-        found = write(stream, path, tensors)
+    def writing(stream, path, tensors, whole):
+        found = write(stream, path, tensors, whole)
         if not done:  # the first shard is written, the last not read yet
             done.append(change())
         return found

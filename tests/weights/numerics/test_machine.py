@@ -1,0 +1,117 @@
+"""Machine code that is kept: loaded without a compiler, and never taken from a file that is not whole and ours."""
+
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from chatvec_lab.weights.numerics import lanes, machine
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.setattr(machine, "_folders", lambda: [tmp_path / "kernels"])
+    return tmp_path / "kernels"
+
+
+@pytest.fixture
+def compiled(monkeypatch):
+    """The names of what was compiled, in order."""
+    names, compile_ = [], machine.Kernel._compiled
+
+    def count(self, files):
+        names.append(self.name)
+        return compile_(self, files)
+
+    monkeypatch.setattr(machine.Kernel, "_compiled", count)
+    return names
+
+
+def differences() -> np.ndarray:
+    """What a fresh kernel says of five differences."""
+    kernel = machine.Kernel("compiled_lanes", "differences_float32_float32", "qqqqf")
+    plus, minus = np.float32([1, 2, 3, 4, -0.0]), np.float32([0.5, 2, 4, -4, 0.0])
+    out = np.full(5, np.nan, np.float32)
+    addresses = [array.__array_interface__["data"][0] for array in (plus, minus, out)]
+    assert kernel(*addresses, out.size, 2.0**-100) == 0
+    assert out.tobytes() == (plus - minus + np.float32(0)).tobytes()
+    return out
+
+
+def test_a_kernel_is_compiled_once_and_then_loaded(folder, compiled):
+    first = differences()
+    [kept] = folder.iterdir()
+    assert compiled == ["differences_float32_float32"]
+    assert kept.stat().st_mode & 0o777 == 0o644 and folder.stat().st_mode & 0o777 == 0o700
+    assert differences().tobytes() == first.tobytes() and len(compiled) == 1
+
+
+@pytest.mark.parametrize("harm", ["cut", "flipped", "writable", "link", "empty", "folder"])
+def test_a_kept_file_that_is_not_whole_and_ours_is_compiled_anew(folder, compiled, harm, tmp_path):
+    differences()
+    [kept] = folder.iterdir()
+    content = bytearray(kept.read_bytes())
+    if harm == "cut":
+        kept.write_bytes(content[:-100])
+    elif harm == "flipped":
+        content[len(content) // 2] ^= 1
+        kept.write_bytes(content)
+    elif harm == "writable":
+        kept.chmod(0o666)
+    elif harm == "empty":
+        kept.write_bytes(b"")
+    else:
+        kept.rename(tmp_path / "elsewhere")
+        kept.symlink_to(tmp_path / "elsewhere") if harm == "link" else kept.mkdir()
+    differences()
+    assert len(compiled) == 2
+    if harm != "folder":  # which stays, and is in the way
+        assert kept.is_file() and not kept.is_symlink()
+        differences()
+        assert len(compiled) == 2, "what was written again is good"
+
+
+def test_other_sources_versions_and_processors_have_code_of_their_own(folder, compiled, monkeypatch):
+    differences()
+    monkeypatch.setattr(machine, "_surroundings", lambda: ("another processor",))
+    differences()
+    assert len(compiled) == len(list(folder.iterdir())) == 2
+
+
+def test_where_nothing_can_be_kept_each_process_compiles(monkeypatch, compiled, folder):
+    nowhere = machine.Path(os.devnull)
+    monkeypatch.setattr(machine, "_folders", lambda: [nowhere])
+    differences()
+    differences()
+    assert len(compiled) == 2
+    monkeypatch.setattr(
+        machine, "_folders", lambda: [nowhere, folder]
+    )  # the user's, where a package is read-only
+    differences()
+    differences()
+    assert len(compiled) == 3 and len(list(folder.iterdir())) == 1
+
+
+def test_a_sum_of_kept_kernels_needs_no_numba():
+    code = (
+        "import sys, numpy as np\n"
+        "from chatvec_lab.weights.numerics import exact\n"
+        "a, b, c = np.float32([1, 2]), np.float32([3, 3]), np.float32([1, 2])\n"
+        "for parts in ([(.5, b, c)], [(.5, b, c), (2., c, None)]):\n"
+        "    print(*exact.combine(a, parts, np.empty(2, np.float32)))\n"
+        "print('numba' in sys.modules)"
+    )
+    for _ in range(2):  # the first may compile
+        said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout
+    assert said.split() == ["2.0", "2.5", "4.0", "6.5", "False"]
+
+
+@pytest.mark.parametrize("size", [0, 1, 7])
+def test_arrays_that_do_not_fit_are_left_to_others(size):
+    plus, minus = np.ones(5, np.float32), np.ones(size, np.float32)
+    assert not lanes.subtract(plus, minus, np.empty(5, np.float32))
+    assert not lanes.can_fill(plus, plus, minus, np.empty(5, np.float32))
+    odd = np.frombuffer(bytes(21), np.uint8)[1:].view(np.float32)
+    assert not lanes.can_fill(odd, plus, plus, np.empty(5, np.float32)), "not at an address of float32"
