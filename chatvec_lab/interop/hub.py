@@ -151,8 +151,8 @@ def _files(saved: Path) -> list[str]:
     for name in found:
         if held := secrets_in(saved / name):
             raise ValueError(
-                f"{saved / name} holds the value of {', '.join(held)}, a secret of this environment. Nothing was sent; "
-                "take it out, and change the secret if the folder has been anywhere else."
+                f"{saved / name} holds a secret of this environment, or what looks like one: {', '.join(held)}. Nothing was "
+                "sent; take it out, and change the secret if the folder has been anywhere else."
             )
     return found
 

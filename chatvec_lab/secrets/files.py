@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from chatvec_lab.secrets.environment import known
-from chatvec_lab.secrets.text import Pattern, found_in, hide, hide_wrapped, patterns_now, walk
+from chatvec_lab.secrets.text import Pattern, found_in, hide, hide_wrapped, names_in, patterns_now, walk
 
 __all__ = ["redact_files", "secrets_in"]
 
@@ -39,8 +39,6 @@ def redact_files(*places: Path) -> list[str]:
     """
     patterns = patterns_now()
     found: set[str] = set()
-    if not patterns:
-        return []
     for place in map(Path, places):
         # what lies in a folder comes before it, so that its own name can be cleaned
         for file in sorted(place.rglob("*"), reverse=True) if place.is_dir() else [place]:
@@ -61,8 +59,6 @@ def _free(path: Path) -> Path:
 def secrets_in(file: Path) -> list[str]:
     """Names of the secrets that a file holds; it stays as it is."""
     patterns = patterns_now()
-    if not patterns:
-        return []
     content, suffix = _opened(file)
     try:
         return sorted(_clean(content, suffix, patterns)[1])
@@ -117,13 +113,12 @@ def _clean(old: bytes, suffix: str, patterns: tuple[Pattern, ...]) -> tuple[byte
             return _clean_packed(old, suffix, patterns, packer)
     if old[:4] == b"PK\x03\x04" and suffix not in _WEIGHTS:
         return _clean_zip(old, patterns)
-    if old[:5] == b"%PDF-":
-        hidden = {p.name for part in _inflated(old) for p in patterns if p.bytes.search(part)}
-        if hidden:
-            raise _Unwritable(hidden)
-    if b"\0" in old[:8192] or suffix in _WEIGHTS or old[:5] == b"%PDF-":
+    is_pdf = old[:5] == b"%PDF-"
+    if is_pdf and (hidden := {name for part in _inflated(old) for name in names_in(part, patterns)}):
+        raise _Unwritable(hidden)
+    if b"\0" in old[:8192] or suffix in _WEIGHTS or is_pdf:
         return _masked(old, patterns)
-    found = {pattern.name for pattern in patterns if pattern.bytes.search(old)}
+    found = names_in(old, patterns)
     if suffix in (".json", ".ipynb", ".jsonl") and (found or b"\\n" in old):
         with contextlib.suppress(ValueError, RecursionError):  # torn, or no JSON: as any text
             return _clean_json(old, suffix, patterns)
@@ -131,8 +126,7 @@ def _clean(old: bytes, suffix: str, patterns: tuple[Pattern, ...]) -> tuple[byte
     text, broken = hide_wrapped(old.decode("utf-8", "surrogateescape"), patterns)
     new = text.encode("utf-8", "surrogateescape") if broken else old
     for pattern in patterns if found else ():
-        shown = pattern.shown.encode()
-        new = pattern.bytes.sub(lambda _, shown=shown: shown, new)
+        new = pattern.put(new)
     return new, found | broken
 
 

@@ -7,10 +7,11 @@ import itertools
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, AnyStr, NamedTuple
 from urllib.parse import quote
 
 from chatvec_lab.secrets.environment import known
+from chatvec_lab.secrets.shapes import SHAPES
 
 if TYPE_CHECKING:
     import pandas
@@ -21,7 +22,7 @@ _BEGINNING = (
 
 
 class Pattern(NamedTuple):
-    """How a secret is found in text and in bytes; `shown` stands in its place."""
+    """How a secret is found in text and in bytes; `shown` stands in its place. `plain` is "" for what only has its looks."""
 
     name: str
     shown: str
@@ -29,11 +30,19 @@ class Pattern(NamedTuple):
     text: re.Pattern
     bytes: re.Pattern
 
+    def of(self, content: AnyStr) -> re.Pattern:
+        return self.text if isinstance(content, str) else self.bytes
+
+    def put(self, content: AnyStr) -> AnyStr:
+        """The text or the bytes with `shown` in place of each."""
+        empty, shown = ("", self.shown) if isinstance(content, str) else (b"", self.shown.encode())
+        return self.of(content).sub(lambda match: (match.groupdict().get("kept") or empty) + shown, content)
+
 
 def redacted(value: Any) -> Any:
     """Text, or plain data of texts (mappings, lists, tuples), with each secret as `<NAME>`; the rest as it is."""
     patterns = patterns_now()
-    return walk(value, lambda text: hide(text, patterns)) if patterns else value
+    return walk(value, lambda text: hide(text, patterns))
 
 
 def redacted_table(table: "pandas.DataFrame") -> "pandas.DataFrame":
@@ -42,8 +51,6 @@ def redacted_table(table: "pandas.DataFrame") -> "pandas.DataFrame":
     Returns the table itself when it holds none.
     """
     patterns = patterns_now()
-    if not patterns:
-        return table
 
     def clean(value: Any) -> Any:
         return walk(value, lambda text: hide(text, patterns))
@@ -97,15 +104,15 @@ class _Redacting:
 
 
 def patterns_now() -> tuple[Pattern, ...]:
-    """The patterns of the secrets that there are now, the longest first."""
-    return _compiled(tuple(known().items()))
+    """The patterns of the secrets that there are now, the longest first, and of what only looks like one."""
+    return _compiled(tuple(known().items())) + _by_looks()
 
 
 def hide(text: str, patterns: Iterable[Pattern]) -> str:
     """The text with each secret as `<NAME>`."""
     text, _ = hide_wrapped(text, patterns)  # first: the beginning of a broken one is a pattern of its own
     for pattern in patterns:
-        text = pattern.text.sub(lambda _, shown=pattern.shown: shown, text)
+        text = pattern.put(text)
     return text
 
 
@@ -114,7 +121,7 @@ def hide_wrapped(text: str, patterns: Iterable[Pattern]) -> tuple[str, set[str]]
     found: set[str] = set()
     squeezed = _BREAK.sub("", text) if "\n" in text else ""
     for pattern in patterns if squeezed else ():
-        if pattern.plain in squeezed:
+        if pattern.plain and pattern.plain in squeezed:
             shown = pattern.shown
             text, count = _wrapped(pattern.plain).subn(lambda _, shown=shown: shown, text)
             found |= {pattern.name} if count else set()
@@ -139,11 +146,21 @@ def found_in(value: Any, patterns: Iterable[Pattern]) -> set[str]:
     found: set[str] = set()
 
     def look(text: str) -> str:
-        found.update(pattern.name for pattern in patterns if pattern.text.search(text))
-        found.update(hide_wrapped(text, patterns)[1])
+        text, broken = hide_wrapped(text, patterns)
+        found.update(names_in(text, patterns) | broken)
         return text
 
     walk(value, look)
+    return found
+
+
+def names_in(content: AnyStr, patterns: Iterable[Pattern]) -> set[str]:
+    """Names of the secrets in text or bytes; what a variable holds is not named by its looks as well."""
+    found: set[str] = set()
+    for pattern in patterns:
+        if pattern.of(content).search(content):
+            found.add(pattern.name)
+            content = pattern.put(content)
     return found
 
 
@@ -177,6 +194,14 @@ def _compiled(secrets: tuple[tuple[str, str], ...]) -> tuple[Pattern, ...]:
         shown = f"<{bare}>" + "@" * name.endswith("@")
         made.append(Pattern(bare, shown, value, re.compile(pattern), re.compile(pattern.encode())))
     return tuple(made)
+
+
+@functools.cache
+def _by_looks() -> tuple[Pattern, ...]:
+    return tuple(
+        Pattern(name, f"<{name}>", "", re.compile(pattern), re.compile(pattern.encode()))
+        for name, pattern in SHAPES.items()
+    )
 
 
 def _in_base64(text: str) -> list[str]:

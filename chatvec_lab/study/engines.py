@@ -21,6 +21,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from multiprocessing.context import SpawnContext, SpawnProcess
 from pathlib import Path
 from typing import Any
 
@@ -101,8 +102,8 @@ class _Worker:
 
     def __init__(self, device: str | None, threads: str):
         self._start = (device, threads)
+        self._context = _Spawn()
         self._pool: ProcessPoolExecutor | None = None
-        self._pid: int | None = None
         self._closed = False
 
     def call(self, fn: Callable, *args: Any) -> Any:
@@ -110,17 +111,16 @@ class _Worker:
             raise RuntimeError("the engine is closed")
         try:
             if self._pool is None:
-                context = multiprocessing.get_context("spawn")
                 self._pool = ProcessPoolExecutor(
-                    1, mp_context=context, initializer=_warm_up, initargs=self._start
+                    1, mp_context=self._context, initializer=_warm_up, initargs=self._start
                 )
-                self._pid = self._started().result()
+                started = self._started()
                 if self._closed:  # meanwhile
                     self.kill()
-                    raise RuntimeError("the engine is closed")
+                started.result()
             return self._pool.submit(fn, *args).result()
         except BrokenProcessPool:
-            self._pool = self._pid = None
+            self._pool = None
             raise
 
     def _started(self) -> Future:
@@ -132,13 +132,23 @@ class _Worker:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
     def kill(self) -> None:
+        """Stop the process, also one that has not warmed up yet: on a busy machine that takes its time."""
         self._closed = True
-        pool, pid = self._pool, self._pid
-        if pool is not None and pid is not None:
-            _kill_below(pid)
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+        pool, process = self._pool, self._context.process
+        if pool is not None and process is not None and process.pid is not None:
+            _kill_below(process.pid)
+            process.kill()
             pool.shutdown(wait=True, cancel_futures=True)
+
+
+class _Spawn(SpawnContext):
+    """Fresh processes, of which it knows the last one as soon as there is one."""
+
+    process: SpawnProcess | None = None
+
+    def Process(self, *args: Any, **options: Any) -> SpawnProcess:
+        self.process = SpawnProcess(*args, **options)
+        return self.process
 
 
 def _kill_below(pid: int) -> None:

@@ -31,6 +31,7 @@ from chatvec_lab.study.sbatch import (
     with_asks,
 )
 
+SQUEUE = "JobArrayID:64,State:24,RestartCnt:12,Reason:160"  # columns and their widths: what is longer is cut
 SQUEUE_SECONDS = 5  # how old an answer of squeue may be
 SILENT_SECONDS = 900  # how long squeue may fail
 SETTLE_SECONDS = 15  # how long the files of an ended job may take over a network disk
@@ -78,11 +79,11 @@ class Slurm:
         self.options, self.at_once, self.setup, self.python = read_options(options)
         self._said = {name.strip().lstrip("-").replace("_", "-") for name in options} | {*options}
         self._pending: list[tuple[_Job, Callable, tuple, dict[str, str]]] = []
-        self._queue: dict[str, tuple[str, str]] | None = None
+        self._queue: dict[str, tuple[str, int, str]] | None = None
         self._answered = time.monotonic()
         self._asked = self._told = -float("inf")
         self._waits: Counter[str] = Counter()
-        self._running: set[str] = set()
+        self._restarts: dict[str, int] = {}  # as told
 
     takes_asks = True
 
@@ -208,19 +209,23 @@ class Slurm:
             "or take another partition."
         )
 
-    def queued(self) -> dict[str, tuple[str, str]] | None:
-        """State and reason of this user's jobs that wait or run, array tasks as 12_3; None while squeue is silent.
+    def queued(self) -> dict[str, tuple[str, int, str]] | None:
+        """Of this user's jobs that wait or run, array tasks as 12_3: the state, how often it was put back, why it waits.
+
+        None while squeue is silent.
 
         SlurmError when it has been for a quarter of an hour: the jobs go on, and the next call finds them.
         """
         if time.monotonic() - self._asked > SQUEUE_SECONDS:
-            answer = ask(["squeue", "--noheader", "--array", "--format=%i %T %r", f"--user={os.getuid()}"])
+            answer = ask(["squeue", "--noheader", "--array", f"--Format={SQUEUE}", f"--user={os.getuid()}"])
             self._queue = None  # a controller that is busy for a moment does not end our jobs
             self._asked = time.monotonic()
             if answer.returncode == 0:
-                rows = [(row + " -").split(None, 2) for row in answer.stdout.splitlines() if row.strip()]
+                rows = [(row + " -").split(None, 3) for row in answer.stdout.splitlines() if row.strip()]
                 self._queue = {
-                    job: (state, why[:-1].strip()) for job, state, why in rows if state not in ENDED
+                    job: (state, int(restarts), why[:-1].strip())
+                    for job, state, restarts, why in rows
+                    if state not in ENDED
                 }
                 self._answered = self._asked
             elif self._asked - self._answered > SILENT_SECONDS:
@@ -236,15 +241,15 @@ class Slurm:
         if queue is None:
             return []
         mine = {token: queue[token] for token in tokens if token in queue}
-        back = [token for token in mine if token in self._running and mine[token][0] != "RUNNING"]
-        back = [token for token in back if mine[token][0] in ("PENDING", "REQUEUED", "REQUEUE_HOLD")]
-        self._running = {token for token, (state, _) in mine.items() if state == "RUNNING"}
+        # By Slurm's own count: a job may have begun, been put back and begun again between two answers.
+        back = [token for token, (_, restarts, _) in mine.items() if restarts > self._restarts.get(token, 0)]
+        self._restarts |= {token: mine[token][1] for token in back}
         lines = [
             f"  Slurm put job {token} back into the queue (node failed, preempted or requeued); it starts anew there"
             for token in back
         ]
         waits = Counter(
-            _reason(reason) for state, reason in mine.values() if state == "PENDING" and reason != "None"
+            _reason(reason) for state, _, reason in mine.values() if state == "PENDING" and reason != "None"
         )
         if waits != self._waits and time.monotonic() - self._told > NEWS_SECONDS:
             one, more = "  1 job waits", "  {} jobs wait"

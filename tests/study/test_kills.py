@@ -49,7 +49,7 @@ def stop(process, instant: float, how: signal.Signals, *, group: bool) -> bool:
         (os.killpg if group else os.kill)(process.pid, how)
     except (psutil.NoSuchProcess, ProcessLookupError):  # done meanwhile
         return False
-    process.wait(60)
+    process.wait(180)  # seconds of a machine that is busy with others
     _, alive = psutil.wait_procs(below, timeout=30)
     assert not alive, f"after {how.name} at {instant:.2f} s there is left {[p.cmdline() for p in alive]}"
     return True
@@ -71,12 +71,12 @@ def test_two_hundred_kills_of_a_study(lab, part):
 
 
 def campaign(lab, kills: int, seed: str) -> None:
-    """A study of four cells, killed so many times at instants that the seed draws."""
+    """A study of three cells, killed so many times at instants that the seed draws: within what is left of its work."""
     lab.notebook("made", "seed: int = 0  # seed", MADE)
     lab.notebook("joined", "made: list[str] = []  # folders", JOINED)
     lab.study("""
         notebooks:
-          made.ipynb: {grid: {seed: [0, 1, 2]}}
+          made.ipynb: {grid: {seed: [0, 1]}}
           joined.ipynb: {needs: {made: made}}
     """)
     start = time.monotonic()
@@ -84,18 +84,20 @@ def campaign(lab, kills: int, seed: str) -> None:
     undisturbed = time.monotonic() - start
     assert status == 0, text
     expected = results(lab)
-    assert len(expected) == 2 + 2 + 3 * 3 + 4
+    assert len(expected) == 2 + 2 + 2 * 3 + 3
 
     print(f"{kills} kills, CHATVEC_SEED={seed}")
     chance = random.Random(f"{kills} kills, {seed}")
     killed, done = 0, {}
     shutil.rmtree(lab.out)
-    while killed < kills or len(done) < 4:
+    while killed < kills or len(done) < 3:
         process = lab.start("--workers", "2", start_new_session=True)
         how = chance.choice([signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
-        instant, group = chance.uniform(0.1, undisturbed), how != signal.SIGKILL and chance.random() < 0.5
+        left = undisturbed * (4 - len(done)) / 4
+        instant, group = chance.uniform(0.1, left), how != signal.SIGKILL and chance.random() < 0.5
         if killed < kills:
             killed += stop(process, instant, how, group=group)
+            print(f"{killed} of {kills}: {how.name} at {instant:.2f} s of {left:.2f}", flush=True)
         text, _ = process.communicate(timeout=300)
         ends = {0, -signal.SIGKILL, 128 + how, -how}  # the last before Python has started
         assert process.returncode in ends, f"{how.name} at {instant:.2f} s: {process.returncode}\n{text}"
@@ -110,7 +112,7 @@ def campaign(lab, kills: int, seed: str) -> None:
                 shutil.rmtree(lab.out)
                 done = {}
     status, text = lab.run("--workers", "2")
-    assert status == 0 and text.startswith("4 cells, 4 already done, 0 to run")
+    assert status == 0 and text.startswith("3 cells, 3 already done, 0 to run")
     assert results(lab) == expected
 
 
@@ -146,3 +148,20 @@ def test_a_stopped_study_leaves_nothing_at_work(lab, how):
     assert not psutil.pid_exists(kernel) and not psutil.pid_exists(child)
     assert not ports & {c.laddr.port for c in psutil.net_connections("tcp") if c.status == "LISTEN"}
     assert lab.records() == {}
+
+
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
+def test_a_study_stopped_while_its_workers_warm_up_ends_at_once(lab, how):
+    """On a starved machine the import of papermill takes minutes; nobody who stops a study should wait for it."""
+    lab.notebook("cell", "seed: int = 0  # seed", "pass")
+    lab.study("notebooks: {cell.ipynb: {grid: {seed: [0, 1]}}}")
+    slow = "import pathlib, time\npathlib.Path('warming').touch()\ntime.sleep(600)\n"
+    (lab.root / "papermill.py").write_text(slow)
+    process = lab.start("--workers", "2")
+    end = time.monotonic() + 120
+    while not (lab.root / "warming").exists():
+        assert time.monotonic() < end and process.poll() is None
+        time.sleep(0.05)
+    assert stop(process, 0, how, group=False)
+    text, _ = process.communicate(timeout=60)
+    assert process.returncode == 128 + how and "Traceback" not in text

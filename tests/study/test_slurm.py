@@ -204,14 +204,14 @@ def test_a_busy_queue_ends_no_job(tools, tmp_path, monkeypatch):
     assert engine.queued() is None  # no answer
     job = engine.attach("7")
     assert job is not None and not job.done()
-    queue.write_text("8 RUNNING None\n")
+    queue.write_text("8 RUNNING 0 None\n")
     assert engine.attach("7") is None and not job.done()  # missing from one list: give it a moment
-    queue.write_text("7 RUNNING\n")
+    queue.write_text("7 RUNNING 0\n")
     time.sleep(0.3)
     assert not job.done()
     queue.unlink()
     assert not job.done()
-    queue.write_text("7 COMPLETED None\n")
+    queue.write_text("7 COMPLETED 0 None\n")
     assert not job.done()
     time.sleep(0.3)
     assert job.done()
@@ -227,15 +227,17 @@ def test_it_is_told_why_jobs_wait_and_which_came_back(tools, tmp_path, monkeypat
     engine = engines.Slurm(tmp_path / "jobs")
     mine = ["7_0", "7_1", "7_2", "7_3"]
     queue.write_text(
-        "7_0 PENDING Priority\n7_1 PENDING Priority\n7_2 RUNNING None\n9_0 PENDING Licenses\n"
-        "7_3 PENDING ReqNodeNotAvail, UnavailableNodes:node[1-3]\n"
+        "7_0 PENDING 0 Priority\n7_1 PENDING 0 Priority\n7_2 RUNNING 0 None\n9_0 PENDING 0 Licenses\n"
+        "7_3 PENDING 0 ReqNodeNotAvail, UnavailableNodes:node[1-3]\n"
     )
     assert engine.news(mine) == [
         "  2 jobs wait: Priority (jobs of others are ahead)",
         "  1 job waits: ReqNodeNotAvail (the nodes that fit are down, drained or reserved)",
     ]
     assert engine.news(mine) == [], "told once"
-    queue.write_text("7_2 PENDING BeginTime\n7_3 PENDING AssocGrpGRES\n7_1 PENDING QOSMaxJobsPerUserLimit\n")
+    queue.write_text(
+        "7_2 PENDING 1 BeginTime\n7_3 PENDING 0 AssocGrpGRES\n7_1 PENDING 0 QOSMaxJobsPerUserLimit\n"
+    )
     back, *others = engine.news(mine)
     assert "put job 7_2 back into the queue" in back and not others, (
         "reasons change often: once a minute will do"
@@ -245,10 +247,33 @@ def test_it_is_told_why_jobs_wait_and_which_came_back(tools, tmp_path, monkeypat
     assert (
         "  1 job waits: AssocGrpGRES (a limit of your account or qos is reached)" in lines and len(lines) == 3
     )
-    queue.write_text("7_1 PENDING None\n7_3 PENDING Nodes required for job are DOWN, DRAINED or reserved\n")
+    queue.write_text(
+        "7_1 PENDING 0 None\n7_3 PENDING 0 Nodes required for job are DOWN, DRAINED or reserved\n"
+    )
     assert engine.news(mine) == ["  1 job waits: Nodes required for job are DOWN, DRAINED or reserved"]
     queue.unlink()
     assert engine.news(mine) == []
+
+
+def test_a_job_put_back_between_two_answers_is_told(tools, tmp_path):
+    """Who asks every few seconds may see it neither running before nor pending after: Slurm's own count says it."""
+    queue = tmp_path / "queue"
+    tools(squeue=f"cat {queue}")
+    engine = engines.Slurm(tmp_path / "jobs")
+    told = "  Slurm put job {} back into the queue (node failed, preempted or requeued); it starts anew there"
+    wide = "{:64}{:24}{:<12}{}\n"  # as squeue prints it
+    queue.write_text(wide.format("7_0", "PENDING", 0, "None") + wide.format("7_1", "RUNNING", 0, "None"))
+    assert engine.news(["7_0", "7_1"]) == []
+    queue.write_text(
+        wide.format("7_0", "REQUEUED", 1, "BeginTime") + wide.format("7_1", "RUNNING", 1, "None")
+    )
+    assert engine.news(["7_0", "7_1"]) == [told.format("7_0"), told.format("7_1")]
+    assert engine.news(["7_0", "7_1"]) == [], "told once"
+    queue.write_text(wide.format("7_0", "RUNNING", 1, "None") + wide.format("7_1", "COMPLETING", 3, "None"))
+    assert engine.news(["7_0", "7_1"]) == [told.format("7_1")]
+    assert engines.Slurm(tmp_path / "jobs").news(["7_0", "8_0"]) == [told.format("7_0")], (
+        "also of an earlier call"
+    )
 
 
 SCONTROL = "JobId=19 ArrayJobId=18 ArrayTaskId=0 JobName=chatvec JobState={} Reason={} ExitCode={} TimeLimit=01:00:00"

@@ -63,7 +63,7 @@ class JsonlCache:
         """Keep what `request()` gives under this key; that it is sent is on the disk before it is. Whether it was sent.
 
         While it is under way, other threads and processes wait with the same question, and then find the answer. What
-        the server refuses (ValueError, PermissionError) has cost nothing and is noted as such.
+        the server refuses (ValueError, PermissionError), and what never reached it, has cost nothing and is noted as such.
         """
         with self._alone(key):
             with self._lock:
@@ -73,8 +73,9 @@ class JsonlCache:
             self._note(key, 1)
             try:
                 record = request()
-            except (ValueError, PermissionError):
-                self._note(key, -1)
+            except (ValueError, PermissionError, ConnectionError) as error:
+                if not getattr(error, "may_be_charged", isinstance(error, ConnectionError)):
+                    self._note(key, -1)
                 raise
             self.put(key, record)
         return True
@@ -82,6 +83,10 @@ class JsonlCache:
     def unanswered(self, key: str) -> int:
         """How many requests of this key were sent, by any process, and brought neither an answer nor a refusal."""
         return self._sent[key]
+
+    def lost(self, key: str) -> None:
+        """Journal that a request broke off and is about to be sent again: its server may charge both."""
+        self._note(key, 1)
 
     def put(self, key: str, record: dict[str, Any]) -> None:
         """Keep a record that JSON can hold."""

@@ -24,7 +24,9 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 LARGEST_BODY = 1 << 26  # bytes; no honest answer is longer
-_TRY_AGAIN = {408, 409, 425, 429}  # and every 5xx
+_TRY_AGAIN = {408, 409, 425, 429}  # and every 5xx but 501, which says that a thing does not exist there
+_GAVE_UP = {408, 504, 524}  # somebody on the way gave up waiting; the model may have answered all the same
+_NEVER_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
 _FILTERED = re.compile(
     r"(?i)content[_ ](?:filter|policy|management policy)|data_?inspection_?failed|responsibleaipolicy"
 )
@@ -72,25 +74,35 @@ class Endpoint:
     def __repr__(self) -> str:
         return f"Endpoint({self.base_url!r}, key_env={self.key_env!r})"
 
-    def post(self, path: str, payload: Any, *, read: Callable[[Any], Result] = lambda body: body) -> Result:
+    def post(
+        self,
+        path: str,
+        payload: Any,
+        *,
+        read: Callable[[Any], Result] = lambda body: body,
+        lost: Callable[[], Any] = lambda: None,
+    ) -> Result:
         """What `read` makes of the JSON that the server answers.
 
         `read` may raise LookupError, TypeError, AttributeError or ValueError: the body is then malformed and
-        asked for again. Lone surrogates in `payload` are sent as U+FFFD.
+        asked for again. Lone surrogates in `payload` are sent as U+FFFD. `lost` is called before an attempt is repeated
+        that the server may charge though it brought nothing: one that was sent and then broke off.
 
         Raises ValueError when the server refuses this request (4xx), UnknownOption when it does not know some of its
         options, ContentFiltered when a filter refuses its text,
-        PermissionError for a missing or rejected key or a spent quota, ConnectionError when the last retry failed.
+        PermissionError for a missing or rejected key or a spent quota, ConnectionError when the last retry failed: its
+        `may_be_charged` says whether that one was sent and broke off.
         """
         content = clean_text(json.dumps(payload, ensure_ascii=False)).encode()
         url = self.base_url + path
         for attempt in range(self.retries + 1):
             self._wait_for_turn()
-            asked = None
+            asked, may_be_charged = None, True
             try:
                 status, headers, text = self._send(url, content)
             except httpx.RequestError as error:
                 trouble = secrets.redacted(f"{type(error).__name__}: {error}")
+                may_be_charged = not isinstance(error, _NEVER_SENT)
             else:
                 if 200 <= status < 300:
                     try:
@@ -98,19 +110,24 @@ class Endpoint:
                     except _MALFORMED as error:
                         trouble = f"unreadable answer ({type(error).__name__}: {error}): {text[:200]!r}"
                 else:
-                    trouble = f"status {status}: {text[:500]!r}"
+                    trouble, may_be_charged = f"status {status}: {text[:500]!r}", status in _GAVE_UP
                     if refused := _unknown_options(status, text, payload):
                         raise UnknownOption(url, status, refused, text)
-                    if "insufficient_quota" in text or not (status in _TRY_AGAIN or status >= 500):
+                    is_passing = status in _TRY_AGAIN or (status >= 500 and status != 501)
+                    if "insufficient_quota" in text or not is_passing:
                         raise _refusal(url, status, trouble, self.key_env)
                     asked = _retry_after(headers)
             if asked is not None and asked > self.longest_wait:
                 trouble += f"; the server asks for {asked:.0f} s, longest_wait is {self.longest_wait:.0f} s"
                 break
             if attempt < self.retries:
+                if may_be_charged:
+                    lost()
                 self._back_off(attempt, asked)
         # outside the except: httpx keeps the request, and with it the key, on its errors
-        raise ConnectionError(f"POST {url}: no answer after {attempt + 1} attempts. Last: {trouble}")
+        failure = ConnectionError(f"POST {url}: no answer after {attempt + 1} attempts. Last: {trouble}")
+        failure.may_be_charged = may_be_charged
+        raise failure
 
     def close(self) -> None:
         """Give the connections back; a garbage-collected endpoint does so too."""
@@ -159,14 +176,14 @@ class Endpoint:
 
 
 class UnknownOption(ValueError):
-    """A server does not know `options` of a request, and so would refuse every request with them."""
+    """A server does not take `options` of a request, and so would refuse every request with them."""
 
     def __init__(self, url: str, status: int, options: list[str], text: str):
         self.options = options
         several = "s" * (len(options) > 1)
         super().__init__(
-            f"POST {url}: the server does not know the option{several} {', '.join(options)} (status {status}). Leave "
-            f"{'them' if several else 'it'} out (None, or the default), or ask a server that knows "
+            f"POST {url}: the server does not take the option{several} {', '.join(options)} (status {status}). Leave "
+            f"{'them' if several else 'it'} out (None, or the default), or ask a server that takes "
             f"{'them' if several else 'it'}. It said: {' '.join(text.split())[:200]}"
         )
 
@@ -186,11 +203,19 @@ class Completion(NamedTuple):
 
 
 def complete_chat(
-    endpoint: Endpoint, messages: list[dict[str, str]], *, model: str, **options: Any
+    endpoint: Endpoint,
+    messages: list[dict[str, str]],
+    *,
+    model: str,
+    lost: Callable[[], Any] = lambda: None,
+    **options: Any,
 ) -> Completion:
-    """One completion from an OpenAI-compatible server; `options` that are None stay out of the request."""
+    """One completion from an OpenAI-compatible server; `options` that are None stay out of the request.
+
+    `lost` as in `Endpoint.post`.
+    """
     payload = {"model": model, "messages": messages} | {k: v for k, v in options.items() if v is not None}
-    return endpoint.post("/chat/completions", payload, read=_read_completion)
+    return endpoint.post("/chat/completions", payload, read=_read_completion, lost=lost)
 
 
 def map_concurrent(
@@ -308,12 +333,15 @@ _UNKNOWN = re.compile(
 
 
 def _unknown_options(status: int, text: str, payload: Any) -> list[str]:
-    """Which options of a request a server says that it does not know.
+    """Which options of a request a server says that it does not take.
 
     transformers serve answers 422 with "Unexpected fields in the request: {'top_k'}", servers of FastAPI with a list
-    of "extra_forbidden" at ["body", "top_k"], OpenAI 400 with "Unrecognized request argument supplied: top_k".
+    of "extra_forbidden" at ["body", "top_k"], vLLM 400 with such a list as text in its message, OpenAI 400 with
+    "Unrecognized request argument supplied: top_k".
     """
     if status not in (400, 422) or not isinstance(payload, dict) or not _UNKNOWN.search(text):
+        return []
+    if _FILTERED.search(text):  # what is not allowed is the text
         return []
     asked = {"model", "messages", "prompt"}
     said = text

@@ -7,6 +7,7 @@ counted as such and its score is missing, never zero. Judges often rate a fluent
 high: report `language.language_scores` beside these scores.
 """
 
+import functools
 import itertools
 import os
 from collections.abc import Iterable, Mapping, Sequence
@@ -87,8 +88,8 @@ class Judge:
 
         Keys: text, finish_reason, served_model, date (UTC), prompt_tokens, completion_tokens, error, asked (1
         for a request made now, 0 for one answered before), unanswered (requests for it, also of earlier runs, that
-        were sent and brought no answer since the run was killed or the connection lost: the server may have charged
-        them). Equal questions are asked once; `repeats` numbers
+        were sent and brought no answer since the run was killed, the time ran out or the connection was lost, each retry
+        counted: the server may have charged them). Equal questions are asked once; `repeats` numbers
         those that are to be asked again. A question that is None has an empty record. Interrupted, the same
         call goes on where it stopped.
         """
@@ -116,7 +117,8 @@ class Judge:
         key, messages = question
 
         def request() -> dict:
-            answer = complete_chat(self.endpoint, messages, model=self.model, **self.options)
+            lost = functools.partial(self.cache.lost, key)
+            answer = complete_chat(self.endpoint, messages, model=self.model, lost=lost, **self.options)
             date = datetime.now(UTC).isoformat(timespec="seconds")
             values = (answer.text, answer.finish_reason, answer.model, date, *answer[2:4])
             return dict(zip(_RECORD, values, strict=True))
@@ -153,8 +155,8 @@ def rate(
     Columns: those that identify the reply, repeat, protocol, score, status ("ok", "unparsable", "cut off" by its
     length, which is no verdict, "failed", "no response"), judgement (raw), judge, served_model, date,
     prompt_language, prompt_hash, judge_finish_reason, prompt_tokens, completion_tokens, asked (requests made by this
-    call), unanswered (requests that a kill or a lost connection left without an answer, and that may be charged all
-    the same), error.
+    call), unanswered (requests that a kill, a time-out or a lost connection left without an answer, and that may be charged
+    all the same), error.
     Average with `statistics.summarise(table, value="score", share=False)`.
     """
     if protocol not in ("paper", "mt-bench"):

@@ -59,6 +59,55 @@ def test_a_refusal_is_not_repeated(status, error):
         assert sum(server.requests.values()) == 1
 
 
+REFUSALS = {  # as these servers write them
+    "transformers serve": (422, {"detail": "Unexpected fields in the request: {'top_k'}"}),
+    "FastAPI": (422, {"detail": [{"type": "extra_forbidden", "loc": ["body", "top_k"], "msg": "Extra inputs are not permitted",
+                                  "input": 5}]}),
+    "FastAPI with pydantic 1": (422, {"detail": [{"loc": ["body", "top_k"], "msg": "extra fields not permitted",
+                                                  "type": "value_error.extra"}]}),
+    "vLLM 0.5": (400, {"object": "error", "message": "[{'type': 'extra_forbidden', 'loc': ('body', 'top_k'), 'msg': 'Extra "
+                       "inputs are not permitted', 'input': 5}]", "type": "BadRequestError", "param": None, "code": 400}),
+    "vLLM": (400, {"error": {"message": "1 validation error:\n  {'type': 'extra_forbidden', 'loc': ('body', 'top_k'), 'msg': "
+                             "'Extra inputs are not permitted', 'input': 5}", "type": "Bad Request", "code": 400}}),
+    "OpenAI": (400, {"error": {"message": "Unrecognized request argument supplied: top_k", "type": "invalid_request_error",
+                               "param": None}}),
+    "OpenAI, o-series": (400, {"error": {"message": "Unsupported parameter: 'top_k' is not supported with this model.",
+                                         "param": "top_k", "code": "unsupported_parameter"}}),
+    "TGI": (422, {"error": "Input validation error: unknown field `top_k`, expected one of `messages`", "error_type": "x"}),
+    "text": (422, "unknown field top_k"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("server", REFUSALS)
+def test_an_unknown_option_is_told_by_name_in_one_line_and_not_repeated(server):
+    from chatvec_lab.evaluation.asking.http import UnknownOption
+
+    payload = {"model": "m", "messages": [], "seed": 1, "top_k": 5, "stop": ["input"], "temperature": 0.5}
+    with scripted(REFUSALS[server]).running() as answering:
+        with pytest.raises(UnknownOption) as caught:
+            quick(answering.url).post("/x", payload)
+        assert sum(answering.requests.values()) == 1
+    told = str(caught.value)
+    assert caught.value.options == ["top_k"] and "does not take the option top_k (status 4" in told
+    assert "\n" not in told and "Leave it out" in told
+
+
+@pytest.mark.parametrize(
+    ("status", "answer"),
+    [
+        (400, {"error": {"message": "The text is not allowed by our content policy. seed, stop", "code": "content_filter"}}),
+        (422, {"detail": [{"type": "int_parsing", "loc": ["body", "top_k"], "msg": "not an integer", "input": "five"}]}),
+        (400, {"error": {"message": "Unrecognized model m. It has no seed", "param": "model"}}),
+    ],
+)  # fmt: skip
+def test_other_refusals_are_no_unknown_options(status, answer):
+    from chatvec_lab.evaluation.asking.http import UnknownOption
+
+    with scripted((status, answer)).running() as server, pytest.raises(ValueError) as caught:
+        quick(server.url).post("/x", {"model": "m", "messages": [], "seed": 1, "stop": [], "top_k": 5})
+    assert not isinstance(caught.value, UnknownOption)
+
+
 def test_a_spent_quota_is_not_repeated():
     with scripted((429, {"error": {"code": "insufficient_quota"}})).running() as server:
         with pytest.raises(PermissionError, match="insufficient_quota"):

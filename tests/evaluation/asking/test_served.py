@@ -163,6 +163,22 @@ def test_options_that_the_server_refuses_are_left_out_by_name(model, refused):
     assert not set(refused) & set(model.requests[-1][1]) and "temperature" in model.requests[-1][1]
 
 
+def test_a_refusal_in_the_middle_of_a_run_loses_no_reply(model, tmp_path):
+    """A server that was restarted with another version meanwhile: what it had answered is kept, the rest is asked again."""
+    settings = {"temperature": 0.5, "top_k": 5, "seed": 3, "progress": False, "out": tmp_path}
+    first = respond_served(model.url, "m", prompts(4), **settings)
+    model.refuses, before = ("max_tokens",), len(model.requests)
+    with pytest.raises(ValueError, match="does not take the option max_tokens") as caught:
+        respond_served(model.url, "m", prompts(9), workers=1, **settings)
+    assert "\n" not in str(caught.value) and len(model.requests) == before + 1, "once is enough"
+    model.refuses = ("seed", "top_k")
+    with pytest.warns(UserWarning, match="left out: "):
+        found = respond_served(model.url, "m", prompts(9), **settings)
+    assert len(found) == 18 and found.response.notna().all()
+    pd.testing.assert_frame_equal(found.head(8), first)
+    assert (found.response == "you said " + found.prompt).all()
+
+
 def test_a_server_that_refuses_what_decides_the_reply_is_an_error_not_another_decoding(model):
     model.refuses = ("temperature",)
     with pytest.raises(ValueError, match="not permitted: temperature"):

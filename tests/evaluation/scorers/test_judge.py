@@ -453,6 +453,9 @@ def test_pairs_must_pair():
         assert list(compare_replies(replies(2), missing, judge)["status"]) == ["ok", "no response"]
 
 
+QUESTION = [{"role": "user", "content": "q"}]
+
+
 def test_what_was_under_way_at_a_kill_is_counted_in_the_cost(tmp_path):
     """Two questions are in flight when the process is killed: they are asked again, and the report says so."""
     code = (
@@ -504,6 +507,46 @@ def test_the_report_says_what_may_have_been_paid_twice(tmp_path):
         refused = judged(2)
     assert table[["asked", "unanswered"]].to_numpy().tolist() == [[1, 1]]
     assert refused.unanswered.tolist() == [1, 0], "what the server refused has cost nothing"
+
+
+@pytest.mark.parametrize(
+    ("troubles", "unanswered"),
+    [
+        (
+            ["hang", "dropped", "malformed", "empty", "truncated"],
+            5,
+        ),  # sent, and nothing that can be read came back
+        (["busy", "error"], 0),  # the server says that it did nothing
+        (["error", "hang", "busy"], 1),
+    ],
+)
+def test_each_retry_that_may_be_charged_is_counted(tmp_path, troubles, unanswered):
+    """A judge that answers too late is asked again, and bills both."""
+    server = FlakyServer(lambda path, body: completion("[[7]]"))
+    server.choose = lambda question: dict(enumerate(troubles)).get(len(server.moments), "good")
+    server.retry_after = "0"
+    cache = tmp_path / "j.jsonl"
+    with server.running():
+        endpoint = Endpoint(server.url, timeout=0.5, backoff=0.001)
+        (record,) = Judge("m", endpoint, cache=cache, progress=False).ask([QUESTION])
+        assert record["text"] == "[[7]]" and record["unanswered"] == unanswered
+        (again,) = Judge("m", endpoint, cache=cache, progress=False).ask([QUESTION])
+    assert (again["asked"], again["unanswered"]) == (0, unanswered)
+    assert len(server.moments) == len(troubles) + 1
+
+
+@pytest.mark.parametrize(("choose", "unanswered"), [("hang", 3), ("error", 0), (None, 0)])
+def test_a_judge_that_never_answers_is_charged_for_what_reached_it(tmp_path, choose, unanswered):
+    server = FlakyServer(lambda path, body: completion("[[7]]"))
+    server.choose = lambda question: choose
+    endpoint = Endpoint(server.url, timeout=0.3, retries=2, backoff=0.001)
+    if choose:
+        with server.running():
+            (record,) = Judge("m", endpoint, cache=tmp_path / "j.jsonl", progress=False).ask([QUESTION])
+    else:
+        server._server.server_close()  # nobody listens there
+        (record,) = Judge("m", endpoint, cache=tmp_path / "j.jsonl", progress=False).ask([QUESTION])
+    assert "no answer after 3 attempts" in record["error"] and record["unanswered"] == unanswered
 
 
 def test_two_processes_that_come_to_the_same_questions_pay_once(tmp_path):
