@@ -150,7 +150,7 @@ class Services:
         return completion(f"{draw.randint(3, 9)}\nAs drawn.")
 
 
-def study_file(root: Path, url: str, family: str, *, n: int, tasks: Path | None) -> Path:
+def study_file(root: Path, url: str, family: str, *, n: int, tasks: Path) -> Path:
     """The paper's study on the stand-in: judge, toxicity endpoint, guard, and a local task of lm-eval."""
     sets = {
         "language": "zh-Hant",
@@ -172,7 +172,7 @@ def study_file(root: Path, url: str, family: str, *, n: int, tasks: Path | None)
         "answers",
         "language",
     ]
-    local = {"tasks": ["tmmluplus_local"], "services": {"tasks": str(tasks)}} if tasks else {}
+    local = {"tasks": ["tmmluplus_local"], "services": {"tasks": str(tasks)}}
     needs = {"instructions": "04_instruction_following", "toxicity": "05_toxicity", "limits": "07_limits",
              "knowledge": "10_knowledge"}  # fmt: skip
     told = {

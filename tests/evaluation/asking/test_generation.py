@@ -2,7 +2,6 @@
 
 import json
 import os
-import random
 import signal
 import subprocess
 import sys
@@ -11,7 +10,6 @@ import time
 import pandas as pd
 import pytest
 import torch
-from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import (
     AutoModelForCausalLM,
     BartConfig,
@@ -19,24 +17,16 @@ from transformers import (
     BertForSequenceClassification,
     Blip2Config,
     Blip2ForConditionalGeneration,
-    BloomConfig,
     CpmAntConfig,
-    GemmaConfig,
-    GPTNeoXConfig,
     IdeficsConfig,
     IdeficsForVisionText2Text,
     Llama4Config,
     Llama4ForConditionalGeneration,
-    LlamaConfig,
     MambaConfig,
     MiniMaxConfig,
-    MistralConfig,
-    MixtralConfig,
     MusicgenDecoderConfig,
     MusicgenForCausalLM,
     OpenAIGPTConfig,
-    PreTrainedTokenizerFast,
-    Qwen2Config,
     RecurrentGemmaConfig,
     ReformerConfig,
     RwkvConfig,
@@ -45,62 +35,10 @@ from transformers import (
     XLMConfig,
     XLNetConfig,
 )
+from word_models import CONFIGS, SIZES, make_model, make_prompts, make_tokenizer
 
 from chatvec_lab.evaluation.asking.generation import batch_disagreement, end_ids, respond
 from chatvec_lab.evaluation.asking.responses import COLUMNS
-
-SIZES = {
-    "vocab_size": 203,
-    "hidden_size": 32,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "intermediate_size": 64,
-    "max_position_embeddings": 64,
-    "eos_token_id": 1,
-    "bos_token_id": None,
-    "pad_token_id": 0,
-    "initializer_range": 0.3,  # wide enough that replies vary
-}
-NEOX = {**SIZES, "use_parallel_residual": True}
-del NEOX["num_key_value_heads"]
-CONFIGS = {
-    "llama": LlamaConfig(**SIZES, tie_word_embeddings=True),
-    "qwen2": Qwen2Config(**SIZES, tie_word_embeddings=True),
-    "mistral": MistralConfig(**SIZES, sliding_window=8),  # shorter than the prompts
-    "gemma": GemmaConfig(**SIZES, head_dim=8),
-    "gpt_neox": GPTNeoXConfig(**NEOX),
-    "mixtral": MixtralConfig(**SIZES, num_local_experts=4, num_experts_per_tok=2),
-    "bloom": BloomConfig(
-        **{k: v for k, v in SIZES.items() if "key_value" not in k and "position" not in k}
-    ),  # ALiBi
-}
-MARKERS = ["<|user|>", "<|assistant|>", "<|system|>", "<|end|>"]
-TEMPLATE = (
-    "{% for m in messages %}<|{{ m.role }}|> {{ m.content }} <|end|> {% endfor %}"
-    "{% if add_generation_prompt %}<|assistant|> {% endif %}"
-)
-
-
-def make_model(name, dtype=torch.float32):
-    torch.manual_seed(7)
-    return AutoModelForCausalLM.from_config(CONFIGS[name]).to(dtype).eval()
-
-
-def make_tokenizer():
-    words = ["<pad>", "<eos>", "<unk>", *MARKERS]
-    words += [f"w{i}" for i in range(SIZES["vocab_size"] - len(words))]
-    plain = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="<unk>"))
-    plain.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    fast = PreTrainedTokenizerFast(
-        tokenizer_object=plain,
-        eos_token="<eos>",
-        pad_token="<pad>",
-        unk_token="<unk>",
-        extra_special_tokens=MARKERS,
-    )
-    fast.chat_template = TEMPLATE
-    return fast
 
 
 @pytest.fixture(scope="module")
@@ -111,18 +49,6 @@ def tokenizer():
 @pytest.fixture(scope="module")
 def llama():
     return make_model("llama")
-
-
-def make_prompts(n, seed="prompts", turns=1):
-    rng = random.Random(seed)
-
-    def text():
-        return " ".join(f"w{rng.randrange(190)}" for _ in range(rng.randint(1, 14)))
-
-    rows = [{"prompt_id": f"p{i}", "set": "words", "language": "en"} for i in range(n)]
-    for i, row in enumerate(rows):
-        row["turns"] = [text() for _ in range(1 + i % turns)]
-    return pd.DataFrame(rows)
 
 
 def generated_one_by_one(model, tokenizer, texts, max_tokens, **options):
@@ -494,15 +420,15 @@ def test_a_damaged_part_is_named(llama, tokenizer, tmp_path):
 
 
 KILLED = """
-import test_generation as t
-prompts = t.make_prompts(200)
-t.respond(t.make_model("llama"), t.make_tokenizer(), prompts, max_tokens=12, batch_size=4, out={out!r})
+from chatvec_lab.evaluation.asking.generation import respond
+from word_models import make_model, make_prompts, make_tokenizer
+respond(make_model("llama"), make_tokenizer(), make_prompts(200), max_tokens=12, batch_size=4, out={out!r})
 """
 
 
 def test_a_killed_run_loses_and_doubles_nothing(llama, tokenizer, tmp_path):
     out = tmp_path / "run"
-    path = os.pathsep.join([os.path.dirname(__file__), *sys.path])
+    path = os.pathsep.join(sys.path)
     process = subprocess.Popen(
         [sys.executable, "-c", KILLED.format(out=str(out))],
         env=os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"},

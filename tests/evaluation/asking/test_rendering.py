@@ -4,8 +4,8 @@ import datetime
 
 import pytest
 import torch
-from test_generation import SIZES, TEMPLATE, make_tokenizer
 from transformers import AutoModelForCausalLM, LlamaConfig
+from word_models import SIZES, TEMPLATE, make_tokenizer
 
 from chatvec_lab.evaluation.asking import rendering
 from chatvec_lab.evaluation.asking.generation import end_ids, respond

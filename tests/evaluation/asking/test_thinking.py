@@ -4,8 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from test_generation import SIZES, make_tokenizer
 from transformers import AutoModelForCausalLM, LlamaConfig
+from word_models import SIZES, make_tokenizer
 
 from chatvec_lab.evaluation.asking.generation import respond
 from chatvec_lab.evaluation.asking.thinking import (

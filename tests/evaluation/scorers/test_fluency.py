@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from test_generation import CONFIGS, make_model, make_prompts, make_tokenizer
+from word_models import CONFIGS, make_model, make_prompts, make_tokenizer
 
 from chatvec_lab.evaluation.scorers.fluency import fluency, lm_eval_tasks, perplexity
 
@@ -122,7 +122,7 @@ def test_lm_eval_is_asked_for_by_its_extra(tokenizer, monkeypatch):
 
 
 def test_lm_eval_scores_a_task_on_the_model_in_memory(tokenizer, tmp_path):
-    pytest.importorskip("lm_eval", reason="needs the extra lmeval")
+    pytest.importorskip("lm_eval", reason="the extra lmeval is not installed")
     model = make_model("llama")
     questions = [{"question": f"w{i} w{i + 1}", "choices": ["w7", "w8"], "answer": i % 2} for i in range(8)]
     (tmp_path / "questions.jsonl").write_text("\n".join(map(json.dumps, questions)))
