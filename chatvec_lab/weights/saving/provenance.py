@@ -148,7 +148,7 @@ def source_entry(source: Checkpoint, digests: Digests) -> dict[str, Any]:
 
     Of a quantised one also how it was (`note`), and the digest is of the values that its codes stand for.
     """
-    commit = source.folder.name if source.folder.parent.name == "snapshots" else None
+    commit = source.path.name if source.path.parent.name == "snapshots" else None
     note = {"note": source.note} if source.note else {}
     return {"name": source.label, "revision": commit, "digest": digests.weights(source), **note}
 
