@@ -75,7 +75,7 @@ def export(merged: MergedCheckpoint, path: str | os.PathLike, **options) -> Path
 def _reference(model: Checkpoint) -> str:
     if model.source.endswith(".gguf"):
         raise ValueError(f"mergekit reads no GGUF files such as {model.label}; use the model's safetensors.")
-    if isinstance(model.origin, Adapter):
+    if isinstance(getattr(model.origin, "found", model.origin), Adapter):
         raise ValueError(
             f"a recipe takes whole models, and {model.label} is an adapter: save it as a model first."
         )
