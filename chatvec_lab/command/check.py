@@ -30,6 +30,9 @@ def add(verbs) -> None:
         "--within", nargs="?", const="", metavar="PATH", help="--cp is a larger model; as in merge"
     )
     models.add_argument(
+        "--language-part", action="store_true", help="as in merge: of larger models the text alone"
+    )
+    models.add_argument(
         "--allow-mixed", action="store_true", help="as in merge: some are quantised, others not"
     )
     rows = parser.add_argument_group("vocabulary, as in merge")
@@ -53,7 +56,7 @@ def add(verbs) -> None:
 
 def run(options) -> int:
     from chatvec_lab import WeightVector
-    from chatvec_lab.command.merge import _checkpoint
+    from chatvec_lab.command.merge import _checkpoint, language_part_of
     from chatvec_lab.weights.checkpoint import sparsely
     from chatvec_lab.weights.preflight import preflight
 
@@ -63,11 +66,12 @@ def run(options) -> int:
     # of models on the hub a few rows are read, without a download
     found = whole if options.full else {text: sparsely(model) for text, model in whole.items()}
     is_remote = any(found[text] is not whole[text] for text in whole)
-    cp, bases = found[options.cp], [found[base] for base in options.base]
+    part = language_part_of if options.language_part else lambda model: model
+    cp, bases = found[options.cp], [part(found[base]) for base in options.base]
     if options.vector:
         tau, candidates = WeightVector.load(options.vector), bases
     else:
-        tau = found[options.chat].minus(bases[0], allow_mixed=options.allow_mixed)
+        tau = part(found[options.chat]).minus(bases[0], allow_mixed=options.allow_mixed)
         candidates = bases[1:]
     if options.within is not None:
         tau = tau.within(cp, options.within or None)

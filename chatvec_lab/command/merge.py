@@ -38,6 +38,8 @@ def add(verbs) -> None:
                         "embedding, head) or a regular expression; repeatable")  # fmt: skip
     vector.add_argument("--within", nargs="?", const="", metavar="PATH", help="--cp is a larger model (such as LLaVA): "
                         "add to its language part, at PATH of its names ('.': none; default: found)")  # fmt: skip
+    vector.add_argument("--language-part", action="store_true", help="of those --base and --chat that are larger models "
+                        "(such as Qwen3-VL) the language part, by the names of its text family")  # fmt: skip
     vector.add_argument("--allow-mixed", action="store_true", help="some members are quantised and others not, or "
                         "otherwise, and that is meant; the report, manifest and card say what noise it brings")  # fmt: skip
     rows = parser.add_argument_group("vocabulary")
@@ -126,7 +128,7 @@ def _check(options) -> None:
     given = [f"--{name}" for name in names if getattr(options, name) not in (None, [])]
     given += [
         f"--{k.replace('_', '-')}"
-        for k in ("copy_special", "add_tokens", "allow_mixed", "save_vector")
+        for k in ("copy_special", "add_tokens", "allow_mixed", "language_part", "save_vector")
         if getattr(options, k)
     ]
     given += ["--vocabulary"] if options.vocabulary != "match" else []
@@ -248,14 +250,21 @@ def _vectors(options) -> list:
         raise ValueError(
             f"{len(options.chat)} --chat but {len(options.base)} --base: give one base, or one for each chat."
         )
+    part = language_part_of if options.language_part else lambda model: model
     vectors = [
-        _checkpoint(chat).minus(_checkpoint(base), allow_mixed=options.allow_mixed)
+        part(_checkpoint(chat)).minus(part(_checkpoint(base)), allow_mixed=options.allow_mixed)
         for chat, base in zip(options.chat, bases, strict=True)
     ]
     vectors += [WeightVector.load(path) for path in options.vector]
     if not vectors:
         raise ValueError("no vector: give --chat and --base, or --vector.")
     return vectors
+
+
+def language_part_of(model):
+    """The language part of a larger model; a text model as it is."""
+    components = {part.component for part in model.layout.parts.values()}
+    return model.language_part() if components & {"vision", "audio", "projector"} else model
 
 
 def _checkpoint(text: str):

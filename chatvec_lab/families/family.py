@@ -144,6 +144,8 @@ MEMBER_KEYS = {
     "source": Key("a hub id or a folder", "Where the model is; a relative folder is looked for beside the file.", True),
     "revision": Key("text", "A commit (40 digits), a tag or a branch on the hub; without it main."),
     "licence": Key("text", "For readers; printed by `families`."),
+    "part": Key("language", "Of a larger model, such as a vision-language one, its language part alone, by the names of its "
+                "text family."),
     "parameters": Key("a number, such as 6.7e9", "How many, for the estimate of memory and disk in `run --dry-run`."),
     "vocabulary": Key("a number", "Rows of the embedding table, for readers."),
     "dtype": Key("text, such as bfloat16", "The format of the stored weights, for readers."),
@@ -297,10 +299,14 @@ def _described(file: Path) -> Family:
     if sourceless:
         raise ValueError(f"{file}: {', '.join(sourceless)} lack their source, a folder or hub id.")
     made = {}  # one checkpoint a source, also where several languages share it
-    for known in facts.values():
-        key = (known["source"], known.get("revision"))
-        made.setdefault(key, Checkpoint(_place(key[0], file), revision=key[1]))
-    members = {name: made[known["source"], known.get("revision")] for name, known in facts.items()}
+    key_of = lambda known: (known["source"], known.get("revision"), known.get("part"))  # noqa: E731
+    for name, known in facts.items():
+        source, revision, part = key = key_of(known)
+        if part not in (None, "language"):
+            raise ValueError(f"{file}: {name}: part is {part!r}; only `language` is known, or no such line.")
+        whole = Checkpoint(_place(source, file), revision=revision)
+        made.setdefault(key, whole.language_part() if part else whole)
+    members = {name: made[key_of(known)] for name, known in facts.items()}
     confounds = described.get("confounds") or []
     return Family(
         as_text(described.get("name", file.stem), f"{file}: name"),

@@ -18,6 +18,7 @@ from chatvec_lab.weights.difference import Difference
 from chatvec_lab.weights.merged import MergedCheckpoint
 from chatvec_lab.weights.sources import files
 from chatvec_lab.weights.sources.adapter import Adapter
+from chatvec_lab.weights.sources.language import LanguagePart
 
 Arithmetic = Literal["float32", "float64"]
 
@@ -74,10 +75,12 @@ def export(merged: MergedCheckpoint, path: str | os.PathLike, **options) -> Path
 def _reference(model: Checkpoint) -> str:
     if model.source.endswith(".gguf"):
         raise ValueError(f"mergekit reads no GGUF files such as {model.label}; use the model's safetensors.")
-    if isinstance(model.origin, Adapter):
+    if isinstance(getattr(model.origin, "found", model.origin), Adapter):
         raise ValueError(
             f"a recipe takes whole models, and {model.label} is an adapter: save it as a model first."
         )
+    if isinstance(model.origin, LanguagePart):
+        raise ValueError(f"a recipe takes whole models, and {model.label} is none: save it as a model first.")
     if model.note:
         raise ValueError(f"mergekit reads no packed weights, and {model.label} is {model.note}.")
     local = Path(model.source).is_dir()

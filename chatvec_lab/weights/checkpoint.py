@@ -253,6 +253,16 @@ class Checkpoint:
 
         return self.add(vector) if isinstance(vector, WeightVector) else NotImplemented
 
+    def language_part(self, path: str | None = None) -> Checkpoint:
+        """The text of a larger model, such as LLaVA, as a checkpoint under the names of its text family.
+
+        `cp + (vlm_chat.language_part() - vlm_base.language_part())` takes a vector out of vision-language models;
+        `tau.within(vlm)` puts one into them. `path` is taken out of the names; None finds it. Nothing is read yet.
+        """
+        from chatvec_lab.weights.sources.language import LanguagePart
+
+        return Checkpoint(self.source, revision=self.revision, origin=LanguagePart(self.origin, path))
+
     def add(
         self,
         vector: WeightVector,

@@ -59,6 +59,11 @@ class MergedCheckpoint(Checkpoint):
             "a merged checkpoint is an expression; save it and open the result, or rebuild it there."
         )
 
+    def language_part(self, path: str | None = None):
+        raise TypeError(
+            f"{self.label} is an expression: take the language part of what it is made of, or of the saved model."
+        )
+
     @property
     def label(self) -> str:
         return f"{self.cp.label} + {self.vector.label}"

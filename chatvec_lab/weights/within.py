@@ -23,6 +23,7 @@ from chatvec_lab.weights.checkpoint import Checkpoint
 from chatvec_lab.weights.layout import Part
 from chatvec_lab.weights.numerics.blocks import block_spans
 from chatvec_lab.weights.sources import files
+from chatvec_lab.weights.sources.language import without
 from chatvec_lab.weights.tokens.chat import ChatSide, chat_side_of
 from chatvec_lab.weights.tokens.rows import pairs_in_shape
 
@@ -136,7 +137,7 @@ def mapping(leaf: Leaf, larger: Checkpoint, path: str) -> dict[str, str]:
     """Each published name of the larger model that the vector has, once `path` is taken out of it, and that name."""
     found, names = {}, set(leaf.names)
     for name in _floats(larger):
-        inner = _without(name, path)
+        inner = without(name, path)
         # a head that is tied in the family is known there under the embedding's name
         is_known = inner in names or (larger.layout[name].module == "head" and leaf.resolve(inner))
         if is_known and pairs_in_shape(larger.layout[name], leaf.shape(inner), larger.shape(name)):
@@ -178,21 +179,12 @@ def _unplaced(leaf: Leaf, larger: Checkpoint, path: str, found: dict[str, str]) 
     # a layer that the vector lacks has the name of another but for its number
     patterns = {re.sub(r"\d+", "#", name) for name in leaf.names}
     for name in _floats(larger):
-        inner = _without(name, path)
+        inner = without(name, path)
         is_inside = inner != name or re.sub(r"\d+", "#", inner) in patterns
         if is_inside and larger.layout.published(name) not in found:
             sizes = f"{larger.shape(name)}, in the vector {leaf.shape(inner)}" if inner in leaf.names else ""
             lines.append(f"{name}   {sizes or 'only in ' + larger.label}")
     return lines
-
-
-def _without(name: str, path: str) -> str:
-    """A name with the first occurrence of the path taken out; the name itself where it does not occur."""
-    parts, gone = name.split("."), path.split(".") if path else []
-    for at in range(len(parts) - len(gone)):
-        if gone and parts[at : at + len(gone)] == gone:
-            return ".".join(parts[:at] + parts[at + len(gone) :])
-    return name
 
 
 def _floats(model: Checkpoint) -> list[str]:

@@ -146,11 +146,19 @@ def file_digest(path: Path) -> str:
 def source_entry(source: Checkpoint, digests: Digests) -> dict[str, Any]:
     """One row of a manifest's `sources`: label, hub commit (None for a folder) and digest; no local path.
 
-    Of a quantised one also how it was (`note`), and the digest is of the values that its codes stand for.
+    Of an adapter also its base (`on`); of a quantised one also how it was (`note`), and the digest is of the values that
+    its codes stand for.
     """
-    commit = source.folder.name if source.folder.parent.name == "snapshots" else None
     note = {"note": source.note} if source.note else {}
-    return {"name": source.label, "revision": commit, "digest": digests.weights(source), **note}
+    base = getattr(source.origin, "base", None)  # an adapter's
+    on = {"on": {"name": base.label, "revision": _commit(base.path)}} if base else {}
+    facts = {"name": source.label, "revision": _commit(source.path), "digest": digests.weights(source)}
+    return facts | note | on
+
+
+def _commit(path: Path) -> str | None:
+    """The commit of a folder in the hub's cache."""
+    return path.name if path.parent.name == "snapshots" else None
 
 
 def versions() -> dict[str, str]:

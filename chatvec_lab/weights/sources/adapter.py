@@ -29,15 +29,19 @@ def is_adapter(folder: Path) -> bool:
 
 
 class Adapter:
-    """An adapter on its base, as one source. Opening it reads nothing; its base is opened when it is needed."""
+    """An adapter on its base, as one source. Opening it reads nothing; its base is opened when it is needed.
+
+    `name` is what it is called, its hub id for one of the hub; `is_sparse`: few rows of the base are to be read, by
+    ranges where a hub has it.
+    """
 
     refused = ""
 
-    def __init__(self, path: Path):
-        self.path = path.resolve()
+    def __init__(self, path: Path, name: str | None = None, is_sparse: bool = False):
+        self.path, self.name, self.is_sparse = path.resolve(), name or path.resolve().name, is_sparse
 
     def __reduce__(self):
-        return Adapter, (self.path,)
+        return Adapter, (self.path, self.name, self.is_sparse)
 
     @cached_property
     def _settings(self) -> dict[str, Any]:
@@ -45,7 +49,19 @@ class Adapter:
 
     @property
     def label(self) -> str:
-        return f"{self.path.name} (adapter on {self.base.label})"
+        """Its name and that of its base. Opens neither."""
+        named = self._settings.get("base_model_name_or_path")
+        base = self._base_folder.name if self._base_folder else named or "no base"
+        return f"{self.name} (adapter on {base})"
+
+    @cached_property
+    def _base_folder(self) -> Path | None:
+        """The folder that the adapter names as its base: where it says, in it or beside it; None for a hub id."""
+        named = self._settings.get("base_model_name_or_path")
+        if not isinstance(named, str) or not named:
+            return None
+        places = (Path(named), self.path / named, self.path.parent / named)
+        return next((p.resolve() for p in places if p.is_dir() and p.resolve() != self.path), None)
 
     @cached_property
     def base(self) -> Source:
@@ -57,11 +73,12 @@ class Adapter:
             raise ValueError(
                 f"{self.path / ADAPTER} names no base model (base_model_name_or_path). Write its folder or hub id there."
             )
-        for folder in (Path(named), self.path / named, self.path.parent / named):
-            if folder.is_dir() and folder.resolve() != self.path:
-                return open_source(str(folder))
+        if self._base_folder:
+            return open_source(str(self._base_folder))
+        from chatvec_lab.weights.sources.hub import remote
+
         try:
-            found = open_source(named, revision)
+            found = (remote(named, revision) if self.is_sparse else None) or open_source(named, revision)
             _ = found.tensors
         except FileNotFoundError as error:
             raise FileNotFoundError(

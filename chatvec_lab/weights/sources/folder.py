@@ -281,7 +281,7 @@ def _holds_no_model(folder: Path) -> str:
     if any(name.startswith("vector") and name.endswith(".safetensors") for name in found):
         hint = " It holds a weight vector, not a model: open it with WeightVector.load."
     elif (folder / "adapter_config.json").is_file():
-        hint = " It holds a PEFT adapter: open it by its local folder, with adapter_model.safetensors in it."
+        hint = " It holds a PEFT adapter's settings without its weights (adapter_model.safetensors): download it again."
     return (
         f"{folder} holds no model: expected model.safetensors, model.safetensors.index.json, pytorch_model.bin or "
         f"pytorch_model.bin.index.json, found {', '.join(found) or 'nothing'}.{hint}"

@@ -1,18 +1,22 @@
-"""A model of the hub as a source: downloaded, found in the cache, or read row by row over HTTP without its weights."""
+"""A model, or an adapter, of the hub as a source: downloaded, found in the cache, or read by rows over HTTP."""
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
 import json
+import shutil
 import struct
-from collections.abc import Hashable, Iterable
+import sys
+from collections.abc import Hashable, Iterable, Mapping
 from fnmatch import fnmatch
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 
+from chatvec_lab.weights.sources.adapter import Adapter, is_adapter
+from chatvec_lab.weights.sources.beside import ADAPTER
 from chatvec_lab.weights.sources.files import SAFETENSORS_DTYPES, Entry, Tensors, no_such
 from chatvec_lab.weights.sources.folder import Folder, open_folder
 
@@ -21,7 +25,7 @@ COMPANIONS = (
     "*.json", "*.txt", "*.jinja", "*.py", "*.model", "*.model.*", "*.tiktoken", "*.vocab", "*.bpe", "*.spm", "*.codes",
     "*.merges", "LICENSE*", "NOTICE*", "USE_POLICY*",
 )  # fmt: skip
-SAFETENSORS, BIN = "*.safetensors", "pytorch_model*.bin"
+SAFETENSORS, BIN, ADAPTER_BIN = "*.safetensors", "pytorch_model*.bin", "adapter_model.bin"
 # weights in other tools' layouts, optimizers, and folders (original/, onnx/) are not the model's own
 IGNORED = (
     "*/*",
@@ -34,26 +38,63 @@ IGNORED = (
 )
 
 
-class Hub(Folder):
-    """A hub id as a source: a folder that is downloaded, or found in the cache, when it is needed."""
+class Hub:
+    """A hub id as a source: a model, or an adapter on one. Which of the two is known when its files are there."""
 
     def __init__(self, repo: str, revision: str | None = None):
-        self.repo, self.revision, self._given = repo, revision, None
+        self.repo, self.revision = repo, revision
 
     def __reduce__(self):
-        return type(self), (self.repo, self.revision)
+        return Hub, (self.repo, self.revision)
+
+    @cached_property
+    def found(self) -> Folder | Adapter:
+        """What was downloaded, or found in the cache."""
+        folder = _download(self.repo, self.revision)
+        return Adapter(folder, self.repo) if is_adapter(folder) else Snapshot(self.repo, folder)
+
+    @property
+    def label(self) -> str:
+        """The hub id; of an adapter whose files are here also what it is on. Asks nothing of the hub."""
+        if "found" not in vars(self):
+            with contextlib.suppress(OSError, ValueError):
+                folder = _cached(self.repo, self.revision, ADAPTER)
+                return Adapter(folder, self.repo).label if is_adapter(folder) else self.repo
+            return self.repo
+        return self.found.label
+
+    def __getattr__(self, name: str):
+        if name.startswith("_"):
+            raise AttributeError(name)
+        return getattr(self.found, name)
+
+
+class Snapshot(Folder):
+    """A downloaded model under its hub id."""
+
+    def __init__(self, repo: str, folder: Path):
+        self.repo, self.folder, self._given = repo, folder, None
+
+    def __reduce__(self):
+        return Snapshot, (self.repo, self.folder)
 
     @property
     def label(self) -> str:
         return self.repo
 
-    @cached_property
-    def folder(self) -> Path:
-        return _download(self.repo, self.revision)
 
-
-class Remote(Hub):
+class Remote(Folder):
     """A hub id whose elements are asked for range by range; only config and tokenizer are downloaded."""
+
+    def __init__(self, repo: str, revision: str | None = None):
+        self.repo, self.revision, self._given = repo, revision, None
+
+    def __reduce__(self):
+        return Remote, (self.repo, self.revision)
+
+    @property
+    def label(self) -> str:
+        return self.repo
 
     @cached_property
     def folder(self) -> Path:
@@ -153,8 +194,9 @@ class RemoteTensors:
         return answer.content
 
 
-def remote(repo: str, revision: str | None) -> Remote | None:
-    """The model to be read by ranges; None where it is in the cache whole, has no safetensors, or no hub is there."""
+def remote(repo: str, revision: str | None) -> Remote | Adapter | None:
+    """The model to be read by ranges, or an adapter whose base is; None where it is in the cache whole, has no
+    safetensors, or no hub is there."""
     try:
         open_folder(_cached(repo, revision))
         return None
@@ -166,17 +208,30 @@ def remote(repo: str, revision: str | None) -> Remote | None:
     except (
         Exception
     ):  # no safetensors, no network, no such model: the ordinary way downloads it, or says why not
-        return None
+        return _remote_adapter(repo, revision)
     if tensors.is_scattered:
         return None
     return found
 
 
-def _cached(repo: str, revision: str | None) -> Path:
-    """The folder of a model in the cache, whole or not; FileNotFoundError when it is not there."""
+def _remote_adapter(repo: str, revision: str | None) -> Adapter | None:
+    """An adapter of the hub, which is small and is downloaded, on a base that is read by ranges; None for what is none."""
+    from huggingface_hub import file_exists
+
+    try:
+        if not file_exists(repo, ADAPTER, revision=revision):
+            return None
+        folder = _download(repo, revision)
+    except Exception:  # as above
+        return None
+    return Adapter(folder, repo, is_sparse=True) if is_adapter(folder) else None
+
+
+def _cached(repo: str, revision: str | None, file: str = "config.json") -> Path:
+    """The folder of a model in the cache, whole or not; FileNotFoundError when this file of it is not there."""
     from huggingface_hub import try_to_load_from_cache
 
-    found = try_to_load_from_cache(repo, "config.json", revision=revision)
+    found = try_to_load_from_cache(repo, file, revision=revision)
     if not isinstance(found, str):
         raise FileNotFoundError(f"{repo} is not in the cache")
     return Path(found).parent
@@ -193,23 +248,63 @@ def _snapshot(repo: str, revision: str | None, patterns: Iterable[str]) -> Path:
 
 
 def _download(repo: str, revision: str | None) -> Path:
+    """The folder of a model or adapter, downloaded or from the cache. What is large is said, and fits the disk, before.
+
+    Raises FileNotFoundError for what is not to be had, OSError where the disk has no room for it.
+    """
     from huggingface_hub import HfApi, constants
 
-    patterns: tuple[str, ...] = (SAFETENSORS, BIN, *COMPANIONS)
+    patterns: tuple[str, ...] = (SAFETENSORS, BIN, ADAPTER_BIN, *COMPANIONS)
     if not constants.is_offline_mode():
+        sizes = {}
         with contextlib.suppress(Exception):  # no network: it may be in the cache, else the download says why
-            patterns = wanted(HfApi().list_repo_files(repo, revision=revision))
+            entries = HfApi().list_repo_tree(repo, revision=revision)
+            sizes = {e.path: e.size for e in entries if hasattr(e, "size")}
+            patterns = wanted(sizes)
+        _check_room(repo, revision, sizes, patterns)
     try:
         return _snapshot(repo, revision, patterns)
     except Exception as error:  # the hub's many errors all mean the same to the caller
-        with contextlib.suppress(Exception):  # offline, a cache that lacks only what is not needed will do
-            folder = _cached(repo, revision)
-            open_folder(folder)
-            return folder
+        for file in ("config.json", ADAPTER):
+            with contextlib.suppress(
+                Exception
+            ):  # offline, a cache that lacks only what is not needed will do
+                folder = _cached(repo, revision, file)
+                if not is_adapter(folder):
+                    open_folder(folder)
+                return folder
         raise FileNotFoundError(
             f"{repo!r} is neither a folder here nor a model that could be had from the hub ({error}). "
             "Check the name, log in for gated models (HF_TOKEN), or give a local folder."
         ) from error
+
+
+_LARGE = 1e9  # bytes; a smaller download needs no announcement
+
+
+def _check_room(repo: str, revision: str | None, sizes: Mapping[str, int], patterns: Iterable[str]) -> None:
+    """Say how much a large download is; OSError when the disk of the cache has no room for it. Asks nothing."""
+    from huggingface_hub import constants, try_to_load_from_cache
+
+    lacking = sum(
+        size
+        for name, size in sizes.items()
+        if any(fnmatch(name, p) for p in patterns)
+        and not any(fnmatch(name, p) for p in IGNORED)
+        and not isinstance(try_to_load_from_cache(repo, name, revision=revision), str)
+    )
+    if lacking < _LARGE:
+        return
+    cache = Path(constants.HF_HUB_CACHE)
+    there = next(folder for folder in (cache, *cache.parents) if folder.is_dir())
+    free = shutil.disk_usage(there).free
+    if lacking > free:
+        raise OSError(
+            f"{repo}: {lacking / 1e9:.1f} GB are to be downloaded, and the disk of {cache} has {free / 1e9:.1f} GB left. "
+            "Nothing was downloaded. Make room, or set HF_HOME to a larger disk; `inspect`, `check` and `families --check` "
+            "read headers and a few rows instead."
+        )
+    print(f"{repo}: {lacking / 1e9:.1f} GB to download into {cache}", file=sys.stderr)
 
 
 def wanted(stored: Iterable[str]) -> tuple[str, ...]:
@@ -219,4 +314,5 @@ def wanted(stored: Iterable[str]) -> tuple[str, ...]:
     '*.safetensors'
     """
     own = [name for name in stored if not any(fnmatch(name, pattern) for pattern in IGNORED)]
-    return (SAFETENSORS if any(fnmatch(name, SAFETENSORS) for name in own) else BIN, *COMPANIONS)
+    kinds = (SAFETENSORS,) if any(fnmatch(name, SAFETENSORS) for name in own) else (BIN, ADAPTER_BIN)
+    return (*kinds, *COMPANIONS)

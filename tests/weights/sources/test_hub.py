@@ -201,3 +201,21 @@ def test_a_model_read_by_ranges_can_be_sent_to_another_process(hub, tmp_path):
     done = run(address, tmp_path / "home", code)
     assert done.stdout.split() == ["Remote", "lab/pico", "True", "True"], done.stderr
     assert not list((tmp_path / "home").rglob("*.safetensors"))
+
+
+def test_a_large_download_is_announced_and_must_fit_the_disk(hub, tmp_path):
+    address, repos, asked = hub
+    repos["lab/pico"] = save_model(tmp_path / "pico")
+    code = (
+        "import shutil; from types import SimpleNamespace as N; from chatvec_lab import Checkpoint\n"
+        "from chatvec_lab.weights.sources import hub\n"
+        "hub._LARGE = {large}; shutil.disk_usage = lambda _: N(free={free})\n"
+        "c = Checkpoint('lab/pico'); print(len(c.names))"
+    )
+    full = run(address, tmp_path / "home", code.format(large=1000, free=2000))
+    assert "OSError: lab/pico: 0.0 GB are to be downloaded, and the disk of" in full.stderr
+    assert "Nothing was downloaded" in full.stderr and not any("/resolve/" in path for _, path in asked)
+    told = run(address, tmp_path / "home", code.format(large=1000, free=10**9))
+    assert told.returncode == 0 and "lab/pico: 0.0 GB to download into" in told.stderr, told.stderr
+    again = run(address, tmp_path / "home", code.format(large=1000, free=2000))
+    assert again.returncode == 0 and "to download" not in again.stderr, "all of it is here"

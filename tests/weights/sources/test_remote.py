@@ -1,8 +1,9 @@
 """Few rows of hub models by HTTP ranges, against a real server on loopback: right bits, and no download."""
 
 import pytest
+import torch
 from pico import CP_TOKENS, save_family, save_model
-from test_hub import hub, run  # noqa: F401  (hub is a fixture)
+from test_hub import COMMIT, hub, run  # noqa: F401  (hub is a fixture)
 
 from chatvec_lab import Checkpoint
 
@@ -108,3 +109,67 @@ def test_rows_of_a_quantised_hub_model_are_asked_for(hub, tmp_path, format, is_r
     rows = values[name][3:7]
     assert kind == ("Remote" if is_remote else "Hub") and note.startswith("dequantised from")
     assert [float(s) for s in sums] == [float(rows.sum()), float(rows.abs().sum())]
+
+
+def _adapter_of(served, tmp_path, base):
+    """A LoRA by PEFT on the served base, in a repository of its own; PEFT's merge of it."""
+    from test_adapter import adapted, changed_settings
+
+    _, _, _, folders = served
+    wanted = adapted(folders["base"], tmp_path / "lora", modules_to_save=["lm_head"])
+    changed_settings(tmp_path / "lora", base_model_name_or_path=base)
+    return wanted
+
+
+def test_an_adapter_of_the_hub_is_a_member(served, tmp_path, hub):  # noqa: F811
+    pytest.importorskip("peft")
+    address, home, asked, folders = served
+    wanted = _adapter_of(served, tmp_path, "lab/base")
+    hub[1]["lab/lora"] = tmp_path / "lora"
+    (tmp_path / "lora" / "checkpoint-9").mkdir()
+    code = (
+        "from chatvec_lab import Checkpoint; import json\n"
+        "chat, base, cp = (Checkpoint(f'lab/{n}') for n in ('lora', 'base', 'cp'))\n"
+        "print(chat.label)\n"
+        "report = (cp + 0.5 * (chat - base)).save('out', progress=False)\n"
+        "print(chat.label); print(json.load(open('out/manifest.json'))['sources'][1])"
+    )
+    done = run(address, home, code)
+    assert done.returncode == 0, done.stderr
+    before, after, entry = done.stdout.splitlines()
+    assert (before, after) == ("lab/lora", "lab/lora (adapter on lab/base)")
+    entry = eval(entry)
+    assert entry["revision"] == COMMIT and entry["on"] == {"name": "lab/base", "revision": COMMIT}
+    saved, cp, base = Checkpoint(tmp_path / "out"), Checkpoint(folders["cp"]), Checkpoint(folders["base"])
+    row = {token: (saved.vocabulary.tokens[token], i) for token, i in base.vocabulary.tokens.items()}
+    for name in ("model.layers.1.mlp.up_proj.weight", "lm_head.weight"):
+        ours, theirs, plain = saved.read(name), wanted[name], base.read(name).double()
+        own, tau = cp.read(name).double(), theirs - plain
+        if name == "lm_head.weight":
+            rows, own_rows = (list(x) for x in zip(*row.values(), strict=True))
+            ours, own, tau = ours[rows], own[rows], tau[own_rows]
+        assert torch.equal(ours, (own + 0.5 * tau).bfloat16()), name
+    asked.clear()
+    offline = "import os; os.environ['HF_HUB_OFFLINE'] = '1'\n" + code.replace("'out'", "'again'")
+    again = run("http://127.0.0.1:9", home, offline.replace("out/manifest", "again/manifest"))
+    assert again.returncode == 0, again.stderr
+    assert not asked and again.stdout.splitlines()[0] == "lab/lora (adapter on lab/base)"
+
+
+def test_an_adapter_of_the_hub_is_described_by_headers_of_its_base(served, tmp_path, hub):  # noqa: F811
+    pytest.importorskip("peft")
+    address, home, asked, _ = served
+    _adapter_of(served, tmp_path, "lab/base")
+    hub[1]["lab/lora"] = tmp_path / "lora"
+    done = run(address, home, "from chatvec_lab.weights.inspect import inspect; print(inspect('lab/lora'))")
+    assert done.returncode == 0 and "lab/lora (adapter on lab/base)" in done.stdout, done.stderr
+    assert [p.name for p in home.rglob("*.safetensors")] == ["adapter_model.safetensors"]
+
+
+def test_an_adapter_whose_base_the_hub_lacks_names_it(served, tmp_path, hub):  # noqa: F811
+    pytest.importorskip("peft")
+    address, home, _, _ = served
+    _adapter_of(served, tmp_path, "lab/gone")
+    hub[1]["lab/lora"] = tmp_path / "lora"
+    done = run(address, home, "from chatvec_lab import Checkpoint; Checkpoint('lab/lora').names")
+    assert "holds an adapter (LORA) for lab/gone, which is not to be had" in done.stderr
