@@ -12,6 +12,7 @@ All of it computes on the live model with its exact weights; docs/lens.md has th
 from chatvec_lab.lens.ablation import ablation
 from chatvec_lab.lens.attribution import Attribution, attribution
 from chatvec_lab.lens.divergence import Divergence, divergence
+from chatvec_lab.lens.measures import effects
 from chatvec_lab.lens.pairs import Pair
 from chatvec_lab.lens.readings import decisions, readings
 
@@ -23,5 +24,6 @@ __all__ = [
     "attribution",
     "decisions",
     "divergence",
+    "effects",
     "readings",
 ]

@@ -6,12 +6,15 @@ from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
 
-from chatvec_lab.lens.pairs import Pair
+from chatvec_lab.lens.pairs import Pair, checked, finite
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     import torch
+    from pandas import DataFrame
+
+    from chatvec_lab.live import LiveModel
 
 Measure = Literal["reply", "first token"]
 
@@ -40,3 +43,21 @@ def values(model, pairs: Iterable[Pair], measure: Measure) -> np.ndarray:
 
     with torch.inference_mode():
         return np.array([float(value(model, pair, measure)) for pair in pairs])
+
+
+def effects(
+    live: LiveModel, pairs: Iterable[Pair], scales: Iterable[float], *, measure: Measure = "reply"
+) -> DataFrame:
+    """The measure of every pair over the scale, a row a scale and pair: scale, pair, value (nats).
+
+    **Turns the model**, and back.
+    """
+    import pandas as pd
+
+    found, scales, tables = checked(live, pairs), finite(scales), []
+    check(measure)
+    for scale in scales:
+        with live.computing(scale) as model:
+            told = {"pair": list(found), "value": values(model, found.values(), measure)}
+        tables.append(pd.DataFrame({"scale": scale, **told}))
+    return pd.concat(tables, ignore_index=True)

@@ -42,7 +42,7 @@ def parts_of(live: LiveModel, by: str) -> list[PartOf]:
     What has no projection (norms, embedding, head) goes by its kind of module there. A table that is tied is one part,
     the embedding. Raises ValueError for another `by`, and for a vector that moves nothing.
     """
-    wanted = [word.strip() for word in by.replace(" x ", "×").split("×")]
+    wanted = [word.strip() for word in by.split("×")]
     if not wanted or len(set(wanted)) < len(wanted) or not set(wanted) <= set(COLUMNS):
         raise ValueError(f"by={by!r}: expected some of {', '.join(COLUMNS)}, joined by ' × '")
     groups: dict[tuple, list[Slot]] = {}
