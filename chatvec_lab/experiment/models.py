@@ -1,6 +1,5 @@
 """The models that stand side by side, by the paper's names for them, and how each becomes one that speaks."""
 
-import copy
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from functools import cached_property
@@ -76,8 +75,8 @@ class Dial:
     model = property(lambda self: self._live.model)
     tokenizer = property(lambda self: self._live.tokenizer)
 
-    def at(self, scale: float):
-        return self._live.at(scale)
+    def computing(self, scale: float):
+        return self._live.computing(scale)
 
 
 def over_scales(family: "Family", language: str, scales: "Sequence[float]") -> "dict[float, At]":
@@ -112,10 +111,8 @@ def loaded(model: "Checkpoint | At | Changed", *, device: str = "auto") -> Itera
     from 16 bits. device: "auto" is the GPU if there is one; a live model stays where it is.
     """
     if isinstance(model, At):
-        with model.live.at(model.scale):
-            live = model.live.model
-            is_exact = live.device.type == "cpu" and live.dtype.itemsize < 4
-            yield copy.deepcopy(live).float() if is_exact else live, model.live.tokenizer
+        with model.live.computing(model.scale) as turned:
+            yield turned, model.live.tokenizer
     elif isinstance(model, Changed):
         with (
             loaded(model.checkpoint, device=device) as (changed, tokenizer),

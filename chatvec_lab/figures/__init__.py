@@ -22,6 +22,7 @@ from chatvec_lab.figures.anatomy import (
     spectra,
 )
 from chatvec_lab.figures.fonts import cjk_family
+from chatvec_lab.figures.inside import ColouredText, against, coloured_text, rows_of_text, token_map
 from chatvec_lab.figures.recipe import redraw
 from chatvec_lab.figures.scores import by_model, front, over, over_scale, two_sources
 from chatvec_lab.figures.style import save, size, style, subplots
@@ -29,8 +30,11 @@ from chatvec_lab.figures.venues import venue
 from chatvec_lab.languages import language_name
 
 __all__ = [
+    "ColouredText",
+    "against",
     "by_model",
     "cjk_family",
+    "coloured_text",
     "cosine_matrix",
     "cosine_profile",
     "depth_profile",
@@ -42,11 +46,13 @@ __all__ = [
     "over",
     "over_scale",
     "redraw",
+    "rows_of_text",
     "save",
     "size",
     "spectra",
     "style",
     "subplots",
+    "token_map",
     "two_sources",
     "venue",
 ]

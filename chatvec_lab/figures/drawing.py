@@ -25,8 +25,10 @@ LABELS = {
     "relative_error": "relative error of the delta", "energy": "share of the energy",
     "singular_value": "singular value", "layer": "layer", "relative_depth": "relative depth (layer / layers)",
     "scale": "scale of the chat vector", "index": "index", "tokens": "tokens",
+    "divergence": "KL from the CP (nats)", "entropy": "entropy (nats)", "attribution": "attribution (nats)",
+    "token_probability": "probability of that token", "rate": "nats per unit of scale",
 }  # fmt: skip
-SIGNED = ("cosine",)
+SIGNED = ("cosine", "attribution", "rate")
 Labels = Literal["legend", "direct"]
 # q k v o and their like in the order of the computation; what has another name follows, in the table's order
 PROJECTIONS = ["q", "k", "v", "qkv", "o", "gate", "up", "gate_up", "down"]

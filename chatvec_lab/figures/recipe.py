@@ -102,7 +102,8 @@ def redraw(recipe: Mapping[str, Any], tables: Sequence[DataFrame], *, width: Any
     Raises ValueError for a recipe that does not fit this version: an unknown function, or not a table for each call.
     """
     import chatvec_lab.figures.anatomy
-    import chatvec_lab.figures.scores  # noqa: F401  both fill DRAWN
+    import chatvec_lab.figures.inside
+    import chatvec_lab.figures.scores  # noqa: F401  all fill DRAWN
     from chatvec_lab.figures.style import subplots
 
     calls, panels = recipe["calls"], dict(recipe["panels"])

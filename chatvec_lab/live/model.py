@@ -6,10 +6,11 @@ starts from the CP's own elements. A turn costs a few copies of the weights; a r
 
 from __future__ import annotations
 
+import copy
 import math
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from functools import cached_property
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     import torch
 
     from chatvec_lab.live.resident import Resident
+    from chatvec_lab.weights.layout import Part
 
 __all__ = ["LiveModel"]
 
@@ -82,7 +84,7 @@ class LiveModel:
         )
         self._slots = [slot for slot in slots if tau_device == "cpu" or not self._taken(slot)]
         self._threads = _Threads(sum(slot.size for slot in self._slots))
-        self._scale = 0.0
+        self._scale, self._only = 0.0, None
         self.scale = 0.0
 
     def _rounded(self, name: str, place: torch.Tensor, dtype) -> torch.dtype:
@@ -101,42 +103,66 @@ class LiveModel:
 
     @property
     def scale(self) -> float:
-        return self._scale
+        return self._scale if self._only is None else math.nan
 
     @scale.setter
     def scale(self, scale: float) -> None:
         """**Changes the model's weights** to round(cp + scale * tau).
 
         Raises TypeError or ValueError for what is no finite number, and ValueError naming the tensor when a weight
-        would overflow its dtype; the model is then the CP again. Until all weights are turned, and should even the
-        way back be interrupted, the scale reads NaN.
+        would overflow its dtype; the model is then the CP again. Until all weights are turned, should even the
+        way back be interrupted, and where the vector is added in some tensors only (`at`), the scale reads NaN.
         """
+        self._set(scale, None)
+
+    def _set(self, scale: float, only: Collection[str] | None) -> None:
         if isinstance(scale, bool) or not isinstance(scale, int | float | np.integer | np.floating):
             raise TypeError(f"the scale must be a number, got {scale!r}.")
         scaled = float(scale) * self.tau  # the same factors as in `cp + scale * tau`
         with self._threads.lock:
             self._scale = math.nan
             try:
-                self._turn(scaled, int(np.sign(scale)))
+                self._turn(scaled, int(np.sign(scale)), only)
             except BaseException:
-                self._turn(0.0 * self.tau, 0)
-                self._scale = 0.0
+                self._turn(0.0 * self.tau, 0, None)
+                self._scale, self._only = 0.0, None
                 raise
-            self._scale = float(scale)
+            self._scale, self._only = float(scale), only
 
     @contextmanager
-    def at(self, scale: float) -> Iterator[LiveModel]:
+    def at(self, scale: float, *, only: Collection[str] | None = None) -> Iterator[LiveModel]:
         """This scale inside a `with` block and the one before it afterwards, also when the body raises.
 
-        Other threads that turn the model wait until the block is left, so that all its replies are of this scale.
+        only: names of `slots` to which the vector is added; the others are the CP's, but for the rows that are the chat
+        model's own at this scale. None: all. Other threads that turn the model wait until the block is left, so that
+        all its replies are of this scale.
         """
         with self._threads.lock:
-            before = self._scale
-            self.scale = scale
+            before = self._scale, self._only
+            self._set(scale, only)
             try:
                 yield self
             finally:
-                self.scale = before
+                self._set(*before)
+
+    @contextmanager
+    def computing(self, scale: float) -> Iterator[torch.nn.Module]:
+        """The model at a scale to compute with: itself, or of 16 bits on a CPU a copy in float32, the weights the same.
+
+        A CPU has no speed to gain from 16 bits, and its sums would lose by them.
+        """
+        with self.at(scale):
+            is_exact = self.model.device.type == "cpu" and self.model.dtype.itemsize < 4
+            yield copy.deepcopy(self.model).float() if is_exact else self.model
+
+    @property
+    def slots(self) -> list[Slot]:
+        """Every tensor that has a place in the model, with the CP's elements and the vector's; a tied pair is one."""
+        return [*self._slots, *(slot for gpu in self._gpus.values() for slot in gpu.slots)]
+
+    def part(self, slot: Slot) -> Part:
+        """What the tensor of a slot is."""
+        return self._merged.layout[slot.name]
 
     @property
     def resident(self) -> float:
@@ -155,12 +181,12 @@ class LiveModel:
             self._gpus[device] = Resident(device)
         return self._gpus[device].take(slot)
 
-    def _turn(self, scaled: WeightVector, sign: int) -> None:
+    def _turn(self, scaled: WeightVector, sign: int, only: Collection[str] | None) -> None:
         for gpu in self._gpus.values():
-            gpu.start(scaled, sign)
+            gpu.start(scaled, sign, only)
         jobs = []
         for slot in self._slots:
-            parts = slot.scaled_parts(scaled)
+            parts = slot.scaled_parts(scaled, only)
             jobs += [(slot, parts, start, sign) for start in range(0, slot.size, slot.block)]
         self._threads.run(_turn_block, jobs)
         for gpu in self._gpus.values():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import warnings
 from bisect import bisect_right
+from collections.abc import Collection
 from functools import lru_cache
 
 import numpy as np
@@ -55,9 +56,9 @@ class Resident:
         self._tiles += 16 * -(-slot.size // (16 * gpu.TILE))
         return True
 
-    def start(self, scaled: WeightVector, sign: int) -> None:
-        """Launch the kernels of all slots; they run while the host goes on."""
-        self._parts, self._sign = [slot.scaled_parts(scaled) for slot in self.slots], sign
+    def start(self, scaled: WeightVector, sign: int, only: Collection[str] | None = None) -> None:
+        """Launch the kernels of all slots; they run while the host goes on. only: names of slots that are moved."""
+        self._parts, self._sign = [slot.scaled_parts(scaled, only) for slot in self.slots], sign
         coefficients = [
             (parts[0][0] if parts else 1.0, slot.place.dtype)  # without parts no kernel runs
             for slot, parts in zip(self.slots, self._parts, strict=True)

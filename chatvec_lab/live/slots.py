@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from math import prod
 from typing import TYPE_CHECKING
@@ -50,8 +51,13 @@ class Slot:
         """Elements turned at a time."""
         return BLOCK if self.is_raw else max(1, self.size)
 
-    def scaled_parts(self, scaled: WeightVector) -> list[exact.Part]:
-        """The parts with the coefficients of a scaled vector; those of coefficient zero are left out."""
+    def scaled_parts(self, scaled: WeightVector, only: Collection[str] | None = None) -> list[exact.Part]:
+        """The parts with the coefficients of a scaled vector; those of coefficient zero are left out.
+
+        only: names of the slots that have any; None: all.
+        """
+        if only is not None and self.name not in only:
+            return []
         parts = [
             (scaled.terms[i].coefficient(self.published) * c, plus, minus) for i, c, plus, minus in self.parts
         ]

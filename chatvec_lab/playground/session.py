@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from chatvec_lab.evaluation.asking.context import context_ids
 from chatvec_lab.families import family_names
+from chatvec_lab.lens.distributions import next_logits
 from chatvec_lab.playground import examples, tokens
 from chatvec_lab.playground.marks import alike
 from chatvec_lab.playground.parts import Parts, in_words
@@ -195,17 +197,17 @@ class Session:
         if key not in self._readings:
             own, tokenizer = play.speaker(model, **_sum(state))
             contexts = [
-                tokens.context_ids(tokenizer, turns, list(rows.response[:turn]), state.template)
+                context_ids(tokenizer, turns, list(rows.response[:turn]), state.template)
                 for turn in range(len(rows))
             ]
             replies = [list(ids) for ids in rows.token_ids]
             ends = [tokens.ends_of(own, tokenizer, state.template, reason) for reason in rows.finish_reason]
-            mine = [tokens.next_logits(own, c, r) for c, r in zip(contexts, replies, strict=True)]
+            mine = [next_logits(own, c, r) for c, r in zip(contexts, replies, strict=True)]
             theirs = [None] * len(rows)
             if model != "CP":
                 cp, cp_tokenizer = play.speaker("CP", **_sum(state))
                 if self._are_comparable(model, state.cp, tokenizer, cp_tokenizer):
-                    theirs = [tokens.next_logits(cp, c, r) for c, r in zip(contexts, replies, strict=True)]
+                    theirs = [next_logits(cp, c, r) for c, r in zip(contexts, replies, strict=True)]
             read = [
                 tokens.read(mine[i], tokenizer, replies[i], rows.response[i], ends[i], theirs[i])
                 for i in range(len(rows))

@@ -9,17 +9,13 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from chatvec_lab.evaluation.asking.generation import end_ids
-from chatvec_lab.evaluation.asking.rendering import ChatTemplate
-from chatvec_lab.evaluation.asking.responses import chat_messages, plain_text
-from chatvec_lab.evaluation.asking.thinking import split
+from chatvec_lab.lens.distributions import chunks, kl, log_probabilities, shown, tokens_of
 from chatvec_lab.playground import marks
 
 if TYPE_CHECKING:
-    import numpy as np
     import torch
 
 TOP = 5  # likeliest tokens that are told
-_CHUNK = 64  # positions turned into float64 at a time
 
 
 class Token(NamedTuple):
@@ -40,40 +36,6 @@ class Token(NamedTuple):
     cp_top: tuple[tuple[str, float], ...] = ()
 
 
-def context_ids(tokenizer, turns: Sequence[str], said: Sequence[str], template: str) -> list[int]:
-    """The tokens that a model sees before its next reply, as `respond` puts them: `said` are its earlier replies."""
-    turns = tuple(turns[: len(said) + 1])
-    if template == "plain":
-        return tokenizer(plain_text(turns, list(said)))["input_ids"]
-    chat = ChatTemplate(tokenizer)
-    answers = [split(text, chat.thinking_format).answer or "" for text in said]
-    return tokenizer(chat.render(chat_messages(turns, answers, None)), add_special_tokens=False)["input_ids"]
-
-
-def next_logits(model, context: Sequence[int], reply: Sequence[int]) -> torch.Tensor:
-    """The logits before each token of the reply and after its last: (reply + 1, vocabulary), in one forward pass."""
-    import torch
-
-    ids = torch.tensor([[*context, *reply]], device=model.device)
-    with torch.inference_mode():
-        return model(input_ids=ids).logits[0, len(context) - 1 :]
-
-
-def log_probabilities(logits: torch.Tensor, rows: int) -> torch.Tensor:
-    """Of the first `rows` of the vocabulary, those that are tokens, and among these alone; float64, on the CPU."""
-    return logits[:, :rows].cpu().double().log_softmax(-1)
-
-
-def divergence(cp: torch.Tensor, other: torch.Tensor) -> np.ndarray:
-    """KL(CP ‖ other) of each row, in nats. `cp`, `other`: log probabilities (positions, tokens), float64."""
-    import torch
-
-    terms = torch.where(
-        cp.isneginf(), 0.0, cp.exp() * (cp - other)
-    )  # a token that the CP rules out adds nothing
-    return terms.sum(-1).clamp(min=0).numpy()
-
-
 def read(
     own: torch.Tensor,
     tokenizer,
@@ -87,22 +49,21 @@ def read(
     own, cp: `next_logits` of the model and of the CP for this reply. text: the reply. ends: the tokens that end a
     reply, of which the likeliest is taken; none for a reply that was cut at its longest.
     """
-    rows = min(max(tokenizer.get_vocab().values()) + 1, own.shape[1])
+    rows = tokens_of(tokenizer, own.shape[1])
     ids, spans = list(reply), spans_of(tokenizer, reply, text)
     if known := [i for i in ends if i < rows]:
         ids.append(max(known, key=own[len(reply)].tolist().__getitem__))
         spans.append((len(text), len(text)))
     found = []
-    for first in range(0, len(ids), _CHUNK):
-        chunk = slice(first, min(first + _CHUNK, len(ids)))
+    for chunk in chunks(len(ids)):
         mine = log_probabilities(own[chunk], rows)
         theirs = None if cp is None else log_probabilities(cp[chunk], rows)
-        apart = [float("nan")] * len(mine) if theirs is None else divergence(theirs, mine).tolist()
+        apart = [float("nan")] * len(mine) if theirs is None else kl(theirs, mine).tolist()
         for place, token in enumerate(ids[chunk]):
             told = _told(mine[place], tokenizer, token)
             cp_told = (float("nan"), ()) if theirs is None else _told(theirs[place], tokenizer, token)
             name = shown(tokenizer, token)
-            found.append(Token(*spans[first + place], name, *told, apart[place], *cp_told))
+            found.append(Token(*spans[chunk.start + place], name, *told, apart[place], *cp_told))
     return tuple(found)
 
 
@@ -142,15 +103,6 @@ def _in_common(one: str, other: str) -> int:
     """Length of the longest common beginning."""
     least = min(len(one), len(other))
     return next((i for i in range(least) if one[i] != other[i]), least)
-
-
-def shown(tokenizer, token: int) -> str:
-    """A token by itself, with its spaces; a special one by its name, a part of a character as its bytes are stored."""
-    stored = str(tokenizer.convert_ids_to_tokens(token))
-    if token in tokenizer.all_special_ids:
-        return stored
-    text = tokenizer.decode([token])
-    return stored if "\ufffd" in text or not text else text
 
 
 def words_without_a_token(tokenizer, text: str) -> list[tuple[int, int]] | None:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from chatvec_lab.families import Family
 
 DTYPES = ("bfloat16", "float16", "float32")
+PARTS = ("component", "layer", "module", "projection")  # by which a vector is taken apart
 
 
 class Range(NamedTuple):
@@ -52,6 +53,10 @@ KNOWN = {
     "scales": Range("list[float]", "a list of finite numbers, one at least, each once",
                     lambda v: bool(v) and all(map(isfinite, v)) and _different(v)),
     "has_controls": Range("bool", "true or false"),
+    "has_checkpointing": Range("bool", "true or false"),
+    "by": Range("str", "some of component, layer, module and projection, each once, joined by ' × '",
+                lambda v: _different(words := [w.strip() for w in v.split("×")]) and set(words) <= set(PARTS)),
+    "measure": Range("str", "reply or first token", ("reply", "first token").__contains__),
     "n": _COUNT,
     "validation_n": _COUNT,
     "texts": _COUNT,

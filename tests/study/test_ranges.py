@@ -16,6 +16,9 @@ nan = math.nan
 WRONG = {
     "n": [(-3, "1 or more, got -3"), (0, "1 or more"), (2.5, "whole number"), ("many", "got 'many'"), (True, "got True")],
     "has_controls": [("yes", "true or false"), (1, "true or false")],
+    "has_checkpointing": [("yes", "true or false")],
+    "by": [("layers", "joined by ' × '"), ("layer × layer", "each once"), ("", "some of component"), (1, "got 1")],
+    "measure": [("loss", "reply or first token")],
     "validation_n": [(0, "1 or more")],
     "texts": [(-1, "1 or more")],
     "elements": [(0, "1 or more")],

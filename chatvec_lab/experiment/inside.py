@@ -1,0 +1,336 @@
+"""A look inside CP + τ: the texts that are read, the controls beside τ, and the tables of the notebooks 11 and 12.
+
+    exam = experiment.Exam(family, "zh")
+    look = inside.Look(exam, 1.0, n=12, dtype="float32")
+    look.divergence("reference", [0.0, 0.5, 1.0])          # CP + τ, a random vector, and without the chat template
+    found = look.attribution("CP + τ")
+
+The same tokens are held against every model. `lens` computes; here is what it is asked, and what its tables say in sum.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from chatvec_lab.experiment.models import At, control, loaded
+from chatvec_lab.lens import Pair
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from chatvec_lab.experiment.exam import Exam
+    from chatvec_lab.lens import Attribution, Divergence
+    from chatvec_lab.live import LiveModel
+
+WHOLE, RANDOM, PLAIN = "CP + τ", "CP + random vector", "CP + τ, no chat template"
+CONDITIONS = (WHOLE, RANDOM, PLAIN)
+CP_REPLY, REPLY, REFERENCE = "the CP's reply", "CP + τ's reply", "the reference"
+
+
+class Look:
+    """`n` test prompts of one turn with three replies to each, and the live models that read them.
+
+    scale: of the vector, at which CP + τ replies. dtype: of the live models; "float32" for attribution. Where a family's
+    prompts have no reference, CP + τ's own reply stands in its place, and `reference` says so.
+    Raises ValueError where there are no prompts.
+    """
+
+    def __init__(self, exam: Exam, scale: float, *, n: int, dtype: str = "auto"):
+        self.exam, self.scale, self.dtype = exam, scale, dtype
+        self.tau, self.cp = exam.family.chat - exam.family.base, exam.family.cp[exam.language]
+        self._rows = {frame: self._drawn(frame, n) for frame in ("chat", "raw")}
+
+    def _drawn(self, frame: str, n: int) -> list[dict]:
+        table = self.exam.questions.draw(self.exam.language, "one_turn", n=n, draw="test", frame=frame)
+        if table.empty:
+            raise ValueError(f"there are no prompts of one turn in {self.exam.language}; name a set that has some: "
+                             "prompts={'one_turn': ...}")  # fmt: skip
+        return table.to_dict("records")
+
+    @cached_property
+    def live(self) -> LiveModel:
+        """CP + τ."""
+        from chatvec_lab.live import LiveModel
+
+        return LiveModel(self.cp, self.tau, dtype=self.dtype)
+
+    @cached_property
+    def noise(self) -> LiveModel:
+        """The CP and a random vector of τ's size in every tensor, and in every row of a table."""
+        from chatvec_lab.live import LiveModel
+
+        return LiveModel(self.cp, control(self.tau), dtype=self.dtype)
+
+    def live_of(self, condition: str) -> LiveModel:
+        return self.noise if condition == RANDOM else self.live
+
+    @property
+    def prompts(self) -> dict[str, str]:
+        """What the user says, by the name of the pair."""
+        return {row["prompt_id"]: row["said"][-1] for row in self._rows["chat"]}
+
+    @cached_property
+    def reference(self) -> str:
+        """What the reference is, in words."""
+        is_there = all(
+            isinstance(row.get("reference"), str) and row["reference"] for row in self._rows["chat"]
+        )
+        return (
+            "the reference reply" if is_there else "CP + τ's own reply, since these prompts have no reference"
+        )
+
+    def pairs(self, text: str = REFERENCE, condition: str = WHOLE) -> list[Pair]:
+        """The prompts in a condition's frame, each with the tokens of one of three texts, the mark that ends it behind."""
+        said = self._said[text]
+        frame = "raw" if condition == PLAIN else "chat"
+        return [
+            Pair(self._context(row, frame), said[row["prompt_id"]], row["prompt_id"])
+            for row in self._rows[frame]
+        ]
+
+    def _context(self, row: dict, frame: str) -> list[int]:
+        from chatvec_lab.evaluation.asking.context import context_ids
+
+        settings = self.exam.questions.decoding(frame)
+        arguments = settings.get("template_arguments")
+        return context_ids(self.live.tokenizer, row["turns"], [], settings["template"], arguments=arguments)
+
+    @cached_property
+    def _said(self) -> dict[str, dict[str, list[int]]]:
+        """The tokens of each text by the pair's name; an empty reply is the mark that ends it."""
+        rows, tokenizer = self._rows["chat"], self.live.tokenizer
+        said = {name: self._replies(scale) for name, scale in ((CP_REPLY, 0.0), (REPLY, self.scale))}
+        said[REFERENCE] = dict(said[REPLY])
+        if self.reference == "the reference reply":
+            end = self._end
+            for row in rows:
+                ids = tokenizer(row["reference"], add_special_tokens=False)["input_ids"]
+                said[REFERENCE][row["prompt_id"]] = [*ids, *end]
+        return said
+
+    def _replies(self, scale: float) -> dict[str, list[int]]:
+        from chatvec_lab.evaluation.asking.generation import respond
+
+        asked = [{"prompt_id": row["prompt_id"], "turns": list(row["turns"])} for row in self._rows["chat"]]
+        settings = self.exam.questions.decoding("chat") | {"progress": False, "token_ids": True}
+        with loaded(At(self.live, scale)) as (model, tokenizer):
+            table = respond(model, tokenizer, asked, **settings)
+        ends = {name: self._end if reason == "stop" else []
+                for name, reason in zip(table.prompt_id, table.finish_reason, strict=True)}  # fmt: skip
+        return {
+            name: [*ids, *ends[name]] or self._end
+            for name, ids in zip(table.prompt_id, table.token_ids, strict=True)
+        }
+
+    @cached_property
+    def _end(self) -> list[int]:
+        """The first token that the chat template puts behind a reply."""
+        from chatvec_lab.evaluation.asking.rendering import ChatTemplate
+
+        after = ChatTemplate(self.live.tokenizer).after_reply()
+        ids = self.live.tokenizer(after, add_special_tokens=False)["input_ids"][:1]
+        return ids or [self.live.tokenizer.eos_token_id]
+
+    # ------------------------------------------------------------ token by token
+
+    def divergence(
+        self, text: str, scales: Sequence[float], conditions: Sequence[str] = CONDITIONS
+    ) -> Divergence:
+        """`lens.divergence` of one text in each condition: its tables with the columns model (the condition) and text."""
+        from chatvec_lab import lens
+
+        found = {c: lens.divergence(self.live_of(c), self.pairs(text, c), scales) for c in conditions}
+        return lens.Divergence(*(
+            _joined({c: getattr(one, name).assign(text=text) for c, one in found.items()}) for name in ("tokens", "changes")
+        ))  # fmt: skip
+
+    def readings(
+        self, text: str, scales: Sequence[float], conditions: Sequence[str] = CONDITIONS
+    ) -> pd.DataFrame:
+        """`lens.readings` of one text in each condition, with the column model."""
+        from chatvec_lab import lens
+
+        return _joined({c: lens.readings(self.live_of(c), self.pairs(text, c), scales) for c in conditions})
+
+    # ------------------------------------------------------------ which part
+
+    def effects(self, scales: Sequence[float], measure: str) -> pd.DataFrame:
+        """f of the reference over the scale in each condition: model, scale, pair, value (`lens.effects`)."""
+        from chatvec_lab import lens
+
+        return _joined({c: lens.effects(self.live_of(c), self.pairs(REFERENCE, c), scales, measure=measure)
+                        for c in CONDITIONS})  # fmt: skip
+
+    def attribution(self, condition: str, **options) -> Attribution:
+        """`lens.attribution` of the reference in one condition, at this scale."""
+        from chatvec_lab import lens
+
+        return lens.attribution(
+            self.live_of(condition), self.pairs(REFERENCE, condition), self.scale, **options
+        )
+
+    def ablation(self, **options) -> pd.DataFrame:
+        """`lens.ablation` of the reference with CP + τ, at this scale."""
+        from chatvec_lab import lens
+
+        return lens.ablation(self.live, self.pairs(), self.scale, **options)
+
+
+def _joined(tables: dict[str, pd.DataFrame]) -> pd.DataFrame:
+    import pandas as pd
+
+    return pd.concat([table.assign(model=label) for label, table in tables.items()], ignore_index=True)
+
+
+def means(table: pd.DataFrame, value: str, by: Sequence[str]) -> pd.DataFrame:
+    """Mean over the prompts (first over the tokens of each) with its 95 % interval: `by`, estimate, low, high, n."""
+    from chatvec_lab.evaluation.statistics import summarise
+
+    by = list(by)
+    found = summarise(table.rename(columns={"pair": "prompt_id"}), by=by, value=value, share=False)
+    return found[[*by, "estimate", "low", "high", "n"]]
+
+
+def places(tokens: pd.DataFrame) -> pd.DataFrame:
+    """Where in a text a token is: "first", "last" (what ends it) or "between"; the table with the column place."""
+    last = tokens.groupby(["model", "scale", "pair"]).position.transform("max")
+    place = np.where(
+        tokens.position == 0, "first token", np.where(tokens.position == last, "last token", "between")
+    )
+    return tokens.assign(place=place)
+
+
+def typical(tokens: pd.DataFrame) -> str:
+    """The pair to show: the one whose mean divergence is the median of all."""
+    order = tokens.groupby("pair", sort=False).divergence.mean().sort_values(kind="stable")
+    return str(order.index[len(order) // 2])
+
+
+def decided(layers: pd.DataFrame) -> pd.DataFrame:
+    """`lens.decisions` of each model's readings, with the column model."""
+    from chatvec_lab import lens
+
+    return _joined({model: lens.decisions(rows) for model, rows in layers.groupby("model", sort=False)})
+
+
+def part_names(table: pd.DataFrame) -> pd.Series:
+    """Each part in words: "layer 2 · mlp · down", "embedding"."""
+    words = {c: table[c].map(lambda v, c=c: "" if v is None or v != v else f"layer {v}" if c == "layer" else str(v))
+             for c in ("layer", "module", "projection")}  # fmt: skip
+    if table.component.nunique() > 1:
+        words = {"component": table.component, **words}
+    rows = zip(*words.values(), strict=True)
+    return table.index.to_series().map(
+        dict(
+            zip(
+                table.index,
+                (" · ".join(dict.fromkeys(filter(None, row))) or "all" for row in rows),
+                strict=True,
+            )
+        )
+    )
+
+
+def by_part(parts: pd.DataFrame, values: Sequence[str] = ("attribution",)) -> pd.DataFrame:
+    """Each part's mean over the prompts with its interval, the largest first: part, measure, estimate, low, high, n."""
+    import pandas as pd
+
+    parts = parts.assign(part=part_names(parts))
+    tables = [means(parts, value, ["part"]).assign(measure=value) for value in values]
+    order = tables[0].set_index("part").estimate.abs().sort_values(ascending=False).index
+    found = pd.concat(tables, ignore_index=True)
+    found["part"] = pd.Categorical(found.part, list(order))
+    return (
+        found.sort_values("part", kind="stable")
+        .astype({"part": str})[["part", "measure", "estimate", "low", "high", "n"]]
+        .reset_index(drop=True)
+    )
+
+
+def cells(found: Attribution) -> pd.DataFrame | None:
+    """The attribution by layer and projection (or kind of module): layer, that, attribution. None: not told apart so."""
+    table = found.means
+    y = next((c for c in ("projection", "module") if table[c].notna().any()), None)
+    if y is None or table.layer.isna().all():
+        return None
+    # text alone: layers of other components share its numbers
+    text = table[table.component == "text"] if "text" in set(table.component) else table
+    return text.groupby(["layer", y], dropna=False, sort=False).attribution.sum().reset_index()
+
+
+def limit(cells: pd.DataFrame) -> float:
+    """The end of the colours: the largest value within the layers, which what lies outside them would outshine."""
+    return float(cells.attribution[cells.layer.notna()].abs().max()) or 1.0
+
+
+def beside(parts: pd.DataFrame, ablated: pd.DataFrame) -> pd.DataFrame:
+    """Each part's attribution beside its ablation, a row a part and kind: part, of, ablation, attribution."""
+    words = {"alone": "the part alone", "lost": "lost without it"}
+    attribution = parts.set_index("part").estimate.rename("attribution")
+    found = ablated.assign(of=ablated.measure.map(words)).rename(columns={"estimate": "ablation"})
+    return found.join(attribution, on="part")[["part", "of", "ablation", "attribution"]]
+
+
+def along(found: Attribution) -> pd.DataFrame:
+    """The rate d f / d scale at each node, summed over the parts of a kind: kind, scale, rate."""
+    path = found.path
+    column = next((c for c in ("module", "projection", "layer") if path[c].notna().any()), "component")
+    kind = path[column].map(lambda v: f"layer {v}" if column == "layer" and v == v else str(v))
+    summed = (
+        path.assign(kind=kind.where(path[column].notna(), "outside"))
+        .groupby(["kind", "scale"], sort=False)
+        .rate.sum()
+    )
+    return summed.reset_index()
+
+
+def agreement(attributed: pd.DataFrame, ablated: pd.DataFrame, *, seed: int = 0) -> pd.DataFrame:
+    """Spearman's correlation, over the parts, of attribution with each part alone and with what is lost without it.
+
+    Both tables are `lens`'s own, a row a pair and part. The interval is a bootstrap over the prompts: the parts are all
+    that there are. Columns: against, estimate, low, high, n (prompts), parts.
+    """
+    import pandas as pd
+    from scipy.stats import rankdata
+
+    from chatvec_lab.evaluation.statistics import statistic_interval
+
+    keys = ["component", "layer", "module", "projection"]
+    both = attributed.merge(ablated, on=["pair", *keys], validate="one_to_one")
+    both = both.assign(part=part_names(both))
+    wide = {
+        c: both.pivot(index="pair", columns="part", values=c).to_numpy()
+        for c in ("attribution", "alone", "lost")
+    }
+    rows = []
+    for against in ("alone", "lost"):
+        one, other = wide["attribution"], wide[against]
+
+        def correlation(chosen, axis=-1, one=one, other=other):
+            chosen = np.asarray(chosen, dtype=int)
+            ranks = [rankdata(matrix[chosen].mean(-2), axis=-1) for matrix in (one, other)]
+            a, b = (r - r.mean(-1, keepdims=True) for r in ranks)
+            spread = np.sqrt((a**2).sum(-1) * (b**2).sum(-1))
+            return np.divide((a * b).sum(-1), spread, out=np.full(np.shape(spread), np.nan), where=spread > 0)
+
+        found = statistic_interval(np.arange(len(one)), statistic=correlation, resamples=1999, seed=seed)
+        rows.append({"against": against, "estimate": found.estimate, "low": found.low, "high": found.high, "n": found.n,
+                     "parts": one.shape[1]})  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def checks(found: dict[str, Attribution]) -> pd.DataFrame:
+    """Whether each attribution adds up: model, start, end, jump, difference, total, size, error, change, nodes, is_complete."""
+    import pandas as pd
+
+    rows = [
+        {"model": label, "start": float(a.values.start.mean()), "end": float(a.values.end.mean()), "jump": a.jump,
+         "difference": a.difference, "total": a.total, "size": a.size, "error": a.error, "change": a.change,
+         "nodes": a.nodes, "is_complete": a.is_complete}
+        for label, a in found.items()
+    ]  # fmt: skip
+    return pd.DataFrame(rows)

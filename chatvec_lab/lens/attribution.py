@@ -1,0 +1,208 @@
+"""Which part of the vector does it, and where along the scale: ⟨∇f(cp + s·τ), τ_part⟩ integrated over s.
+
+The parts sum up to what the vector does to f, which is checked. docs/lens.md has the mathematics.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from chatvec_lab.lens.layers import checkpointed
+from chatvec_lab.lens.measures import Measure, check, value, values
+from chatvec_lab.lens.pairs import Pair, checked, finite
+from chatvec_lab.lens.parts import Directions, Gradients, parts_of
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+    from chatvec_lab.live import LiveModel
+
+SETTLED = 0.01  # nodes double until no part moves by more of the sum of absolute parts
+COMPLETE = 0.02  # as much may be missing between the sum of the parts and the difference
+
+
+@dataclass(frozen=True)
+class Attribution:
+    """What each part of the vector adds to f, and whether it all adds up.
+
+    parts: a row a pair and part: pair, component, layer, module, projection (None where parts are not told apart by
+    it) and attribution, in nats. path: a row a node of the integral and part: scale, weight, the part's columns and
+    rate (d f / d scale by this part, mean over the pairs). values: a row a pair: cp, start, end (f of the CP; of the
+    CP with the rows that are the chat model's own; at the scale).
+    change: the largest change of a part when the nodes were doubled last, over the sum of absolute parts.
+    """
+
+    parts: DataFrame
+    path: DataFrame
+    values: DataFrame
+    scale: float
+    measure: Measure
+    nodes: int
+    change: float
+
+    @property
+    def jump(self) -> float:
+        """What copied or added rows do to f before anything of τ is added: they are there at any scale but 0."""
+        return float((self.values.start - self.values.cp).mean())
+
+    @property
+    def difference(self) -> float:
+        """f at the scale less f at the start, mean over the pairs: what the parts should sum up to."""
+        return float((self.values.end - self.values.start).mean())
+
+    @property
+    def means(self) -> DataFrame:
+        """Each part's attribution, mean over the pairs: the part's columns and attribution."""
+        columns = [c for c in self.parts if c not in ("pair", "attribution")]
+        return self.parts.groupby(columns, dropna=False, sort=False).attribution.mean().reset_index()
+
+    @property
+    def total(self) -> float:
+        """Sum of the parts."""
+        return float(self.means.attribution.sum())
+
+    @property
+    def size(self) -> float:
+        """Sum of the parts' absolute values."""
+        return float(self.means.attribution.abs().sum())
+
+    @property
+    def error(self) -> float:
+        """|sum of the parts − difference| over the sum of absolute parts; 0 where nothing moves."""
+        apart = abs(self.total - self.difference)
+        return apart / self.size if self.size else float(apart > 0)
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether the parts settled and add up: what does not may not be shown."""
+        return self.change < SETTLED and self.error <= COMPLETE
+
+    def __str__(self) -> str:
+        verdict = "complete" if self.is_complete else "not complete, so nothing of it is shown"
+        jump = f" Copied or added rows alone: {self.jump:+.4f}, before the start." if self.jump else ""
+        return (
+            f"The parts sum up to {self.total:+.4f} nats, the difference is {self.difference:+.4f}: {self.error:.2%} of "
+            f"the sum of absolute parts ({self.size:.4f}) apart, with {self.nodes} nodes (last doubling: "
+            f"{self.change:.2%}); {verdict}.{jump}"
+        )
+
+
+def attribution(
+    live: LiveModel, pairs: Iterable[Pair], scale: float, *, by: str = "layer × projection", measure: Measure = "reply",
+    checkpointing: bool = False, nodes: int = 4, most_nodes: int = 64,
+) -> Attribution:  # fmt: skip
+    """What each part of the vector adds to f between the CP and CP + scale · τ, integrated along the scale.
+
+    f is, mean over the pairs, the mean log probability of the tokens that are said (measure "reply") or that of the
+    first of them ("first token"), in nats. A part's attribution is the integral over s, from 0 to the scale, of the
+    inner product of f's gradient at cp + s · τ with the part of τ: Gauss–Legendre from `nodes` nodes on, doubled until
+    every part changes by less than 1 % of the sum of absolute parts, at most to `most_nodes`.
+
+    live: of float32 or float64 weights (`LiveModel(cp, tau, dtype="float32")`): between 16-bit weights f is no smooth
+    function of the scale. by: see `parts.parts_of`; a tied table is one part. Rows that are the chat model's own jump
+    at 0 and do not move after it, so that the integral starts behind the jump. checkpointing: less memory, by computing
+    each layer twice. Memory: one gradient at a time beside the live model and one text's activations.
+
+    **Turns the model**, and back. Raises ValueError for 16-bit weights, and what pairs, `by` and `measure` raise.
+    """
+    found, (scale,) = checked(live, pairs), finite([scale])
+    check(measure)
+    if live.model.dtype.itemsize < 4:
+        kind = str(live.model.dtype).removeprefix("torch.")
+        raise ValueError(
+            f"the live model holds {kind} weights, whose rounding makes steps of the path along the scale. Load it with "
+            'LiveModel(cp, tau, dtype="float32").'
+        )
+    if not (isinstance(nodes, int) and isinstance(most_nodes, int) and 1 <= nodes <= most_nodes):
+        raise ValueError(
+            f"nodes={nodes!r}, most_nodes={most_nodes!r}: expected whole numbers, 1 <= nodes <= most_nodes"
+        )
+    parts = parts_of(live, by)
+    with checkpointed(live.model) if checkpointing else nullcontext():
+        ends = [
+            (0.0, None),
+            (scale, ()),
+            (scale, None),
+        ]  # the CP, its start with rows of the chat model's own, the end
+        told = {}
+        for name, (at, only) in zip(("cp", "start", "end"), ends, strict=True):
+            with live.at(at, only=only):
+                told[name] = values(live.model, found.values(), measure)
+        each, path, count, change = _integrated(
+            live, list(found.values()), scale, parts, measure, nodes, most_nodes
+        )
+    places = [part.place for part in parts]
+    return Attribution(
+        _by_pair(list(found), places, each),
+        _along(path, places),
+        _named(list(found), told),
+        scale,
+        measure,
+        count,
+        change,
+    )
+
+
+def _integrated(live, pairs, scale, parts, measure, nodes, most):
+    """(pairs, parts) sums, [(s, weight, mean rates)], how many nodes, and the last change, over the sum of absolutes."""
+    if scale == 0:
+        return np.zeros((len(pairs), len(parts))), [], 0, 0.0
+    directions = Directions(live, int(np.sign(scale)))
+    before, change, count = None, float("inf"), nodes
+    while True:
+        each, path = np.zeros((len(pairs), len(parts))), []
+        for s, weight in zip(*_gauss_legendre(count, scale), strict=True):
+            rates = _rates(live, pairs, s, parts, measure, directions)
+            each += weight * rates
+            path.append((s, weight, rates.mean(0)))
+        means = each.mean(0)
+        if before is not None:
+            size = np.abs(means).sum()
+            change = float(np.abs(means - before).max() / size) if size else 0.0
+        if change < SETTLED or 2 * count > most:
+            return each, path, count, change
+        before, count = means, 2 * count
+
+
+def _gauss_legendre(count: int, scale: float) -> tuple[list[float], list[float]]:
+    """Nodes and weights of the integral from 0 to the scale."""
+    nodes, weights = np.polynomial.legendre.leggauss(count)
+    return (scale * (nodes + 1) / 2).tolist(), (scale * weights / 2).tolist()
+
+
+def _rates(live, pairs: Sequence[Pair], s: float, parts, measure, directions) -> np.ndarray:
+    """d f / d s by each part at one point of the path, pair by pair: (pairs, parts)."""
+    with live.at(s), Gradients(live, parts, directions) as gradients:
+        rows = []
+        for pair in pairs:
+            value(live.model, pair, measure).backward()
+            rows.append(gradients.taken())
+    return np.stack(rows)
+
+
+def _by_pair(names: list[str], places: list[dict], each: np.ndarray) -> DataFrame:
+    import pandas as pd
+
+    rows = [{"pair": name, **place, "attribution": float(each[i, j])}
+            for i, name in enumerate(names) for j, place in enumerate(places)]  # fmt: skip
+    return pd.DataFrame(rows).astype({"layer": "Int64"})
+
+
+def _along(path: list, places: list[dict]) -> DataFrame:
+    import pandas as pd
+
+    rows = [{"scale": s, "weight": weight, **place, "rate": float(rates[j])}
+            for s, weight, rates in path for j, place in enumerate(places)]  # fmt: skip
+    columns = ["scale", "weight", *places[0], "rate"]
+    return pd.DataFrame(rows, columns=columns).astype({"layer": "Int64"})
+
+
+def _named(names: list[str], told: dict[str, np.ndarray]) -> DataFrame:
+    import pandas as pd
+
+    return pd.DataFrame({"pair": names, **told})
