@@ -33,6 +33,24 @@ class At(NamedTuple):
         """The same weights as an expression."""
         return at_scale(self.live.cp, self.live.tau, self.scale)
 
+    def turned(self) -> AbstractContextManager:
+        return self.live.at(self.scale)
+
+
+class Mix(NamedTuple):
+    """A live model with its vectors mixed: asked, it is turned to the mixture, and then back."""
+
+    live: "LiveModel | Dial"
+    vector: "WeightVector"  # the terms of live.tau, weighed (`weights.mixtures.weighted`)
+
+    @property
+    def checkpoint(self) -> "Checkpoint":
+        """The same weights as an expression."""
+        return self.live.cp + self.vector
+
+    def turned(self) -> AbstractContextManager:
+        return self.live.turned(self.vector)
+
 
 class Change(Protocol):
     """What is done to a model in memory before it is asked, where no vector of weights says it."""
@@ -62,7 +80,7 @@ def control(tau: "WeightVector") -> "WeightVector":
 
 
 class Dial:
-    """A LiveModel that is loaded when it is first asked, with what `At` needs of it."""
+    """A LiveModel that is loaded when it is first asked, with what `At` and `Mix` need of it."""
 
     def __init__(self, cp: "Checkpoint", tau: "WeightVector"):
         self.cp, self.tau = cp, tau
@@ -78,6 +96,9 @@ class Dial:
 
     def at(self, scale: float):
         return self._live.at(scale)
+
+    def turned(self, vector: "WeightVector"):
+        return self._live.turned(vector)
 
 
 def over_scales(family: "Family", language: str, scales: "Sequence[float]") -> "dict[float, At]":
@@ -105,14 +126,14 @@ def lineup(family: "Family", language: str, scale: float) -> "dict[str, Checkpoi
 
 
 @contextmanager
-def loaded(model: "Checkpoint | At | Changed", *, device: str = "auto") -> Iterator[tuple]:
+def loaded(model: "Checkpoint | At | Mix | Changed", *, device: str = "auto") -> Iterator[tuple]:
     """(model, tokenizer) of transformers, with exactly the weights that would be stored.
 
     They are computed with in their stored dtype on a GPU and in float32 on a CPU, which has no speed to gain
     from 16 bits. device: "auto" is the GPU if there is one; a live model stays where it is.
     """
-    if isinstance(model, At):
-        with model.live.at(model.scale):
+    if isinstance(model, At | Mix):
+        with model.turned():
             live = model.live.model
             is_exact = live.device.type == "cpu" and live.dtype.itemsize < 4
             yield copy.deepcopy(live).float() if is_exact else live, model.live.tokenizer

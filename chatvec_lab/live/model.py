@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from functools import cached_property
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 
@@ -31,6 +31,14 @@ if TYPE_CHECKING:
 __all__ = ["LiveModel"]
 
 _FEW = 1 << 18  # below so many elements in all, threads cost more than they save
+
+
+class _State(NamedTuple):
+    """What a live model is turned to: a vector, the sign of its scale, and that scale (NaN: there is no one scale)."""
+
+    vector: WeightVector
+    sign: int
+    scale: float
 
 
 class LiveModel:
@@ -82,7 +90,6 @@ class LiveModel:
         )
         self._slots = [slot for slot in slots if tau_device == "cpu" or not self._taken(slot)]
         self._threads = _Threads(sum(slot.size for slot in self._slots))
-        self._scale = 0.0
         self.scale = 0.0
 
     def _rounded(self, name: str, place: torch.Tensor, dtype) -> torch.dtype:
@@ -92,7 +99,7 @@ class LiveModel:
         return self._merged.cp.dtype(name)
 
     def __repr__(self) -> str:
-        return f"LiveModel({self.cp!r} + {self._scale:g} * ({self.tau.label}))"
+        return f"LiveModel({self.cp!r} + {self.scale:g} * ({self.tau.label}))"
 
     @cached_property
     def tokenizer(self):
@@ -101,7 +108,7 @@ class LiveModel:
 
     @property
     def scale(self) -> float:
-        return self._scale
+        return self._state.scale
 
     @scale.setter
     def scale(self, scale: float) -> None:
@@ -115,14 +122,7 @@ class LiveModel:
             raise TypeError(f"the scale must be a number, got {scale!r}.")
         scaled = float(scale) * self.tau  # the same factors as in `cp + scale * tau`
         with self._threads.lock:
-            self._scale = math.nan
-            try:
-                self._turn(scaled, int(np.sign(scale)))
-            except BaseException:
-                self._turn(0.0 * self.tau, 0)
-                self._scale = 0.0
-                raise
-            self._scale = float(scale)
+            self._turn_or_be_the_cp(_State(scaled, int(np.sign(scale)), float(scale)))
 
     @contextmanager
     def at(self, scale: float) -> Iterator[LiveModel]:
@@ -131,12 +131,45 @@ class LiveModel:
         Other threads that turn the model wait until the block is left, so that all its replies are of this scale.
         """
         with self._threads.lock:
-            before = self._scale
+            before = self._state
             self.scale = scale
             try:
                 yield self
             finally:
-                self.scale = before
+                self._turn_or_be_the_cp(before)
+
+    @contextmanager
+    def turned(self, vector: WeightVector) -> Iterator[LiveModel]:
+        """The weights of `cp + vector` inside a `with` block, and those before it afterwards.
+
+        `vector`: the terms of this model's own tau with other factors and schedules, as `weights.mixtures.weighted` makes
+        them of the same vectors. There is no one scale: it reads NaN inside. Raises ValueError for other terms, and
+        naming the tensor when a weight would overflow; the model is then the CP again.
+        """
+        if [term.leaf for term in vector.terms] != [term.leaf for term in self.tau.terms]:
+            raise ValueError(
+                f"{vector.label} is not made of the terms that this model holds ({self.tau.label}): weigh the same "
+                "vectors, in the same order."
+            )
+        with self._threads.lock:
+            before = self._state
+            self._turn_or_be_the_cp(_State(vector, 1, math.nan))
+            try:
+                yield self
+            finally:
+                self._turn_or_be_the_cp(before)
+
+    def _turn_or_be_the_cp(self, state: _State) -> None:
+        try:
+            self._turn_to(state)
+        except BaseException:
+            self._turn_to(_State(0.0 * self.tau, 0, 0.0))
+            raise
+
+    def _turn_to(self, state: _State) -> None:
+        self._state = _State(state.vector, state.sign, math.nan)  # until all weights are turned
+        self._turn(state.vector, state.sign)
+        self._state = state
 
     @property
     def resident(self) -> float:
