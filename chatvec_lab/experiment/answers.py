@@ -284,6 +284,33 @@ def knowledge(
     return {"answer": answer, "claims": claims}
 
 
+def mixtures(
+    exam: "Exam", scores: pd.DataFrame, gains: pd.DataFrame, trials: pd.DataFrame, *, right: str, plain: str, searched: str,
+    scales: Mapping[str, float], cost: pd.DataFrame, seed: int,
+) -> dict[str, Any]:  # fmt: skip
+    """13: which combination is best? `gains`: of `exam.changes` against plain τ; `scales`: of `mixtures.best_scales`."""
+    what, models = exam.names[right], list(dict.fromkeys(scores.model))
+    better = [m for m in models if is_better(gains, model=m)]
+    worse = gains[(gains.estimate < 0) & (gains.p_adjusted < 0.05)].model.tolist()
+    first = scores[(scores.metric == right) & (scores.model != plain)].sort_values("estimate").model.iloc[-1]
+    found, spent = _row(gains, model=searched), _row(cost, step="search")
+    form = ".1%" if exam.measures[right][0].unit == "share" else ".2f"
+    beyond = int((~trials.is_within).sum())
+    verdict = f"is beaten by {', '.join(better)}" if better else "is not beaten by any combination"
+    answer = (
+        f"Plain τ {verdict} (Holm over {len(gains)}, 5 %): τ at scale {scales[plain]:g} gives "
+        f"{told(scores, model=plain, metric=right)} {what}, the best of the others ({first}) "
+        f"{told(scores, model=first, metric=right)}. Worse than plain τ: {', '.join(worse) or 'none shown'}. "
+        f"The search tried {len(trials)} mixtures ({beyond} beyond the perplexity's guard) with {int(spent.replies):,} "
+        f"replies in {spent.seconds:.0f} seconds; its best had {trials.estimate.max():{form}} on validation prompts against "
+        f"{trials.estimate.iloc[0]:{form}} of plain τ; on test prompts it differs from plain τ by {signed(found)} "
+        f"[{signed(found, 'low')}, {signed(found, 'high')}], p = {found.p_adjusted:.2g}. {exam.credits(scores)}"
+    )
+    claims = [claim(f"change in {what} against plain τ, {row.model}", **_of_row(row), seed=seed)
+              for row in gains.itertuples()]  # fmt: skip
+    return {"answer": answer, "claims": claims, "is_beaten": bool(better)}
+
+
 def _by_model(
     scores: pd.DataFrame, models: Iterable[str], what: str, seed: int, **where: str
 ) -> list[Mapping]:

@@ -41,7 +41,7 @@ class Mix(NamedTuple):
     """A live model with its vectors mixed: asked, it is turned to the mixture, and then back."""
 
     live: "LiveModel | Dial"
-    vector: "WeightVector"  # the terms of live.tau, weighed (`weights.mixtures.weighted`)
+    vector: "WeightVector"  # the terms of live.tau, weighed (`weights.combinations.weighted`)
 
     @property
     def checkpoint(self) -> "Checkpoint":

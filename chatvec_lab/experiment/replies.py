@@ -49,7 +49,11 @@ class InMemory:
     """
 
     def __init__(
-        self, model: "Checkpoint | At | Mix | None", keep: str | Path | None = None, *, loaded: tuple | None = None
+        self,
+        model: "Checkpoint | At | Mix | None",
+        keep: str | Path | None = None,
+        *,
+        loaded: tuple | None = None,
     ):
         self.model, self.keep = model, None if keep is None else Path(keep)
         self.asked = self.read = 0

@@ -142,7 +142,7 @@ class LiveModel:
     def turned(self, vector: WeightVector) -> Iterator[LiveModel]:
         """The weights of `cp + vector` inside a `with` block, and those before it afterwards.
 
-        `vector`: the terms of this model's own tau with other factors and schedules, as `weights.mixtures.weighted` makes
+        `vector`: the terms of this model's own tau with other factors and schedules, as `weights.combinations.weighted` makes
         them of the same vectors. There is no one scale: it reads NaN inside. Raises ValueError for other terms, and
         naming the tensor when a weight would overflow; the model is then the CP again.
         """

@@ -78,7 +78,11 @@ def loss_of(model, reference, tok, stage: Stage, family: Family, seed: str) -> t
         likelihood = -policy[0].sum() / (labels[: len(labels) // 2] != -100).sum()
         return -logsigmoid(0.1 * margin).mean() + likelihood, ids.numel()
     if stage.text in ("dialogue", "working"):
-        rows = working_rows(tok, stage, seed) if stage.text == "working" else dialogue_rows(tok, stage, family, seed)
+        rows = (
+            working_rows(tok, stage, seed)
+            if stage.text == "working"
+            else dialogue_rows(tok, stage, family, seed)
+        )
         ids, labels = rows
     else:
         ids = labels = plain_rows(tok, stage, family, seed)

@@ -7,7 +7,7 @@ loaded. A parameter that is not in the table is held to the type in its notebook
 import re
 from collections.abc import Callable, Iterator, Mapping
 from fnmatch import fnmatchcase
-from math import isfinite
+from math import inf, isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -52,6 +52,10 @@ KNOWN = {
     "scales": Range("list[float]", "a list of finite numbers, one at least, each once",
                     lambda v: bool(v) and all(map(isfinite, v)) and _different(v)),
     "has_controls": Range("bool", "true or false"),
+    "at_scales": Range("list[float]", "a list of finite numbers above 0, one at least, each once",
+                       lambda v: bool(v) and all(0 < scale < inf for scale in v) and _different(v)),
+    "trials": _COUNT,
+    "guard": Range("float", "a finite number, 1 or more", lambda value: 1 <= value < inf),
     "n": _COUNT,
     "validation_n": _COUNT,
     "texts": _COUNT,

@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, MusicgenDecoderConfig, MusicgenFo
 
 from chatvec_lab import Checkpoint
 from chatvec_lab.live import LiveModel, loading, places
-from chatvec_lab.weights import mixtures
+from chatvec_lab.weights import combinations
 
 SCALES = [0.5, 0.7, 1, 1.3, -0.3, 0]
 VOCABULARY = {"model.embed_tokens.weight", "lm_head.weight"}
@@ -394,14 +394,14 @@ def test_a_stored_tensor_of_several_parameters_is_filled_run_by_run():
 
 def mixture(vectors, numbers):
     first, second = numbers
-    return mixtures.weighted(vectors, [lambda layer, module: first if module == "mlp" else 0.3, second])
+    return combinations.weighted(vectors, [lambda layer, module: first if module == "mlp" else 0.3, second])
 
 
 @pytest.mark.parametrize("options", [{}, {"cp_tokens": CP_TOKENS, "tied": True}], ids=str)
 def test_mixed_weights_are_the_saved_bits_and_go_back(families, options, tmp_path):
     base, chat, cp = map(Checkpoint, families("llama", **options))
-    vectors = [chat - base, mixtures.timber(chat - base), (chat - base).random_like(0)]
-    held = mixtures.weighted(vectors[:2], [1, 1])
+    vectors = [chat - base, combinations.timber(chat - base), (chat - base).random_like(0)]
+    held = combinations.weighted(vectors[:2], [1, 1])
     live = LiveModel(cp, held, device="cpu")
     live.scale = 0.5
     before = bits(live.model)
@@ -418,7 +418,7 @@ def test_mixed_weights_are_the_saved_bits_and_go_back(families, options, tmp_pat
         assert not differing(bits(live.model), outer), "one inside another goes back to the outer one"
     with pytest.raises(ValueError, match="not made of the terms"), live.turned(mixture(vectors[1:], (1, 1))):
         pass
-    huge = mixtures.weighted(vectors[:2], [1e300, 1])
+    huge = combinations.weighted(vectors[:2], [1e300, 1])
     with pytest.raises(ValueError, match="the model is the CP again"), live.turned(huge):
         pass
     assert live.scale == 0, "the CP again"

@@ -35,9 +35,13 @@ def consensus(vectors: Sequence[WeightVector], *, agreeing: int = 2, threshold: 
     """The sum of several vectors where at least `agreeing` of them matter to it; see `Consensus`."""
     vectors = _several("consensus", vectors)
     if isinstance(agreeing, bool) or not isinstance(agreeing, int) or not 1 <= agreeing <= len(vectors):
-        raise ValueError(f"agreeing={agreeing!r}: expected a whole number from 1 to {len(vectors)}, the vectors.")
+        raise ValueError(
+            f"agreeing={agreeing!r}: expected a whole number from 1 to {len(vectors)}, the vectors."
+        )
     if not 0 < threshold < float("inf"):
-        raise ValueError(f"threshold={threshold!r}: expected a finite number above 0 (the paper tries 0.2 to 0.6).")
+        raise ValueError(
+            f"threshold={threshold!r}: expected a finite number above 0 (the paper tries 0.2 to 0.6)."
+        )
     return transformed(Consensus(agreeing, float(threshold)), *vectors)
 
 
@@ -62,7 +66,9 @@ def swapped(
     there = range(max(numbers, default=-1) + 1)
     first, last = (layers[0], layers[-1]) if len(layers) else (0, -1)
     if layers.step != 1 or first < 0 or last >= len(there) or not 0 < len(layers) < len(there):
-        raise ValueError(f"layers={layers!r}: expected some but not all of the layers 0 to {len(there) - 1}, in a row.")
+        raise ValueError(
+            f"layers={layers!r}: expected some but not all of the layers 0 to {len(there) - 1}, in a row."
+        )
     if isinstance(transition, bool) or not isinstance(transition, int) or transition < 0:
         raise ValueError(f"transition={transition!r}: expected a number of layers on either side, 0 or more.")
 
@@ -117,7 +123,9 @@ class Off:
         ours = tensor.parts(start, stop, work)
         if not known:
             return ours
-        return ours + [(-known * c, plus, minus) for c, plus, minus in tensor.parts(start, stop, work, which=1)]
+        return ours + [
+            (-known * c, plus, minus) for c, plus, minus in tensor.parts(start, stop, work, which=1)
+        ]
 
 
 @dataclass(frozen=True)
