@@ -126,16 +126,29 @@ def test_the_price_and_the_system_prompt(table, summary):
 
 
 def test_limits_by_part_by_pair_and_by_relative(table, summary):
-    parts = table("07_limits", "parts").set_index("part")
+    parts = table("07a_parts", "parts").set_index("part")
     assert parts.estimate["all of τ"] > parts.estimate["CP"] + 0.3 and parts.estimate["random vector"] < 0.1
     alone = [f"{kind} only" for kind in ("attention", "MLP", "norms", "embeddings")]
     assert abs(parts.share_of_length[alone].sum() - 1) < 1e-6
-    vectors = table("07_limits", "vectors").query("metric == 'correct'").set_index("model").estimate
+    vectors = table("07b_pairs", "vectors").query("metric == 'correct'").set_index("model").estimate
     assert vectors["τ of another base"] < 0.2 < vectors["τ"]
-    assert set(table("07_limits", "kept").language) == {"zh", "en"}
-    assert table("07_limits", "perplexity").estimate.between(0.8, 2).all()
-    assert set(table("07_limits", "relatives").family) >= {"nano", "nano-wide"}
-    assert summary("07_limits")["absent"] == []
+    assert set(table("07d_transfer", "kept").language) == {"zh", "en"}
+    assert table("07d_transfer", "perplexity").estimate.between(0.8, 2).all()
+    assert set(table("07b_pairs", "relatives").family) >= {"nano", "nano-wide"}
+    assert summary("07b_pairs")["absent"] == []
+    ladder = table("07c_cp_length", "ladder").query("model == 'CP + τ'").sort_values("tokens").estimate
+    assert len(ladder) == 4 and ladder.iloc[0] < ladder.iloc[-1]
+
+
+def test_no_combination_is_worse_than_it_was_chosen_to_be(table, summary):
+    trials = table("13_mixtures", "trials")
+    assert len(trials) == 6 and trials.is_within[0] and trials.perplexity[0] < 1.1
+    scores = table("13_mixtures", "scores").query("metric == 'correct'").set_index("model").estimate
+    assert scores["τ"] > 0.5 and "found by the search" in scores
+    gains = table("13_mixtures", "gains").set_index("model")
+    assert len(gains) == len(scores) - 1 and set(gains.correction) == {"holm"}
+    assert gains.estimate["rank 16 of τ"] == pytest.approx(scores["rank 16 of τ"] - scores["τ"])
+    assert summary("13_mixtures")["answer"].startswith("Plain τ is")
 
 
 def test_the_papers_numbers_keep_their_own_column(table, summary):
@@ -155,7 +168,7 @@ def test_the_papers_numbers_keep_their_own_column(table, summary):
 def test_what_is_forgotten_is_counted_in_both_languages(table, summary):
     change = table("10_knowledge", "change")
     assert set(change.language) == {"zh", "en"} and "CP + τ" in set(change.model)
-    kept = table("07_limits", "kept").query("model == 'CP + τ' and language == 'zh'").estimate.item()
+    kept = table("07d_transfer", "kept").query("model == 'CP + τ' and language == 'zh'").estimate.item()
     plain = table("10_knowledge", "plain").query("model == 'CP + τ' and language == 'zh'").estimate.item()
     assert plain == kept, "the same question, from what was kept"
     assert "none named" in summary("10_knowledge")["answer"]

@@ -16,7 +16,7 @@ columns. Replies are kept by content in the study's folder.
 from chatvec_lab.experiment.exam import Exam, is_nano, trade_offs
 from chatvec_lab.experiment.judged import agreement, judging, strengths
 from chatvec_lab.experiment.limits import cost, perplexities
-from chatvec_lab.experiment.models import At, at_scale, lineup, loaded, no_system_prompt, over_scales
+from chatvec_lab.experiment.models import At, Mix, at_scale, lineup, loaded, no_system_prompt, over_scales
 from chatvec_lab.experiment.price import routes
 from chatvec_lab.experiment.replies import kept
 from chatvec_lab.experiment.words import chosen_scale, interval, is_better, signed, told
@@ -24,6 +24,7 @@ from chatvec_lab.experiment.words import chosen_scale, interval, is_better, sign
 __all__ = [
     "At",
     "Exam",
+    "Mix",
     "agreement",
     "at_scale",
     "chosen_scale",

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from chatvec_lab.evaluation.statistics import Interval
     from chatvec_lab.experiment.exam import Exam
 
+PLAINLY = "CP, asked plainly"  # as in `limits`
 FEW = 50  # prompts on which a choice is a rough one
 FRAMES = {"chat": "in the chat format", "raw": "as bare text"}
 
@@ -157,27 +158,39 @@ def conversation(
     }
 
 
-def limits(
-    exam: "Exam", *, right: str, at: str, seed: int, lost: pd.DataFrame, parts: pd.DataFrame, vectors: pd.DataFrame,
-    vocabulary: pd.DataFrame, ladder: pd.DataFrame | None, relatives: pd.DataFrame | None, absent: Sequence[str],
-    change: pd.DataFrame, reading: pd.DataFrame, more: str = "",
+def parts(
+    exam: "Exam", *, right: str, at: str, seed: int, parts: pd.DataFrame, against: pd.DataFrame, more: str = "",
 ) -> dict[str, Any]:  # fmt: skip
-    """07: what it does not transfer, from the notebook's tables; `more`: further sentences behind those of the parts."""
+    """07a: which part is needed? `against`: of `exam.changes` from all of τ; `more`: further sentences, of the controls."""
     from chatvec_lab.experiment.limits import ALL
 
-    language, what = exam.language, exam.names[right]
-    fails = lost[(lost.estimate < 0) & (lost.p_adjusted < 0.05)].sort_values("estimate").kind.tolist()
+    what = exam.names[right]
     alone = parts[parts.part.str.endswith(" only")].set_index("part").estimate
+    best = "no part was measured" if alone.empty else (
+        f"the best part alone ({alone.idxmax()}) {told(parts, part=alone.idxmax())}")  # fmt: skip
+    worse = against[(against.estimate < 0) & (against.p_adjusted < 0.05)].model
+    enough = [m for m in against.model if m not in set(worse) | {"CP", "random vector"}]
+    answer = (
+        f"τ at scale {at}. All of τ gives {told(parts, part=ALL)} {what}, {best}, the random vector "
+        f"{told(parts, part='random vector')}. Not shown to be worse than all of τ (Holm, 5 %): "
+        f"{', '.join(enough) or 'no part'}.{' ' + more if more else ''}"
+    )
+    claims = [claim(f"{what}, {part}", **interval(parts, part=part), seed=seed) for part in parts.part]
+    return {"answer": answer, "claims": claims}
+
+
+def pairs(
+    exam: "Exam", *, right: str, at: str, seed: int, vectors: pd.DataFrame, vocabulary: pd.DataFrame,
+    relatives: pd.DataFrame | None, absent: Sequence[str],
+) -> dict[str, Any]:  # fmt: skip
+    """07b: between which models? `vectors` and `vocabulary` by model; `relatives` with their `place`, None: not asked."""
+    what, own = exam.names[right], vectors[vectors.metric == right]
     is_extended = vocabulary.model.str.startswith("more tokens, ").any()
     policy = " and ".join(
         f"{told(vocabulary, model=('more tokens, ' if is_extended else '') + 'τ, ' + p, metric=right)} ({p})"
         for p in ("match", "skip")
     )
-    climb = "not measured over the length of CP, of which this family has one"
-    if ladder is not None:
-        ends = [f"{told(ladder, model='CP + τ', tokens=t, metric=right)} after {t:,}"
-                for t in (ladder.tokens.min(), ladder.tokens.max())]  # fmt: skip
-        climb = f"from {ends[0]} tokens of CP to {ends[1]}"
+    others = "; ".join(f"{m} {told(own, model=m)}" for m in own.model if m not in ("τ", "τ of another base"))
     kin = (
         []
         if relatives is None
@@ -185,24 +198,51 @@ def limits(
     )
     kin = "; ".join(f"{row.place} {told(relatives, place=row.place, model=row.model)}" for row in (
         kin.itertuples() if len(kin) else ()))  # fmt: skip
+    answer = (
+        f"With τ at scale {at} {told(own, model='τ')} {what}; with the vector of another base "
+        f"{told(own, model='τ of another base')}. Other chat models of this base: {others or 'none'}. Embeddings matched or "
+        f"skipped: {policy}. Relatives: {kin or 'none asked'}{'; absent: ' + ', '.join(absent) if absent else ''}."
+    )
+    claims = [claim(f"{what}, {m}", **interval(own, model=m), seed=seed) for m in own.model]
+    return {"answer": answer, "claims": claims, "absent": list(absent)}
+
+
+def cp_length(exam: "Exam", *, right: str, at: str, seed: int, ladder: pd.DataFrame | None) -> dict[str, Any]:
+    """07c: how much continual pre-training? `ladder` by model and tokens; None where the family has one CP model."""
+    what = exam.names[right]
+    if ladder is None:
+        answer = f"Not measured: family {exam.family.name} has one CP model in {exam.language}."
+        return {"answer": answer, "claims": [claim(f"{what} with τ, by tokens of CP", None, seed=seed)]}
+    counts = sorted(set(ladder.tokens))
+    steps = "; ".join(
+        f"{count:,} tokens: {told(ladder, model='CP + τ', tokens=count, metric=right)} with τ, "
+        f"{told(ladder, model=PLAINLY, tokens=count, metric=right)} asked plainly"
+        for count in counts
+    )
+    answer = f"{what.capitalize()} in {exam.language}, τ at scale {at}: {steps}."
+    claims = [claim(f"{what} with τ, after {count:,} tokens of CP",
+                    **interval(ladder, model="CP + τ", tokens=count, metric=right), seed=seed)
+              for count in counts]  # fmt: skip
+    return {"answer": answer, "claims": claims}
+
+
+def transfer(
+    exam: "Exam", *, right: str, at: str, seed: int, lost: pd.DataFrame, change: pd.DataFrame, reading: pd.DataFrame,
+) -> dict[str, Any]:  # fmt: skip
+    """07d: what is not transferred, and what is lost on the way? `lost` by kind; `change` and `reading` by language."""
+    language, what = exam.language, exam.names[right]
+    fails = lost[(lost.estimate < 0) & (lost.p_adjusted < 0.05)].sort_values("estimate").kind.tolist()
     loss = _row(change, model="CP + τ", language=language)
-    best = "no part was measured" if alone.empty else (
-        f"the best part alone ({alone.idxmax()}) {told(parts, part=alone.idxmax())}")  # fmt: skip
     answer = (
         f"τ at scale {at}. Tasks that it does worse than the CP asked plainly (Holm, 5 %): {', '.join(fails) or 'none shown'}. "
-        f"Parts: all of τ gives {told(parts, part=ALL)} {what}, {best}, the random vector "
-        f"{told(parts, part='random vector')}. {more + ' ' if more else ''}The vector of another base: "
-        f"{told(vectors, model='τ of another base', metric=right)}. Embeddings matched or skipped: {policy}. CP length: "
-        f"{climb}. Relatives: {kin or 'none asked'}{'; absent: ' + ', '.join(absent) if absent else ''}. Kept: in the plain "
-        f"frame {what} {_changed(loss)}, perplexity is {told(reading, '.3f', model='CP + τ', language=language)} times the "
-        "CP's."
+        f"Kept: in the plain frame {what} {_changed(loss)}, perplexity is "
+        f"{told(reading, '.3f', model='CP + τ', language=language)} times the CP's."
     )
-    claims = [claim(f"{what}, {part}", **interval(parts, part=part), seed=seed) for part in parts.part]
-    claims.append(claim("change of plain answers by τ", **_of_row(loss), seed=seed))
-    claims.append(
-        claim("perplexity with τ / CP", **interval(reading, model="CP + τ", language=language), seed=seed)
-    )
-    return {"answer": answer, "claims": claims, "absent": list(absent)}
+    claims = [
+        claim("change of plain answers by τ", **_of_row(loss), seed=seed),
+        claim("perplexity with τ / CP", **interval(reading, model="CP + τ", language=language), seed=seed),
+    ]
+    return {"answer": answer, "claims": claims}
 
 
 def paper(measured: pd.DataFrame, agreement: pd.DataFrame, tables: Iterable[str]) -> dict[str, Any]:
@@ -282,6 +322,33 @@ def knowledge(
         for code in languages
     ]
     return {"answer": answer, "claims": claims}
+
+
+def mixtures(
+    exam: "Exam", scores: pd.DataFrame, gains: pd.DataFrame, trials: pd.DataFrame, *, right: str, plain: str, searched: str,
+    scales: Mapping[str, float], cost: pd.DataFrame, seed: int,
+) -> dict[str, Any]:  # fmt: skip
+    """13: which combination is best? `gains`: of `exam.changes` against plain τ; `scales`: of `mixtures.best_scales`."""
+    what, models = exam.names[right], list(dict.fromkeys(scores.model))
+    better = [m for m in models if is_better(gains, model=m)]
+    worse = gains[(gains.estimate < 0) & (gains.p_adjusted < 0.05)].model.tolist()
+    first = scores[(scores.metric == right) & (scores.model != plain)].sort_values("estimate").model.iloc[-1]
+    found, spent = _row(gains, model=searched), _row(cost, step="search")
+    form = ".1%" if exam.measures[right][0].unit == "share" else ".2f"
+    beyond = int((~trials.is_within).sum())
+    verdict = f"is beaten by {', '.join(better)}" if better else "is not beaten by any combination"
+    answer = (
+        f"Plain τ {verdict} (Holm over {len(gains)}, 5 %): τ at scale {scales[plain]:g} gives "
+        f"{told(scores, model=plain, metric=right)} {what}, the best of the others ({first}) "
+        f"{told(scores, model=first, metric=right)}. Worse than plain τ: {', '.join(worse) or 'none shown'}. "
+        f"The search tried {len(trials)} mixtures ({beyond} beyond the perplexity's guard) with {int(spent.replies):,} "
+        f"replies in {spent.seconds:.0f} seconds; its best had {trials.estimate.max():{form}} on validation prompts against "
+        f"{trials.estimate.iloc[0]:{form}} of plain τ; on test prompts it differs from plain τ by {signed(found)} "
+        f"[{signed(found, 'low')}, {signed(found, 'high')}], p = {found.p_adjusted:.2g}. {exam.credits(scores)}"
+    )
+    claims = [claim(f"change in {what} against plain τ, {row.model}", **_of_row(row), seed=seed)
+              for row in gains.itertuples()]  # fmt: skip
+    return {"answer": answer, "claims": claims, "is_beaten": bool(better)}
 
 
 def _by_model(

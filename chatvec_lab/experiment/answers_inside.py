@@ -28,9 +28,10 @@ def tokens(
     form = ".2f"
     apart = {m: told(here, form, model=m) for m in (WHOLE, RANDOM, PLAIN)}
     where = places[(places.model == WHOLE) & (places.scale == scale)].set_index("place").estimate
+    rest = where if where.empty else where.drop(where.idxmax())
     most = "" if where.empty else (
         f" Most of it is at the {where.idxmax()} ({where.max():.2f} nats there, "
-        f"{'; '.join(f'{value:.2f} at the {_place(name)}' for name, value in where.drop(where.idxmax()).items())}).")  # fmt: skip
+        f"{'; '.join(f'{value:.2f} at the {_place(name)}' for name, value in rest.items())}).")  # fmt: skip
     deep = {
         label: told(depth, ".2f", model=m, scale=s)
         for label, m, s in (("CP", WHOLE, 0.0), (WHOLE, WHOLE, scale), (RANDOM, RANDOM, scale))
@@ -70,8 +71,8 @@ def attribution(
     start, end = (float(whole.values[c].mean()) for c in ("start", "end"))
     jump = f" Copied or added rows alone do {whole.jump:+.2f} of it before." if whole.jump else ""
     gain = f"τ at scale {at} moves {what} of {reference} from {start:.2f} to {end:.2f} nats.{jump}"
-    sums = (f"The parts sum up to {whole.total:+.3f}, the difference is {whole.difference:+.3f} ({whole.error:.1%} of the sum of "
-            f"absolute parts apart, {whole.nodes} nodes)")  # fmt: skip
+    sums = (f"The parts sum up to {whole.total:+.3f}, the difference is {whole.difference:+.3f} ({whole.error:.1%} of the "
+            f"sum of absolute parts apart, {whole.nodes} nodes)")  # fmt: skip
     if whole.is_complete:
         named = _shares(parts, whole)
         told_parts = f"{sums}. {named} {_half(whole)}"
@@ -89,8 +90,8 @@ def attribution(
     )
     few = f" over {int(agreement.parts.iloc[0])} parts" if len(agreement) else ""
     answer = (
-        f"{gain} {told_parts} Ablation measures something else; the rank correlation{few} of attribution is {ranks}. Beside it: "
-        f"{others}."
+        f"{gain} {told_parts} Ablation measures something else; the rank correlation{few} of attribution is {ranks}. "
+        f"Beside it: {others}."
     )
     claims = [claim(f"{what}, change by τ", whole.difference, n=len(whole.values), unit="nats", seed=seed)]
     claims.append(

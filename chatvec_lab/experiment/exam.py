@@ -94,7 +94,7 @@ class Exam:
     def ask(
         self, models: "Mapping[object, Checkpoint | At]", sets: Sequence[str], n: int, *,
         languages: Iterable[str] = (), frame: Frame = "chat", draw: Literal["test", "validation"] = "test",
-        system: str | None = None,
+        system: str | None = None, decoding: Mapping[str, float] | None = None, thinking: str | None = None,
     ) -> pd.DataFrame:  # fmt: skip
         """The scored last replies of every model to every prompt, one row each.
 
@@ -106,7 +106,9 @@ class Exam:
         sets: of one_turn, two_turn, hostile, and harmless (look-alikes of hostile prompts). n: prompts of each; a set
         may have fewer, so look at n in the tables. languages: this exam's alone, where none are given. frame: the chat
         template, the bare text of the last turn (raw), or pages of questions and answers (qa). draw: choose on
-        "validation", report "test". Raises ValueError when there is nothing to ask, or nothing that a scorer needs.
+        "validation", report "test". decoding: settings of `respond` beside those of the questions, such as samples and
+        temperature. thinking: the format that splits a reply (`thinking.FORMATS`), None for the questions' own.
+        Raises ValueError when there is nothing to ask, or nothing that a scorer needs.
         """
         languages = list(languages) or [self.language]
         asked = {(code, name): self.questions.draw(code, name, n=n, draw=draw, frame=frame) for code in languages
@@ -116,7 +118,9 @@ class Exam:
             raise ValueError(f"there are no prompts in {', '.join(languages)}; name a set that has some: "
                              f"prompts={{'{sets[0]}': ...}}")  # fmt: skip
         self._check_needs(asked)
-        settings = self.questions.decoding(frame) | ({"system": system} if system else {})
+        settings = (
+            self.questions.decoding(frame) | ({"system": system} if system else {}) | dict(decoding or {})
+        )
         said: dict[tuple, pd.DataFrame] = {}
         for label, model in models.items():
             with self.speaker_for(label, model) as speaker:
@@ -124,7 +128,9 @@ class Exam:
                     talks = table[["prompt_id", "language", "turns"]].to_dict("records")
                     replies = speaker.reply(talks, **settings)
                     said[label, *key] = with_answers(
-                        replies, self.questions.thinking, tokenizer=lambda model=speaker: model.tokenizer
+                        replies,
+                        thinking or self.questions.thinking,
+                        tokenizer=lambda model=speaker: model.tokenizer,
                     )
         # scored after the models have left the memory, which a guard or a classifier may need
         tables = [

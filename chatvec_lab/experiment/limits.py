@@ -51,7 +51,8 @@ def sizes(vectors: "Mapping[str, WeightVector]", *, of: str = ALL) -> pd.Series:
 def vectors(family: "Family", other: "Family | None" = None) -> "dict[str, WeightVector]":
     """Chat vectors of other pairs: of the family's other chat models, and of another base.
 
-    Other chat models are the members called chat_NAME that are neither chat → CP nor its tuning.
+    Other chat models are the members called chat_NAME that are neither chat → CP nor its tuning. One that thinks before
+    it answers (chat_think) is asked by itself: see `reasoning`.
     """
     names = {
         "chat_sft": "tuning alone",
@@ -60,7 +61,7 @@ def vectors(family: "Family", other: "Family | None" = None) -> "dict[str, Weigh
     }
     found = {"τ": family.chat - family.base}
     for name, role in sorted(family.roles.items()):
-        if role.kind == "chat" and role.variant:
+        if role.kind == "chat" and role.variant and role.variant != "think":
             found[f"τ of {names.get(name, role.variant)}"] = family[name] - family.base
     if other is not None:
         found["τ of another base"] = other.chat - other.base

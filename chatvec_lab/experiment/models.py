@@ -33,6 +33,18 @@ class At(NamedTuple):
         return at_scale(self.live.cp, self.live.tau, self.scale)
 
 
+class Mix(NamedTuple):
+    """A live model with its vectors mixed: asked, it is turned to the mixture, and then back."""
+
+    live: "LiveModel | Dial"
+    vector: "WeightVector"  # the terms of live.tau, weighed (`weights.combinations.weighted`)
+
+    @property
+    def checkpoint(self) -> "Checkpoint":
+        """The same weights as an expression."""
+        return self.live.cp + self.vector
+
+
 class Change(Protocol):
     """What is done to a model in memory before it is asked, where no vector of weights says it."""
 
@@ -61,7 +73,7 @@ def control(tau: "WeightVector") -> "WeightVector":
 
 
 class Dial:
-    """A LiveModel that is loaded when it is first asked, with what `At` needs of it."""
+    """A LiveModel that is loaded when it is first asked, with what `At` and `Mix` need of it."""
 
     def __init__(self, cp: "Checkpoint", tau: "WeightVector"):
         self.cp, self.tau = cp, tau
@@ -75,8 +87,8 @@ class Dial:
     model = property(lambda self: self._live.model)
     tokenizer = property(lambda self: self._live.tokenizer)
 
-    def computing(self, scale: float):
-        return self._live.computing(scale)
+    def computing(self, what: "float | WeightVector"):
+        return self._live.computing(what)
 
 
 def over_scales(family: "Family", language: str, scales: "Sequence[float]") -> "dict[float, At]":
@@ -104,14 +116,14 @@ def lineup(family: "Family", language: str, scale: float) -> "dict[str, Checkpoi
 
 
 @contextmanager
-def loaded(model: "Checkpoint | At | Changed", *, device: str = "auto") -> Iterator[tuple]:
+def loaded(model: "Checkpoint | At | Mix | Changed", *, device: str = "auto") -> Iterator[tuple]:
     """(model, tokenizer) of transformers, with exactly the weights that would be stored.
 
     They are computed with in their stored dtype on a GPU and in float32 on a CPU, which has no speed to gain
     from 16 bits. device: "auto" is the GPU if there is one; a live model stays where it is.
     """
-    if isinstance(model, At):
-        with model.live.computing(model.scale) as turned:
+    if isinstance(model, At | Mix):
+        with model.live.computing(model.scale if isinstance(model, At) else model.vector) as turned:
             yield turned, model.live.tokenizer
     elif isinstance(model, Changed):
         with (

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from chatvec_lab.experiment import models
-from chatvec_lab.experiment.models import At, Changed, loaded
+from chatvec_lab.experiment.models import At, Changed, Mix, loaded
 from chatvec_lab.study import fingerprint, modules
 
 if TYPE_CHECKING:
@@ -43,13 +43,17 @@ def kept(out: str | Path) -> Path:
 class InMemory:
     """One model that replies, from what is kept if it can; loaded at the first reply that is not.
 
-    model: a checkpoint, merged or not, or a live model `At` a scale. keep: folder of kept replies, None for none.
+    model: a checkpoint, merged or not, or a live model (`At`, `Mix`). keep: folder of kept replies, None for none.
     loaded: (model, tokenizer) of transformers in its place, where they are in memory already; nothing is kept.
     `asked` and `read` count conversations since the start. Use it in a `with` block.
     """
 
     def __init__(
-        self, model: "Checkpoint | At | None", keep: str | Path | None = None, *, loaded: tuple | None = None
+        self,
+        model: "Checkpoint | At | Mix | None",
+        keep: str | Path | None = None,
+        *,
+        loaded: tuple | None = None,
     ):
         self.model, self.keep = model, None if keep is None else Path(keep)
         self.asked = self.read = 0
@@ -76,7 +80,7 @@ class InMemory:
         """The tokenizer alone, without a weight."""
         if self._loaded is not None:
             return self._loaded[1]
-        return (self.model.checkpoint if isinstance(self.model, At | Changed) else self.model).tokenizer
+        return (self.model.checkpoint if isinstance(self.model, At | Mix | Changed) else self.model).tokenizer
 
     def reply(self, prompts: "pd.DataFrame | list[dict]", **settings: Any) -> "pd.DataFrame":
         """What `generation.respond(prompts, **settings)` gives; only what is not kept is generated.
@@ -113,7 +117,7 @@ class InMemory:
     def _key(self, settings: dict[str, Any]) -> str:
         import torch
 
-        if isinstance(self.model, At):
+        if isinstance(self.model, At | Mix):
             held = self.model.live.model
             where = [held.device.type, str(held.dtype).removeprefix("torch.")]
         else:
@@ -183,13 +187,13 @@ def speaker_for(
     return named
 
 
-def recipe(model: "Checkpoint | At | Changed") -> list:
+def recipe(model: "Checkpoint | At | Mix | Changed") -> list:
     """What a model's replies depend on, as plain data: the content of its files, and what is added to what."""
     from chatvec_lab.weights.merged import MergedCheckpoint
 
     if isinstance(model, Changed):
         return [model.change.describe(), recipe(model.checkpoint)]
-    if isinstance(model, At):
+    if isinstance(model, At | Mix):
         model = model.checkpoint
     if not isinstance(model, MergedCheckpoint):
         return [fingerprint.path(model.path)]

@@ -57,8 +57,8 @@ def coloured_text(
             text = visible(token)
             color = shades(norm(amount)) if np.isfinite(amount) else (1, 1, 1, 1)
             dark = 0.3 * color[0] + 0.59 * color[1] + 0.11 * color[2] < 0.5
-            artist = _put(ax, 0, y, text, box, color="white" if dark else "black",
-                          bbox={"facecolor": color, "edgecolor": "none", "pad": 0.12 * letters * 72 / ax.figure.dpi})  # fmt: skip
+            patch = {"facecolor": color, "edgecolor": "none", "pad": 0.12 * letters * 72 / ax.figure.dpi}
+            artist = _put(ax, 0, y, text, box, color="white" if dark else "black", bbox=patch)
             width = artist.get_window_extent(_renderer(ax)).width + 0.35 * letters
             if x + width > box.width and x > 0:
                 x, y = 0.0, y - step

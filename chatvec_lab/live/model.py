@@ -14,7 +14,7 @@ from collections.abc import Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from functools import cached_property
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 
@@ -33,6 +33,18 @@ if TYPE_CHECKING:
 __all__ = ["LiveModel"]
 
 _FEW = 1 << 18  # below so many elements in all, threads cost more than they save
+
+
+class _State(NamedTuple):
+    """What a live model is turned to: a vector, the sign of its scale, and that scale (NaN: there is no one scale).
+
+    `only`: the slots to which it is added, by name; None: all.
+    """
+
+    vector: WeightVector
+    sign: int
+    scale: float
+    only: Collection[str] | None = None
 
 
 class LiveModel:
@@ -84,7 +96,6 @@ class LiveModel:
         )
         self._slots = [slot for slot in slots if tau_device == "cpu" or not self._taken(slot)]
         self._threads = _Threads(sum(slot.size for slot in self._slots))
-        self._scale, self._only = 0.0, None
         self.scale = 0.0
 
     def _rounded(self, name: str, place: torch.Tensor, dtype) -> torch.dtype:
@@ -94,7 +105,7 @@ class LiveModel:
         return self._merged.cp.dtype(name)
 
     def __repr__(self) -> str:
-        return f"LiveModel({self.cp!r} + {self._scale:g} * ({self.tau.label}))"
+        return f"LiveModel({self.cp!r} + {self.scale:g} * ({self.tau.label}))"
 
     @cached_property
     def tokenizer(self):
@@ -103,7 +114,7 @@ class LiveModel:
 
     @property
     def scale(self) -> float:
-        return self._scale if self._only is None else math.nan
+        return self._state.scale if self._state.only is None else math.nan
 
     @scale.setter
     def scale(self, scale: float) -> None:
@@ -113,21 +124,14 @@ class LiveModel:
         would overflow its dtype; the model is then the CP again. Until all weights are turned, should even the
         way back be interrupted, and where the vector is added in some tensors only (`at`), the scale reads NaN.
         """
-        self._set(scale, None)
+        with self._threads.lock:
+            self._turn_or_be_the_cp(self._scaled(scale))
 
-    def _set(self, scale: float, only: Collection[str] | None) -> None:
+    def _scaled(self, scale: float, only: Collection[str] | None = None) -> _State:
         if isinstance(scale, bool) or not isinstance(scale, int | float | np.integer | np.floating):
             raise TypeError(f"the scale must be a number, got {scale!r}.")
-        scaled = float(scale) * self.tau  # the same factors as in `cp + scale * tau`
-        with self._threads.lock:
-            self._scale = math.nan
-            try:
-                self._turn(scaled, int(np.sign(scale)), only)
-            except BaseException:
-                self._turn(0.0 * self.tau, 0, None)
-                self._scale, self._only = 0.0, None
-                raise
-            self._scale, self._only = float(scale), only
+        vector = float(scale) * self.tau  # the same factors as in `cp + scale * tau`
+        return _State(vector, int(np.sign(scale)), float(scale), only)
 
     @contextmanager
     def at(self, scale: float, *, only: Collection[str] | None = None) -> Iterator[LiveModel]:
@@ -137,23 +141,56 @@ class LiveModel:
         model's own at this scale. None: all. Other threads that turn the model wait until the block is left, so that
         all its replies are of this scale.
         """
-        with self._threads.lock:
-            before = self._scale, self._only
-            self._set(scale, only)
-            try:
-                yield self
-            finally:
-                self._set(*before)
+        with self._inside(self._scaled(scale, only)):
+            yield self
 
     @contextmanager
-    def computing(self, scale: float) -> Iterator[torch.nn.Module]:
-        """The model at a scale to compute with: itself, or of 16 bits on a CPU a copy in float32, the weights the same.
+    def turned(self, vector: WeightVector) -> Iterator[LiveModel]:
+        """The weights of `cp + vector` inside a `with` block, and those before it afterwards.
 
-        A CPU has no speed to gain from 16 bits, and its sums would lose by them.
+        `vector`: the terms of this model's own tau with other factors and schedules, as `weights.combinations.weighted` makes
+        them of the same vectors. There is no one scale: it reads NaN inside. Raises ValueError for other terms, and
+        naming the tensor when a weight would overflow; the model is then the CP again.
         """
-        with self.at(scale):
+        if [term.leaf for term in vector.terms] != [term.leaf for term in self.tau.terms]:
+            raise ValueError(
+                f"{vector.label} is not made of the terms that this model holds ({self.tau.label}): weigh the same "
+                "vectors, in the same order."
+            )
+        with self._inside(_State(vector, 1, math.nan)):
+            yield self
+
+    @contextmanager
+    def computing(self, what: float | WeightVector) -> Iterator[torch.nn.Module]:
+        """The model at a scale or with a mixture (`turned`) to compute with; of 16 bits on a CPU a copy in float32.
+
+        A CPU has no speed to gain from 16 bits, and its sums would lose by them; the weights are the same.
+        """
+        with self.turned(what) if isinstance(what, WeightVector) else self.at(what):
             is_exact = self.model.device.type == "cpu" and self.model.dtype.itemsize < 4
             yield copy.deepcopy(self.model).float() if is_exact else self.model
+
+    @contextmanager
+    def _inside(self, state: _State) -> Iterator[None]:
+        with self._threads.lock:
+            before = self._state
+            self._turn_or_be_the_cp(state)
+            try:
+                yield
+            finally:
+                self._turn_or_be_the_cp(before)
+
+    def _turn_or_be_the_cp(self, state: _State) -> None:
+        try:
+            self._turn_to(state)
+        except BaseException:
+            self._turn_to(_State(0.0 * self.tau, 0, 0.0))
+            raise
+
+    def _turn_to(self, state: _State) -> None:
+        self._state = state._replace(scale=math.nan)  # until all weights are turned
+        self._turn(state)
+        self._state = state
 
     @property
     def slots(self) -> list[Slot]:
@@ -181,13 +218,13 @@ class LiveModel:
             self._gpus[device] = Resident(device)
         return self._gpus[device].take(slot)
 
-    def _turn(self, scaled: WeightVector, sign: int, only: Collection[str] | None) -> None:
+    def _turn(self, state: _State) -> None:
         for gpu in self._gpus.values():
-            gpu.start(scaled, sign, only)
+            gpu.start(state.vector, state.sign, state.only)
         jobs = []
         for slot in self._slots:
-            parts = slot.scaled_parts(scaled, only)
-            jobs += [(slot, parts, start, sign) for start in range(0, slot.size, slot.block)]
+            parts = slot.scaled_parts(state.vector, state.only)
+            jobs += [(slot, parts, start, state.sign) for start in range(0, slot.size, slot.block)]
         self._threads.run(_turn_block, jobs)
         for gpu in self._gpus.values():
             gpu.finish()

@@ -98,7 +98,7 @@ class Stage:
     """One training run: a member of a family grown from its parent. `plus_tau` adds chat - base to the parent first."""
 
     parent: str | None
-    text: Literal["plain", "dialogue", "preference"]
+    text: Literal["plain", "dialogue", "working", "preference"]
     steps: int
     rate: float
     embedding_rate: float | None = None  # None: as the rest
@@ -167,6 +167,7 @@ def members(family: Family) -> dict[str, Stage]:
         plan["chat_full"] = replace(
             tuning, embedding_rate=None, only_tokens=()
         )  # moves every row of the embedding
+        plan["chat_think"] = replace(tuning, text="working")  # writes a short working before some answers
         zh = plan["cp_zh"]
         plan["cp_zh_extended"] = replace(zh, extended="zh")
         for steps in (100, 200, 400, 1600):
@@ -176,7 +177,7 @@ def members(family: Family) -> dict[str, Stage]:
 
 def digest(family: Family, stage: Stage) -> str:
     """Hash of what decides a stage's bytes, apart from the loop: its recipe, its vocabulary, samples of its text."""
-    from chatvec_lab.nano import apart, documents, tokenizer
+    from chatvec_lab.nano import apart, documents, tokenizer, working
 
     rng = Random("digest")
     about = asdict(family)
@@ -198,6 +199,8 @@ def digest(family: Family, stage: Stage) -> str:
             recipe=family.recipe,
         )
         text += islice(stream, 300)
+    elif stage.text == "working":
+        text += [working.dialogue(rng, k) for k in stage.languages for _ in range(200)]
     else:
         text += [
             apart.dialogue(rng, k, family.form)

@@ -24,7 +24,7 @@ from torch.nn.functional import cross_entropy, logsigmoid
 from tqdm.auto import tqdm
 
 from chatvec_lab.nano import recipe, tokenizer
-from chatvec_lab.nano.batches import dialogue_rows, plain_rows, preference_rows
+from chatvec_lab.nano.batches import dialogue_rows, plain_rows, preference_rows, working_rows
 from chatvec_lab.nano.recipe import FAMILIES, Family, Stage
 
 POSITIONS = 256  # room for prompts with examples
@@ -77,8 +77,13 @@ def loss_of(model, reference, tok, stage: Stage, family: Family, seed: str) -> t
         margin = (policy[0] - anchor[0]) - (policy[1] - anchor[1])
         likelihood = -policy[0].sum() / (labels[: len(labels) // 2] != -100).sum()
         return -logsigmoid(0.1 * margin).mean() + likelihood, ids.numel()
-    if stage.text == "dialogue":
-        ids, labels = dialogue_rows(tok, stage, family, seed)
+    if stage.text in ("dialogue", "working"):
+        rows = (
+            working_rows(tok, stage, seed)
+            if stage.text == "working"
+            else dialogue_rows(tok, stage, family, seed)
+        )
+        ids, labels = rows
     else:
         ids = labels = plain_rows(tok, stage, family, seed)
     logits = model(ids).logits[:, :-1].float()

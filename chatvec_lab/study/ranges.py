@@ -7,7 +7,7 @@ loaded. A parameter that is not in the table is held to the type in its notebook
 import re
 from collections.abc import Callable, Iterator, Mapping
 from fnmatch import fnmatchcase
-from math import isfinite
+from math import inf, isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -57,6 +57,14 @@ KNOWN = {
     "by": Range("str", "some of component, layer, module and projection, each once, joined by ' × '",
                 lambda v: _different(words := [w.strip() for w in v.split("×")]) and set(words) <= set(PARTS)),
     "measure": Range("str", "reply or first token", ("reply", "first token").__contains__),
+    "at_scales": Range("list[float]", "a list of finite numbers above 0, one at least, each once",
+                       lambda v: bool(v) and all(0 < scale < inf for scale in v) and _different(v)),
+    "steps": Range("list[float]", "a list of finite numbers, two at least, each once",
+                   lambda v: len(v) > 1 and all(map(isfinite, v)) and _different(v)),
+    "samples": _COUNT,
+    "temperature": Range("float", "a finite number above 0", lambda value: 0 < value < inf),
+    "trials": _COUNT,
+    "guard": Range("float", "a finite number, 1 or more", lambda value: 1 <= value < inf),
     "n": _COUNT,
     "validation_n": _COUNT,
     "texts": _COUNT,
@@ -81,7 +89,8 @@ KNOWN = {
     "sweep": Range("str", "the folder of a cell of 03_scale_sweep, or ''"),
     "instructions": Range("list[str]", _RESULTS.format("04_instruction_following")),
     "toxicity": Range("list[str]", _RESULTS.format("05_toxicity")),
-    "limits": Range("list[str]", _RESULTS.format("07_limits")),
+    "pairs": Range("list[str]", _RESULTS.format("07b_pairs")),
+    "transfer": Range("list[str]", _RESULTS.format("07d_transfer")),
     "knowledge": Range("list[str]", _RESULTS.format("10_knowledge")),
     "folder": Range("str", "a folder to write to, or ''"),
     "out_dir": Range("str", "a folder to write to, or ''"),
@@ -237,7 +246,7 @@ def _names_served(values: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _names_results(values: Mapping[str, Any]) -> Iterator[str]:
-    for name in ("sweep", "instructions", "toxicity", "limits", "knowledge"):
+    for name in ("sweep", "instructions", "toxicity", "pairs", "transfer", "knowledge"):
         given = values.get(name) or []
         for folder in [given] if isinstance(given, str) else given:
             if not (Path(folder) / "summary.json").is_file():

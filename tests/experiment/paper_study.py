@@ -173,8 +173,8 @@ def study_file(root: Path, url: str, family: str, *, n: int, tasks: Path) -> Pat
         "language",
     ]
     local = {"tasks": ["tmmluplus_local"], "services": {"tasks": str(tasks)}}
-    needs = {"instructions": "04_instruction_following", "toxicity": "05_toxicity", "limits": "07_limits",
-             "knowledge": "10_knowledge"}  # fmt: skip
+    needs = {"instructions": "04_instruction_following", "toxicity": "05_toxicity", "pairs": "07b_pairs",
+             "transfer": "07d_transfer", "knowledge": "10_knowledge"}  # fmt: skip
     told = {
         "title": "The paper's tables on a stand-in",
         "family": str(root / f"{family}.yaml"),
@@ -182,9 +182,8 @@ def study_file(root: Path, url: str, family: str, *, n: int, tasks: Path) -> Pat
         "notebooks": {
             "04_instruction_following": {"set": {"scorers": judged, "services": services}},
             "05_toxicity": {"set": {"scorers": hostile, "services": services}},
-            "07_limits": {
-                "set": {"scorers": judged, "services": services, "families": [], "texts": 4, "n": 3}
-            },
+            "07b_pairs": {"set": {"scorers": judged, "services": services, "families": [], "n": 3}},
+            "07d_transfer": {"set": {"scorers": judged, "services": services, "texts": 4, "n": 3}},
             "10_knowledge": {"set": {"texts": 4, "n": 3, **local}},
             "08_paper": {"needs": needs},
         },

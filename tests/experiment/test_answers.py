@@ -137,32 +137,95 @@ def test_a_conversation_is_told_by_its_second_turn(exam):
     assert none.startswith("Not shown") and "kinds not measured" in none
 
 
-def test_limits_are_told_with_what_was_not_measured(exam):
-    lost = pd.DataFrame({"kind": ["sum", "say"], "estimate": [-0.4, -0.1], "p_adjusted": [0.001, 0.4]})
+def test_parts_are_told_beside_the_whole(exam):
     parts = shares(("all of τ", "correct", 0.8), ("MLP only", "correct", 0.6), ("norms only", "correct", 0.1),
                    ("random vector", "correct", 0.2)).rename(columns={"model": "part"})  # fmt: skip
+    against = gains(**{"CP": (-0.8, 0.001), "MLP only": (-0.2, 0.06), "norms only": (-0.7, 0.001)})
+    given = {"right": "correct", "at": "1", "seed": 0, "parts": parts, "against": against}
+    found = answers.parts(exam, **given, more="Noise does nothing.")
+    assert found["answer"] == (
+        "τ at scale 1. All of τ gives 80.0% [70.0%, 90.0%] right replies, the best part alone (MLP only) 60.0% [50.0%, "
+        "70.0%], the random vector 20.0% [10.0%, 30.0%]. Not shown to be worse than all of τ (Holm, 5 %): MLP only. "
+        "Noise does nothing.")  # fmt: skip
+    assert [c["estimate"] for c in found["claims"]] == [0.8, 0.6, 0.1, 0.2]
+    none = answers.parts(exam, **given | {"parts": parts.head(1), "against": against.head(1)})["answer"]
+    assert "no part was measured" in none and none.endswith("(Holm, 5 %): no part.")
+
+
+def test_pairs_are_told_with_what_is_absent(exam):
+    vectors = shares(
+        ("τ", "correct", 0.8),
+        ("τ, match", "correct", 0.8),
+        ("τ of sft", "correct", 0.5),
+        ("τ", "in_language", 0.9),
+    )
     vocabulary = shares(("τ, match", "correct", 0.8), ("τ, skip", "correct", 0.7))
-    change = gains(tau=(-0.05, 0.3)).assign(language="zh")
-    reading = shares(("CP + τ", "x", 1.2)).assign(language="zh").drop(columns="unit")
-    given = {"right": "correct", "at": "1", "seed": 0, "lost": lost, "parts": parts, "vectors": vocabulary,
-             "vocabulary": vocabulary, "ladder": None, "relatives": None, "absent": ["nano-3m"], "change": change,
-             "reading": reading}  # fmt: skip
-    found = answers.limits(exam, **given, more="Noise does nothing.")
+    given = {"right": "correct", "at": "1", "seed": 0, "vectors": vectors[vectors.model != "τ, match"],
+             "vocabulary": vocabulary, "relatives": None, "absent": ["nano-3m"]}  # fmt: skip
+    found = answers.pairs(exam, **given)
     text = found["answer"]
     assert text.startswith(
-        "τ at scale 1. Tasks that it does worse than the CP asked plainly (Holm, 5 %): sum. Parts: all"
+        "With τ at scale 1 80.0% [70.0%, 90.0%] right replies; with the vector of another base not"
     )
-    assert "the best part alone (MLP only) 60.0% [50.0%, 70.0%], the random vector 20.0%" in text
-    assert "Noise does nothing. The vector of another base: not measured." in text
+    assert "Other chat models of this base: τ of sft 50.0% [40.0%, 60.0%]." in text
     assert "80.0% [70.0%, 90.0%] (match) and 70.0% [60.0%, 80.0%] (skip)" in text
-    assert "Relatives: none asked; absent: nano-3m" in text and "change by -5.0% [-15.0%, +5.0%]" in text
-    assert "perplexity is 1.200 [1.100, 1.300] times the CP's" in text and found["absent"] == ["nano-3m"]
-    steps = pd.concat([shares(("CP + τ", "correct", e), tokens=t) for t, e in ((1000, 0.3), (9000, 0.6))])
-    climbed = answers.limits(
-        exam, **given | {"ladder": steps, "lost": lost.head(0), "change": change.head(0)}
-    )["answer"]
-    assert "from 30.0% [20.0%, 40.0%] after 1,000 tokens of CP to 60.0% [50.0%, 70.0%] after 9,000" in climbed
-    assert "(Holm, 5 %): none shown." in climbed and "right replies were not measured" in climbed
+    assert text.endswith("Relatives: none asked; absent: nano-3m.") and found["absent"] == ["nano-3m"]
+    assert [c["claim"] for c in found["claims"]] == ["right replies, τ", "right replies, τ of sft"]
+    kin = shares(("CP + τ", "correct", 0.4), place="wide, zh", family="wide")
+    assert "Relatives: wide, zh 40.0% [30.0%, 50.0%]." in answers.pairs(
+        exam, **given | {"relatives": kin, "absent": []}
+    )["answer"]  # fmt: skip
+
+
+def test_the_length_of_cp_is_told_step_by_step_or_not_at_all(exam):
+    steps = pd.concat([shares(("CP + τ", "correct", e), tokens=t) for t, e in ((9000, 0.6), (1000, 0.3))])
+    found = answers.cp_length(exam, right="correct", at="1", seed=0, ladder=steps)
+    assert found["answer"] == (
+        "Right replies in zh, τ at scale 1: 1,000 tokens: 30.0% [20.0%, 40.0%] with τ, not measured asked plainly; "
+        "9,000 tokens: 60.0% [50.0%, 70.0%] with τ, not measured asked plainly.")  # fmt: skip
+    assert [c["estimate"] for c in found["claims"]] == [0.3, 0.6]
+    none = answers.cp_length(exam, right="correct", at="1", seed=0, ladder=None)
+    assert none["answer"] == "Not measured: family nano has one CP model in zh."
+    assert [c["estimate"] for c in none["claims"]] == [None]
+
+
+def test_what_is_not_transferred_is_told_with_what_was_not_measured(exam):
+    lost = pd.DataFrame({"kind": ["sum", "say"], "estimate": [-0.4, -0.1], "p_adjusted": [0.001, 0.4]})
+    change = gains(tau=(-0.05, 0.3)).assign(language="zh")
+    reading = shares(("CP + τ", "x", 1.2)).assign(language="zh").drop(columns="unit")
+    given = {"right": "correct", "at": "1", "seed": 0, "lost": lost, "change": change, "reading": reading}
+    found = answers.transfer(exam, **given)
+    assert found["answer"] == (
+        "τ at scale 1. Tasks that it does worse than the CP asked plainly (Holm, 5 %): sum. Kept: in the plain frame right "
+        "replies change by -5.0% [-15.0%, +5.0%], perplexity is 1.200 [1.100, 1.300] times the CP's.")  # fmt: skip
+    none = answers.transfer(exam, **given | {"lost": lost.head(0), "change": change.head(0)})["answer"]
+    assert "(Holm, 5 %): none shown." in none and "right replies were not measured" in none
+
+
+def test_plain_tau_is_beaten_only_where_the_test_prompts_say_so(exam):
+    scores = shares(("τ", "correct", 0.8), ("TIES", "correct", 0.7), ("searched", "correct", 0.85))
+    trials = pd.DataFrame({"is_within": [True, False, True], "estimate": [0.8, NAN, 0.9]})
+    cost = pd.DataFrame({"step": ["search"], "replies": [2000], "seconds": [12.4]})
+    given = {
+        "right": "correct",
+        "plain": "τ",
+        "searched": "searched",
+        "scales": {"τ": 0.75},
+        "cost": cost,
+        "seed": 0,
+    }
+    against = gains(TIES=(-0.1, 0.04), searched=(0.05, 0.3))
+    found = answers.mixtures(exam, scores, against, trials, **given)
+    text = found["answer"]
+    assert text.startswith(
+        "Plain τ is not beaten by any combination (Holm over 2, 5 %): τ at scale 0.75 gives 80.0% [70.0%, 90.0%] right "
+        "replies, the best of the others (searched) 85.0% [75.0%, 95.0%]. Worse than plain τ: TIES. The search tried 3 "
+        "mixtures (1 beyond the perplexity's guard) with 2,000 replies in 12 seconds; its best had 90.0% on validation "
+        "prompts against 80.0% of plain τ; on test prompts it differs from plain τ by +5.0% [-5.0%, +15.0%], "
+        "p = 0.3.")  # fmt: skip
+    assert not found["is_beaten"] and [c["estimate"] for c in found["claims"]] == [-0.1, 0.05]
+    won = answers.mixtures(exam, scores, gains(TIES=(-0.1, 0.2), searched=(0.05, 0.01)), trials, **given)
+    assert won["is_beaten"] and won["answer"].startswith("Plain τ is beaten by searched (Holm")
 
 
 def test_beside_the_paper_an_order_that_is_clear_and_against_it_is_named():

@@ -150,7 +150,7 @@ def test_other_vectors_tasks_and_scenarios_have_their_tables(tmp_path):
         for m, e in (("CP", 0.26), ("CP + τ", 0.27))
     ]
     folders = [
-        cell(tmp_path, "07_limits", "one", rows(vectors, "judge_paper", source="vicuna"), table="vector-replies",
+        cell(tmp_path, "07b_pairs", "one", rows(vectors, "judge_paper", source="vicuna"), table="vector-replies",
              scores="vectors", judge_paper="gpt-4 (paper)"),
         cell(tmp_path, "05_toxicity", "one", unsafe, unsafe="gpt-3.5-turbo (safety)"),
         cell(tmp_path, "10_knowledge", "one", tasks, table="tasks"),

@@ -22,8 +22,8 @@ PUBLISHED = ("llama-2-7b-ko", "llama-2-7b-zh", "llama-2-7b-ja", "llama-3-8b-ko",
 PUBLISHED += ("qwen1.5-0.5b-sailor", "tinyllama-karasu")
 
 
-NOTEBOOKS_ASKED = ("03_scale_sweep", "04_instruction_following", "05_toxicity", "06_multi_turn", "07_limits",
-                   "10_knowledge", "08_paper")  # fmt: skip
+NOTEBOOKS_ASKED = ("03_scale_sweep", "04_instruction_following", "05_toxicity", "06_multi_turn", "07a_parts",
+                   "07b_pairs", "07c_cp_length", "07d_transfer", "10_knowledge", "08_paper", "13_mixtures")  # fmt: skip
 
 
 def run_notebook(notebook: str, folder, given: dict) -> None:
@@ -51,11 +51,12 @@ def out(family, tmp_path_factory):
     root = tmp_path_factory.mktemp("in-memory")
     folder = lambda name: root / "cells" / name / "one"  # noqa: E731
     given = {"family": family, "language": "ko", "n": 4, "validation_n": 4, "texts": 4, "families": []}
+    given |= {"trials": 3, "at_scales": [1.0], "guard": 2.0}
     given |= {"prompts": {"max_tokens": "4"}, "scales": [0.0, 1.0], "sweep": str(folder("03_scale_sweep"))}
     given |= {
         name: [str(folder(notebook))]
         for name, notebook in [("instructions", "04_instruction_following"), ("toxicity", "05_toxicity"),
-                               ("limits", "07_limits"), ("knowledge", "10_knowledge")]
+                               ("pairs", "07b_pairs"), ("transfer", "07d_transfer"), ("knowledge", "10_knowledge")]
     }  # fmt: skip
     for notebook in NOTEBOOKS_ASKED:
         run_notebook(notebook, folder(notebook), given)
@@ -80,7 +81,7 @@ def test_without_a_recommended_scale_later_notebooks_say_so_and_take_the_papers(
     for name in ("04_instruction_following", "05_toxicity", "06_multi_turn", "10_knowledge"):
         found = summary(out, name)
         assert found["scale"] == 1.0 and "the sweep recommends none" in found["answer"], found["answer"]
-    shares = pd.read_parquet(out("07_limits") / "tables" / "parts.parquet").set_index("part").share_of_length
+    shares = pd.read_parquet(out("07a_parts") / "tables" / "parts.parquet").set_index("part").share_of_length
     assert shares["all of τ"] == 1.0, "scale 1, not 0 of every part"
 
 
@@ -136,7 +137,9 @@ def test_the_published_families_have_a_study():
             "02_anatomy",
             "03_scale_sweep",
             "04_instruction_following",
-            "07_limits",
+            "07a_parts",
+            "07b_pairs",
+            "07d_transfer",
         } <= notebooks
 
 

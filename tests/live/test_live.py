@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM, MusicgenDecoderConfig, MusicgenFo
 
 from chatvec_lab import Checkpoint
 from chatvec_lab.live import LiveModel, loading, places
+from chatvec_lab.weights import combinations
 
 SCALES = [0.5, 0.7, 1, 1.3, -0.3, 0]
 VOCABULARY = {"model.embed_tokens.weight", "lm_head.weight"}
@@ -389,3 +390,35 @@ def test_a_stored_tensor_of_several_parameters_is_filled_run_by_run():
     place.detach().copy_(torch.arange(9.0).view(3, 3))
     assert torch.equal(q, torch.arange(6.0).view(2, 3)) and torch.equal(v, torch.arange(6.0, 9.0).view(1, 3))
     assert torch.equal(place[:2], q) and place.numel() == 9 and not place.is_contiguous()
+
+
+def mixture(vectors, numbers):
+    first, second = numbers
+    return combinations.weighted(vectors, [lambda layer, module: first if module == "mlp" else 0.3, second])
+
+
+@pytest.mark.parametrize("options", [{}, {"cp_tokens": CP_TOKENS, "tied": True}], ids=str)
+def test_mixed_weights_are_the_saved_bits_and_go_back(families, options, tmp_path):
+    base, chat, cp = map(Checkpoint, families("llama", **options))
+    vectors = [chat - base, combinations.timber(chat - base), (chat - base).random_like(0)]
+    held = combinations.weighted(vectors[:2], [1, 1])
+    live = LiveModel(cp, held, device="cpu")
+    live.scale = 0.5
+    before = bits(live.model)
+    for i, numbers in enumerate([(1.0, 0.25), (0.0, -0.5), (0.0, 0.0)]):
+        mixed = mixture(vectors[:2], numbers)
+        with live.turned(mixed):
+            assert np.isnan(live.scale)
+            assert not differing(bits(live.model), saved_bits(cp + mixed, tmp_path / str(i)))
+        assert live.scale == 0.5 and not differing(bits(live.model), before)
+    with live.turned(mixture(vectors[:2], (1.0, 0.25))):
+        outer = bits(live.model)
+        with live.turned(mixture(vectors[:2], (2.0, 0.25))), live.at(0):
+            pass
+        assert not differing(bits(live.model), outer), "one inside another goes back to the outer one"
+    with pytest.raises(ValueError, match="not made of the terms"), live.turned(mixture(vectors[1:], (1, 1))):
+        pass
+    huge = combinations.weighted(vectors[:2], [1e300, 1])
+    with pytest.raises(ValueError, match="the model is the CP again"), live.turned(huge):
+        pass
+    assert live.scale == 0, "the CP again"

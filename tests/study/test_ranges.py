@@ -49,7 +49,14 @@ WRONG = {
     "sweep": [("no/folder", "no summary.json")],
     "instructions": [(["no/folder"], "no summary.json")],
     "toxicity": [(["no/folder"], "no summary.json")],
-    "limits": [(["no/folder"], "no summary.json")],
+    "pairs": [(["no/folder"], "no summary.json")],
+    "transfer": [(["no/folder"], "no summary.json")],
+    "at_scales": [([], "a list of finite numbers above 0"), ([0.0], "above 0"), ([1.0, 1.0], "each once")],
+    "steps": [([0.5], "two at least"), ([0.0, nan], "finite numbers"), ([1.0, 1.0], "each once")],
+    "samples": [(0, "1 or more")],
+    "temperature": [(0.0, "above 0"), (math.inf, "a finite number")],
+    "trials": [(0, "1 or more")],
+    "guard": [(0.9, "1 or more"), (float("inf"), "a finite number")],
     "knowledge": [(["no/folder"], "no summary.json")],
 }  # fmt: skip
 FREE = {"prompt", "system", "folder", "out_dir"}  # any text
@@ -150,7 +157,7 @@ def test_a_parameter_of_ones_own_is_held_to_its_type_alone():
         ("04_instruction_following: {grid: {language: [zh, fr]}}", "language='fr'"),
         ("05_toxicity: {set: {family: llama-2-7b-ko, language: ko, scorers: [toxic]}}", "no scorer 'toxic'"),
         ("06_multi_turn: {set: {family: llama-2-7b-ko, language: ko, prompts: {two_turn: mt_bench}}}", "'mt-bench'"),
-        ("07_limits: {grid: {seed: [0, -1]}}", "seed must be a whole number, 0 or more, got -1"),
+        ("07a_parts: {grid: {seed: [0, -1]}}", "seed must be a whole number, 0 or more, got -1"),
     ],
 )  # fmt: skip
 def test_a_study_tells_it_while_it_plans(tmp_path, written, told):

@@ -1,0 +1,117 @@
+"""Recipes beside the plain vector, by name and paper, and which of them beats it.
+
+    found = mixtures.recipes(family, "zh")
+    tried = mixtures.tried(exam, found, [0.5, 1.0, 1.5], 78)      # each recipe over the scale, on validation prompts
+    models = mixtures.at_their_best(exam, found, tried)            # to be asked the test prompts
+
+ParamΔ (arXiv 2504.21023) is the plain vector. LATA (2502.20186) and RESTA (2402.11746) are left out: their formulas
+could not be read.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+from chatvec_lab.experiment import limits
+from chatvec_lab.experiment.exam import Exam
+from chatvec_lab.experiment.models import At, Dial
+from chatvec_lab.weights import combinations
+from chatvec_lab.weights.transforms import ties
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from chatvec_lab.families import Family
+    from chatvec_lab.weights.vector import WeightVector
+
+PLAIN, SEARCHED = "τ", "found by the search"
+LEFT_OUT = ("LATA (arXiv 2502.20186)", "RESTA (arXiv 2402.11746)")
+
+
+class Recipe(NamedTuple):
+    """A vector to add to the CP, and the paper that it is after."""
+
+    vector: "WeightVector"
+    paper: str
+
+
+def recipes(family: "Family", language: str) -> dict[str, Recipe]:
+    """The recipes that this family allows, plain τ first; those of several vectors where it has other chat models."""
+    tau, v = family.chat - family.base, family.cp[language] - family.base
+    layers = family.base.config["num_hidden_layers"]
+    quarter = max(1, layers // 4)
+    found = {
+        PLAIN: Recipe(tau, "arXiv 2310.04799; ParamΔ, arXiv 2504.21023"),
+        "largest fifth of τ": Recipe(
+            tau.sparsified("magnitude", density=0.2), "arXiv 2306.01708, its first step"
+        ),
+        "DARE, a half of τ": Recipe(tau.sparsified("dare", density=0.5), "arXiv 2311.03099"),
+        "rank 16 of τ": Recipe(tau.low_rank(16), "arXiv 0909.4061"),
+        "Timber of τ": Recipe(combinations.timber(tau), "arXiv 2509.23595"),
+        "τ off the CP vector": Recipe(combinations.projected_off(tau, v), "a projection, of no paper"),
+    }
+    middle = range(quarter, layers - quarter)
+    if len(middle):
+        vector = combinations.swapped(tau, v, layers=middle)
+        found["middle layers swapped"] = Recipe(vector, "arXiv 2410.01335, without a transition")
+    several = list(chat_vectors(family).values())
+    if len(several) > 1:
+        k = f"of {len(several)} chat vectors"
+        found[f"mean {k}"] = Recipe(sum(several) / len(several), "arXiv 2212.04089")
+        found[f"TIES {k}"] = Recipe(ties(several), "arXiv 2306.01708")
+        # the sum of k vectors is k times too long for one
+        vector = combinations.consensus(several) / len(several)
+        found[f"consensus {k}"] = Recipe(vector, "arXiv 2405.07813, divided by the number of vectors")
+    return found
+
+
+def chat_vectors(family: "Family") -> "dict[str, WeightVector]":
+    """τ and the vectors of the family's other chat models, by label."""
+    return limits.vectors(family)
+
+
+def tried(exam: Exam, found: Mapping[str, Recipe], scales: Sequence[float], n: int) -> "pd.DataFrame":
+    """Each recipe at each scale on `n` validation prompts: model (the recipe), scale, estimate, low, high, n.
+
+    A recipe's model is loaded once and turned. More recipes and scales than one can afford: take fewer scales.
+    """
+    import pandas as pd
+
+    main, tables = exam.main("one_turn"), []
+    for label, recipe in found.items():
+        dial = Dial(exam.family.cp[exam.language], recipe.vector)
+        models = {scale: At(dial, scale) for scale in scales}
+        replies = exam.ask(models, ["one_turn"], n, draw="validation").rename(columns={"model": "scale"})
+        tables.append(exam.shares(replies, "scale", [main]).assign(model=label))
+    table = pd.concat(tables, ignore_index=True)
+    table.attrs["measures"] = tables[0].attrs["measures"]
+    return table[["model", *(c for c in table if c != "model")]]
+
+
+def best_scales(table: "pd.DataFrame") -> dict[str, float]:
+    """The scale at which each recipe of `tried` does best; of equals the smallest."""
+    best = table.sort_values(["estimate", "scale"], ascending=[False, True]).drop_duplicates("model")
+    return best.set_index("model").scale.to_dict()
+
+
+def at_their_best(exam: Exam, found: Mapping[str, Recipe], table: "pd.DataFrame") -> dict[str, At]:
+    """Each recipe at its best scale, to be asked."""
+    best, cp = best_scales(table), exam.family.cp[exam.language]
+    return {label: At(Dial(cp, recipe.vector), best[label]) for label, recipe in found.items()}
+
+
+def cost(table: "pd.DataFrame", trials: "pd.DataFrame", n: int) -> "pd.DataFrame":
+    """What choosing cost: step, models asked, replies, seconds (of the search alone, also of what was read back)."""
+    import pandas as pd
+
+    asked = int(trials.is_within.sum())
+    return pd.DataFrame(
+        [
+            {
+                "step": "recipes over the scale",
+                "models": len(table),
+                "replies": int(table.n.sum()),
+                "seconds": float("nan"),
+            },
+            {"step": "search", "models": len(trials), "replies": asked * n, "seconds": trials.seconds.sum()},
+        ]
+    )
