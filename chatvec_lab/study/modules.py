@@ -27,15 +27,15 @@ def digest(sources: Iterable[str], package: Path | None = None) -> str:
 
     Comments, docstrings and layout do not count. `package`: the folder of chatvec_lab (None: the one that runs).
     """
-    package = package or PACKAGE
-    names = closure(sources, package)
-    files = [_file(package, name) for name in sorted(names)]
-    parts = [(name, _meaning(file, *_state(file))) for name, file in zip(sorted(names), files, strict=True)]
-    for folder in sorted({file.parent / "data" for file in files}):
-        if folder.is_dir() and folder != package / "data":
+    sources, tree = list(sources), _tree(package or PACKAGE)
+    names = sorted(tree.closure(sources))
+    files = [tree.files[name] for name in names]
+    parts = [(name, _meaning(*file)) for name, file in zip(names, files, strict=True)]
+    for folder in sorted({file.parent / "data" for file, *_ in files}):
+        if folder.is_dir() and folder != tree.package / "data":
             plain = (f for f in sorted(folder.rglob("*")) if f.is_file() and f.suffix not in (".py", ".pyc"))
-            parts += [(f.relative_to(package).as_posix(), _content(f, *_state(f))) for f in plain]
-    outside = set().union(*(_facts(file, *_state(file)).libraries for file in files))
+            parts += [(f.relative_to(tree.package).as_posix(), _content(f, *_state(f))) for f in plain]
+    outside = set().union(*(_facts(*file).libraries for file in files))
     outside |= {library for source in sources for library in _facts_of(source).libraries}
     parts += [(library, _version(library)) for library in LIBRARIES if library in outside]
     return hashlib.sha256(repr(parts).encode()).hexdigest()
@@ -43,16 +43,7 @@ def digest(sources: Iterable[str], package: Path | None = None) -> str:
 
 def closure(sources: Iterable[str], package: Path | None = None) -> set[str]:
     """Names of all modules of chatvec_lab that these pieces of code import, with those that the modules import."""
-    package = package or PACKAGE
-    known: set[str] = set()
-    waiting = set().union(*(_modules(_facts_of(source), "", package) for source in sources))
-    while waiting:
-        name = waiting.pop()
-        if name not in known:
-            known.add(name)
-            file = _file(package, name)
-            waiting |= _modules(_facts(file, *_state(file)), _package_of(name, file), package) - known
-    return known
+    return _tree(package or PACKAGE).closure(sources)
 
 
 class _Facts:
@@ -101,72 +92,105 @@ class _Facts:
             self.libraries.add(top)
 
 
-def _modules(facts: _Facts, package_name: str, package: Path) -> set[str]:
-    """The modules that code with these facts imports by itself, packages around them included."""
-    if facts.is_open:
-        return _below("chatvec_lab", package)
-    found: set[str] = set()
-    bound: dict[str, str] = {}  # variables that hold a module
+class _Tree:
+    """The modules of the package as they lie on disk, and which of them each imports by itself."""
 
-    def add(name: str) -> bool:
-        if not _file(package, name):
-            return False
-        parts = name.split(".")
-        found.update(".".join(parts[: i + 1]) for i in range(len(parts)))
-        return True
+    def __init__(self, package: Path, listing: tuple[tuple[str, int, int], ...]):
+        self.package, self.files = package, {}
+        for path, *state in listing:
+            name = ".".join(["chatvec_lab", *Path(path).with_suffix("").parts]).removesuffix(".__init__")
+            if name not in self.files or path.endswith("__init__.py"):  # a package hides a module of its name
+                self.files[name] = (package / path, *state)
+        self._imports: dict[str, set[str]] = {}
 
-    def hand_out(module: str, name: str) -> None:
-        for other in _handed_out(module, name, package):
-            add(other)
+    def closure(self, sources: Iterable[str]) -> set[str]:
+        known: set[str] = set()
+        waiting = set().union(*(self._modules(_facts_of(source), "") for source in sources))
+        while waiting:
+            known.add(name := waiting.pop())
+            if name not in self._imports:
+                file, *state = self.files[name]
+                self._imports[name] = self._modules(_facts(file, *state), _package_of(name, file))
+            waiting |= self._imports[name] - known
+        return known
 
-    for level, module, name, variable in facts.imports:
-        parents = package_name.split(".")[: len(package_name.split(".")) - level + 1] if level else []
-        module = ".".join([*parents, module] if module else parents)
-        if module.endswith("."):
-            _ = [add(other) for other in _below(module.rstrip("."), package)]
-            continue
-        add(module)
-        if not name:
-            bound[variable.lstrip(".")] = "chatvec_lab" if variable.startswith(".") else module
-        elif add(f"{module}.{name}"):
-            bound[variable] = f"{module}.{name}"
-        else:
-            hand_out(module, name)
-    if bound:
-        for module, attribute in _uses(facts.tree, bound, package):
-            if not add(f"{module}.{attribute}"):
-                hand_out(module, attribute)
-    return found
+    def _below(self, name: str) -> set[str]:
+        return {other for other in self.files if other == name or other.startswith(f"{name}.")}
+
+    def _modules(self, facts: _Facts, package_name: str) -> set[str]:
+        """The modules that code with these facts imports by itself, packages around them included."""
+        if facts.is_open:
+            return self._below("chatvec_lab")
+        found: set[str] = set()
+        bound: dict[str, str] = {}  # variables that hold a module
+
+        def add(name: str) -> bool:
+            if name not in self.files:
+                return False
+            parts = name.split(".")
+            found.update(".".join(parts[: i + 1]) for i in range(len(parts)))
+            return True
+
+        def hand_out(module: str, name: str) -> None:
+            for other in self._handed_out(module, name):
+                add(other)
+
+        for level, module, name, variable in facts.imports:
+            parents = package_name.split(".")[: len(package_name.split(".")) - level + 1] if level else []
+            module = ".".join([*parents, module] if module else parents)
+            if module.endswith("."):
+                _ = [add(other) for other in self._below(module.rstrip("."))]
+                continue
+            add(module)
+            if not name:
+                bound[variable.lstrip(".")] = "chatvec_lab" if variable.startswith(".") else module
+            elif add(f"{module}.{name}"):
+                bound[variable] = f"{module}.{name}"
+            else:
+                hand_out(module, name)
+        if bound:
+            for module, attribute in self._uses(facts.tree, bound):
+                if not add(f"{module}.{attribute}"):
+                    hand_out(module, attribute)
+        return found
+
+    def _handed_out(self, module: str, name: str) -> set[str]:
+        """Modules behind a name that a package hands out at first use; "*" is every such name."""
+        if module not in self.files or not (facts := _facts(*self.files[module])).is_lazy:
+            return set()
+        table = {key: value for key, value in facts.table.items() if value in self.files}
+        if not table:
+            return self._below(module)
+        return set(table.values()) if name == "*" else {table[name]} if name in table else set()
+
+    def _uses(self, tree: ast.AST, bound: dict[str, str]) -> Iterator[tuple[str, str]]:
+        """(module, attribute) for each use of a variable that holds a module; "*" where it goes elsewhere whole."""
+        inside: set[int] = set()
+
+        def held(node: ast.AST) -> str | None:
+            if isinstance(node, ast.Name):
+                return bound.get(node.id)
+            if isinstance(node, ast.Attribute) and (outer := held(node.value)):
+                return f"{outer}.{node.attr}" if f"{outer}.{node.attr}" in self.files else None
+            return None
+
+        for node in ast.walk(tree):  # breadth first: an attribute comes before what it is an attribute of
+            if isinstance(node, ast.Attribute) and (module := held(node.value)):
+                inside.add(id(node.value))
+                yield module, node.attr
+            elif isinstance(node, ast.Name) and node.id in bound and id(node) not in inside:
+                yield bound[node.id], "*"
 
 
-def _handed_out(module: str, name: str, package: Path) -> set[str]:
-    """Modules behind a name that a package hands out at first use; "*" is every such name."""
-    file = _file(package, module)
-    if file is None or not (facts := _facts(file, *_state(file))).is_lazy:
-        return set()
-    table = {key: value for key, value in facts.table.items() if _file(package, value)}
-    if not table:
-        return _below(module, package)
-    return set(table.values()) if name == "*" else {table[name]} if name in table else set()
+def _tree(package: Path) -> _Tree:
+    """The package as it is now; nothing is read again where no file came, went or changed."""
+    files = sorted(file for file in package.rglob("*.py") if file.is_file())
+    return _grown(package, tuple((file.relative_to(package).as_posix(), *_state(file)) for file in files))
 
 
-def _uses(tree: ast.AST, bound: dict[str, str], package: Path) -> Iterator[tuple[str, str]]:
-    """(module, attribute) for each use of a variable that holds a module; "*" where it goes elsewhere whole."""
-    inside: set[int] = set()
-
-    def held(node: ast.AST) -> str | None:
-        if isinstance(node, ast.Name):
-            return bound.get(node.id)
-        if isinstance(node, ast.Attribute) and (outer := held(node.value)):
-            return f"{outer}.{node.attr}" if _file(package, f"{outer}.{node.attr}") else None
-        return None
-
-    for node in ast.walk(tree):  # breadth first: an attribute comes before what it is an attribute of
-        if isinstance(node, ast.Attribute) and (module := held(node.value)):
-            inside.add(id(node.value))
-            yield module, node.attr
-        elif isinstance(node, ast.Name) and node.id in bound and id(node) not in inside:
-            yield bound[node.id], "*"
+@functools.lru_cache(maxsize=4)
+def _grown(package: Path, listing: tuple[tuple[str, int, int], ...]) -> _Tree:
+    return _Tree(package, listing)
 
 
 def _executed(tree: ast.AST) -> Iterator[ast.AST]:
@@ -221,20 +245,6 @@ def _meaning_of(tree: ast.Module | None) -> str | None:
                 case [ast.Expr(value=ast.Constant(value=str())), *rest]:
                     node.body = rest
     return ast.unparse(tree)
-
-
-def _below(name: str, package: Path) -> set[str]:
-    folder = package.parent / Path(*name.split("."))
-    files = (file.relative_to(package.parent).with_suffix("") for file in folder.rglob("*.py"))
-    return {".".join(file.parts).removesuffix(".__init__") for file in files}
-
-
-def _file(package: Path, name: str) -> Path | None:
-    """The file of a module of chatvec_lab; None where there is none of that name."""
-    if not name or name.partition(".")[0] != "chatvec_lab":
-        return None
-    stem = package.parent / Path(*name.split("."))
-    return next((file for file in (stem / "__init__.py", stem.with_suffix(".py")) if file.is_file()), None)
 
 
 def _package_of(name: str, file: Path) -> str:

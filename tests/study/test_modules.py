@@ -72,6 +72,23 @@ def test_the_closure_of_a_notebooks_imports(package, code, expected):
     assert found == wanted
 
 
+def test_a_module_that_comes_goes_or_changes_is_seen_at_once(package):
+    code = ["from chatvec_lab.d import anything"]
+    before, digest = modules.closure(code, package), modules.digest(code, package)
+    (package / "d/three.py").write_text("from chatvec_lab import c")
+    assert modules.closure(code, package) - before == {"chatvec_lab.d.three", "chatvec_lab.c"}
+    (package / "c.py").write_text("import chatvec_lab.literal\nlazy = 2")
+    assert "chatvec_lab.literal" in modules.closure(code, package)
+    (package / "d/three.py").unlink()
+    assert modules.closure(code, package) == before
+    assert modules.digest(code, package) == digest
+
+
+def test_a_package_hides_a_module_of_its_name(package):
+    (package / "a.py").write_text("import chatvec_lab.literal")
+    assert modules.closure(["import chatvec_lab.a"], package) == {"chatvec_lab", "chatvec_lab.a"}
+
+
 def test_data_and_libraries_count_where_they_are_used(package, monkeypatch):
     code = ["from chatvec_lab import Thing"]
     before, other = modules.digest(code, package), modules.digest(["from chatvec_lab.c import lazy"], package)
