@@ -38,6 +38,14 @@ def test_the_vector_is_saved_after_the_model(families, tmp_path, capsys):
     name = "model.norm.weight"
     assert torch.equal(WeightVector.load(vector).read(name), tau.read(name))
     shutil.rmtree(out)
+    assert main(command) == 0, "the vector that is there is the one that it would save"
+    assert "tau: saved already" in capsys.readouterr().out and (out / "model.safetensors").exists()
+    shutil.rmtree(out)
+    other = [chat if word == base else cp if word == chat else word for word in command]
+    for another in (other, [*command, "--base", base, "--chat", cp]):  # another vector, or a sum of two
+        assert main(another) == 1 and not out.exists()
+        assert "tau exists already" in capsys.readouterr().err
+    (vector / "manifest.json").unlink()
     assert main(command) == 1 and not out.exists() and "tau exists already" in capsys.readouterr().err
 
 
@@ -80,12 +88,15 @@ def test_a_merge_stopped_between_its_outputs_goes_on(families, tmp_path, capsys)
     assert main(command) == 0
     whole = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
     assert main(command) == 1, "nothing is left to do, and nothing is written over"
-    for lost in ([vector], [vector, out]):  # stopped after the model, and after the recipe
-        for folder in lost:
-            shutil.rmtree(folder)
+    # stopped after the model, and after the recipe; and what somebody has deleted meanwhile
+    for lost in ([vector], [vector, out], [out], [out, recipe]):
+        for path in lost:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
         capsys.readouterr()
         assert main(command) == 0, capsys.readouterr().err
-        assert "there already" in capsys.readouterr().out
+        said = capsys.readouterr().out
+        assert ("there already" in said) == (recipe not in lost)
+        assert ("saved already" in said) == (len([p for p in (out, vector) if p in lost]) == 1)
         assert {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()} == whole
 
 

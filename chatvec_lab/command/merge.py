@@ -90,6 +90,7 @@ def run(options) -> int:
         _check(options)
         merged, dtype = _from_mergekit(options) if options.mergekit else (_merged(options), None)
         dtype = options.dtype or dtype
+        has_vector = bool(options.save_vector) and _is_vector_saved(options)
         if options.export_adapter:
             from chatvec_lab.interop.peft import export_adapter
 
@@ -115,15 +116,13 @@ def run(options) -> int:
                 resume=not options.no_resume, verify=options.verify, told=told,
             )  # fmt: skip
             print(report)
-        if options.save_vector:
+        if options.save_vector and not has_vector:
             print(sum(_vectors(options)).save(options.save_vector))
     return 0
 
 
 def _check(options) -> None:
     """Refuse what does not go together, and outputs that cannot be written, before anything is read."""
-    from chatvec_lab.weights.saving.commit import refuse_existing
-
     names = ("base", "chat", "vector", "cp", "scale", "layers", "select", "within")
     given = [f"--{name}" for name in names if getattr(options, name) not in (None, [])]
     given += [
@@ -145,7 +144,6 @@ def _check(options) -> None:
             "--export-adapter writes an adapter in place of --out and other outputs; run them apart."
         )
     if options.save_vector:
-        refuse_existing(Path(options.save_vector))
         out, vector = (Path(text).resolve() for text in (options.out or os.devnull, options.save_vector))
         if out == vector or out in vector.parents or vector in out.parents:
             raise ValueError(f"--out {out} and --save-vector {vector}: give each a folder of its own.")
@@ -171,24 +169,45 @@ def _export(merged, options, dtype: str | None) -> None:
 def _is_saved(merged, options, dtype: str | None) -> bool:
     """Whether an earlier run saved this very merge to --out and was stopped before --save-vector.
 
-    Compares the manifest's recipe and the digests of all sources' weights, which are read for it. Any other folder
-    is for `save` to refuse.
+    Any other folder is for `save` to refuse.
     """
-    from chatvec_lab.reading import read_json
-    from chatvec_lab.weights.saving.provenance import MANIFEST, Digests, source_entry
+    from chatvec_lab.weights.saving.provenance import MANIFEST
     from chatvec_lab.weights.saving.writer import recipe_of
 
-    manifest = Path(options.out) / MANIFEST
-    if not options.save_vector or not manifest.is_file():
+    if not options.save_vector or not Path(options.out, MANIFEST).is_file():
         return False
-    stored = read_json(manifest)
     merged.check()
-    plain = json.loads(json.dumps(recipe_of(merged, dtype)))
     sources = dict.fromkeys([merged.cp, *merged.vector.sources()])
-    digests = Digests()
+    return _is_made_of(Path(options.out), recipe_of(merged, dtype), sources)
+
+
+def _is_vector_saved(options) -> bool:
+    """Whether --save-vector holds this very vector already, while --out is still to be written; FileExistsError for all else.
+
+    So it is after somebody removed --out, or a run was stopped that saved the vector first.
+    """
+    from chatvec_lab.weights.saving.commit import refuse_existing
+    from chatvec_lab.weights.saving.provenance import MANIFEST
+
+    folder = Path(options.save_vector)
+    if (folder / MANIFEST).is_file() and options.out and not Path(options.out).exists():
+        vector = sum(_vectors(options))
+        if _is_made_of(folder, vector.describe(), vector.sources()):
+            return True
+    refuse_existing(folder)
+    return False
+
+
+def _is_made_of(folder: Path, recipe, sources) -> bool:
+    """Whether a manifest tells of this recipe and of sources with these weights, which are read for their digests."""
+    from chatvec_lab.reading import read_json
+    from chatvec_lab.weights.saving.provenance import MANIFEST, Digests, source_entry
+
+    stored, digests = read_json(folder / MANIFEST), Digests()
+    plain = json.loads(json.dumps(recipe))
     if stored.get("recipe") != plain or stored.get("sources") != [source_entry(s, digests) for s in sources]:
         return False
-    print(f"{options.out}: saved already, by this recipe and from these weights")
+    print(f"{folder}: saved already, by this recipe and from these weights")
     return True
 
 

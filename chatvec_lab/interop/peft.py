@@ -17,9 +17,10 @@ from chatvec_lab.opening import open_config
 from chatvec_lab.weights.checkpoint import Checkpoint, read_json
 from chatvec_lab.weights.methods import LowRank, Tensor
 from chatvec_lab.weights.numerics.arrays import randomised_svd
-from chatvec_lab.weights.saving.card import fenced, front_matter, hub_names, inline
+from chatvec_lab.weights.saving.card import fenced, front_matter, inline
 from chatvec_lab.weights.saving.commit import commit, refuse_existing
 from chatvec_lab.weights.saving.provenance import Digests, combined, file_digest, source_entry
+from chatvec_lab.weights.sources.hub import Hub
 from chatvec_lab.weights.transforms import Transform
 from chatvec_lab.weights.vector import Term, WeightVector
 
@@ -214,19 +215,27 @@ def _row(leaf: LowRank, coefficient: float, name: str, pair, reason: str) -> dic
 
 def _published(base: Checkpoint, base_id: str | None) -> tuple[str | None, str | None]:
     """The base's id on the hub and its revision, each None where it has none that others could use."""
-    from huggingface_hub.utils import validate_repo_id
+    from huggingface_hub.utils import HFValidationError, validate_repo_id
 
+    revision = None
     if base_id is not None:
-        validate_repo_id(base_id)
-        return base_id, None
-    if not Path(base.source).is_dir():
-        return base.source, base.revision
-    snapshots = base.folder.parent
-    if snapshots.name == "snapshots" and snapshots.parent.name.startswith(
+        name = base_id
+    elif isinstance(base.origin, Hub):
+        name, revision = base.source, base.revision
+    elif base.path.parent.name == "snapshots" and (kept := base.path.parent.parent.name).startswith(
         "models--"
-    ):  # a folder of the hub's cache
-        return snapshots.parent.name.removeprefix("models--").replace("--", "/", 1), base.folder.name
-    return None, None
+    ):
+        name = kept.removeprefix("models--").replace("--", "/", 1)  # a folder of the hub's cache
+        revision = base.path.name
+    else:
+        return None, None
+    try:
+        validate_repo_id(name)
+    except HFValidationError as error:
+        if base_id is None:  # a folder that is only named like the cache's
+            return None, None
+        raise ValueError(f"base_id={base_id!r} is no id of the hub, such as 'owner/name'. {error}") from None
+    return name, revision
 
 
 def _notes(merged, base_id: str | None) -> tuple[str, ...]:
@@ -266,7 +275,7 @@ def _write(
 
 
 def _card(report: AdapterReport, base: Checkpoint, base_id: str | None, vector: WeightVector) -> str:
-    facts = {"library_name": "peft", "tags": ["chat-vector", "lora"], "base_model": hub_names([base_id or ""]),
+    facts = {"library_name": "peft", "tags": ["chat-vector", "lora"], "base_model": [base_id] if base_id else [],
              "base_model_relation": "adapter" if base_id else None}  # fmt: skip
     return "\n".join(
         [

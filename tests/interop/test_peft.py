@@ -2,10 +2,12 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import yaml
 from pico import TEMPLATE
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -173,6 +175,66 @@ def test_an_adapter_names_a_base_that_others_can_load_or_says_that_it_cannot(fam
     with pytest.raises(ValueError, match="Repo id"):
         peft.export_adapter(chat - base, tmp_path / "d", base=cp, base_id="no/such/id", rank=2)
     assert not (tmp_path / "d").exists()
+
+
+@pytest.mark.parametrize(
+    "base_id", ["../x", "..", "a/..", "/etc/x", "a/b\nc", "a/b@main", "~/x", "a//b", "", "a/b c", "模型/x"]
+)
+def test_an_id_that_no_model_of_the_hub_can_have_is_refused(families, tmp_path, base_id):
+    base, chat, cp = map(Checkpoint, families("llama"))
+    with pytest.raises(ValueError, match="is no id of the hub") as caught:
+        peft.export_adapter(chat - base, tmp_path / "a", base=cp, base_id=base_id, rank=2)
+    assert repr(base_id) in str(caught.value) and not list(tmp_path.glob("*a*"))
+
+
+@pytest.mark.parametrize(
+    "folder", ["models--..--x/snapshots/main", "models--a--b--c/snapshots/main", "lab/cp", "..cp"]
+)
+def test_a_folder_that_only_looks_like_the_hubs_is_named_as_a_folder(families, tmp_path, monkeypatch, folder):
+    base, chat, cp = map(Checkpoint, families("llama"))
+    shutil.copytree(cp.folder, tmp_path / folder)
+    monkeypatch.chdir(tmp_path)
+    report = peft.export_adapter(chat - base, "out", base=Checkpoint(folder), rank=2)
+    assert "is a folder on this machine" in str(report)
+    assert "base_model" not in Path("out/README.md").read_text().split("---")[1]
+    assert json.loads(Path("out/adapter_config.json").read_text())["revision"] is None
+
+
+def test_names_made_to_harm_stay_data(families, tmp_path):
+    """The base's folder and the adapter's own, whose names would end a block, a heading or YAML."""
+    base, chat, cp = map(Checkpoint, families("llama"))
+    name = "```\n---\nlicense: mit\n---\n<script>alert(1)<_script> [x](http:evil) \\ \"\"\" ''' $HOME"
+    shutil.copytree(cp.folder, tmp_path / name)
+    hostile = Checkpoint(tmp_path / name)
+    out = tmp_path / "deep" / "-rf ~ ```` <b>.."
+    report = peft.export_adapter(chat - base, out, base=hostile, rank=2)
+    assert [p.name for p in out.parent.iterdir()] == [out.name] and report.path == out
+    before, inside, after = (out / "README.md").read_text().split("`" * 5)
+    assert "license: mit" in inside and "<script>" not in before + after
+    head = before.split("\n---\n")[0].removeprefix("---\n")
+    assert yaml.safe_load(head).keys() == {"library_name", "tags"}
+    assert json.loads((out / "adapter_config.json").read_text())["base_model_name_or_path"] == hostile.label
+
+
+def test_a_folder_by_another_way_there_is_left_alone(families, tmp_path, monkeypatch):
+    base, chat, cp = map(Checkpoint, families("llama"))
+    monkeypatch.chdir(tmp_path)
+    Path("mine").mkdir()
+    Path("mine/file").write_text("x")
+    Path("link").symlink_to("mine")
+    for path in (
+        ".",
+        "mine",
+        "mine/../mine",
+        "new/../mine",
+        "new/..",
+        "mine/.",
+        "link",
+        f"mine/../../{tmp_path.name}",
+    ):
+        with pytest.raises(FileExistsError, match=r"exists already|is a link"):
+            peft.export_adapter(chat - base, path, base=cp, rank=2)
+    assert sorted(p.name for p in tmp_path.rglob("*")) == ["file", "link", "mine"]
 
 
 def test_the_command_writes_an_adapter_in_place_of_a_model(families, tmp_path, capsys):

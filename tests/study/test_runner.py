@@ -394,3 +394,22 @@ def test_a_clock_that_is_set_back_gives_no_negative_seconds(lab, run, monkeypatc
     (record,) = records.values()
     assert record["status"] == "done" and 0 < record["seconds"] < 300
     assert "left" not in lines[-1] or "-" not in lines[-1]
+
+
+def test_a_clock_that_is_set_back_and_forward_changes_nothing(lab):
+    """A laptop that wakes, a node whose clock is corrected by years: no negative seconds, no cell that runs again."""
+    lab.notebook("cell", "seed: int = 0  # seed", START, SUMMARY)
+    lab.study("notebooks: {cell.ipynb: {}}")
+    (lab.root / "sitecustomize.py").write_text(
+        "import itertools, time\n"
+        "real, jumps = time.time, itertools.cycle([0, -400 * 86400, 400 * 86400])\n"
+        "time.time = lambda: real() + next(jumps)\n"
+    )
+    status, text = lab.run("--workers", "1")
+    assert status == 0 and "[1/1] done" in text, text
+    (record,) = lab.records().values()
+    assert 0 <= record["seconds"] < 300 and "-" not in text.split("done")[1].split("s")[0]
+    page = (lab.out / "index.html").read_bytes()
+    status, text = lab.run("--workers", "1")
+    assert status == 0 and text.startswith("1 cells, 1 already done, 0 to run"), text
+    assert (lab.out / "index.html").read_bytes() == page

@@ -136,3 +136,32 @@ def test_a_secret_that_the_notebook_itself_sets_is_in_no_file(lab, sets, ends):
     for path in lab.out.rglob("*"):
         assert not path.is_file() or b"SetInside01" * 3 not in path.read_bytes(), path
     assert not list(lab.out.rglob(".secrets"))
+
+
+@pytest.mark.parametrize("mask", ["000", "077"])
+def test_whatever_the_umask_nobody_reads_a_secret_and_results_have_its_modes(lab, mask):
+    """000 lets everybody write, 077 nobody else read: while it runs a cell is its user's alone, and afterwards as asked."""
+    lab.notebook(
+        "n",
+        "a: int = 1",
+        """
+        import os, pathlib, pandas
+        from chatvec_lab import study
+        folder = pathlib.Path(out_dir)
+        (folder / "token.txt").write_text(os.environ["MY_TOKEN"])
+        print(oct(folder.stat().st_mode & 0o777))
+        out = study.output(out_dir)
+        study.save_table(out, "t", pandas.DataFrame({"x": [1.0]}), caption="c")
+        study.save_summary(out, question="q", answer="a")
+        """,
+    )
+    lab.study("notebooks: {n.ipynb: {}}")
+    lab.environment |= {"MY_TOKEN": TOKENS[1]}
+    process = lab.start("--workers", "1", preexec_fn=lambda: os.umask(int(mask, 8)))
+    text, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, text
+    assert "0o700" in next(lab.out.glob("cells/n/*/run.log")).read_text()
+    expected = {True: 0o777 & ~int(mask, 8), False: 0o666 & ~int(mask, 8)}
+    for path in [lab.out, *lab.out.rglob("*")]:
+        assert stat.S_IMODE(path.stat().st_mode) == expected[path.is_dir()], path
+        assert path.is_dir() or TOKENS[1].encode() not in path.read_bytes(), path

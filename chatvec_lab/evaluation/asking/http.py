@@ -375,13 +375,22 @@ def _refusal(url: str, status: int, trouble: str, key_env: str | None) -> Except
 
 
 def _retry_after(headers: httpx.Headers) -> float | None:
-    """Seconds that the server asks to wait, as a number or a date; None if it does not say."""
+    """Seconds that the server asks to wait, as a number or a date; None if it does not say.
+
+    A date is read by the server's own clock where it tells it: ours may be wrong by years.
+    """
     for name, unit in (("retry-after-ms", 1e-3), ("retry-after", 1.0)):
         try:
             return max(0.0, float(headers[name]) * unit)
         except (KeyError, ValueError):
             continue
+    then = _moment(headers.get("retry-after"))
+    now = _moment(headers.get("date"))
+    return None if then is None else max(0.0, then - (time.time() if now is None else now))
+
+
+def _moment(text: str | None) -> float | None:
     try:
-        return max(0.0, parsedate_to_datetime(headers["retry-after"]).timestamp() - time.time())
-    except (KeyError, ValueError, TypeError):
+        return parsedate_to_datetime(text or "").timestamp()
+    except (ValueError, TypeError, OverflowError):
         return None

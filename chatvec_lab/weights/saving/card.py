@@ -6,6 +6,8 @@ import re
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
+from chatvec_lab.weights.sources.source import is_hub_id
+
 if TYPE_CHECKING:
     from chatvec_lab.weights.merged import MergedCheckpoint
     from chatvec_lab.weights.vector import WeightVector
@@ -45,7 +47,7 @@ def inline(text: Any) -> str:
 
 def hub_names(names: Iterable[str]) -> list[str]:
     """Those of the sources' names that are ids of the hub, which a card's front matter may link to."""
-    return [name for name in names if re.fullmatch(r"[\w.-]+/[\w.-]+", name)]
+    return [name for name in names if is_hub_id(name)]
 
 
 def _formula(recipe: dict) -> str:

@@ -39,12 +39,19 @@ STAGE = "companions"  # where all but the shards is written first
 
 def refuse_existing(path: Path) -> None:
     """FileExistsError where a finished folder could not or must not be put."""
+    path = settled(path)
     if path.is_symlink() or path.is_mount():  # neither can be replaced by the finished folder
         raise FileExistsError(f"{path} is a link or a mounted disk. Choose a folder inside it.")
     if path.exists() and not (path.is_dir() and not any(path.iterdir())):
         raise FileExistsError(
             f"{path} exists already and is left as it is. Choose another folder or remove it first."
         )
+
+
+def settled(path: Path) -> Path:
+    """The whole path without "..", so that a folder has one name: "new/.." is here, whether there is a "new" or not."""
+    path = Path(path)
+    return path.resolve() if path.name in ("", "..") else path.parent.resolve() / path.name
 
 
 def refuse_full_disk(parent: Path, needed: int) -> None:
@@ -135,7 +142,7 @@ def commit(
     `key` are kept (read again, and compared with their digests). Raises FileExistsError when `path` exists, when
     another process saves to it, or when the folder to work in holds what this project did not put there.
     """
-    path = path.absolute()
+    path = settled(path)
     refuse_existing(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     folder = path.with_name(f".{path.name}.partial")

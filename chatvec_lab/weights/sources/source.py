@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -64,10 +65,15 @@ def open_source(source: str, revision: str | None = None) -> Source:
 
 
 def looks_like_hub_id(source: str) -> bool:
-    parts = source.split("/")
-    return (
-        len(parts) == 2
-        and all(parts)
-        and not source.startswith((".", "~", "/"))
-        and not Path(source).exists()
-    )
+    """Whether a text is an id of the hub's and no path here."""
+    return is_hub_id(source) and not Path(source).exists()
+
+
+def is_hub_id(text: str) -> bool:
+    """Whether the hub could have a model of this name: "owner/name", by its own rules for names.
+
+    >>> [is_hub_id(text) for text in ("meta-llama/Llama-2-7b", "../x", "a/..", "/a", "a/b/c", "a/-b", "~/x")]
+    [True, False, False, False, False, False, False]
+    """
+    is_formed = re.fullmatch(r"\b[\w.-]{1,96}\b/\b[\w.-]{1,96}\b", text, re.ASCII)
+    return bool(is_formed) and not re.search(r"--|\.\.|\.git$", text)

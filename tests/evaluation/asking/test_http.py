@@ -153,6 +153,21 @@ def test_retry_after_as_a_date_and_in_milliseconds():
     assert _retry_after(httpx.Headers({"retry-after": "-3"})) == 0
 
 
+@pytest.mark.parametrize("wrong", [-400 * 86400, 400 * 86400])
+def test_a_wait_until_a_date_does_not_believe_our_own_clock(monkeypatch, wrong):
+    from email.utils import formatdate
+
+    import httpx
+
+    from chatvec_lab.evaluation.asking.http import _retry_after
+
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now + wrong)
+    until = {"Retry-After": formatdate(now + 90, usegmt=True)}
+    assert _retry_after(httpx.Headers(until | {"Date": formatdate(now, usegmt=True)})) == 90
+    assert _retry_after(httpx.Headers(until | {"Date": "soon"})) == pytest.approx(max(0, 90 - wrong), abs=2)
+
+
 def test_a_server_that_asks_for_too_long_a_wait_ends_the_request():
     server = FlakyServer(lambda path, body: {}, trouble=1.0)
     server.choose = lambda question: "busy"
