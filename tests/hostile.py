@@ -1,6 +1,7 @@
 """Damaged text files by the thousand: each trial ends right, or in one paragraph that names the file.
 
-Each trial runs in a forked child with a limit of 20 seconds of the processor and 2 GB. Its outcome is one of
+Each trial runs in a forked child with a limit of 20 seconds of the processor, and 2 GB for all that the child tries. Its
+outcome is one of
 
     right      the file is still one that can be read
     named      an error of one paragraph that names the file (or its folder)
@@ -16,14 +17,17 @@ import os
 import random
 import re
 import resource
+import shutil
 import signal
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NoReturn
 
 from chatvec_lab.mistakes import is_mistake
 
 SECONDS, BYTES = 20, 2 << 30
+TOGETHER = 25  # trials of one child
 BAD = ("unnamed", "traceback", "stopped")
 
 VALUES = [b"null", b"true", b"[]", b"{}", b'""', b"0", b"-1", b"1e999", b"NaN", b"9" * 400, b'"\\ud800"', b"[[1]]",
@@ -100,28 +104,40 @@ def _whole(content, draw):
 CHANGES = (_flip, _cut, _drop, _repeat, _insert, _value, _line, _whole)
 
 
-def trial(read: Callable[[], object], file: Path) -> tuple[str, str]:
-    """(outcome, what was said) of `read()`, in a child of its own."""
-    reader, writer = os.pipe()
-    child = os.fork()
-    if child == 0:
-        os.close(reader)
-        for number in (signal.SIGALRM, signal.SIGPROF):
-            signal.signal(number, lambda *_: os._exit(9))
+def trials(read: Callable[[Path], object], files: list[Path]) -> Iterator[tuple[str, str]]:
+    """(outcome, what was said) of `read(file)` for each, in forked children.
+
+    A child takes one file after the other, since a fork costs more than most trials; where it ends, another one goes on.
+    """
+    while files:
+        reader, writer = os.pipe()
+        child = os.fork()
+        if child == 0:
+            os.close(reader)
+            _try(read, files, writer)
+        os.close(writer)
+        with os.fdopen(reader, "rb") as pipe:
+            said = [json.loads(line) for line in pipe.read().splitlines() if line.endswith(b"]")]
+        os.waitpid(child, 0)
+        yield from map(tuple, said)
+        if len(said) < len(files):  # the next one ended it
+            yield "stopped", ""
+        files = files[len(said) + 1 :]
+
+
+def _try(read: Callable[[Path], object], files: list[Path], writer: int) -> NoReturn:
+    for number in (signal.SIGALRM, signal.SIGPROF):
+        signal.signal(number, lambda *_: os._exit(9))
+    size = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (size + BYTES, size + BYTES))
+    warnings.simplefilter("ignore")
+    for file in files:
         signal.setitimer(
             signal.ITIMER_PROF, SECONDS
         )  # of the processor: a busy machine is no fault of the file's
-        signal.alarm(10 * SECONDS)
-        size = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-        resource.setrlimit(resource.RLIMIT_AS, (size + BYTES, size + BYTES))
-        warnings.simplefilter("ignore")
-        os.write(writer, json.dumps(_outcome(read, file)).encode()[:60_000])
-        os._exit(0)
-    os.close(writer)
-    with os.fdopen(reader, "rb") as pipe:
-        said = pipe.read()
-    os.waitpid(child, 0)
-    return tuple(json.loads(said)) if said else ("stopped", "")
+        signal.alarm(60 * SECONDS)
+        os.write(writer, json.dumps(_outcome(lambda file=file: read(file), file)).encode() + b"\n")
+    os._exit(0)
 
 
 def _outcome(read: Callable[[], object], file: Path) -> tuple[str, str]:
@@ -139,7 +155,7 @@ def _outcome(read: Callable[[], object], file: Path) -> tuple[str, str]:
 
 
 def campaign(
-    kinds: dict, trials: int, seed: int, folder: Path, kept: Path | None = None
+    kinds: dict, count: int, seed: int, folder: Path, kept: Path | None = None
 ) -> dict[str, dict[str, int]]:
     """Counts of outcomes for each kind of file, and a list of what was bad: {kind: {outcome: n}}.
 
@@ -158,15 +174,22 @@ def campaign(
         content = source.read_bytes()
         place = folder / kind.replace("/", "-")
         place.mkdir(parents=True, exist_ok=True)
-        file = place / source.name
-        for number in range(trials):
-            if (kind, number) not in done:
+        todo = [number for number in range(count) if (kind, number) not in done]
+        for start in range(0, len(todo), TOGETHER):
+            some = todo[start : start + TOGETHER]
+            files = [
+                place / str(number) / source.name for number in some
+            ]  # nothing that is kept by path is met again
+            for number, file in zip(some, files, strict=True):
+                file.parent.mkdir()
                 file.write_bytes(damaged(content, random.Random(f"{seed}/{kind}/{number}")))
-                outcome, said = trial(lambda read=read, file=file: read(file), file)
+            for number, (outcome, said) in zip(some, trials(read, files), strict=True):
                 done[kind, number] = [outcome, said]
                 if kept is not None:
                     with kept.open("a", encoding="utf-8") as lines:
                         lines.write(json.dumps([kind, number, outcome, said, seed]) + "\n")
+                shutil.rmtree(place / str(number))
+        for number in range(count):
             outcome, said = done[kind, number][:2]
             tally = counts.setdefault(kind, {})
             tally[outcome] = tally.get(outcome, 0) + 1

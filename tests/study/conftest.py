@@ -49,6 +49,8 @@ def write_notebook(path: Path, parameters: str, *code: str, title: str = "A tiny
 class Lab:
     """A folder with a copy of the machinery, so that editing it, or a colleague's edit, is under control."""
 
+    patience = 300.0  # seconds for one command
+
     def __init__(self, root: Path):
         self.root, self.out = root, root / "out"
         source = fingerprint.PACKAGE
@@ -85,7 +87,7 @@ class Lab:
     def run(self, *arguments: str, name: str = "tiny") -> tuple[int, str]:
         """Exit status and everything printed of `run tiny.yaml --out out ARGUMENTS`."""
         process = self.start(*arguments, name=name)
-        text, _ = process.communicate(timeout=300)
+        text, _ = process.communicate(timeout=self.patience)
         return process.returncode, text
 
     def records(self) -> dict[str, dict]:

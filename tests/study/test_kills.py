@@ -39,7 +39,7 @@ def results(lab) -> dict[str, bytes]:
     return {str(file.relative_to(lab.out)): file.read_bytes() for file in sorted(files)}
 
 
-def stop(process, instant: float, how: signal.Signals, *, group: bool) -> bool:
+def stop(process, instant: float, how: signal.Signals, *, group: bool, patience: float = 180) -> bool:
     """Send a signal to a command after so many seconds; whether it was still at work. All below it must be gone soon."""
     time.sleep(instant)
     if process.poll() is not None:
@@ -49,8 +49,8 @@ def stop(process, instant: float, how: signal.Signals, *, group: bool) -> bool:
         (os.killpg if group else os.kill)(process.pid, how)
     except (psutil.NoSuchProcess, ProcessLookupError):  # done meanwhile
         return False
-    process.wait(180)  # seconds of a machine that is busy with others
-    _, alive = psutil.wait_procs(below, timeout=30)
+    process.wait(patience)
+    _, alive = psutil.wait_procs(below, timeout=patience / 6)
     assert not alive, f"after {how.name} at {instant:.2f} s there is left {[p.cmdline() for p in alive]}"
     return True
 
@@ -72,6 +72,7 @@ def test_two_hundred_kills_of_a_study(lab, part):
 
 def campaign(lab, kills: int, seed: str) -> None:
     """A study of three cells, killed so many times at instants that the seed draws: within what is left of its work."""
+    lab.patience = 3600  # a campaign's machine may be suspended meanwhile
     lab.notebook("made", "seed: int = 0  # seed", MADE)
     lab.notebook("joined", "made: list[str] = []  # folders", JOINED)
     lab.study("""
@@ -96,9 +97,9 @@ def campaign(lab, kills: int, seed: str) -> None:
         left = undisturbed * (4 - len(done)) / 4
         instant, group = chance.uniform(0.1, left), how != signal.SIGKILL and chance.random() < 0.5
         if killed < kills:
-            killed += stop(process, instant, how, group=group)
+            killed += stop(process, instant, how, group=group, patience=lab.patience)
             print(f"{killed} of {kills}: {how.name} at {instant:.2f} s of {left:.2f}", flush=True)
-        text, _ = process.communicate(timeout=300)
+        text, _ = process.communicate(timeout=lab.patience)
         ends = {0, -signal.SIGKILL, 128 + how, -how}  # the last before Python has started
         assert process.returncode in ends, f"{how.name} at {instant:.2f} s: {process.returncode}\n{text}"
         now = {path: record for path, record in lab.records().items() if record["status"] == "done"}

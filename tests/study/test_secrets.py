@@ -165,3 +165,30 @@ def test_whatever_the_umask_nobody_reads_a_secret_and_results_have_its_modes(lab
     for path in [lab.out, *lab.out.rglob("*")]:
         assert stat.S_IMODE(path.stat().st_mode) == expected[path.is_dir()], path
         assert path.is_dir() or TOKENS[1].encode() not in path.read_bytes(), path
+
+
+def test_a_key_that_no_variable_holds_is_in_no_file_either(lab):
+    """Typed into the notebook, or in an exception of a client that read it from a place of its own."""
+    token = "ghp_" + "aB3dE" * 8
+    lab.notebook(
+        "n",
+        "a: int = 1",
+        f"""
+        import pandas, pathlib
+        from chatvec_lab import study
+        token = "{token}"
+        (pathlib.Path(out_dir) / "mine.json").write_text('{{"headers": ["Bearer ' + token + '"]}}')
+        study.save_table(study.output(out_dir), "t", pandas.DataFrame({{"error": [token]}}), caption=token)
+        raise RuntimeError(f"401 for https://me:Pa55word@host/v1?api_key={{token[4:]}} with Bearer {{token}}")
+        """,
+    )
+    lab.study("notebooks: {n.ipynb: {}}")
+    status, said = lab.run("--workers", "1")
+    assert status == 1 and "401 for https://me:<password in an address>@host/v1?api_key=<key in a" in said, (
+        said
+    )
+    for path in [path for path in lab.out.rglob("*") if path.is_file()]:
+        content = path.read_bytes()
+        assert not [s for s in (token[4:], "Pa55word") if s.encode() in content], path
+    (record,) = lab.records().values()
+    assert {"GitHub token", "password in an address"} <= set(record["hidden"])
