@@ -4,8 +4,10 @@ By SIGKILL of the command alone, as the system does when memory is gone, and by 
 processes: no worker, no kernel and none of what a kernel started is left, and no half file.
 """
 
+import contextlib
 import os
 import random
+import resource
 import shutil
 import signal
 import time
@@ -39,9 +41,22 @@ def results(lab) -> dict[str, bytes]:
     return {str(file.relative_to(lab.out)): file.read_bytes() for file in sorted(files)}
 
 
+def spent(process) -> float:
+    """Seconds of the processor that a command and all below it have used: an instant of its work on however busy a machine."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        family = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
+        seconds = 0.0
+        for member in family:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                seconds += sum(member.cpu_times()[:4])  # with those of children that have ended
+        return seconds
+    return float("inf")
+
+
 def stop(process, instant: float, how: signal.Signals, *, group: bool, patience: float = 180) -> bool:
-    """Send a signal to a command after so many seconds; whether it was still at work. All below it must be gone soon."""
-    time.sleep(instant)
+    """Send a signal to a command at an instant of its work; whether it was still at work. All below it must be gone soon."""
+    while process.poll() is None and spent(process) < instant:
+        time.sleep(0.02)
     if process.poll() is not None:
         return False
     try:
@@ -80,9 +95,10 @@ def campaign(lab, kills: int, seed: str) -> None:
           made.ipynb: {grid: {seed: [0, 1]}}
           joined.ipynb: {needs: {made: made}}
     """)
-    start = time.monotonic()
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
     status, text = lab.run("--workers", "2")
-    undisturbed = time.monotonic() - start
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    undisturbed = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     assert status == 0, text
     expected = results(lab)
     assert len(expected) == 2 + 2 + 2 * 3 + 3
@@ -95,10 +111,13 @@ def campaign(lab, kills: int, seed: str) -> None:
         process = lab.start("--workers", "2", start_new_session=True)
         how = chance.choice([signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
         left = undisturbed * (4 - len(done)) / 4
-        instant, group = chance.uniform(0.1, left), how != signal.SIGKILL and chance.random() < 0.5
+        instant, group = chance.uniform(0.01, left), how != signal.SIGKILL and chance.random() < 0.5
         if killed < kills:
             killed += stop(process, instant, how, group=group, patience=lab.patience)
-            print(f"{killed} of {kills}: {how.name} at {instant:.2f} s of {left:.2f}", flush=True)
+            print(
+                f"{killed} of {kills}: {how.name} at {instant:.2f} s of {left:.2f} of the processor",
+                flush=True,
+            )
         text, _ = process.communicate(timeout=lab.patience)
         ends = {0, -signal.SIGKILL, 128 + how, -how}  # the last before Python has started
         assert process.returncode in ends, f"{how.name} at {instant:.2f} s: {process.returncode}\n{text}"
