@@ -273,18 +273,29 @@ def _checks(row: dict, place: str) -> list[dict]:
         ):
             raise ValueError(f"{place}, column checks is no list of objects with an instruction")
         return [
-            {**one, "kwargs": _given(one.get("kwargs"))} if "kwargs" in one else dict(one) for one in listed
+            {**one, "kwargs": _given(one["kwargs"], f"{place}, column checks")}
+            if "kwargs" in one
+            else dict(one)
+            for one in listed
         ]
-    kwargs = _object(row.get("kwargs"), f"{place}, column kwargs") or [{}] * len(listed)
+    kwargs = _object(row.get("kwargs"), f"{place}, column kwargs")
+    if isinstance(listed, list) and not kwargs:
+        kwargs = [{}] * len(listed)
     if not isinstance(listed, list) or not isinstance(kwargs, list) or len(listed) != len(kwargs):
         raise ValueError(f"{place}: instruction_id_list and kwargs are two lists of the same length")
     return [
-        {"instruction": name, "kwargs": _given(_object(given, f"{place}, column kwargs"))}
+        {"instruction": name, "kwargs": _given(given, f"{place}, column kwargs")}
         for name, given in zip(listed, kwargs, strict=True)
     ]
 
 
-def _given(kwargs: Mapping | None) -> dict:
+def _given(said: Any, place: str) -> dict:
+    """The arguments of one check, without nulls."""
+    kwargs = _object(said, place)
+    if not isinstance(kwargs, Mapping | None):
+        raise ValueError(
+            f"{place}: the kwargs of a check are an object of names and values, got {kwargs!r:.40}"
+        )
     return {k: v for k, v in (kwargs or {}).items() if v is not None and v == v}
 
 

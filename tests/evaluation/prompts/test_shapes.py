@@ -72,6 +72,12 @@ def test_every_shape_is_asked_as_meant(row, turns, reference, suffix, tmp_path):
         ({"prompt": "[{'role': 'user', 'content': 'Hi'}]"}, "as Python prints it"),
         ({"prompt": "Hi", "checks": "[{]"}, "column checks, column 3: this is not JSON"),
         ({"prompt": "Hi", "instruction_id_list": ["a", "b"], "kwargs": [{}]}, "two lists of the same length"),
+        ({"prompt": "Hi", "instruction_id_list": 7}, "two lists of the same length"),
+        ({"prompt": "Hi", "instruction_id_list": ["a"], "kwargs": {"a": 1}}, "two lists of the same length"),
+        ({"prompt": "Hi", "instruction_id_list": ["a"], "kwargs": [7]}, "column kwargs: the kwargs of a check are"),
+        ({"prompt": "Hi", "checks": [{"instruction": "a", "kwargs": 3}]}, "column checks: the kwargs of a check are"),
+        ({"prompt": "Hi", "checks": [{"instruction": "a", "kwargs": ["n", 3]}]}, r"got \['n', 3\]"),
+        ({"prompt": "Hi", "checks": [{"instruction": "a", "kwargs": "{"}]}, "column checks"),
         ([1, 2], "row 0 is list"),
     ],
 )  # fmt: skip
