@@ -158,7 +158,7 @@ def test_an_adapter_of_the_hub_is_a_member(served, tmp_path, hub):  # noqa: F811
 
 def test_an_adapter_of_the_hub_is_described_by_headers_of_its_base(served, tmp_path, hub):  # noqa: F811
     pytest.importorskip("peft")
-    address, home, asked, _ = served
+    address, home, _, _ = served
     _adapter_of(served, tmp_path, "lab/base")
     hub[1]["lab/lora"] = tmp_path / "lora"
     done = run(address, home, "from chatvec_lab.weights.inspect import inspect; print(inspect('lab/lora'))")
