@@ -28,7 +28,7 @@ class GGUF:
     Config, vocabulary, chat template and tokenizer come from the file's own metadata. As the CP of a merge it can be
     saved; `LiveModel` needs that saved model, since transformers reads weights from files of its own.
 
-    Raises ImportError without gguf, ValueError for another architecture, experts, unknown tensors, damaged files.
+    Raises ImportError without gguf, ValueError for another architecture, unknown tensors, damaged files.
     """
 
     refused = ""  # its blocks are dequantised as they are read; `tensors.note` says so
@@ -109,6 +109,11 @@ class GGUF:
             "attention_bias": any(n.endswith("q_proj.bias") for n in names),
             "mlp_bias": any(n.endswith("up_proj.bias") for n in names), "dtype": "float32",
         }  # fmt: skip
+        if self.tensors.experts:
+            del config["attention_bias"], config["mlp_bias"]
+            config |= {"architectures": ["MixtralForCausalLM"], "model_type": "mixtral",
+                       "num_local_experts": self.tensors.experts,
+                       "num_experts_per_tok": self._count("expert_used_count")}  # fmt: skip
         for key in ("bos", "eos"):
             row = self.field(f"tokenizer.ggml.{key}_token_id", None, int)
             if row is not None:

@@ -6,6 +6,7 @@ others are rearranged on the way, and are refused by name. Needs transformers an
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from typing import Any
 # llama.cpp's architectures; True: norms are stored with 1 added
 ARCHITECTURES = {
     "qwen2": False, "qwen3": False, "phi3": False, "starcoder2": False, "gemma2": True, "gemma3": True,
-    "nemotron": True,
+    "nemotron": True, "qwen2moe": False, "qwen3moe": False,
 }  # fmt: skip
 
 
@@ -26,14 +27,15 @@ class Mapped:
     adds_one: bool
 
 
-def mapped(path: Path, architecture: str, rows: int, head_size: int | None) -> Mapped:
-    """What transformers says of a file with so many rows of tokens. ValueError naming the file where it does not know it.
+def mapped(path: Path, architecture: str, own: Mapping[str, Any]) -> Mapped:
+    """What transformers says of a file. ValueError naming the file where it does not know it.
 
-    `head_size` is the file's own, which transformers leaves out for some architectures.
+    `own` are facts of the file in transformers' words, which it leaves out, or at their defaults, for some architectures.
     """
     import torch
     from transformers import CONFIG_MAPPING, AutoModelForCausalLM
     from transformers.modeling_gguf_pytorch_utils import (
+        Qwen2MoeTensorProcessor,
         TensorProcessor,
         get_gguf_hf_weights_map,
         load_gguf_checkpoint,
@@ -41,11 +43,11 @@ def mapped(path: Path, architecture: str, rows: int, head_size: int | None) -> M
 
     try:
         stated = load_gguf_checkpoint(str(path))["config"]
-        stated = {**stated, "vocab_size": rows, **({"head_dim": head_size} if head_size else {})}
-        config = CONFIG_MAPPING[stated["model_type"]].from_dict(stated)
+        config = CONFIG_MAPPING[stated["model_type"]].from_dict({**stated, **own})
         with torch.device("meta"):
             model = AutoModelForCausalLM.from_config(config)
-        names = get_gguf_hf_weights_map(model, TensorProcessor(config.to_dict()))
+        processor = Qwen2MoeTensorProcessor if architecture.endswith("moe") else TensorProcessor
+        names = get_gguf_hf_weights_map(model, processor(config.to_dict()))
     except (ValueError, KeyError, TypeError, AttributeError, NotImplementedError, RuntimeError) as error:
         raise ValueError(
             f"{path.name}: transformers cannot tell its config or names ({type(error).__name__}: {error}). Use the "

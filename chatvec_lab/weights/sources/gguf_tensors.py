@@ -1,7 +1,8 @@
 """The tensors of a GGUF file: transformers' names, row order and dtypes, checked against the file.
 
 Query and key rows of a Llama are permuted in the file, and come back in order here; norms that are stored with 1 added
-come back without; blocks are dequantised to float32 as they are read. Other architectures are in `gguf_others`.
+come back without; blocks are dequantised to float32 as they are read. A stack of experts comes back as one tensor an
+expert, as the model's own files have them. Other architectures are in `gguf_others`.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Hashable
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +24,13 @@ _LAYER = {
     "attn_norm": "input_layernorm", "attn_q": "self_attn.q_proj", "attn_k": "self_attn.k_proj",
     "attn_v": "self_attn.v_proj", "attn_output": "self_attn.o_proj", "ffn_norm": "post_attention_layernorm",
     "ffn_gate": "mlp.gate_proj", "ffn_up": "mlp.up_proj", "ffn_down": "mlp.down_proj",
+    "ffn_gate_inp": "block_sparse_moe.gate",
 }  # fmt: skip
+# widths of the experts, by whose rows they are
+_INNER = {"moe_intermediate_size": "exps", "shared_expert_intermediate_size": "shexp"}
+_STACK = re.compile(r"blk\.(\d+)\.ffn_(gate|up|down)_exps\.weight")
+# what an expert of Mixtral (a Llama with experts) calls its three matrices
+_MIXTRAL = {"gate": "w1", "up": "w3", "down": "w2"}
 _NATIVE = {"F32": "float32", "F16": "float16", "BF16": "bfloat16", "F64": "float64"}
 EMBEDDING = "model.embed_tokens.weight"
 # constants that llama.cpp derives from the rope settings
@@ -39,25 +47,54 @@ class Heads:
     size: int
 
 
+@dataclass(frozen=True)
+class Held:
+    """Where a tensor is in the file: in one of the reader's, whole, or as one of the experts stacked there."""
+
+    tensor: Any
+    expert: int | None = None
+
+    @property
+    def kind(self):
+        return self.tensor.tensor_type
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        shape = tuple(int(n) for n in reversed(self.tensor.shape))
+        if self.tensor.name.endswith("ffn_gate_inp_shexp.weight"):  # stored without its one row
+            return (1, *shape)
+        return shape if self.expert is None else shape[1:]
+
+    @property
+    def offset(self) -> int:
+        stack = int(self.tensor.shape[-1]) if self.expert is not None else 1
+        return int(self.tensor.data_offset) + int(self.tensor.n_bytes) // stack * (self.expert or 0)
+
+    def rows(self) -> np.ndarray:
+        """All its rows as bytes of the file, (rows, bytes); mapped, not read."""
+        data, shape = self.tensor.data, self.shape
+        if self.expert is not None:
+            data = data[self.expert]
+        return data.reshape(prod(shape) // (shape[-1] if len(shape) > 1 else 1), -1)
+
+
 class GGUFTensors:
     """The tensors of one GGUF file under transformers' names (see `Tensors`)."""
 
     def __init__(self, path: Path, reader, field):
         self.path = path
         self.mapped = _mapped(path, reader, field)  # None: a Llama
-        self._tensors, self.scales_rotary = _named(path, reader, self.mapped)
+        self.experts = field(f"{field('general.architecture')}.expert_count", 0, int)
+        self._tensors, self.scales_rotary = _named(path, reader, self.mapped, self.experts)
         self._stored = Stored(
             {
-                name: Entry(
-                    path, int(t.data_offset), _NATIVE.get(t.tensor_type.name, "float32"),
-                    tuple(int(n) for n in reversed(t.shape)),
-                )
-                for name, t in self._tensors.items()
+                name: Entry(path, held.offset, _NATIVE.get(held.kind.name, "float32"), held.shape)
+                for name, held in self._tensors.items()
             }
         )  # fmt: skip
         _check_places(path, reader)
         self.heads = None if self.mapped else _heads(path, field, self._stored)
-        self.formats = ", ".join(sorted({t.tensor_type.name for t in self._tensors.values()} - set(_NATIVE)))
+        self.formats = ", ".join(sorted({held.kind.name for held in self._tensors.values()} - set(_NATIVE)))
         self.note = f"dequantised from {self.formats}" if self.formats else ""
 
     @property
@@ -78,7 +115,7 @@ class GGUFTensors:
 
     def quantised(self, name: str) -> str:
         self._stored.entry(name)
-        kind = self._tensors[name].tensor_type.name
+        kind = self._tensors[name].kind.name
         return "" if kind in _NATIVE else kind
 
     def stored_dtype(self, name: str) -> str:
@@ -93,9 +130,7 @@ class GGUFTensors:
         first, last = start // width, max(start // width + 1, -(-stop // width))
         rows = np.arange(first, last)
         return (
-            noise_of(self._rows(name, rows), self._tensors[name].tensor_type)
-            * (stop - start)
-            / (rows.size * width)
+            noise_of(self._rows(name, rows), self._tensors[name].kind) * (stop - start) / (rows.size * width)
         )
 
     def fingerprint(self) -> str:
@@ -106,25 +141,21 @@ class GGUFTensors:
 
     def fill(self, name: str, start: int, stop: int, out: np.ndarray) -> np.ndarray:
         entry = self._stored.entry(name)
-        tensor = self._tensors[name]
+        kind = self._tensors[name].kind
         heads = self._permuted_heads(name)
         if self._has_one_added(name):
-            if tensor.tensor_type.name != "F32":
-                raise ValueError(
-                    f"{self.path.name}: {name} is stored as {tensor.tensor_type.name}, expected F32."
-                )
+            if kind.name != "F32":
+                raise ValueError(f"{self.path.name}: {name} is stored as {kind.name}, expected F32.")
             view = self._stored.fill(name, start, stop, out)
             view -= np.float32(1)
             return view
-        if heads is None and tensor.tensor_type.name in _NATIVE:
+        if heads is None and kind.name in _NATIVE:
             return self._stored.fill(name, start, stop, out)
         width = entry.shape[-1] if len(entry.shape) > 1 else 1
         first, last = start // width, -(-stop // width)
         stored = self._rows(name, np.arange(first, last))
         view = out[: stop - start]
-        view[:] = _values(stored, tensor.tensor_type).reshape(-1)[
-            start - first * width : stop - first * width
-        ]
+        view[:] = _values(stored, kind).reshape(-1)[start - first * width : stop - first * width]
         return view
 
     def _has_one_added(self, name: str) -> bool:
@@ -134,8 +165,7 @@ class GGUFTensors:
     def _rows(self, name: str, rows: np.ndarray) -> np.ndarray:
         """Rows of a tensor as the file's bytes, (rows, bytes)."""
         entry, heads = self._stored.entry(name), self._permuted_heads(name)
-        width = entry.shape[-1] if len(entry.shape) > 1 else 1
-        stored = self._tensors[name].data.reshape(entry.size // width, -1)
+        stored = self._tensors[name].rows()
         return stored[rows if heads is None else _row_in_file(rows, entry, heads)]
 
     def _permuted_heads(self, name: str) -> int | None:
@@ -156,29 +186,42 @@ def _mapped(path: Path, reader, field) -> Mapped | None:
             f"{', '.join(map(repr, sorted(ARCHITECTURES)))} are mapped to transformers' names. Use the model's "
             "safetensors."
         )
-    if field(f"{architecture}.expert_count", 0):
+    if field(f"{architecture}.expert_count", 0) and architecture not in ("llama", "qwen2moe", "qwen3moe"):
         raise ValueError(
-            f"{path.name} has experts, whose stacked tensors are not mapped. Use its safetensors."
+            f"{path.name} has experts, which are mapped for Mixtral, Qwen2-MoE and Qwen3-MoE alone. Use its safetensors."
         )
     if architecture == "llama":
         return None
-    rows = [int(t.shape[-1]) for t in reader.tensors if t.name == "token_embd.weight"]
+    rows = {t.name: int(t.shape[1]) for t in reader.tensors if len(t.shape) > 1}
     size = field(f"{architecture}.attention.key_length", None, int)
-    return mapped(path, architecture, rows[0] if rows else 0, size)
+    own = {"vocab_size": rows.get("token_embd.weight", 0), "head_dim": size}
+    if architecture.endswith("moe"):
+        own |= {key: rows.get(f"blk.0.ffn_gate_{part}.weight") for key, part in _INNER.items()}
+        own["norm_topk_prob"] = architecture == "qwen3moe"  # as llama.cpp computes; the file does not say
+    return mapped(path, architecture, {key: value for key, value in own.items() if value is not None})
 
 
-def _named(path: Path, reader, known: Mapped | None) -> tuple[dict[str, Any], bool]:
-    """transformers' name to the reader's tensor, and whether the file scales its rotary frequencies."""
+def _named(path: Path, reader, known: Mapped | None, experts: int) -> tuple[dict[str, Held], bool]:
+    """transformers' name to what holds it, and whether the file scales its rotary frequencies."""
     found, unknown, scales = {}, [], False
     for tensor in reader.tensors:
-        name = known.names.get(tensor.name) if known else _hf_name(tensor.name)
-        if name in found:
-            raise ValueError(f"{path} is damaged: it names {tensor.name} twice. Download it again.")
-        if name is not None:
-            found[name] = tensor
-        elif tensor.name in _IGNORED:
-            scales = True
+        stack = _STACK.fullmatch(tensor.name)
+        if stack:
+            if len(tensor.shape) != 3 or int(tensor.shape[-1]) != experts:
+                raise ValueError(
+                    f"{path} is damaged: {tensor.name} has the shape {tuple(int(n) for n in reversed(tensor.shape))}, and "
+                    f"the file's metadata say {experts} experts. Download it again."
+                )
+            held = {_expert(known, *stack.groups(), e): Held(tensor, e) for e in range(experts)}
         else:
+            name = known.names.get(tensor.name) if known else _hf_name(tensor.name)
+            held = {name: Held(tensor)} if name is not None else {}
+        if set(held) & set(found):
+            raise ValueError(f"{path} is damaged: it names {tensor.name} twice. Download it again.")
+        found |= held
+        if tensor.name in _IGNORED:
+            scales = True
+        elif not held:
             unknown.append(tensor.name)
     if unknown:
         raise ValueError(
@@ -187,6 +230,13 @@ def _named(path: Path, reader, known: Mapped | None) -> tuple[dict[str, Any], bo
     if EMBEDDING not in found:
         raise ValueError(f"{path} holds no token_embd.weight: it is damaged or no model. Download it again.")
     return found, scales
+
+
+def _expert(known: Mapped | None, layer: str, part: str, expert: int) -> str:
+    """The name of one expert's matrix in the model's own files."""
+    if known is None:
+        return f"model.layers.{layer}.block_sparse_moe.experts.{expert}.{_MIXTRAL[part]}.weight"
+    return f"model.layers.{layer}.mlp.experts.{expert}.{part}_proj.weight"
 
 
 def _check_places(path: Path, reader) -> None:
