@@ -90,7 +90,7 @@ class JsonlCache:
     ) -> tuple[set[str], dict[str, Exception]]:
         """Ask for what is not kept, `workers` questions at a time: (keys that were asked here, what failed).
 
-        `questions` maps keys to questions, and `request` takes both. What is under way at an interrupt is paid for, so it is kept.
+        `questions` maps keys to questions; `request` takes both. What is under way at an interrupt is paid for, and kept.
         """
         todo = {key: question for key, question in questions.items() if self.get(key) is None}
         results = map_concurrent(
