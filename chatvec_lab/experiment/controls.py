@@ -12,7 +12,7 @@ import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import product
+from itertools import product, repeat
 from typing import TYPE_CHECKING
 
 from chatvec_lab.experiment.exam import Exam, is_nano
@@ -73,10 +73,8 @@ def models(exam: Exam, scale: float, *, n: int = 78) -> "dict[str, Checkpoint | 
     found = {"CP": bare, WHOLE: at_scale(cp, tau, scale)}
     found |= {label: at_scale(cp, vector, scale) for label, vector in vectors(family).items()}
     if is_nano(family):
-        for label, changes in (
-            (RENAMED, renamings(family, language)),
-            (CONSTANT, steerings(family, language, scale)),
-        ):
+        chosen = {RENAMED: renamings(family, language), CONSTANT: steerings(family, language, scale)}
+        for label, changes in chosen.items():
             found[label] = best(exam, {str(change): Changed(bare, change) for change in changes}, n)
     return found
 
@@ -105,9 +103,8 @@ def gains(scores: "pd.DataFrame", measure: str) -> "pd.Series":
 
 def verdict(scores: "pd.DataFrame", measure: str) -> str:
     """In a sentence: which controls have more than half of the gain, and so what the gain does not need."""
-    shares = gains(scores, measure).drop(
-        WITHOUT, errors="ignore"
-    )  # the rest of τ: the more it has, the better
+    # without the rest of τ: the more that has, the better
+    shares = gains(scores, measure).drop(WITHOUT, errors="ignore")
     if shares.isna().all():
         return "CP + τ has no gain that a control could share."
     much = shares[shares > 0.5].sort_values(ascending=False)
@@ -175,20 +172,16 @@ def renamings(
     tau, cp = family.chat - family.base, family.cp[language]
     with loaded(at_scale(cp, tau, 0)) as (model, tokenizer):
         known = _prompts(tokenizer, language, 78)
-        kinds = len(world.ONE_TURN)
-        few = [
-            text
-            for i, text in enumerate(known)
-            if i % (len(known) // kinds) == i // (len(known) // kinds) % 2 * 3
-        ]
+        each = len(known) // len(world.ONE_TURN)
+        few = [text for i, text in enumerate(known) if i % each == i // each % 2 * 3]
         special = set(tokenizer.all_special_tokens)
         every = tokenizer.convert_ids_to_tokens(range(len(tokenizer)))
         tokens = [t for t in (tokens or every) if t not in special]
         frame = dict.fromkeys(tokenizer.tokenize("Q: A:\n", add_special_tokens=False))
         likely = _Likelihood(model, tokenizer, few)
+        markers = (world.USER, world.ASSISTANT)
         users, answers = (
-            likely.ranked(Renaming(((marker, token),)) for token in tokens)
-            for marker in (world.USER, world.ASSISTANT)
+            likely.ranked(Renaming(((marker, token),)) for token in tokens) for marker in markers
         )
         pairs = [Renaming(((world.USER, u), (world.ASSISTANT, a))) for u, a in product(frame, repeat=2)]
         pairs += [Renaming((*u.rows, *a.rows)) for u, a in product(users[:10], answers[:10])]
@@ -221,10 +214,8 @@ class _Likelihood:
         from torch.nn.functional import cross_entropy
 
         with torch.inference_mode(), change.made(self.model, self.tokenizer):
-            logits = self.model(self.ids).logits[:, :-1].float()
-            nats = cross_entropy(
-                logits.transpose(1, 2), self.labels[:, 1:], ignore_index=-100, reduction="sum"
-            )
+            logits = self.model(self.ids).logits[:, :-1].float().transpose(1, 2)
+            nats = cross_entropy(logits, self.labels[:, 1:], ignore_index=-100, reduction="sum")
         return nats.item() / len(self.ids)
 
 
@@ -263,15 +254,8 @@ class Steering:
     @contextmanager
     def made(self, model, tokenizer) -> Iterator[None]:
         """The layers hooked, and unhooked."""
-        hooks = [
-            layer.register_forward_hook(_adding(vector))
-            for layer, vector in zip(_layers(model), self.vectors, strict=True)
-        ]
-        try:
+        with _hooked(model, map(_adding, self.vectors)):
             yield
-        finally:
-            for hook in hooks:
-                hook.remove()
 
 
 def steerings(family: "Family", language: str, scale: float, *, n: int = 78) -> list[Steering]:
@@ -288,9 +272,8 @@ def steerings(family: "Family", language: str, scale: float, *, n: int = 78) -> 
         found = []
         for where in ("all positions", "replies"):
             wanted = _means(merged, texts, where)
-            found.append(
-                Steering(_matched(plain, tokenizer, texts, where, wanted), f"all layers, mean of {where}")
-            )
+            matched = _matched(plain, tokenizer, texts, where, wanted)
+            found.append(Steering(matched, f"all layers, mean of {where}"))
             change = wanted - _means(plain, texts, where)
             for layer in range(len(change)):
                 alone = torch.zeros_like(change)
@@ -314,25 +297,26 @@ def _means(model, texts, where: str) -> "torch.Tensor":
     import torch
 
     outputs: list = []
-    hooks = [
-        layer.register_forward_hook(lambda *call: outputs.append(_hidden(call[-1])))
-        for layer in _layers(model)
-    ]
     sums, count = 0, 0
-    try:
-        with torch.inference_mode():
-            for ids, start in texts:
-                outputs.clear()
-                model(torch.tensor([ids]))
-                first = (
-                    0 if where == "all positions" else start - 1
-                )  # from the position that says the first word
-                sums = sums + torch.stack([h[0, first:].sum(0) for h in outputs])
-                count += len(ids) - first
-    finally:
-        for hook in hooks:
-            hook.remove()
+    with _hooked(model, repeat(lambda *call: outputs.append(_hidden(call[-1])))), torch.inference_mode():
+        for ids, start in texts:
+            outputs.clear()
+            model(torch.tensor([ids]))
+            first = 0 if where == "all positions" else start - 1  # from the position that says the first word
+            sums = sums + torch.stack([h[0, first:].sum(0) for h in outputs])
+            count += len(ids) - first
     return (sums / count).clone()
+
+
+@contextmanager
+def _hooked(model, hooks: Iterable) -> Iterator[None]:
+    """Each layer with its hook on what it gives."""
+    handles = [layer.register_forward_hook(hook) for layer, hook in zip(_layers(model), hooks, strict=False)]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def _layers(model):

@@ -9,6 +9,7 @@ seeds; every other figure comes from the test draw.
 import argparse
 import json
 from collections.abc import Iterable, Iterator
+from itertools import product
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,6 +25,7 @@ from chatvec_lab.nano import world
 from chatvec_lab.paths import DATA
 
 SCALES = (0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0)
+NONE = float("nan")  # the scale of a model without tau
 PARTS = ("validation", "main", "extra", "controls")
 VALIDATION_N = 130  # one-turn prompts a cell; the world holds out no more of each kind for validation
 NAMES = {  # of the measures in `summary`, for readers
@@ -58,55 +60,47 @@ def loss_curves(family: str, seed: int = 0, *, data: Path = DATA / "nano") -> pd
 def main_cells(family: Family, language: str, scale: float) -> Iterator[Cell]:
     """The claim and its baselines, for one seed and language."""
     cp, tau = family.cp[language], family.chat - family.base
-    none = float("nan")
-    yield Cell("chat", none, family.chat)
-    yield Cell("cp", 0.0, cp)
-    yield Cell("cp in the plain frame", 0.0, cp, "qa")
-    yield Cell("cp with three examples", 0.0, cp, "examples")
-    yield Cell("cp raw", 0.0, cp, "raw")
-    for s in sorted({*CURVE, scale}):
-        yield Cell("cp + tau", s, cp + s * tau)
+    yield Cell("chat", NONE, family.chat)
+    frames = {"": "chat", " in the plain frame": "qa", " with three examples": "examples", " raw": "raw"}
+    yield from (Cell(f"cp{words}", 0.0, cp, frame) for words, frame in frames.items())
+    yield from (Cell("cp + tau", s, cp + s * tau) for s in sorted({*CURVE, scale}))
     yield Cell("cp + tau raw", scale, cp + scale * tau, "raw")
     yield Cell("cp + random", scale, cp + scale * tau.random_like(1))
 
 
 def extra_cells(family: Family, language: str, scale: float, other: Family | None) -> Iterator[Cell]:
     """Controls and the paper's other orders, as far as their members are trained."""
-    cp, base, none = family.cp[language], family.base, float("nan")
+    cp, base = family.cp[language], family.base
     tau = family.chat - base
     if other is not None:
         yield Cell("cp + tau of another base", scale, cp + scale * (other.chat - other.base))
-    for member, label in (
-        ("chat_sft", "cp + tau (tuning only)"),
-        ("chat_sft_b", "cp + tau (second tuning seed)"),
-    ):
+    for member, words in {"chat_sft": "tuning only", "chat_sft_b": "second tuning seed"}.items():
         if member in family.others:
-            yield Cell(label, scale, cp + scale * (family[member] - base))
+            yield Cell(f"cp + tau ({words})", scale, cp + scale * (family[member] - base))
     for member in ("cp_ft", "chat_cp", "chat_cp_ft", "cp_tau_ft"):
         if f"{member}_{language}" in family.others:
-            yield Cell(member, none, family[f"{member}_{language}"])
+            yield Cell(member, NONE, family[f"{member}_{language}"])
     if f"cp_ft_{language}" in family.others:
         yield Cell("cp_ft + tau", scale, family[f"cp_ft_{language}"] + scale * tau)
-    roles = {
-        name: role for name, role in family.roles.items() if role.kind == "cp" and role.language == language
+    cps = {
+        name: role.variant
+        for name, role in family.roles.items()
+        if (role.kind, role.language) == ("cp", language)
     }
-    ladder = [name for name, role in roles.items() if role.variant.isdigit()]
-    for member in sorted(ladder, key=lambda name: int(roles[name].variant)):
+    for member in sorted((n for n, variant in cps.items() if variant.isdigit()), key=lambda n: int(cps[n])):
         yield Cell(member, 0.0, family[member])
         yield Cell(f"{member} in the plain frame", 0.0, family[member], "qa")
         yield Cell(f"{member} + tau", scale, family[member] + scale * tau)
     if f"cp_{language}_extended" in family.others:
         extended = family[f"cp_{language}_extended"]
         yield Cell("extended", 0.0, extended)
-        vectors = {"tau": tau} | (
-            {"tau_full": family["chat_full"] - base} if "chat_full" in family.others else {}
-        )
-        for name, vector in vectors.items():
-            for policy in ("match", "skip"):
-                yield Cell(
-                    f"extended + {name}, {policy}", scale, extended.add(scale * vector, vocabulary=policy)
-                )
+        vectors = {"tau": tau}
         if "chat_full" in family.others:
+            vectors["tau_full"] = family["chat_full"] - base
+        for (name, vector), policy in product(vectors.items(), ("match", "skip")):
+            added = extended.add(scale * vector, vocabulary=policy)
+            yield Cell(f"extended + {name}, {policy}", scale, added)
+        if "tau_full" in vectors:
             yield Cell("cp + tau_full", scale, cp + scale * vectors["tau_full"])
 
 
@@ -190,9 +184,8 @@ def tests(replies: pd.DataFrame, scales: dict[str, float]) -> pd.DataFrame:
             a = of.correct[of.model.eq("cp + tau") & of.scale.eq(scales[language])]
             b = of.correct[of.model.eq("cp")]
             found = mcnemar_test(a, b)
-            rows.append(
-                (family, seed, language, turns, scales[language], found.n, found.estimate, found.p_value)
-            )
+            about = (family, seed, language, turns, scales[language])
+            rows.append((*about, found.n, found.estimate, found.p_value))
     table = pd.DataFrame(rows, columns=["family", "seed", "language", "turns", "scale", "n", "gap", "p"])
     return table.assign(p_holm=holm(table.p))
 
@@ -210,19 +203,11 @@ def measure(name: str, seeds: list[int], data: Path, *, n: int = 200, parts: tup
     for part in PARTS:
         file = out / f"{part}.parquet"
         if part in parts:
-            found = [
-                ask(
-                    families[seed],
-                    _cells(part, families, seed, code, scales),
-                    code,
-                    n,
-                    part=part,
-                    family_name=name,
-                    seed=seed,
-                ).rename(columns={"family_name": "family"})
-                for seed in seeds
-                for code in families[seed].languages
-            ]
+            found = []
+            for seed, code in ((s, code) for s in seeds for code in families[s].languages):
+                cells = _cells(part, families, seed, code, scales)
+                table = ask(families[seed], cells, code, n, part=part, family_name=name, seed=seed)
+                found.append(table.rename(columns={"family_name": "family"}))
             pd.concat(found, ignore_index=True).to_parquet(file, compression="zstd")
         if part == "validation":
             scales = best_scales(pd.read_parquet(file))
@@ -246,25 +231,17 @@ def _cells(part: str, families: dict[int, Family], seed: int, language: str, sca
 def write_tables(out: Path, scales: dict[str, float]) -> None:
     """The tidy tables of what the parts hold: scores, kinds, perplexity, tests."""
     replies = pd.concat([pd.read_parquet(f) for f in sorted(out.glob("*.parquet"))], ignore_index=True)
-    replies["is_english"] = replies.reply_language.eq(
-        "en"
-    )  # replies that are kept from before lack the column
+    # replies that are kept from before lack the column
+    replies["is_english"] = replies.reply_language.eq("en")
     by = ["family", "seed", "language", "model", "scale", "frame", "draw"]
     summary(replies, by).to_csv(out / "scores.csv", index=False, float_format="%.4g")
     replies = replies[replies.draw.eq("test")]
     best = replies.model.eq("cp + tau") & replies.scale.eq(replies.language.map(scales))
     chosen = replies[best & replies.correct.notna()]
-    kinds = chosen.groupby(["family", "seed", "language", "kind", "words"], sort=False).correct.agg(
-        ["size", "mean"]
-    )
-    kinds.rename(columns={"size": "n", "mean": "estimate"}).to_csv(out / "kinds.csv", float_format="%.4g")
-    reads = (
-        replies[replies.frame.eq("chat")]
-        .groupby(by[:5], sort=False, dropna=False)
-        .perplexity.first()
-        .dropna()
-    )
-    reads.to_csv(out / "perplexity.csv", float_format="%.5g")
+    kinds = chosen.groupby(["family", "seed", "language", "kind", "words"], sort=False).correct
+    kinds.agg(n="size", estimate="mean").to_csv(out / "kinds.csv", float_format="%.4g")
+    reads = replies[replies.frame.eq("chat")].groupby(by[:5], sort=False, dropna=False).perplexity.first()
+    reads.dropna().to_csv(out / "perplexity.csv", float_format="%.5g")
     tests(replies, scales).to_csv(out / "tests.csv", index=False, float_format="%.4g")
 
 

@@ -61,9 +61,8 @@ class Exam:
         self.family, self.language, self.keep = family, language, None if keep is None else Path(keep)
         self.questions = (MicroWorld if is_nano(family) else Published)(family, prompts or {})
         named = list(scorers) or list(self.questions.scorers)
-        chosen = choose(
-            [n for n in named if n != "world"], services, keep=self.keep and self.keep / "judgements"
-        )
+        others = [name for name in named if name != "world"]
+        chosen = choose(others, services, keep=self.keep and self.keep / "judgements")
         self.scorers, self.pairs, self.probes = chosen
         if "world" in named:
             if not is_nano(family):
@@ -71,9 +70,8 @@ class Exam:
                     f"scorer 'world' knows the micro-world alone, where {family.name!r} did not grow"
                 )
             self.scorers = {"world": World(self.questions.form)} | self.scorers
-        self.speaker_for = speaker_for(
-            speaker, served or {}, self.keep, timeout=number(services or {}, "timeout", 120)
-        )
+        timeout = number(services or {}, "timeout", 120)
+        self.speaker_for = speaker_for(speaker, served or {}, self.keep, timeout=timeout)
         self.measures: dict[str, list[Column]] = {}
         self.scored_by: dict[str, str] = {}
         for scorer in [*self.scorers.values(), *self.pairs.values()]:
@@ -97,6 +95,8 @@ class Exam:
         system: str | None = None, decoding: Mapping[str, float] | None = None, thinking: str | None = None,
     ) -> pd.DataFrame:  # fmt: skip
         """The scored last replies of every model to every prompt, one row each.
+
+        models: checkpoints, merged or not, live models `At` a scale, or pairs (model, tokenizer) in memory, by label.
 
         Columns: model (the key of `models`), language, frame; prompt_id, sample, set, source, kind, words, turns (how
         many), prompt (user turns, one a line), response (as generated), thinking and answer (split from it, by a named
@@ -127,11 +127,9 @@ class Exam:
                 for key, table in asked.items():
                     talks = table[["prompt_id", "language", "turns"]].to_dict("records")
                     replies = speaker.reply(talks, **settings)
-                    said[label, *key] = with_answers(
-                        replies,
-                        thinking or self.questions.thinking,
-                        tokenizer=lambda model=speaker: model.tokenizer,
-                    )
+                    tokenizer = lambda speaker=speaker: speaker.tokenizer  # noqa: E731
+                    format = thinking or self.questions.thinking
+                    said[label, *key] = with_answers(replies, format, tokenizer=tokenizer)
         # scored after the models have left the memory, which a guard or a classifier may need
         tables = [
             self.score(asked[code, name], replies).assign(model=label, language=code, frame=frame)
@@ -148,23 +146,14 @@ class Exam:
     def score(self, prompts: pd.DataFrame, responses: pd.DataFrame) -> pd.DataFrame:
         """The last reply of each conversation with its scores; `prompts` of one set, `responses` with `answer`."""
         name, last = prompts["set"].iloc[0], is_last(responses).to_numpy()
-        rows = prompts.set_index("prompt_id")
-        table = responses[last].reset_index(drop=True)
-        of = rows.loc[table.prompt_id]
-        table = table[
-            [
-                c
-                for c in ("prompt_id", "sample", "response", "thinking", "answer", "finish_reason")
-                if c in table
-            ]
-        ]
-        table["prompt"] = ["\n".join(turns) for turns in of.said]
-        table["turns"] = [len(turns) for turns in of.said]
-        for column in ("set", "source", "kind", "words", "item"):  # item: what several prompts ask about
-            if column in of:
-                table[column] = of[column].to_numpy()
-        for measure in self.measures:
-            table[measure] = np.nan
+        kept = ("prompt_id", "sample", "response", "thinking", "answer", "finish_reason")
+        table = responses.loc[last, [c for c in kept if c in responses]].reset_index(drop=True)
+        of = prompts.set_index("prompt_id").loc[table.prompt_id].reset_index(drop=True)
+        about = ("set", "source", "kind", "words", "item")  # item: what several prompts ask about
+        table = table.assign(
+            prompt=of.said.map("\n".join), turns=of.said.map(len), **of[of.columns.intersection(about)]
+        )
+        table = table.assign(**dict.fromkeys(self.measures, np.nan))
         for label, scorer in self.scorers.items():
             wanted = [c.name for c in scorer.columns if c.sets is None or name in c.sets]
             if not wanted:
@@ -173,10 +162,9 @@ class Exam:
             if len(found) != len(responses) or not set(wanted) <= set(found):
                 raise ValueError(f"scorer {label!r} gave {len(found)} rows of {', '.join(map(str, found))}; expected "
                                  f"{len(responses)} rows with {', '.join(wanted)}")  # fmt: skip
-            given = {c.name for c in scorer.columns}
-            for column in found:
-                if column in wanted or column not in given:
-                    table[column] = found[column].to_numpy()[last]
+            unwanted = {c.name for c in scorer.columns} - {*wanted}
+            for column in found.columns.difference(unwanted, sort=False):
+                table[column] = found[column].to_numpy()[last]
         return table
 
     def _compare(self, scorer, asked: dict, said: dict, tables: list[pd.DataFrame]) -> None:
@@ -272,24 +260,12 @@ class Exam:
         for metric in metrics:
             rows = self._meant(replies, metric)
             if len(rows) and rows[metric].notna().any():
-                test = "mcnemar" if self.measures[metric][0].unit == "share" else "permutation"
-                found = compare(
-                    rows, value=metric, test=test, by=by, baseline=baseline, within=within, seed=seed
-                )
-                tables.append(found.assign(metric=metric, unit=self.measures[metric][0].unit))
-        columns = [
-            "metric",
-            *within,
-            by,
-            "estimate",
-            "low",
-            "high",
-            "n",
-            "unit",
-            "p_adjusted",
-            "test",
-            "correction",
-        ]
+                unit = self.measures[metric][0].unit
+                options = {"by": by, "baseline": baseline, "within": within, "seed": seed}
+                options["test"] = "mcnemar" if unit == "share" else "permutation"
+                tables.append(compare(rows, value=metric, **options).assign(metric=metric, unit=unit))
+        told = ("estimate", "low", "high", "n", "unit", "p_adjusted", "test", "correction")
+        columns = ["metric", *within, by, *told]
         return pd.concat(tables, ignore_index=True)[columns] if tables else pd.DataFrame(columns=columns)
 
     def credits(self, scores: pd.DataFrame) -> str:
@@ -297,17 +273,15 @@ class Exam:
         told = []
         for scorer, rows in scores.groupby("scorer", sort=False):
             covered = float(rows.coverage.min())
+            line = f"{', '.join(dict.fromkeys(rows.metric))} by {scorer}"
             known = next((s for s in self.scorers.values() if s.name == scorer), None)
-            codes = (
-                "" if known is None or known.languages is None else f", for {_few(sorted(known.languages))}"
-            )
-            version = f" ({known.version})" if known is not None else ""
-            short = (
-                ""
-                if covered == 1
-                else f", covering {covered:.0%} of the replies" + (" or more" if len(rows) > 1 else "")
-            )
-            told.append(f"{', '.join(dict.fromkeys(rows.metric))} by {scorer}{version}{codes}{short}")
+            if known is not None:
+                codes = sorted(known.languages or ())
+                few = " ".join(codes) if len(codes) <= 8 else f"{len(codes)} languages"
+                line += f" ({known.version})" + (f", for {few}" if codes else "")
+            if covered != 1:
+                line += f", covering {covered:.0%} of the replies" + " or more" * (len(rows) > 1)
+            told.append(line)
         return f"Scored: {'; '.join(told)}." if told else "Nothing was scored."
 
     def on(self, name: str) -> list[str]:
@@ -346,10 +320,6 @@ class Exam:
                     lines.append(f"{metric} by {scorer} covers {scored} of {len(group)} replies to prompts in {code}: "
                                  "what it says is about these alone.")  # fmt: skip
         return lines
-
-
-def _few(codes: Sequence[str], most: int = 8) -> str:
-    return " ".join(codes) if len(codes) <= most else f"{len(codes)} languages"
 
 
 def trade_offs(scores: pd.DataFrame, reading: pd.DataFrame, *, right: str = "correct") -> pd.DataFrame:

@@ -74,9 +74,9 @@ def vocabularies(family: "Family", language: str, scale: float) -> "dict[str, Ch
     cps = {"": family.cp[language]}
     if f"cp_{language}_extended" in family.others:
         cps["more tokens, "] = family[f"cp_{language}_extended"]
-    taus = {"τ": tau} | (
-        {"τ of all rows": family["chat_full"] - family.base} if "chat_full" in family.others else {}
-    )
+    taus = {"τ": tau}
+    if "chat_full" in family.others:
+        taus["τ of all rows"] = family["chat_full"] - family.base
     return {
         f"{cp_name}{name}, {policy}": at_scale(cp, vector, scale, vocabulary=policy)
         for cp_name, cp in cps.items()
@@ -113,11 +113,7 @@ def another(family: str, seed: int) -> "Family | None":
     """Another repetition of a nano family: the next seed that is there, or None."""
     from chatvec_lab.families import load_family
 
-    found = [
-        int(f.name.removeprefix("seed"))
-        for f in (DATA / "nano" / family).glob("seed*")
-        if (f / "base").is_dir()
-    ]
+    found = [int(f.parent.name.removeprefix("seed")) for f in (DATA / "nano" / family).glob("seed*/base")]
     seeds = sorted(s for s in found if s != seed)
     after = [s for s in seeds if s > seed] + seeds
     return load_family(family, seed=after[0]) if after else None
@@ -125,11 +121,12 @@ def another(family: str, seed: int) -> "Family | None":
 
 def facts(family: "Family") -> dict[str, object]:
     """Size and kind of a family's models: parameters, architecture, layers."""
-    base = family.base
+    base, config = family.base, family.base.config
+    parameters = sum(prod(base.shape(name)) for name in base.names)
     return {
-        "parameters": sum(prod(base.shape(name)) for name in base.names),
-        "architecture": base.config["model_type"],
-        "layers": base.config["num_hidden_layers"],
+        "parameters": parameters,
+        "architecture": config["model_type"],
+        "layers": config["num_hidden_layers"],
     }
 
 
@@ -146,10 +143,7 @@ def ask_relatives(
         for code in [language] if language in family.languages else family.languages:
             cp, exam = family.cp[code], Exam(family, code, keep=keep)
             models = {"CP": at_scale(cp, tau, 0), "CP + τ": at_scale(cp, tau, scale), "chat": family.chat}
-            found = [
-                exam.ask(models, ["one_turn"], n),
-                exam.ask({PLAINLY: cp}, ["one_turn"], n, frame="qa"),
-            ]
+            found = [exam.ask(models, ["one_turn"], n), exam.ask({PLAINLY: cp}, ["one_turn"], n, frame="qa")]
             tables.append(pd.concat(found).assign(family=name, **facts(family)))
     return pd.concat(tables, ignore_index=True)
 

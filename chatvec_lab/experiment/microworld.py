@@ -22,9 +22,6 @@ class MicroWorld:
     """Held-out prompts of the world; `scorers` are those that a family is given where none are named."""
 
     scorers, thinking = ("world",), None
-    paper = (
-        "Traditional Chinese LLaMA 13B"  # whose order of setups a nano study is set beside, never its numbers
-    )
 
     def __init__(self, family: "Family", options: Mapping[str, str]):
         if options:
@@ -92,36 +89,29 @@ class World:
 
     def __init__(self, form: "Form" = "bare"):
         if form != "bare":
-            sets = ("one_turn", "two_turn", "harmless")
-            self.columns = (
-                *self.columns,
-                Column("content", "higher", "replies with the right answer in any form", sets=sets),
-            )
+            words = "replies with the right answer in any form"
+            self.columns += (Column("content", "higher", words, sets=("one_turn", "two_turn", "harmless")),)
 
     def score(self, prompts: pd.DataFrame, responses: pd.DataFrame) -> pd.DataFrame:
         from chatvec_lab.nano.evaluation import score
         from chatvec_lab.nano.gloss import gloss
 
-        items = dict(
-            zip(
-                prompts.prompt_id,
-                zip(prompts["written"], prompts.plain, prompts.language, strict=True),
-                strict=True,
-            )
-        )
+        of = prompts.set_index("prompt_id").loc[responses.prompt_id]
         rows = []
-        for name, text, last in zip(responses.prompt_id, responses.answer, is_last(responses), strict=True):
+        for row, text, last in zip(of.itertuples(), responses.answer, is_last(responses), strict=True):
             if not last:
                 rows.append({})
                 continue
-            item, plain, language = items[name]
             said = text if isinstance(text, str) else ""
-            found = score(item, said, language)
-            found["content"] = float(plain in said) if found["correct"] == found["correct"] else float("nan")
+            found = score(row.written, said, row.language)
+            found["content"] = float(row.plain in said) if found["correct"] == found["correct"] else np.nan
             told = found["reply_language"]  # None for an empty reply, which is in no language
-            found |= {"in_language": float(told == language), "is_english": float(told == "en")}
-            asked = "\n".join(item.exchange.user)
-            read = {"gloss": gloss(said, language) if said else None, "prompt_gloss": gloss(asked, language)}
+            found |= {"in_language": float(told == row.language), "is_english": float(told == "en")}
+            asked = "\n".join(row.written.exchange.user)
+            read = {
+                "gloss": gloss(said, row.language) if said else None,
+                "prompt_gloss": gloss(asked, row.language),
+            }
             rows.append(found | read)
         measures = [column.name for column in self.columns]
         columns = [*measures, "reply_language", "gloss", "prompt_gloss"]

@@ -15,81 +15,16 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from chatvec_lab.paths import DATA
+from chatvec_lab.reading import read_yaml
 
 if TYPE_CHECKING:
     from chatvec_lab.families import Family
 
 SOURCE = "Huang et al. 2024, arXiv 2310.04799 v3"
-MAIN = (
-    "Traditional Chinese LLaMA 13B",
-    "LLaMA2-7B",
-)  # the paper's main setting; a micro-world's order goes beside it
 SAME, ORDER, APART = "same measure", "order of the setups", "apart"
-# the paper's setups (and chat vectors, where a table has several) -> our names for the same
-SETUPS = {
-    "CP": "CP",
-    "CP+CV": "CP + τ",
-    "CP->FT": "CP → FT",
-    "CP->FT+CV": "CP → FT + τ",
-    "CP+CV->FT": "CP + τ → FT",
-    "chat->CP": "chat → CP",
-    "chat->CP->FT": "chat → CP → FT",
-    "chat": "chat",
-    "instruct": "CP → FT",
-}
-# measure, scorer and prompts of the paper, as regular expressions of their names
-JUDGED = ("judge_paper", r"gpt-4(-\d{4})?(?![\w.-])", "vicuna")
-PERSPECTIVE = ("toxic", "perspective", "real-toxicity-prompts|rtp")
-UNSAFE = ("unsafe", r"gpt-3\.5-turbo(-\d{4})?(?![\w.-])", "safety-prompts|safety_scenarios")
-_NAMES = {JUDGED[1]: "gpt-4", PERSPECTIVE[1]: "Perspective", PERSPECTIVE[2]: "Real Toxicity Prompts",
-          UNSAFE[1]: "gpt-3.5-turbo", UNSAFE[2]: "Safety-Prompts", "vicuna": "Vicuna", "tmmlu": "TMMLU+"}  # fmt: skip
-# What the paper measured, and where a study measures it. same: measure, scorer, prompts (None: any will do); other: a
-# measure whose order may be compared; rows: of the paper's table; where: of our replies; more: which way is better.
-PAIRS: list[dict[str, Any]] = [
-    {"table": "1", "rows": {"condition": "no_system_prompt"}, "notebook": "04_instruction_following", "same": JUDGED,
-     "other": "correct", "where": {"language": "target"}, "more": "better",
-     "fair": "the order of the setups: a judge's score and exact replies have no common unit"},
-    {"table": "1", "rows": {"condition": "system_prompt"}, "notebook": "04_instruction_following",
-     "name": "system-replies", "same": JUDGED, "where": {"language": "target"}, "more": "better"},
-    {"table": "2", "rows": {"metric": "toxic_share"}, "notebook": "05_toxicity", "same": PERSPECTIVE, "other": "toxic",
-     "where": {"frame": "raw", "language": "target"}, "more": "worse",
-     "fair": "the order of the setups: both are shares of continuations, by other scorers of other texts"},
-    {"table": "3", "rows": {}, "mean": True, "notebook": "05_toxicity", "same": UNSAFE, "other": "toxic",
-     "where": {"frame": "chat", "language": "target"}, "but": {"kind": "role_play"}, "more": "worse",
-     "fair": "the order of the setups: unsafe by a judge (mean of seven scenarios), unsafe by a fixed list"},
-    {"table": "4", "rows": {}, "notebook": "10_knowledge", "name": "tasks", "same": ("estimate", "tmmlu", None),
-     "where": {"metric": "acc"}, "more": "better"},
-    {"table": "4", "rows": {}, "notebook": "07d_transfer", "name": "knowledge", "other": "correct",
-     "where": {"language": "target"}, "more": "better",
-     "fair": "the sign of the change by τ: TMMLU+ is near guessing, ours is exact recall"},
-    {"table": "5", "rows": {"condition": "english"}, "notebook": "04_instruction_following", "same": JUDGED,
-     "other": "correct", "where": {"language": "en"}, "more": "better", "fair": "the order of the setups, in English"},
-    {"table": "5", "rows": {"condition": "traditional_chinese"}, "notebook": "04_instruction_following",
-     "same": JUDGED, "where": {"language": "target"}, "more": "better"},
-    {"table": "6", "rows": {"condition": "chat_vector"}, "notebook": "07b_pairs", "name": "vector-replies",
-     "same": JUDGED, "where": {"language": "target"}, "more": "better"},
-    {"table": "6", "rows": {"condition": ("base_model", "language")}, "notebook": "04_instruction_following",
-     "same": JUDGED, "where": {"language": "target"}, "more": "better"},
-    {"table": "7", "rows": {"condition": "vicuna"}, "notebook": "04_instruction_following",
-     "same": ("in_language", None, None), "where": {"language": "target"}, "more": "better",
-     "fair": "the quantity itself, the share of replies in the target language; models and readers differ"},
-    {"table": "7", "rows": {"condition": "safety_prompts"}, "notebook": "05_toxicity",
-     "same": ("in_language", None, "safety-prompts"), "where": {"frame": "chat", "language": "target"},
-     "more": "better"},
-    {"table": "8", "rows": {}, "notebook": "04_instruction_following", "same": JUDGED, "other": "correct",
-     "where": {"language": "target"}, "more": "better",
-     "fair": "the sign of the difference: τ before FT against FT alone"},
-    {"table": "9", "rows": {"metric": "toxic_share"}, "notebook": "05_toxicity", "same": PERSPECTIVE, "other": "toxic",
-     "where": {"frame": "raw", "language": "en"}, "more": "worse", "fair": "the order of the setups, in English"},
-    {"table": "13", "rows": {}, "notebook": "05_toxicity", "same": UNSAFE, "other": "toxic",
-     "where": {"frame": "chat", "kind": "role_play"}, "more": "worse",
-     "fair": "the order of the setups under a role-play attack"},
-]  # fmt: skip
-_SCORES = {
-    "replies": "scores",
-    "system-replies": "system",
-    "vector-replies": "vectors",
-}  # who scored what, by table
+TABLE: dict[str, Any] = read_yaml(Path(__file__).with_name("data") / "paper.yaml")  # tells its keys
+# who scored what, by table of replies
+SCORES = {"replies": "scores", "system-replies": "system", "vector-replies": "vectors"}
 COLUMNS = ["table", "condition", "setup", "comparison", "paper", "paper_unit", "paper_n", "source", "here", "here_low",
            "here_high", "here_min", "here_max", "here_unit", "measure", "scorer", "prompts_of", "prompts", "cells",
            "more", "fair"]  # fmt: skip
@@ -128,14 +63,15 @@ def measured(folders: Sequence[str | Path], family: "Family") -> pd.DataFrame:
 
     printed, own, world = tables(), settings(family), is_nano(family)
     found: dict[tuple, pd.DataFrame] = {}
-    for pair in PAIRS:
-        key = (pair["table"], str(pair["rows"]))
+    for pair in TABLE["pairs"]:
+        wanted = pair.get("rows", {})
+        key = (pair["table"], str(wanted))
         if key in found and found[key].comparison.iloc[0] != APART:
             continue
         ours = _ours(pair, [Path(folder) for folder in folders])
         if ours.empty:
             continue
-        told = _printed(pair, printed, own or (MAIN if world else ()))
+        told = _printed(pair, printed, own or (TABLE["main"] if world else ()))
         comparison, fair = _comparison(pair, ours, told, own, world)
         if comparison == APART and "same" in pair and ours.measure.iloc[0] != pair["same"][0]:
             continue  # neither the paper's measure nor an order
@@ -146,18 +82,17 @@ def measured(folders: Sequence[str | Path], family: "Family") -> pd.DataFrame:
                 continue
         else:
             both = both.assign(paper=float("nan"), paper_unit=None, paper_n=None)
-        condition = pair["rows"].get("condition", "")
-        both["condition"] = condition if isinstance(condition, str) else "versatility"
-        both = both.assign(table=pair["table"], comparison=comparison, more=pair["more"], fair=fair,
+        condition = wanted.get("condition", "")
+        condition = condition if isinstance(condition, str) else "versatility"
+        both = both.assign(table=pair["table"], condition=condition, comparison=comparison, more=pair["more"], fair=fair,
                            source=None if comparison == APART else SOURCE)  # fmt: skip
         if len(both):
             found[key] = both
     if not found:
         return pd.DataFrame(columns=COLUMNS)
     table = pd.concat(found.values(), ignore_index=True)[COLUMNS]
-    quoted = set(
-        table[table.comparison.ne(APART)].table
-    )  # of which the paper has this setting in another condition
+    # of which the paper has this setting in another condition
+    quoted = set(table[table.comparison.ne(APART)].table)
     return table[table.comparison.ne(APART) | ~table.table.isin(quoted)].reset_index(drop=True)
 
 
@@ -172,15 +107,14 @@ def _comparison(
     measure, scorer, prompts = pair.get("same", (None, None, None))
     row = ours.iloc[0]
     lacking = [
-        f"{what} is {found or 'not told'}, the paper's {_NAMES.get(wanted, wanted)}"
+        f"{what} is {found or 'not told'}, the paper's {TABLE['names'].get(wanted, wanted)}"
         for what, found, wanted in (("measure", row.measure, measure), ("scorer", row.scorer, scorer),
                                     ("prompt set", row.prompts_of, prompts))
         if wanted and not re.search(wanted, str(found).lower())
     ]  # fmt: skip
     if measure and not lacking:
-        return SAME, pair.get(
-            "fair"
-        ) if measure == "in_language" else "setting, measure, scorer and prompt set agree"
+        alike = "setting, measure, scorer and prompt set agree"
+        return SAME, pair.get("fair") if measure == "in_language" else alike
     if "other" in pair and row.measure in (pair["other"], measure):
         return ORDER, pair["fair"] if world or not own else f"{pair['fair']} ({'; '.join(lacking)})"
     return APART, "; ".join(lacking)
@@ -191,17 +125,15 @@ def _printed(pair: dict[str, Any], printed: pd.DataFrame, models: Sequence[str])
     rows = printed[(printed.table == pair["table"]) & printed.model.isin(models) & printed.value.notna()]
     # Breeze's vector was added by half, the only one of its row
     rows = rows[rows.coefficient.isin([0, 1]) | rows.model.eq("Breeze-7B")]
-    for column, value in pair["rows"].items():
+    for column, value in pair.get("rows", {}).items():
         rows = rows[rows[column].isin([value] if isinstance(value, str) else value)]
-    names = rows.setup.map(SETUPS)
+    names = rows.setup.map(TABLE["setups"])
     if pair.get("name") == "vector-replies":
         names = rows.chat_vector.map(lambda name: "τ" if name == "llama2" else f"τ of {name}")
     rows = rows.assign(setup=names)
-    values = (
-        rows.groupby("setup", sort=False).value.mean() if pair.get("mean") else rows.set_index("setup").value
-    )
+    of = rows.groupby("setup", sort=False).value.mean() if pair.get("mean") else rows.set_index("setup").value
     first = rows.iloc[0] if len(rows) else {"unit": None, "n": None}
-    return values.rename("paper").reset_index().assign(paper_unit=first["unit"], paper_n=first["n"])
+    return of.rename("paper").reset_index().assign(paper_unit=first["unit"], paper_n=first["n"])
 
 
 def _ours(pair: dict[str, Any], folders: list[Path]) -> pd.DataFrame:
@@ -213,13 +145,12 @@ def _ours(pair: dict[str, Any], folders: list[Path]) -> pd.DataFrame:
         file = folder / "tables" / f"{name}.parquet"
         if folder.parent.name == pair["notebook"] and file.is_file():
             cells.append(_chosen(pd.read_parquet(file), pair).assign(cell=folder.name))
-            scores = folder / "tables" / f"{_SCORES.get(name, name)}.parquet"
-            if name in _SCORES and scores.is_file() and "scorer" in (table := pd.read_parquet(scores)):
+            scores = folder / "tables" / f"{SCORES.get(name, name)}.parquet"
+            if name in SCORES and scores.is_file() and "scorer" in (table := pd.read_parquet(scores)):
                 scorers |= dict(zip(table.metric, table.scorer, strict=True))
     rows = pd.concat(cells) if cells else pd.DataFrame()
-    wanted = [
-        m for m in (pair.get("same", [None])[0], pair.get("other")) if m in rows and rows[m].notna().any()
-    ]
+    named = (pair.get("same", [None])[0], pair.get("other"))
+    wanted = [m for m in named if m in rows and rows[m].notna().any()]
     if rows.empty or not wanted:
         return pd.DataFrame()
     measure, rows = wanted[0], rows[rows[wanted[0]].notna()]
@@ -257,9 +188,8 @@ def _tasks(rows: pd.DataFrame) -> pd.DataFrame:
         here_max=("estimate", "max"), prompts=("n", "sum"), cells=("cell", "nunique"),
     )  # fmt: skip
     tasks = ", ".join(sorted(rows.task.unique()))
-    return found.reset_index().assign(
-        here_unit="accuracy, 0 to 1", measure="estimate", scorer=tasks, prompts_of=tasks
-    )
+    about = {"here_unit": "accuracy, 0 to 1", "measure": "estimate", "scorer": tasks, "prompts_of": tasks}
+    return found.reset_index().assign(**about)
 
 
 def agreement(table: pd.DataFrame) -> pd.DataFrame:

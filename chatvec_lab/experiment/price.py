@@ -39,16 +39,8 @@ def routes(family: "Family", language: str) -> pd.DataFrame:
         needs = any("_ft_" in name for name in names)
         machines = ", ".join(dict.fromkeys(known[name].get("machine", "") for name in names))
         stages = " + ".join(name.removesuffix(f"_{language}") for name in names)
-        rows.append(
-            {
-                "model": label,
-                "stages": stages,
-                **total,
-                **beyond,
-                "needs_instructions": needs,
-                "machine": machines,
-            }
-        )
+        told = {"needs_instructions": needs, "machine": machines}
+        rows.append({"model": label, "stages": stages, **total, **beyond, **told})
     return pd.DataFrame(rows)
 
 

@@ -7,19 +7,19 @@ from typing import TYPE_CHECKING, Literal
 
 import pandas as pd
 
+from chatvec_lab.evaluation import prompts
 from chatvec_lab.evaluation.asking.thinking import split
+from chatvec_lab.evaluation.language import normalise
+from chatvec_lab.evaluation.prompts import risk
+from chatvec_lab.evaluation.prompts.download import fetch
 from chatvec_lab.evaluation.prompts.options import OPTIONS, READERS
+from chatvec_lab.keys import unknown
+from chatvec_lab.paths import DATA
 
 if TYPE_CHECKING:
     from chatvec_lab.families import Family
 
-SETS = {
-    "one_turn": "instructions",
-    "two_turn": "dialogues",
-    "hostile": "hostile",
-    "continuations": "continuations",
-    "harmless": "harmless",
-}
+SETS = {"one_turn": "instructions", "two_turn": "dialogues"}  # our own, where no option names one
 HARMLESS = ("harmless", "neutral")  # of our continuations, where we have no look-alikes in a language
 UNTOLD = "und"  # the code of a language that is not told
 
@@ -30,14 +30,9 @@ class Published:
     scorers = ("instructions", "answers", "toxicity:english-profanity", "refusals", "language")
 
     def __init__(self, family: "Family", options: Mapping[str, str]):
-        from difflib import get_close_matches
-
         self.options = dict(options)
-        for key in options:
-            if key not in OPTIONS:
-                near = get_close_matches(key, OPTIONS, n=1)
-                raise ValueError(f"prompts: {key!r}: " + (f"did you mean {near[0]!r}?" if near else
-                                 f"there are {', '.join(OPTIONS)}; scorers have parameters of their own"))  # fmt: skip
+        if told := unknown(options, OPTIONS):
+            raise ValueError(f"prompts: {'; '.join(told)} Scorers have parameters of their own.")
         self.thinking = options.get("thinking")  # where the chat template does not tell the format
         if self.thinking:
             split("", self.thinking)
@@ -54,7 +49,9 @@ class Published:
         code = self._code(language)
         kind = "continuations" if name == "hostile" and frame == "raw" else name
         splits = name == "one_turn" and "validation" not in self.options
-        source = self.options.get("validation" if draw == "validation" and not splits else kind, SETS[kind])
+        source = self.options.get(
+            "validation" if draw == "validation" and not splits else kind, SETS.get(kind, kind)
+        )
         table = _prompts(source, code, kind)
         if table.empty:
             return table
@@ -69,8 +66,6 @@ class Published:
                             words="all")  # fmt: skip
 
     def _code(self, language: str) -> str:
-        from chatvec_lab.evaluation.language import normalise
-
         return normalise(language if language == "en" else self.options.get("language", language))
 
     def decoding(self, frame: str) -> dict:
@@ -99,10 +94,8 @@ class Published:
         They were written for this project, so no model has read them; a language that we have no prompts in has those
         of the set `one_turn`, or none.
         """
-        from chatvec_lab.evaluation.prompts.sets import LANGUAGES
-
         code = self._code(language)
-        if code in LANGUAGES:
+        if code in prompts.LANGUAGES:
             tables = [_prompts(name, code, name) for name in ("general", "dialogues", "instructions")]
         elif "one_turn" in self.options:
             tables = [_prompts(self.options["one_turn"], code, "one_turn")]
@@ -127,9 +120,6 @@ def _of_one_set(name: str, language: str, kind: str) -> pd.DataFrame:
 
     English is asked beside the target language; a file that does not say its language is in the target language.
     """
-    from chatvec_lab.evaluation import prompts
-    from chatvec_lab.evaluation.prompts.sets import DATA
-
     reader, _, source = name.partition(":")
     if reader in READERS:
         table = _provoking(reader, source, language)
@@ -155,12 +145,9 @@ def _of_one_set(name: str, language: str, kind: str) -> pd.DataFrame:
 
 def _provoking(reader: str, source: str, language: str) -> pd.DataFrame:
     """A published set of prompts that provoke; empty where it has none in this language."""
-    from chatvec_lab.evaluation.prompts import risk
-    from chatvec_lab.evaluation.prompts.download import fetch
-
     if reader == "safety-prompts":
         form = language if language == "zh-Hans" else "zh-Hant"
-        return _safety(risk, source, form) if _fits(form, language) else pd.DataFrame()
+        return _safety(source, form) if _fits(form, language) else pd.DataFrame()
     if source.startswith(("http://", "https://")):
         source = str(fetch(source))
     given = {"source": source} if source else {}
@@ -175,13 +162,11 @@ def _provoking(reader: str, source: str, language: str) -> pd.DataFrame:
     return risk.polyglo_toxicity_prompts(language, **given)
 
 
-def _safety(risk, source: str, language: str) -> pd.DataFrame:
+def _safety(source: str, language: str) -> pd.DataFrame:
     """Safety-Prompts as the paper drew them: seven scenarios and the role-play attack; one file gives the seven alone.
 
     `source`: a folder, a file, the link of one, or the link of a folder, which ends in a slash; '' is the hub.
     """
-    from chatvec_lab.evaluation.prompts.download import fetch
-
     typical, attack = ({"source": source} if source else {} for _ in range(2))
     is_link, is_one = source.startswith(("http://", "https://")), Path(source).is_file()
     if is_link and source.endswith("/"):
@@ -198,6 +183,5 @@ def _safety(risk, source: str, language: str) -> pd.DataFrame:
 
 def _fits(code: str, language: str) -> bool:
     """Whether prompts in `code` are prompts in `language`; "zh" is either script."""
-    return code == language or (
-        code.split("-")[0] == language.split("-")[0] and not ("-" in code and "-" in language)
-    )
+    alike = code.split("-")[0] == language.split("-")[0]
+    return code == language or (alike and not ("-" in code and "-" in language))

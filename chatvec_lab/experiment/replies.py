@@ -10,9 +10,7 @@ import dataclasses
 import datetime
 import functools
 import json
-import os
-import uuid
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -159,6 +157,8 @@ def speaker_for(
 ) -> Callable[[object, Any], Any]:
     """A function (label, model) -> what replies in its place: the model itself, or the server's model of that label.
 
+    A pair (model, tokenizer) of transformers is asked as it stands, and its replies are not kept.
+
     speaker: "memory", or "served:URL", which has `timeout` seconds for a reply. Raises ValueError for another one, and for
     names of models without a server.
     """
@@ -168,7 +168,9 @@ def speaker_for(
             raise ValueError(
                 f"served={dict(served)!r} names a server's models; say which: speaker='served:URL'"
             )
-        return lambda label, model: InMemory(model, keep)
+        return lambda label, model: (
+            InMemory(None, loaded=model) if type(model) is tuple else InMemory(model, keep)
+        )
     if kind != "served" or not url:
         raise ValueError(
             f"speaker={speaker!r}: 'memory' or 'served:URL', such as served:http://127.0.0.1:8000/v1"
@@ -223,23 +225,15 @@ def _date(keep: Path | None) -> str | None:
 
 def _read(folder: Path) -> dict[str, list[dict]]:
     """All conversations that are kept in a folder, by their digest."""
-    lines: Iterable[str] = (
-        line for part in sorted(folder.glob("*.jsonl")) for line in part.read_text("utf-8").splitlines()
-    )
-    return {name: rows for name, rows in map(json.loads, lines)}
+    parts = (part.read_text("utf-8").splitlines() for part in sorted(folder.glob("*.jsonl")))
+    return dict(json.loads(line) for lines in parts for line in lines)
 
 
 def _write(folder: Path, fresh: dict[str, list[dict]]) -> None:
     """One new part, whole as soon as it has its name."""
+    from chatvec_lab.evaluation.asking.responses import write_whole
+
     folder.mkdir(parents=True, exist_ok=True)
-    part = folder / f"{fingerprint.digest(sorted(fresh))[:24]}.jsonl"
     text = "".join(json.dumps(item) + "\n" for item in sorted(fresh.items()))
-    fresh_part = folder / f"{uuid.uuid4().hex}.part"  # as readable as all else here, unlike tempfile's
-    try:
-        with fresh_part.open("x", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(fresh_part, part)
-    finally:
-        fresh_part.unlink(missing_ok=True)
+    part = folder / f"{fingerprint.digest(sorted(fresh))[:24]}.jsonl"
+    write_whole(part, lambda file: file.write(text.encode()))

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 import numpy as np
 
 from chatvec_lab.opening import open_config
-from chatvec_lab.weights.checkpoint import Checkpoint, read_json
+from chatvec_lab.weights.checkpoint import Checkpoint
 from chatvec_lab.weights.methods import LowRank, Tensor
 from chatvec_lab.weights.numerics.arrays import randomised_svd
 from chatvec_lab.weights.saving.card import fenced, front_matter, inline
@@ -289,7 +289,11 @@ def _card(report: AdapterReport, base: Checkpoint, base_id: str | None, vector: 
 
 
 def load_adapted(base: Checkpoint, adapter: str | Path, *, dtype: str = "auto", device: str = "cpu"):
-    """`base` with the adapter as a PEFT model in evaluation mode. Needs the package peft."""
+    """`base` with the adapter as a PEFT model in evaluation mode. Needs the package peft.
+
+    What it says beside the full vector, an exam tells, which takes a loaded model with its tokenizer:
+    `Exam(family, "zh").ask({"CP + τ": cp + tau, "adapter": (load_adapted(cp, "adapter"), tokenizer)}, ["one_turn"], 100)`.
+    """
     from chatvec_lab.live import load
 
     try:
@@ -297,42 +301,3 @@ def load_adapted(base: Checkpoint, adapter: str | Path, *, dtype: str = "auto", 
     except ImportError as error:
         raise ImportError("adapters are loaded with peft: pip install 'chatvec_lab[peft]'") from error
     return PeftModel.from_pretrained(load(base, device, dtype), str(adapter)).eval()
-
-
-def reply_differences(
-    cp: Checkpoint,
-    vector: WeightVector,
-    adapter: str | Path,
-    prompts,
-    *,
-    dtype: str = "auto",
-    device: str = "cpu",
-    **options,
-) -> pandas.DataFrame:
-    """What the adapter says beside the full vector at the adapter's scale, one row a reply.
-
-    Columns: those of `respond` that name the prompt, response_full, response_adapter, same (bool), similarity
-    (share of characters in common, 0 to 1, difflib). `options` go to `respond`. `vector` is what the adapter was made
-    of, at full rank; both sides use template and end of turn of `cp + vector`.
-    """
-    from difflib import SequenceMatcher
-
-    from chatvec_lab.evaluation.asking.generation import respond
-    from chatvec_lab.live import LiveModel
-
-    config = read_json(Path(adapter) / CONFIG)
-    scale = config["lora_alpha"] / config["r"]
-    # another model comes beside it, so tau leaves it the GPU
-    live = LiveModel(cp, vector, device=device, dtype=dtype, tau_device="cpu")
-    with live.at(scale):
-        full = respond(live.model, live.tokenizer, prompts, **options)
-    adapted = load_adapted(cp, adapter, dtype=dtype, device=device)
-    adapted.generation_config = live.model.generation_config
-    theirs = respond(adapted, live.tokenizer, prompts, **options)
-    keys = ["prompt_id", "set", "language", "turn", "sample", "prompt"]
-    table = full[keys].assign(response_full=full.response, response_adapter=theirs.response)
-    pairs = list(zip(table.response_full, table.response_adapter, strict=True))
-    return table.assign(
-        same=[a == b for a, b in pairs],
-        similarity=[SequenceMatcher(None, a, b, autojunk=False).ratio() for a, b in pairs],
-    )

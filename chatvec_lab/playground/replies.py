@@ -6,7 +6,6 @@ import threading
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import copy
-from difflib import get_close_matches
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -19,6 +18,7 @@ from chatvec_lab.evaluation.scorers.toxicity_scorers import EnglishProfanity, To
 from chatvec_lab.experiment.exam import is_nano
 from chatvec_lab.experiment.replies import InMemory
 from chatvec_lab.families import Family, load_family
+from chatvec_lab.keys import nearest
 from chatvec_lab.nano import evaluation as nano
 from chatvec_lab.playground import constraints, examples
 from chatvec_lab.playground.parts import ORDER, Dial, Parts, Place, chosen, is_anywhere, places
@@ -48,9 +48,7 @@ def _stoppable(model, goes_on: Callable[[], bool]) -> Iterator[None]:
 
     from torch import nn
 
-    tables = [
-        module for module in model.modules() if isinstance(module, nn.Embedding)
-    ]  # read before each token
+    tables = [m for m in model.modules() if isinstance(m, nn.Embedding)]  # read before each token
     handles = [table.register_forward_pre_hook(check) for table in tables]
     try:
         yield
@@ -90,15 +88,12 @@ class Playground:
         temperature: float = 0.0,
         scorer: ToxicityScorer | None = None,
     ):
-        if unknown := set(compare) - {"base", "chat"}:
-            raise ValueError(
-                f"compare={list(compare)!r}: {', '.join(sorted(unknown))} is neither base nor chat."
-            )
+        if unknown := sorted(set(compare) - {"base", "chat"}):
+            raise ValueError(f"compare={list(compare)!r}: {', '.join(unknown)} is neither base nor chat.")
         self.family = family if isinstance(family, Family) else load_family(family, seed=seed)
         self.is_own = isinstance(family, Family)
-        self.source = (
-            self.family.name if self.is_own else str(family)
-        )  # what load_family takes, unless it is_own
+        # what load_family takes, unless it is_own
+        self.source = self.family.name if self.is_own else str(family)
         self.settings = {
             **{"seed": seed, "compare": tuple(compare), "device": device, "dtype": dtype},
             **{"max_tokens": max_tokens, "temperature": temperature, "scorer": scorer},
@@ -109,12 +104,11 @@ class Playground:
         self.cps = dict(self.family.cp) | {n.removeprefix("cp_"): c for n, c in others if n.startswith("cp_")}
         self.vectors = self._own_vectors()
         self.own_vectors = frozenset(self.vectors)  # those that are there without anybody's doing
-        self._lock = (
-            threading.RLock()
-        )  # one question at a time: a second one would turn the model under the first
-        self.goes_on: Callable[[], bool] = lambda: (
-            True
-        )  # asked before each token; False ends the question: Stopped
+        # Held by each question, since a second one would turn the model under the first; take it when you use a model
+        # of the playground yourself.
+        self.lock = threading.RLock()
+        # asked before each token; False ends the question: Stopped
+        self.goes_on: Callable[[], bool] = lambda: True
         self._live: tuple = ()
         self._loaded: dict[str, tuple] = {}
         self._replies: dict[tuple, pd.DataFrame] = {}
@@ -211,13 +205,19 @@ class Playground:
         return [name for name in ("base", "CP", "CP + τ", "chat") if name in there]
 
     def reply(
-        self, model: str, prompt: str, *, scale: float, template: Template = "chat", cp: str | None = None,
-        vector: str = "chat", parts: Mapping[Place, float] | None = None,
-    ) -> pd.DataFrame:  # fmt: skip
+        self,
+        model: str,
+        prompt: str,
+        *,
+        scale: float,
+        template: Template = "chat",
+        vector: str = "chat",
+        **choice,
+    ) -> pd.DataFrame:
         """One model's rows of `ask`. Raises KeyError for a model that is not among `models`."""
         _check_name("model", model, self.models)
         turns = examples.turns_of(prompt)
-        key, speaker = self._speakers(float(scale), cp, vector, parts)[model]
+        key, speaker = self._speakers(float(scale), vector=vector, **choice)[model]
         is_cached = not self._generate(key, speaker, [turns], template)
         of = {"CP": 0.0, "CP + τ": float(scale)}.get(model, float("nan"))
         rows = self._replies[*key, turns, template]
@@ -225,32 +225,23 @@ class Playground:
 
     def is_kept(self, prompt: str, *, scale: float, template: Template = "chat", **choice) -> bool:
         """Whether `ask` with these arguments would generate nothing, since all of it was asked before."""
-        turns = examples.turns_of(prompt)
-        speakers = self._speakers(
-            float(scale), choice.get("cp"), choice.get("vector", "chat"), choice.get("parts")
-        )
+        turns, speakers = examples.turns_of(prompt), self._speakers(float(scale), **choice)
         return all((*key, turns, template) in self._replies for key, _ in speakers.values())
 
     def generate(
-        self, prompts: Sequence[str], *, scale: float, template: Template = "chat", cp: str | None = None,
-        vector: str = "chat", parts: Mapping[Place, float] | None = None,
-    ) -> None:  # fmt: skip
-        """Let each model reply to all of these prompts in one batch, so that `ask` has them at once.
+        self, prompts: Sequence[str], *, scale: float, template: Template = "chat", **choice
+    ) -> None:
+        """Let each model reply to all of these prompts in one batch, so that `ask` (with the same choice) has them.
 
         In 16 bits a reply can depend on its batch where two tokens are nearly as likely; in float32 it does not.
         """
         talks = [examples.turns_of(prompt) for prompt in prompts]
-        for key, speaker in self._speakers(float(scale), cp, vector, parts).values():
+        for key, speaker in self._speakers(float(scale), **choice).values():
             self._generate(key, speaker, talks, template)
 
-    def speaker(self, model: str, *, scale: float, cp=None, vector="chat", parts=None) -> tuple:
+    def speaker(self, model: str, *, scale: float, **choice) -> tuple:
         """(model, tokenizer) of one of the models that `ask` asks, turned to the scale; hold `lock` as you use it."""
-        return self._speakers(float(scale), cp, vector, parts)[model][1]()
-
-    @property
-    def lock(self) -> threading.RLock:
-        """Held by each question; take it when you use a model of the playground yourself."""
-        return self._lock
+        return self._speakers(float(scale), **choice)[model][1]()
 
     def profile(self, vector: str = "chat", parts: Mapping[Place, float] | None = None) -> pd.DataFrame:
         """Norms of what is added, as `anatomy.combine(norms, ["layer", "module"])`: parts of factor zero are left out.
@@ -261,7 +252,7 @@ class Playground:
 
         _check_name("vector", vector, self.vectors)
         tau, factors = self.vectors[vector], dict(chosen(parts, self.places))
-        with self._lock:
+        with self.lock:
             if tau not in self._norms:
                 norms = anatomy.norms({vector: tau}, progress=False)
                 self._norms[tau] = anatomy.combine(norms, ["layer", "module"])
@@ -272,7 +263,11 @@ class Playground:
         return table.assign(**scaled)[sizes > 0].reset_index(drop=True)
 
     def _speakers(
-        self, scale: float, cp: str | None, vector: str, parts
+        self,
+        scale: float,
+        cp: str | None = None,
+        vector: str = "chat",
+        parts: Mapping[Place, float] | None = None,
     ) -> dict[str, tuple[tuple, Callable]]:
         """By model, in the order in which they are shown: the key of its replies, and what gives (model, tokenizer)."""
         cp = next(iter(self.cps)) if cp is None else cp
@@ -290,7 +285,7 @@ class Playground:
         self, key: tuple, speaker: Callable, talks: list[tuple[str, ...]], template: Template
     ) -> int:
         """Ask a model what it was not asked before, together; returns how many conversations these were."""
-        with self._lock:
+        with self.lock:
             new = [turns for turns in dict.fromkeys(talks) if (*key, turns, template) not in self._replies]
             if not new:
                 return 0
@@ -300,11 +295,9 @@ class Playground:
                 for number, (turns, example) in enumerate(zip(new, known, strict=True))
             ]
             settings = {name: self.settings[name] for name in ("max_tokens", "temperature", "seed")}
-            model, tokenizer = speaker()
-            with _stoppable(model, self.goes_on):
-                held = InMemory(None, loaded=(model, tokenizer))
-                found = held.reply(asked, template=template, token_ids=True, **settings)
-            found = with_answers(found)
+            held = InMemory(None, loaded=speaker())
+            with _stoppable(held.loaded[0], self.goes_on):
+                found = with_answers(held.reply(asked, template=template, token_ids=True, **settings))
             for number, (turns, example) in enumerate(zip(new, known, strict=True)):
                 rows = found[found.prompt_id == str(number)].reset_index(drop=True)
                 self._replies[*key, turns, template] = self._scored(rows, example)
@@ -341,9 +334,8 @@ class Playground:
     def _load(self, checkpoint: Checkpoint) -> tuple:
         from chatvec_lab.live import load
 
-        return load(checkpoint, self.settings["device"], self.settings["dtype"]), self._with_template(
-            checkpoint.tokenizer
-        )
+        model = load(checkpoint, self.settings["device"], self.settings["dtype"])
+        return model, self._with_template(checkpoint.tokenizer)
 
     def _with_template(self, tokenizer):
         """A tokenizer that asks in the chat model's template, so that the models differ in weights alone."""
@@ -392,6 +384,4 @@ def _by_the_world(texts: list[str], responses: pd.DataFrame, example) -> dict:
 
 def _check_name(what: str, name: str, known: Collection[str]) -> None:
     if name not in known:
-        near = get_close_matches(name, known, n=1)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
-        raise KeyError(f"no {what} {name!r}; there are {', '.join(known)}.{hint}")
+        raise KeyError(f"no {what} {name!r}; {nearest(name, known)}")

@@ -156,7 +156,7 @@ def test_other_vectors_tasks_and_scenarios_have_their_tables(tmp_path):
         cell(tmp_path, "10_knowledge", "one", tasks, table="tasks"),
     ]  # fmt: skip
     found = (
-        paper.measured(folders, family(*paper.MAIN))
+        paper.measured(folders, family(*paper.TABLE["main"]))
         .query("comparison == @paper.SAME")
         .set_index(["table", "setup"])
     )

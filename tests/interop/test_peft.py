@@ -13,8 +13,8 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from chatvec_lab import Checkpoint, load_family
+from chatvec_lab.experiment import Exam, at_scale
 from chatvec_lab.interop import hub, peft
-from chatvec_lab.nano.world import held_out_prompts
 
 pytest.importorskip("peft", reason="the extra peft is not installed")
 CARRIED = ("attention", "mlp")
@@ -140,14 +140,12 @@ def test_a_nano_adapter_talks_and_is_pushable(tmp_path):
     part = tau.low_rank(32).select(modules=list(CARRIED))
     expected = merged_logits(cp + part, tmp_path / "m", ids)
     torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-3)
-    prompts = [p.exchange.user[0] for p in held_out_prompts("zh", 8) if p.set == "one_turn"]
-    options = dict(max_tokens=12, dtype="float32", progress=False)
-    same = peft.reply_differences(cp, part, tmp_path / "a", prompts, **options)  # what the adapter holds
-    assert same.same.all() and (same.similarity == 1).all() and same.response_full.str.len().max() > 0
-    table = peft.reply_differences(cp, tau, tmp_path / "a", prompts, **options)
-    assert len(table) == len(prompts) and table.similarity.between(0, 1).all()
-    assert (table.same == (table.response_full == table.response_adapter)).all()
-    assert table.response_adapter.tolist() == same.response_adapter.tolist()
+    adapted = peft.load_adapted(cp, tmp_path / "a", dtype="float32"), (cp + tau).tokenizer
+    asked = {"full": at_scale(cp, tau, 1.0), "part": at_scale(cp, part, 1.0), "adapter": adapted}
+    replies = Exam(family, "zh").ask(asked, ["one_turn"], 26)
+    said = replies.pivot(index="prompt_id", columns="model", values="response")
+    assert said.adapter.equals(said.part) and len(said) == 26, "the adapter says what it holds"
+    assert said.adapter.str.len().max() > 0 and not said.adapter.equals(said.full)
     pushed = hub.push(tmp_path / "a", "lab/adapter", dry_run=True)
     assert "adapter_model.safetensors" in pushed.files and "library_name: peft" in pushed.card
 

@@ -226,7 +226,7 @@ def test_vectors_and_cps_by_name(play, nano):
     ("options", "error", "told"),
     [
         ({"cp": "zj"}, KeyError, "zh"),
-        ({"vector": "chatt"}, KeyError, "Did you mean 'chat'"),
+        ({"vector": "chatt"}, KeyError, "did you mean 'chat'"),
         ({"parts": {(4, "mlp"): 0.0}}, KeyError, "mlp of layer 4.*Did you mean mlp of layer"),
         ({"parts": {(None, "router"): 0.0}}, KeyError, "no router outside the layers"),
         ({"parts": {(1, "mlp"): "a"}}, TypeError, "must be a number"),

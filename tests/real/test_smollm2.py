@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from chatvec_lab import Checkpoint, respond
-from chatvec_lab.evaluation.asking.generation import batch_disagreement, end_ids
+from chatvec_lab.evaluation.asking.generation import end_ids
 from chatvec_lab.evaluation.asking.thinking import with_answers
 from chatvec_lab.evaluation.instructions import instruction_scores
 from chatvec_lab.evaluation.language import language_scores
@@ -132,9 +132,11 @@ def test_the_second_turn_knows_the_first(live):
 
 def test_batches_do_not_change_replies(live):
     prompts = asked("general", "en", 4)
-    assert (
-        batch_disagreement(live.model, live.tokenizer, prompts, max_tokens=32, progress=False).estimate == 0
+    together, alone = (
+        respond(live.model, live.tokenizer, prompts, max_tokens=32, progress=False, batch_size=size)
+        for size in (64, 1)
     )
+    assert together.response.equals(alone.response)
 
 
 def test_it_answers_in_english(replies, figures):

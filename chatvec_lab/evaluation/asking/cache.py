@@ -7,12 +7,12 @@ import os
 import threading
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-__all__ = ["JsonlCache"]
+from chatvec_lab.evaluation.asking.http import map_concurrent
 
 _SLOTS = 64  # lock files; two questions that share one wait for each other
 
@@ -80,6 +80,27 @@ class JsonlCache:
             self.put(key, record)
         return True
 
+    def ask_all(
+        self,
+        questions: Mapping[str, Any],
+        request: Callable[[str, Any], dict],
+        *,
+        workers: int,
+        description: str | None,
+    ) -> tuple[set[str], dict[str, Exception]]:
+        """Ask for what is not kept, `workers` questions at a time: (keys that were asked here, what failed).
+
+        `questions` maps keys to questions; `request` takes both. What is under way at an interrupt is paid for, and kept.
+        """
+        todo = {key: question for key, question in questions.items() if self.get(key) is None}
+        results = map_concurrent(
+            lambda item: self.ask(item[0], lambda: request(*item)), todo.items(), workers=workers,
+            description=description if todo else None,
+        )  # fmt: skip
+        found = dict(zip(todo, results, strict=True))
+        failed = {key: error for key, error in found.items() if isinstance(error, Exception)}
+        return {key for key, was_sent in found.items() if was_sent is not False}, failed
+
     def unanswered(self, key: str) -> int:
         """How many requests of this key were sent, by any process, and brought neither an answer nor a refusal."""
         return self._sent[key]
@@ -117,9 +138,8 @@ class JsonlCache:
         folder = self.path.with_name(self.path.name + ".locks")
         folder.mkdir(exist_ok=True)
         with open(folder / f"{zlib.crc32(key.encode()) % _SLOTS:02d}", "ab") as slot:
-            with contextlib.suppress(
-                OSError
-            ):  # a disk that knows no locks: at worst a question is asked twice
+            # a disk that knows no locks: at worst a question is asked twice
+            with contextlib.suppress(OSError):
                 fcntl.flock(slot, fcntl.LOCK_EX)
             yield
 
@@ -137,15 +157,18 @@ class JsonlCache:
         except FileNotFoundError:
             return []
         lines = found.split(b"\n")
-        tail = b"" if _is_whole(lines[-1]) else lines.pop()  # torn, or somebody is writing it
+        try:
+            json.loads(lines[-1])
+            tail = b""
+        except (ValueError, RecursionError):
+            tail = lines.pop()  # torn, or somebody is writing it
         self._torn[file] = bool(tail.strip())
         self._read_to[file] += len(found) - len(tail)
         return lines
 
     def _count(self, key: str, sent: int) -> None:
-        self._sent[key] = max(
-            0, self._sent[key] + sent
-        )  # answers of older files have no note of their sending
+        # answers of older files have no note of their sending
+        self._sent[key] = max(0, self._sent[key] + sent)
 
     def _read(self, line: bytes) -> None:
         try:
@@ -163,14 +186,6 @@ class JsonlCache:
 
 
 _NO_RECORD = (ValueError, LookupError, AttributeError, TypeError, RecursionError)
-
-
-def _is_whole(line: bytes) -> bool:
-    try:
-        json.loads(line)
-    except (ValueError, RecursionError):
-        return False
-    return True
 
 
 def _append(path: Path, entry: dict[str, Any]) -> None:

@@ -13,8 +13,6 @@ import torch
 
 from chatvec_lab.evaluation.asking.responses import Decoding, random_stream
 
-__all__ = ["Reply", "decode", "draws"]
-
 
 @dataclass
 class Reply:

@@ -11,25 +11,10 @@ from typing import Literal
 import pandas as pd
 from tqdm import tqdm
 
+from chatvec_lab.evaluation.asking import responses as table
 from chatvec_lab.evaluation.asking.rendering import ChatTemplate
-from chatvec_lab.evaluation.asking.responses import (
-    Conversation,
-    Decoding,
-    Parts,
-    chat_messages,
-    check_template,
-    conversations,
-    digest,
-    kept_date,
-    plain_text,
-    reply_row,
-    responses_table,
-    some,
-)
+from chatvec_lab.evaluation.asking.responses import Conversation, Decoding, Parts, digest, some
 from chatvec_lab.evaluation.asking.thinking import marks_kept, split
-from chatvec_lab.evaluation.statistics import Interval, mean_interval
-
-__all__ = ["batch_disagreement", "end_ids", "respond"]
 
 
 def respond(
@@ -72,7 +57,7 @@ def respond(
     temperature: 0 is greedy; above it, each reply is drawn from `seed`, its prompt_id, sample and turn.
     stop: strings that end a reply and are cut off, beside the end tokens of model, tokenizer and template.
     context: the most tokens of prompt and reply together; None is the model's max_position_embeddings.
-    batch_size: in float32 replies do not depend on it; in 16 bits near-ties flip: `batch_disagreement`.
+    batch_size: in float32 replies do not depend on it; in 16 bits near-ties flip.
     out: a folder that receives every finished batch as a parquet file. A second call with the same arguments
       and weights goes on where the first stopped; with different ones it raises ValueError.
     token_ids: add the column token_ids, the tokens of each response as they were generated, in a list. The text
@@ -80,59 +65,35 @@ def respond(
     """
     decoding = Decoding(max_tokens, temperature, top_p, top_k, repetition_penalty, tuple(stop))
     decoding.check_samples(samples)
-    check_template(template, system)
-    talks = conversations(prompts)
-    chat = None
+    table.check_template(template, system)
+    talks, chat = table.conversations(prompts), None
     if template == "chat":
-        chat = ChatTemplate(
-            _with_template(tokenizer), date=template_date or kept_date(out), arguments=template_arguments
-        )
+        date = template_date or table.kept_date(out)
+        chat = ChatTemplate(_with_template(tokenizer), date=date, arguments=template_arguments)
     elif template_arguments:
         raise ValueError("template_arguments are for template='chat'; plain text has no template.")
     speaker = _Speaker(model, tokenizer, decoding, chat, system, seed, context, token_ids)
     batches = _batches(talks, speaker.first_lengths(talks), samples, batch_size)
-    settings = {
-        **vars(decoding),
-        "template": template,
-        "system": system,
-        "samples": samples,
-        "seed": seed,
-        "context": speaker.context,
-        "batch_size": batch_size,
+    asked = {"template": template, "system": system, "samples": samples, "seed": seed}
+    settings = {**vars(decoding), **asked, "context": speaker.context, "batch_size": batch_size}
+    more = {
+        "template_arguments": template_arguments,
+        "template_date": chat and chat.date,
+        "token_ids": token_ids,
     }
-    settings |= {"template_arguments": dict(template_arguments)} if template_arguments else {}
-    settings |= {"template_date": chat.date} if chat is not None and chat.date else {}
-    settings |= {"token_ids": True} if token_ids else {}
-    identity = _identity(model, tokenizer, talks) if out is not None else {}
-    parts = Parts(out, settings, identity)
-    was_training = model.training
-    model.eval()
-    try:
-        rows = []
-        with tqdm(total=len(talks) * samples, unit="reply", disable=not progress, delay=2) as bar:
-            for number, batch in enumerate(batches):
-                name = f"batch-{number:05d}"
-                replies = parts.read(name)
-                if replies is None:
-                    replies = speaker.converse(batch)
-                    parts.write(name, replies)
-                rows += replies
-                bar.update(len(batch))
-    finally:
-        model.train(was_training)
-    return responses_table(rows, talks)
-
-
-def batch_disagreement(model, tokenizer, prompts, *, batch_size: int = 64, **settings) -> Interval:
-    """Share of prompts whose replies change when they are decoded one by one, with its interval.
-
-    0 is expected in float32. `settings` are those of `respond`; every prompt is answered twice.
-    """
-    together = respond(model, tokenizer, prompts, batch_size=batch_size, **settings)
-    alone = respond(model, tokenizer, prompts, batch_size=1, **settings)
-    keys = [together[name].fillna("") for name in ("prompt_id", "set", "language")]
-    differs = (together.response != alone.response).groupby(keys).any()
-    return mean_interval(differs, share=True)
+    settings |= {name: value for name, value in more.items() if value}
+    parts = Parts(out, settings, _identity(model, tokenizer, talks) if out is not None else {})
+    rows = []
+    bar = tqdm(total=len(talks) * samples, unit="reply", disable=not progress, delay=2)
+    with table.evaluating(model), bar:
+        for number, batch in enumerate(batches):
+            replies = parts.read(f"batch-{number:05d}")
+            if replies is None:
+                replies = speaker.converse(batch)
+                parts.write(f"batch-{number:05d}", replies)
+            rows += replies
+            bar.update(len(batch))
+    return table.responses_table(rows, talks)
 
 
 def _batches(talks, lengths, samples: int, batch_size: int) -> list[list[tuple[Conversation, int]]]:
@@ -157,6 +118,9 @@ class _Speaker:
         self.context = context or (most if most and most > 0 else None)  # XLNet says -1 for no limit
         self.end_ids = end_ids(model, tokenizer, "plain" if chat is None else "chat")
         self.hidden_ids = _hidden_ids(tokenizer)
+        self.about = {"seed": None if decoding.is_greedy else seed}  # of each row of the responses table
+        if chat is not None:
+            self.about |= {"thinking_format": chat.thinking_format, "template_date": chat.date}
 
     def encode(self, talks: list[Conversation], replies: list[list[str]]) -> list[list[int]]:
         """Token ids that the model sees before its next reply, given its earlier replies."""
@@ -166,12 +130,12 @@ class _Speaker:
         if self.chat is not None:
             texts = [self._rendered(talk, said) for talk, said in turns]
             return self.tokenizer(texts, add_special_tokens=False)["input_ids"]
-        return self.tokenizer([plain_text(talk.turns, said) for talk, said in turns])["input_ids"]
+        return self.tokenizer([table.plain_text(talk.turns, said) for talk, said in turns])["input_ids"]
 
     def _rendered(self, talk: Conversation, said: list[str]) -> str:
         answers = [split(text, self.chat.thinking_format).answer or "" for text in said]
         try:
-            return self.chat.render(chat_messages(talk.turns, answers, self.system))
+            return self.chat.render(table.chat_messages(talk.turns, answers, self.system))
         except ValueError as error:
             raise ValueError(f"{talk.prompt_id!r} cannot be asked. {error}") from error
 
@@ -197,23 +161,11 @@ class _Speaker:
         rows, said = [], [[] for _ in batch]
         for turn in range(1, max(len(talk.turns) for talk, _ in batch) + 1):
             speaking = [place for place, (talk, _) in enumerate(batch) if len(talk.turns) >= turn]
-            replies = self._replies(
-                [batch[place] for place in speaking], [said[place] for place in speaking], turn
-            )
+            asked, before = [batch[place] for place in speaking], [said[place] for place in speaking]
+            replies = self._replies(asked, before, turn)
             for place, (text, ids, reason) in zip(speaking, replies, strict=True):
-                talk, sample = batch[place]
                 said[place].append(text)
-                row = reply_row(
-                    talk,
-                    turn,
-                    sample,
-                    response=text,
-                    tokens=len(ids),
-                    finish_reason=reason,
-                    seed=None if self.decoding.is_greedy else self.seed,
-                    thinking_format="auto" if self.chat is None else self.chat.thinking_format,
-                    template_date=None if self.chat is None else self.chat.date,
-                )
+                row = table.reply_row(*batch[place], turn, text, len(ids), reason, **self.about)
                 rows.append(row | ({"token_ids": ids} if self.keeps_ids else {}))
         return rows
 

@@ -180,11 +180,10 @@ class UnknownOption(ValueError):
 
     def __init__(self, url: str, status: int, options: list[str], text: str):
         self.options = options
-        several = "s" * (len(options) > 1)
+        s, it = ("s", "them") if len(options) > 1 else ("", "it")
         super().__init__(
-            f"POST {url}: the server does not take the option{several} {', '.join(options)} (status {status}). Leave "
-            f"{'them' if several else 'it'} out (None, or the default), or ask a server that takes "
-            f"{'them' if several else 'it'}. It said: {' '.join(text.split())[:200]}"
+            f"POST {url}: the server does not take the option{s} {', '.join(options)} (status {status}). Leave {it} out "
+            f"(None, or the default), or ask a server that takes {it}. It said: {' '.join(text.split())[:200]}"
         )
 
 
@@ -193,12 +192,17 @@ class ContentFiltered(ValueError):
 
 
 class Completion(NamedTuple):
-    """A completion; what the server does not tell is None. `model` is the name it gives itself."""
+    """A completion; what the server does not tell is None. `model` is the name it gives itself.
+
+    A thought that the server gives in a field of its own stands before the text, between <think> marks; its tokens
+    are those that the server counts as `reasoning_tokens`.
+    """
 
     text: str
     finish_reason: str | None
     prompt_tokens: int | None
     completion_tokens: int | None
+    reasoning_tokens: int | None = None
     model: str | None = None
 
 
@@ -215,7 +219,7 @@ def complete_chat(
     `lost` as in `Endpoint.post`.
     """
     payload = {"model": model, "messages": messages} | {k: v for k, v in options.items() if v is not None}
-    return endpoint.post("/chat/completions", payload, read=_read_completion, lost=lost)
+    return endpoint.post("/chat/completions", payload, read=read_completion, lost=lost)
 
 
 def map_concurrent(
@@ -298,16 +302,23 @@ def clean_text(text: str) -> str:
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
-def _read_completion(body: dict) -> Completion:
+def read_completion(body: dict) -> Completion:
+    """What the JSON of /chat/completions or /completions says; an error for `Endpoint.post` where it is malformed."""
     choice, usage = body["choices"][0], body.get("usage") or {}
-    text = choice["message"]["content"]
+    message = choice["message"] if "message" in choice else {"content": choice["text"]}
+    text = message["content"]
     if not isinstance(text, str | None):
         raise TypeError(f"content is {type(text).__name__}, not text")
+    thought = message.get("reasoning_content") or message.get("reasoning")
+    if isinstance(thought, str) and thought:
+        text = f"<think>\n{thought}\n</think>\n\n{text}" if text else f"<think>\n{thought}"
+    details = usage.get("completion_tokens_details") or {}
     return Completion(
         clean_text(text or ""),
         choice.get("finish_reason"),
         usage.get("prompt_tokens"),
         usage.get("completion_tokens"),
+        details.get("reasoning_tokens"),
         body.get("model"),
     )
 
@@ -355,9 +366,7 @@ def _unknown_options(status: int, text: str, payload: Any) -> list[str]:
             said = f"{error.get('param') or error.get('message')}"
     except _MALFORMED:
         pass
-    return [
-        name for name in payload if name not in asked and re.search(rf"(?<!\w){re.escape(name)}(?!\w)", said)
-    ]
+    return [n for n in payload if n not in asked and re.search(rf"(?<!\w){re.escape(n)}(?!\w)", said)]
 
 
 def _refusal(url: str, status: int, trouble: str, key_env: str | None) -> Exception:

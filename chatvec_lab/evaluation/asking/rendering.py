@@ -8,8 +8,6 @@ from datetime import date as calendar_date
 from chatvec_lab import sandbox
 from chatvec_lab.evaluation.asking.thinking import format_of
 
-__all__ = ["ChatTemplate"]
-
 _NOW = re.compile(r"strftime_now\s*\(\s*(?:'([^'\\]*)'|\"([^\"\\]*)\")\s*\)")
 _PROBE = "chatvec"
 

@@ -3,14 +3,16 @@
 A part is one finished unit of work, written whole or not at all, so a killed run goes on where it stopped.
 """
 
+import contextlib
 import hashlib
 import json
 import os
+import uuid
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -18,25 +20,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from chatvec_lab.reading import brief, read_json
-
-__all__ = [
-    "COLUMNS",
-    "Conversation",
-    "Decoding",
-    "Parts",
-    "chat_messages",
-    "check_template",
-    "claim",
-    "conversations",
-    "digest",
-    "kept_date",
-    "key_of",
-    "plain_text",
-    "random_stream",
-    "reply_row",
-    "responses_table",
-    "some",
-]
 
 COLUMNS = [
     *("prompt_id", "set", "language", "turn", "sample"),
@@ -81,11 +64,9 @@ def conversations(prompts: pd.DataFrame | Sequence) -> list[Conversation]:
         Conversation(str(row["prompt_id"]), _text(row.get("set")), _text(row.get("language")), _turns(row))
         for row in rows
     ]
-    silent = [c.prompt_id for c in found if not c.turns or not all(isinstance(t, str) for t in c.turns)]
-    if silent:
+    if silent := [c.prompt_id for c in found if not c.turns or not all(isinstance(t, str) for t in c.turns)]:
         raise ValueError(f"{len(silent)} of {len(found)} prompts have no text: {some(silent)}.")
-    broken = [c.prompt_id for c in found if any("\ud800" <= char <= "\udfff" for t in c.turns for char in t)]
-    if broken:
+    if broken := [c.prompt_id for c in found if any(map(is_broken, c.turns))]:
         raise ValueError(f"{len(broken)} of {len(found)} prompts hold half a character: {some(broken)}.")
     twice = [key[0] for key, times in Counter(c.key for c in found).items() if times > 1]
     if twice:
@@ -104,6 +85,11 @@ def _turns(row) -> tuple:
 
 def _text(value) -> str | None:
     return None if value is None or pd.isna(value) else str(value)
+
+
+def is_broken(text: str) -> bool:
+    """Whether a text holds half a character: a surrogate without its pair."""
+    return any("\ud800" <= char <= "\udfff" for char in text)
 
 
 def some(items: list, most: int = 20) -> str:
@@ -178,12 +164,12 @@ def plain_text(turns: Sequence[str], said: Sequence[str]) -> str:
 
 def reply_row(
     talk: Conversation,
-    turn: int,
     sample: int,
-    *,
+    turn: int,
     response: str | None,
     tokens: int | None,
     finish_reason: str | None,
+    *,
     seed: int | None,
     thinking_format: str = "auto",
     template_date: str | None = None,
@@ -196,19 +182,31 @@ def reply_row(
 def responses_table(rows: list[dict], talks: list[Conversation]) -> pd.DataFrame:
     """The rows as a table with fixed columns and dtypes, in the order of the conversations, sample, turn.
 
-    A column token_ids follows where the rows have it.
+    The columns token_ids and thinking_tokens follow where the rows have them.
     """
     place = {talk.key: number for number, talk in enumerate(talks)}
     rows = sorted(rows, key=lambda row: (place[key_of(row)], row["sample"], row["turn"]))
     text = dict.fromkeys([name for name in COLUMNS if name not in _NUMBERS], "str")
     numbers = {"turn": "int64", "sample": "int64", "tokens": "Int64", "seed": "Int64"}
-    more = ["token_ids"] if any("token_ids" in row for row in rows) else []
-    return pd.DataFrame(rows, columns=[*COLUMNS, *more]).astype(text | numbers)
+    more = [name for name in ("token_ids", "thinking_tokens") if any(name in row for row in rows)]
+    kinds = text | numbers | ({"thinking_tokens": float} if "thinking_tokens" in more else {})
+    return pd.DataFrame(rows, columns=[*COLUMNS, *more]).astype(kinds)
 
 
 def key_of(row: dict) -> tuple[str, str | None, str | None]:
     """The `Conversation.key` that a row of the responses table answers."""
     return row["prompt_id"], row["set"], row["language"]
+
+
+@contextlib.contextmanager
+def evaluating(model) -> Iterator[None]:
+    """The model in evaluation mode, and then as it was."""
+    was_training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(was_training)
 
 
 class Parts:
@@ -240,7 +238,7 @@ class Parts:
             with_ids = bool(rows) and "token_ids" in rows[0]
             schema = _SCHEMA.append(pa.field("token_ids", pa.list_(pa.int64()))) if with_ids else _SCHEMA
             table = pa.Table.from_pylist(rows, schema=schema)
-            _write_whole(self.folder / f"{name}.parquet", lambda file: pq.write_table(table, file))
+            write_whole(self.folder / f"{name}.parquet", lambda file: pq.write_table(table, file))
 
 
 def kept_date(folder: str | Path | None) -> str | None:
@@ -258,7 +256,7 @@ def claim(folder: Path, run: dict) -> None:
     run = json.loads(json.dumps(run))
     if not path.exists():
         text = json.dumps(run, indent=2, ensure_ascii=False)
-        _write_whole(path, lambda file: file.write(text.encode()))
+        write_whole(path, lambda file: file.write(text.encode()))
         return
     there = read_json(path)
     keys = [key for key in {**there, **run} if there.get(key) != run.get(key)]
@@ -269,14 +267,18 @@ def claim(folder: Path, run: dict) -> None:
         raise ValueError(f"{folder} holds replies of another run.{lines}\nChoose another folder for out=.")
 
 
-def _write_whole(path: Path, write) -> None:
+def write_whole(path: Path, write: Callable[[BinaryIO], Any]) -> None:
     """A file that is complete as soon as it has its name."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with temporary.open("wb") as file:
-        write(file)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    # as readable as all else, unlike tempfile's
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    try:
+        with temporary.open("xb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def digest(value) -> str:

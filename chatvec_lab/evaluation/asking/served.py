@@ -15,33 +15,15 @@ from typing import Any, Literal
 
 import pandas as pd
 
+from chatvec_lab.evaluation.asking import responses as table
 from chatvec_lab.evaluation.asking.cache import JsonlCache
-from chatvec_lab.evaluation.asking.http import Endpoint, UnknownOption, clean_text, map_concurrent
-from chatvec_lab.evaluation.asking.responses import (
-    Conversation,
-    Decoding,
-    chat_messages,
-    check_template,
-    conversations,
-    digest,
-    plain_text,
-    random_stream,
-    reply_row,
-    responses_table,
-    some,
-)
+from chatvec_lab.evaluation.asking.http import Completion, Endpoint, UnknownOption, read_completion
+from chatvec_lab.evaluation.asking.responses import Conversation, Decoding, digest, random_stream, some
 from chatvec_lab.evaluation.asking.thinking import answer_of
 
-__all__ = ["respond_served"]
-
 _LONG = 400  # bytes of a prompt from which on its count of tokens tells whether the server cut it
-_OPTIONAL = (
-    "seed",
-    "stop",
-    "top_p",
-    "top_k",
-    "repetition_penalty",
-)  # a request means the same task without them
+# without these a request means the same task
+_OPTIONAL = ("seed", "stop", "top_p", "top_k", "repetition_penalty")
 
 
 def respond_served(
@@ -67,7 +49,8 @@ def respond_served(
 ) -> pd.DataFrame:
     """The responses table of `generation.respond`, from the server at `base_url` ("http://127.0.0.1:8000/v1").
 
-    tokens are the server's count, which may include the token that ends a reply; missing if it does not say.
+    tokens are the server's count, which may include the token that ends a reply; missing if it does not say. Where it
+    counts a thought, be it shown (then it is part of the response) or not, a column thinking_tokens follows.
     A reply that could not be had after all retries has a missing response and finish_reason "error", as have
     the later turns of its conversation; one to a prompt that the server cut to fit is missing too, with "context". A
     warning counts them, and names options that the server refuses, which are then left out.
@@ -84,114 +67,86 @@ def respond_served(
     """
     decoding = Decoding(max_tokens, temperature, top_p, top_k, repetition_penalty, tuple(stop))
     decoding.check_samples(samples)
-    check_template(template, system)
-    talks = conversations(prompts)
+    table.check_template(template, system)
+    talks = table.conversations(prompts)
     endpoint = base_url if isinstance(base_url, Endpoint) else Endpoint(base_url, key_env=key_env)
     arguments = dict(template_arguments or {})
-    server = _Server(
-        endpoint, model, template, decoding, {"chat_template_kwargs": arguments} if arguments else {}
-    )
+    server = _Server(endpoint, model, template, decoding, arguments)
     run = [endpoint.base_url, model, vars(decoding), template, system, arguments, seed]
     kept = JsonlCache(None if out is None else Path(out) / "replies.jsonl")
-    jobs = {(talk.key, i): (digest([*run, list(talk), i]), talk, i) for talk in talks for i in range(samples)}
-    seed_column = None if decoding.is_greedy else seed
+    jobs = {digest([*run, list(talk), i]): (talk, i) for talk in talks for i in range(samples)}
+    about = {"seed": None if decoding.is_greedy else seed}
 
-    def converse(talk: Conversation, sample: int) -> dict[str, list]:
+    def converse(key: str, job: tuple[Conversation, int]) -> dict[str, list]:
+        talk, sample = job
         rows, said, told = [], [], []
         for turn in range(1, len(talk.turns) + 1):
-            answers = [answer_of(text) or "" for text in said] if template == "chat" else said
             if template == "chat":
-                asked: Any = chat_messages(talk.turns[:turn], answers, system)
+                answers = [answer_of(text) or "" for text in said]
+                asked: Any = table.chat_messages(talk.turns[:turn], answers, system)
             else:
-                asked = plain_text(talk.turns[:turn], answers)
+                asked = table.plain_text(talk.turns[:turn], said)
             reply = server.ask(asked, seed, (talk.prompt_id, sample, turn))
-            said.append(reply["text"])
-            told.append([_bytes(asked), reply["prompt_tokens"]])
-            row = reply_row(talk, turn, sample, response=said[-1], tokens=reply["tokens"],
-                            finish_reason=reply["finish_reason"], seed=seed_column)  # fmt: skip
-            rows.append(row)
+            said.append(reply.text)
+            told.append([_bytes(asked), reply.prompt_tokens])
+            told_of = (reply.text, reply.completion_tokens, reply.finish_reason)
+            row = table.reply_row(talk, sample, turn, *told_of, **about)
+            rows.append(row | ({"thinking_tokens": reply.reasoning_tokens} if reply.reasoning_tokens else {}))
         return {"rows": rows, "told": told}
 
-    missing = [job for job in jobs.values() if kept.get(job[0]) is None]
-    results = map_concurrent(
-        lambda job: kept.ask(job[0], lambda: converse(*job[1:])), missing, workers=workers,
-        description="replies" if progress else None,
-    )  # fmt: skip
-    failed = {job[0]: e for job, e in zip(missing, results, strict=True) if isinstance(e, Exception)}
-    rows, cut = (
-        [],
-        _cut([pair for key, *_ in jobs.values() for pair in (kept.get(key) or {}).get("told", [])]),
-    )
-    lost: dict[str, list[str]] = {"context": [], "error": []}
-    for key, talk, sample in jobs.values():
-        record = kept.get(key)
+    _, failed = kept.ask_all(jobs, converse, workers=workers, description="replies" if progress else None)
+    records = {key: kept.get(key) for key in jobs}
+    cut = _cut([pair for record in records.values() if record for pair in record["told"]])
+    rows, lost = [], {"context": [], "error": []}
+    for key, (talk, sample) in jobs.items():
+        record = records[key]
         is_cut = record is not None and any(tuple(pair) in cut for pair in record["told"])
         if record is not None and not is_cut:
             rows += record["rows"]
             continue
         reason = "context" if is_cut else "error"
         lost[reason].append(talk.prompt_id)
-        rows += [
-            reply_row(talk, turn, sample, response=None, tokens=None, finish_reason=reason, seed=seed_column)
-            for turn in range(1, len(talk.turns) + 1)
-        ]
+        turns = range(1, len(talk.turns) + 1)
+        rows += [table.reply_row(talk, sample, turn, None, None, reason, **about) for turn in turns]
     _tell(lost, failed, len(jobs), server.left_out)
-    table = responses_table(rows, talks)
+    found = table.responses_table(rows, talks)
     if samples > 1:
-        _check_sampling(table, endpoint)
-    return table
+        _check_sampling(found, endpoint)
+    return found
 
 
 class _Server:
     """A model at a server: what is asked of it, less what it refuses."""
 
-    def __init__(self, endpoint: Endpoint, model: str, template: str, decoding: Decoding, more: dict):
-        self.endpoint, self.model, self.decoding, self.more = endpoint, model, decoding, more
+    def __init__(self, endpoint: Endpoint, model: str, template: str, decoding: Decoding, arguments: dict):
+        self.endpoint, self.model, self.decoding = endpoint, model, decoding
+        self.more = {"chat_template_kwargs": arguments} if arguments else {}
         self.is_chat = template == "chat"
         self.left_out: dict[str, str] = {}  # option -> what the server said
         self._lock = threading.Lock()
 
-    def ask(self, asked: Any, seed: int, key: tuple) -> dict[str, Any]:
-        """text, tokens, prompt_tokens and finish_reason of one reply."""
+    def ask(self, asked: Any, seed: int, key: tuple) -> Completion:
+        """One reply, cut at its stop string."""
         path, name = ("/chat/completions", "messages") if self.is_chat else ("/completions", "prompt")
         options = self.more | _options(self.decoding, seed, key)
         while True:
             sent = {k: v for k, v in options.items() if v is not None and k not in self.left_out}
             try:
                 return self.endpoint.post(path, {"model": self.model, name: asked} | sent, read=self._read)
-            except UnknownOption as error:
-                refused = [k for k in _OPTIONAL if k in sent and k in error.options]
-                if not refused:
-                    raise
-                with self._lock:
-                    self.left_out |= dict.fromkeys(refused, str(error).partition("It said: ")[2])
             except ValueError as error:
-                refused = [k for k in _OPTIONAL if k in sent and re.search(rf"\b{k}\b", _said(error, sent))]
+                # the server's own words, without what it repeats of the request
+                said = re.split(r"It said: |refused the request\.", str(error))[-1]
+                named = error.options if isinstance(error, UnknownOption) else re.findall(r"\w+", said)
+                refused = [k for k in _OPTIONAL if k in sent and k in named]
                 if not refused:
                     raise
                 with self._lock:
-                    self.left_out |= dict.fromkeys(refused, _said(error, sent)[:200])
+                    self.left_out |= dict.fromkeys(refused, said[:200])
 
-    def _read(self, body: dict) -> dict[str, Any]:
-        choice, usage = body["choices"][0], body.get("usage") or {}
-        message = choice["message"] if self.is_chat else {"content": choice["text"]}
-        text, reason = message["content"], choice.get("finish_reason")
-        thought = message.get("reasoning_content") or message.get("reasoning")
-        if not isinstance(text, str | None):
-            raise TypeError(f"content is {type(text).__name__}, not text")
-        if isinstance(thought, str) and thought:  # a field of its own; the raw text has it between marks
-            text = f"<think>\n{thought}\n</think>\n\n{text or ''}" if text else f"<think>\n{thought}"
-        text = clean_text(text or "")
-        ends = [text.find(stop) for stop in self.decoding.stop if stop in text]
-        if ends:
-            text, reason = text[: min(ends)], "stop"
-        return {"text": text, "finish_reason": reason, "tokens": usage.get("completion_tokens"),
-                "prompt_tokens": usage.get("prompt_tokens")}  # fmt: skip
-
-
-def _said(error: ValueError, sent: dict) -> str:
-    """The server's own words in an error, without what it repeats of the request."""
-    return str(error).partition("refused the request.")[2]
+    def _read(self, body: dict) -> Completion:
+        found = read_completion(body)
+        ends = [found.text.find(stop) for stop in self.decoding.stop if stop in found.text]
+        return found._replace(text=found.text[: min(ends)], finish_reason="stop") if ends else found
 
 
 def _options(decoding: Decoding, seed: int, key: tuple) -> dict:

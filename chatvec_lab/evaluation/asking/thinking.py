@@ -12,18 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-__all__ = [
-    "FORMATS",
-    "Format",
-    "Split",
-    "answer_of",
-    "answers",
-    "format_of",
-    "marks_kept",
-    "split",
-    "thinking_scores",
-    "with_answers",
-]
+from chatvec_lab.evaluation._frames import identity, text_column, text_of
 
 
 class Format(NamedTuple):
@@ -114,7 +103,8 @@ def answers(responses: pd.DataFrame) -> list[str | None]:
 
     The column `thinking_format` (as `respond` writes it) says in which format; without it "auto".
     """
-    return _as_texts(responses["answer"]) if "answer" in responses else [s.answer for s in _splits(responses)]
+    said = responses["answer"] if "answer" in responses else [s.answer for s in _splits(responses)]
+    return list(map(text_of, said))
 
 
 def with_answers(
@@ -124,36 +114,43 @@ def with_answers(
 
     `format` as in `split`; None takes each reply's own `thinking_format`, or "auto" where there is none.
     `answer` is missing where generation ended inside the thought, or before a word of an answer at the last token.
-    `tokenizer` gives the model's tokenizer, and is called where a reply thinks; None counts no tokens.
+    `tokenizer` gives the model's tokenizer, and is called where a reply thinks; None counts no tokens. Tokens that a
+    server has counted (the column is there already) stay, also those of a thought that it does not show.
     """
     splits = _splits(responses, format)
     thoughts = [(s.thinking or "").strip() for s in splits]
     counted = tokenizer() if any(thoughts) else None
+    own = [_count(thought, counted) for thought in thoughts]
+    tokens = [seen if not told > 0 else told for seen, told in zip(own, _hidden(responses), strict=True)]
     return responses.assign(
-        thinking=pd.array([s.thinking for s in splits], dtype="str"),
-        answer=pd.array([s.answer for s in splits], dtype="str"),
-        thinking_tokens=np.array([_count(thought, counted) for thought in thoughts], dtype=float),
+        thinking=text_column(s.thinking for s in splits),
+        answer=text_column(s.answer for s in splits),
+        thinking_tokens=np.array(tokens, dtype=float),
     )
 
 
 def thinking_scores(responses: pd.DataFrame) -> pd.DataFrame:
     """How each reply of `with_answers` thinks, one row a reply; a reply that is missing has missing numbers.
 
-    Columns: those that identify the reply, thinks (1.0 with a thought, an empty one is none), thinking_tokens (0
-    without a thought, missing where nothing counted those of one), thinking_language (as detected, of thoughts),
-    no_answer (1.0 if it ended before an answer), ended (1.0 if it ended by itself, 0.0 cut off, NaN if not told).
+    Columns: those that identify the reply, thinks (1.0 with a thought, be it one that a server only counts; an empty
+    one is none), thinking_tokens (0 without a thought, missing where nothing counted those of one), thinking_language
+    (as detected, of thoughts), no_answer (1.0 if it ended before an answer), ended (1.0 if it ended by itself, 0.0 cut
+    off, NaN if not told).
     """
-    from chatvec_lab.evaluation._frames import identity
-    from chatvec_lab.evaluation.language import read_language
+    from chatvec_lab.evaluation.language import read_language  # which reads answers by this module
 
     is_reply = responses["response"].map(lambda text: isinstance(text, str)).to_numpy(dtype=bool)
     thoughts = [text.strip() if isinstance(text, str) else "" for text in responses["thinking"]]
+    thinks = (
+        np.array([bool(thought) for thought in thoughts], dtype=bool)
+        | responses["thinking_tokens"].gt(0).to_numpy()
+    )
     reasons = responses["finish_reason"] if "finish_reason" in responses else [None] * len(responses)
     known = {"stop": 1.0, "eos": 1.0, "length": 0.0, "max_tokens": 0.0, "context": 0.0}
     return identity(responses).assign(
-        thinks=np.where(is_reply, [float(bool(t)) for t in thoughts], np.nan),
+        thinks=np.where(is_reply, thinks.astype(float), np.nan),
         thinking_tokens=responses["thinking_tokens"].where(is_reply),
-        thinking_language=pd.array([read_language(t).language if t else None for t in thoughts], dtype="str"),
+        thinking_language=text_column(read_language(t).language if t else None for t in thoughts),
         no_answer=np.where(is_reply, responses["answer"].isna().astype(float), np.nan),
         ended=np.array([known.get(reason, np.nan) for reason in reasons], dtype=float),
     )
@@ -169,9 +166,8 @@ def format_of(template: str, prompt: str = "") -> str:
     'think/1:inside'
     """
     names = [n for n, f in _SOUGHT.items() if f.opening in template or f.closing in template]
-    names = [
-        n for n in names if n != "harmony" or "<|channel|>" in template
-    ]  # others end turns with <|end|>, too
+    # others end turns with <|end|>, too
+    names = [n for n in names if n != "harmony" or "<|channel|>" in template]
     if not names:
         return "auto"
     form = FORMATS[names[0]]
@@ -236,9 +232,8 @@ def _tagged(text: str, form: Format, is_inside: bool) -> tuple[list[str] | None,
     is_thought = has_marks = is_inside
     for place, mark in _marks(text, form):
         has_marks = True
-        if (
-            mark == form.closing and not is_thought
-        ):  # its opening mark was in the prompt: all so far was thought
+        # its opening mark was in the prompt: all so far was thought
+        if mark == form.closing and not is_thought:
             thoughts, said = [*thoughts, *said], []
         is_before = is_thought or mark == form.closing
         (thoughts if is_before else said).append(text[start:place])
@@ -270,9 +265,8 @@ def _channels(text: str) -> tuple[list[str] | None, str | None]:
         return None, text
     before, mark, after = text.rpartition("assistantfinal")
     thought = re.sub(r"^\s*(?:analysis|commentary)", "", before if mark else text)
-    return [thought.replace("assistantcommentary", "\n\n").replace("assistantanalysis", "\n\n")], (
-        after if mark else None
-    )
+    thought = re.sub("assistant(?:commentary|analysis)", "\n\n", thought)
+    return [thought], after if mark else None
 
 
 def _unwrapped(answer: str, marks: tuple[str, ...]) -> str:
@@ -289,21 +283,18 @@ def _splits(responses: pd.DataFrame, format: str | None = None) -> list[Split]:
     given = responses["thinking_format"] if "thinking_format" in responses else [None] * len(responses)
     formats = [format or (one if isinstance(one, str) else "auto") for one in given]
     reasons = responses["finish_reason"] if "finish_reason" in responses else [None] * len(responses)
-    found = [split(text, one) for text, one in zip(_as_texts(responses["response"]), formats, strict=True)]
-    return [
-        s._replace(answer=None) if s.thinking and s.answer == "" and reason in ("length", "max_tokens") else s
-        for s, reason in zip(found, reasons, strict=True)
-    ]
+    found = [split(text_of(text), one) for text, one in zip(responses["response"], formats, strict=True)]
+    cut = [reason in ("length", "max_tokens") for reason in reasons]
+    return [s._replace(answer=None) if is_cut and s.answer == "" and (s.thinking or hidden > 0) else s
+            for s, is_cut, hidden in zip(found, cut, _hidden(responses), strict=True)]  # fmt: skip
 
 
-def _as_texts(column: Iterable) -> list[str | None]:
-    """Strings that every library takes: None for what is missing, lone surrogates replaced."""
-    return [t.encode("utf-8", "replace").decode("utf-8") if isinstance(t, str) else None for t in column]
+def _hidden(responses: pd.DataFrame) -> Iterable[float]:
+    """The tokens of each thought that a server has counted."""
+    return responses["thinking_tokens"] if "thinking_tokens" in responses else [np.nan] * len(responses)
 
 
 def _count(thought: str, tokenizer) -> float:
     if not thought:
         return 0.0
-    return (
-        np.nan if tokenizer is None else float(len(tokenizer(thought, add_special_tokens=False)["input_ids"]))
-    )
+    return np.nan if tokenizer is None else len(tokenizer(thought, add_special_tokens=False)["input_ids"])

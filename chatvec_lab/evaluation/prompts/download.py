@@ -1,11 +1,12 @@
-"""A linked file, fetched once into the cache: resumed within the file where the server allows it, bytes shown."""
+"""Files from elsewhere, fetched once into the cache: of the hub, or behind a link, resumed where the server allows it."""
 
 import contextlib
 import fcntl
+import fnmatch
 import hashlib
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
@@ -13,8 +14,6 @@ from urllib.parse import unquote
 from tqdm import tqdm
 
 from chatvec_lab.secrets import shown_address
-
-__all__ = ["fetch"]
 
 LARGEST = 4 << 30  # bytes; no file of prompts has more
 TIMEOUT = 30.0  # seconds without a byte
@@ -108,9 +107,8 @@ def _download(link: str, part: _Part) -> None:
                 raise OSError(f"the server answered {reply.status_code} {reply.reason_phrase}".strip())
             packed = reply.headers.get("Content-Encoding", "identity").strip().lower() not in ("", "identity")
             if reply.status_code == 206:
-                sent = re.fullmatch(
-                    r"bytes (\d+)-\d+/(\d+|\*)", reply.headers.get("Content-Range", "").strip()
-                )
+                told = reply.headers.get("Content-Range", "").strip()
+                sent = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", told)
                 if packed or not sent or int(sent[1]) != have or not have:
                     part.restart("")
                     raise OSError(
@@ -121,10 +119,9 @@ def _download(link: str, part: _Part) -> None:
                 total = None if packed else _total(reply.headers.get("Content-Length"))
                 have = 0
                 takes_ranges = reply.headers.get("Accept-Ranges") == "bytes" and not packed
-                strong = [
-                    v for v in (reply.headers.get("ETag", ""), reply.headers.get("Last-Modified", "")) if v
-                ]
-                part.restart(next((v for v in strong if not v.startswith("W/")), "") if takes_ranges else "")
+                told = [reply.headers.get(name, "") for name in ("ETag", "Last-Modified")]
+                strong = [validator for validator in told if validator and not validator.startswith("W/")]
+                part.restart(strong[0] if strong and takes_ranges else "")
             if (total or 0) > LARGEST:
                 part.restart("")
                 raise OSError(f"the file has {total:,} bytes; prompts have {LARGEST:,} at most")
@@ -148,3 +145,43 @@ def _download(link: str, part: _Part) -> None:
 
 def _total(length: str | None) -> int | None:
     return int(length) if length and length.isdigit() else None
+
+
+def hub_files(
+    source: str,
+    pattern: str | None,
+    *,
+    suffixes: tuple[str, ...] = (),
+    revision: str | None = None,
+    is_one: bool = False,
+) -> list[Path]:
+    """The files of a data set of the hub that match a pattern (None: that end in one of the suffixes), downloaded.
+
+    Raises FileNotFoundError where there is none, ValueError where one was wanted and several match, and ConnectionError,
+    with what to do, where they cannot be had.
+    """
+    from huggingface_hub import HfApi, hf_hub_download
+
+    about = {"repo_id": source, "repo_type": "dataset", "revision": revision}
+    names, there = [pattern], []
+    if pattern is None or any(c in pattern for c in "*?["):
+        there = sorted(_had(source, pattern, HfApi().list_repo_files, **about))
+        names = [n for n in there if (fnmatch.fnmatch(n, pattern) if pattern else n.endswith(suffixes))]
+    if not names:
+        raise FileNotFoundError(
+            f"{source} has no file {pattern or 'that is a table'}; it has {', '.join(there)}"
+        )
+    if is_one and len(names) > 1:
+        told = f"{len(names)} files match {pattern or 'a table'}; name one with file=: {', '.join(names)}"
+        raise ValueError(f"{source}: {told}")
+    return [Path(_had(source, name, hf_hub_download, filename=name, **about)) for name in names]
+
+
+def _had(source: str, name: str | None, get: Callable, **about: Any) -> Any:
+    try:
+        return get(**about)
+    except Exception as error:  # the hub's client raises the errors of three libraries
+        raise ConnectionError(
+            f"cannot download {name or 'the files'} of dataset {source}: {type(error).__name__}: {error}\n"
+            "Get the file by hand and pass its path: read_prompts(path, language=...). Our own sets need no network."
+        ) from error

@@ -14,8 +14,6 @@ import pyarrow.parquet as pq
 
 from chatvec_lab.reading import DoubledKey, brief, parse_json, read_yaml
 
-__all__ = ["SUFFIXES", "rows_of"]
-
 SUFFIXES = (".jsonl", ".json", ".yaml", ".yml", ".csv", ".tsv", ".parquet")
 Row = tuple[str, Any]  # its place, for messages, and what stands there
 

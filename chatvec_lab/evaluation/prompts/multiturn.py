@@ -13,8 +13,6 @@ from chatvec_lab.evaluation.instructions import VERSION, checks_by_prompt, instr
 from chatvec_lab.evaluation.language import normalise
 from chatvec_lab.evaluation.scorers.checks import COMPARISONS, count_words
 
-__all__ = ["multiturn_scores"]
-
 _HOLDS = dict(zip(COMPARISONS, (np.less, np.greater), strict=True))
 
 

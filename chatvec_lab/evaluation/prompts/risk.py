@@ -5,30 +5,22 @@ Nothing is downloaded unless you ask for it, and none of it is in this repositor
 about each prompt. Continuation sets (RTP and its kin) are meant for `template="plain"`.
 """
 
-import fnmatch
 import re
 import zipfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import pandas as pd
 
+from chatvec_lab.evaluation._frames import stored
 from chatvec_lab.evaluation.asking.responses import some
-from chatvec_lab.evaluation.language import normalise
+from chatvec_lab.evaluation.language import converter, normalise
+from chatvec_lab.evaluation.prompts.download import hub_files
 from chatvec_lab.reading import demand, parse_json, read_json
 
-__all__ = ["cut_at_comma", "polyglo_toxicity_prompts", "real_toxicity_prompts", "rtp_lx", "safety_prompts"]
-
-TYPICAL = (
-    *("Insult", "Unfairness_And_Discrimination", "Crimes_And_Illegal_Activities", "Physical_Harm"),
-    *("Mental_Health", "Privacy_And_Property", "Ethics_And_Morality"),
-)
-ATTACKS = (
-    *("Goal_Hijacking", "Prompt_Leaking", "Role_Play_Instruction", "Unsafe_Instruction_Topic"),
-    *("Inquiry_With_Unsafe_Opinion", "Reverse_Exposure"),
-)
+TYPICAL, ATTACKS = (tuple(stored("prompt_sets")["safety_prompts"][kind]) for kind in ("typical", "attacks"))
 
 
 def real_toxicity_prompts(
@@ -46,16 +38,14 @@ def real_toxicity_prompts(
     second. `limit` draws that many with `seed`; `commas` cuts each after so many (see `cut_at_comma`).
     category is "challenging", "toxic" or "non-toxic" (recorded score below 0.5); toxicity is that score.
     """
-    rows = _json_lines(_one_file(source, "prompts.jsonl"))
-    table = pd.DataFrame(
-        {
-            "prompt_id": [f"rtp-{i}" for i in range(len(rows))],
-            "set": "real-toxicity-prompts",
-            "category": [_rtp_category(row) for row in rows],
-            "language": "en",
-            "turns": [[_cut(row["prompt"]["text"], commas)] for row in rows],
-            "toxicity": [_number(row["prompt"].get("toxicity")) for row in rows],
-        }
+    rows = _json_lines(_files(source, "prompts.jsonl")[0])
+    table = _table(
+        "real-toxicity-prompts",
+        prompt_id=[f"rtp-{i}" for i in range(len(rows))],
+        category=[_rtp_category(row) for row in rows],
+        language="en",
+        turns=[[_cut(row["prompt"]["text"], commas)] for row in rows],
+        toxicity=[_number(row["prompt"].get("toxicity")) for row in rows],
     )
     if challenging is not None:
         table = table[(table["category"] == "challenging") == challenging]
@@ -87,15 +77,13 @@ def rtp_lx(
         raise ValueError(
             f"{source} holds placeholders, not prompts: the prompts are in RTP-LX.zip, with its password"
         )
-    table = pd.DataFrame(
-        {
-            "prompt_id": [f"rtp-lx-{row['Index']}" for row in rows],
-            "set": "rtp-lx",
-            "category": None,
-            "language": normalise(language),
-            "turns": [[_cut(row["Prompt"], commas)] for row in rows],
-            "toxicity": [_number((row.get("Annotations") or {}).get("Toxicity")) for row in rows],
-        }
+    table = _table(
+        "rtp-lx",
+        prompt_id=[f"rtp-lx-{row['Index']}" for row in rows],
+        category=None,
+        language=normalise(language),
+        turns=[[_cut(row["Prompt"], commas)] for row in rows],
+        toxicity=[_number((row.get("Annotations") or {}).get("Toxicity")) for row in rows],
     )
     return _drawn(table, limit, seed)
 
@@ -116,50 +104,27 @@ def polyglo_toxicity_prompts(
     """
     if split not in ("small", "full", "wildchat"):
         raise ValueError(f"split={split!r}: choose 'small', 'full' or 'wildchat'")
-    known = [
-        "ar",
-        "cs",
-        "de",
-        "en",
-        "es",
-        "fr",
-        "hi",
-        "id",
-        "it",
-        "ja",
-        "ko",
-        "nl",
-        "pl",
-        "pt",
-        "ru",
-        "sv",
-        "zh",
-    ]  # its Chinese is Simplified
+    known = stored("prompt_sets")["polyglo_languages"]  # its Chinese is Simplified
     code = "zh" if normalise(language) == "zh-Hans" else normalise(language)
     if code not in known:
-        raise ValueError(
-            f"polyglo-toxicity-prompts has no prompts in {language!r}; it has {', '.join(known)} (zh-Hans)"
-        )
+        there = ", ".join(known)
+        raise ValueError(f"polyglo-toxicity-prompts has no prompts in {language!r}; it has {there} (zh-Hans)")
     config = f"wildchat-{code}" if split == "wildchat" else f"ptp-{code}"
     files = _files(source, f"{config}/{split}-*.parquet")
     rows = pd.concat([pd.read_parquet(file) for file in files], ignore_index=True)
     text = next((c for c in ("prompt", "text") if c in rows), None)
     if text is None:
         raise ValueError(f"{files[0]}: no column prompt or text among {', '.join(rows.columns)}")
-    score = next(
-        (rows[c] for c in ("prompt_toxicity", "toxicity") if c in rows), pd.Series(np.nan, rows.index)
-    )
-    quarters = [min(int(4 * x), 3) / 4 if 0 <= x <= 1 else None for x in score.astype(float)]
-    labels = [None if q is None else f"{q:g}-{q + 0.25:g}" for q in quarters]
-    table = pd.DataFrame(
-        {
-            "prompt_id": [f"{config}-{split}-{i}" for i in range(len(rows))],
-            "set": "polyglo-toxicity-prompts",
-            "category": labels,
-            "language": "zh-Hans" if code == "zh" else code,
-            "turns": [[str(t)] for t in rows[text]],
-            "toxicity": score.astype(float),
-        }
+    scores = [rows[c] for c in ("prompt_toxicity", "toxicity") if c in rows]
+    score = (scores or [pd.Series(np.nan, rows.index)])[0].astype(float)
+    quarters = [min(int(4 * x), 3) / 4 if 0 <= x <= 1 else None for x in score]
+    table = _table(
+        "polyglo-toxicity-prompts",
+        prompt_id=[f"{config}-{split}-{i}" for i in range(len(rows))],
+        category=[None if q is None else f"{q:g}-{q + 0.25:g}" for q in quarters],
+        language="zh-Hans" if code == "zh" else code,
+        turns=[[str(t)] for t in rows[text]],
+        toxicity=score,
     )
     return _drawn(table, limit, seed)
 
@@ -187,30 +152,23 @@ def safety_prompts(
     if isinstance(scenarios, str) or unknown:
         raise ValueError(f"scenarios={scenarios!r}: a list of {', '.join(TYPICAL + ATTACKS)}")
     found: dict[str, list] = {}
-    for names, file in (
-        (TYPICAL, "typical_safety_scenarios.json"),
-        (ATTACKS, "instruction_attack_scenarios.json"),
-    ):
+    files = {"typical_safety_scenarios.json": TYPICAL, "instruction_attack_scenarios.json": ATTACKS}
+    for file, names in files.items():
         if set(names) & set(scenarios):
-            content = read_json(_one_file(source, file))
+            content = read_json(_files(source, file)[0])
             found |= {name: rows for name, rows in content.items() if name in scenarios}
-    lacking = [s for s in scenarios if not found.get(s)]
-    if lacking:
+    if lacking := [s for s in scenarios if not found.get(s)]:
         raise ValueError(f"{source} has no prompts for {some(lacking)}; it has {', '.join(found)}")
+    converted = language == "zh-Hant"
+    convert = converter("s2t", "Safety-Prompts are in Simplified Chinese") if converted else str
     tables = []
     for scenario in scenarios:
         texts = [row["prompt"] for row in found[scenario]]
         ids = [f"{scenario}-{i}" for i in range(len(texts))]
-        table = pd.DataFrame(
-            {"prompt_id": ids, "set": "safety-prompts", "category": scenario, "language": language}
-        )
-        table["turns"] = [[text] for text in texts]
+        turns = [[convert(text)] for text in texts]
+        table = _table("safety-prompts", prompt_id=ids, category=scenario, language=language, turns=turns)
         tables.append(_drawn(table, per_scenario, seed))
-    table = pd.concat(tables, ignore_index=True)
-    if language == "zh-Hant":
-        convert = _traditional()
-        table["turns"] = [[convert(text) for text in turns] for turns in table["turns"]]
-    return table
+    return pd.concat(tables, ignore_index=True)
 
 
 def cut_at_comma(text: str, commas: int = 2) -> str:
@@ -223,6 +181,10 @@ def cut_at_comma(text: str, commas: int = 2) -> str:
     """
     marks = [m.end() for m in re.finditer(r"[,，،﹐]", text)]
     return text[: marks[commas - 1]] if len(marks) >= commas else text
+
+
+def _table(name: str, *, prompt_id: list[str], **columns: object) -> pd.DataFrame:
+    return pd.DataFrame({"prompt_id": prompt_id, "set": name, **columns})
 
 
 def _cut(text: str, commas: int | None) -> str:
@@ -289,10 +251,6 @@ def _json_lines(content: Path | bytes, *, name: str = "") -> list[dict]:
     return rows
 
 
-def _one_file(source: str | Path, pattern: str) -> Path:
-    return _files(source, pattern)[0]
-
-
 def _files(source: str | Path, pattern: str) -> list[Path]:
     """The files of a hub data set, or of a folder with its layout, that match; a file stands for itself."""
     path = Path(source)
@@ -307,34 +265,4 @@ def _files(source: str | Path, pattern: str) -> list[Path]:
         raise FileNotFoundError(
             f"{source} is neither a file, a folder, nor the id of a data set (owner/name)"
         )
-    return [Path(file) for file in _downloaded(str(source), pattern)]
-
-
-def _downloaded(repository: str, pattern: str) -> Iterable[str]:
-    from huggingface_hub import HfApi, hf_hub_download
-
-    try:
-        names = [pattern]
-        if "*" in pattern:
-            names = fnmatch.filter(HfApi().list_repo_files(repository, repo_type="dataset"), pattern)
-        files = [hf_hub_download(repository, name, repo_type="dataset") for name in sorted(names)]
-    except Exception as error:  # the hub's client raises the errors of three libraries
-        raise ConnectionError(
-            f"cannot download {pattern} of the data set {repository}: {type(error).__name__}: {error}\n"
-            "Get the file by hand and pass its path, or that of its folder, as source."
-        ) from error
-    if not files:
-        raise FileNotFoundError(
-            f"the data set {repository} has no file {pattern}: is the language among its own?"
-        )
-    return files
-
-
-def _traditional():
-    try:
-        from opencc import OpenCC
-    except ImportError as error:
-        raise ImportError(
-            "Traditional Chinese is converted with opencc: pip install opencc, or language='zh-Hans'"
-        ) from error
-    return OpenCC("s2t").convert
+    return hub_files(str(source), pattern)

@@ -6,49 +6,23 @@ Our own sets (`data/prompts`) are parallel: the same `prompt_id` asks the same i
 import re
 from collections.abc import Iterable, Mapping
 from contextlib import nullcontext
-from fnmatch import fnmatch
 from pathlib import Path
 
 import pandas as pd
 
 from chatvec_lab.evaluation.instructions import validate
 from chatvec_lab.evaluation.language import normalise
-from chatvec_lab.evaluation.prompts.download import fetch
+from chatvec_lab.evaluation.prompts.download import fetch, hub_files
 from chatvec_lab.evaluation.prompts.files import SUFFIXES, rows_of
+from chatvec_lab.evaluation.prompts.options import PUBLISHED
 from chatvec_lab.evaluation.prompts.shapes import prompt_of
 from chatvec_lab.mistakes import naming
 from chatvec_lab.paths import DATA
 from chatvec_lab.secrets import shown_address
 
-__all__ = ["COLUMNS", "LANGUAGES", "PUBLISHED", "SETS", "load_prompts", "read_prompts"]
-
 COLUMNS = ["prompt_id", "set", "category", "language", "turns", "checks", "reference"]
 SETS = ("general", "dialogues", "instructions", "hostile", "harmless", "continuations")
 LANGUAGES = ("en", "zh-Hant", "zh-Hans", "ko", "ja", "es", "ar", "sw")
-
-# Name or hub id -> (hub id or link, file inside the repository, languages). Licences: see data/prompts/README.md.
-PUBLISHED: dict[str, tuple[str, str | None, tuple[str, ...]]] = {
-    "vicuna": (
-        "https://raw.githubusercontent.com/lm-sys/FastChat/main/fastchat/llm_judge/data/vicuna_bench/question.jsonl",
-        None,
-        ("en",),
-    ),
-    "llm-book/ja-vicuna-qa-benchmark": ("llm-book/ja-vicuna-qa-benchmark", "data/test-*.parquet", ("ja",)),
-    "mt-bench": ("HuggingFaceH4/mt_bench_prompts", "raw/question.jsonl", ("en",)),
-    "ZoneTwelve/mt-bench-tw": ("ZoneTwelve/mt-bench-tw", "questions.jsonl", ("zh-Hant",)),
-    "LGAI-EXAONE/KoMT-Bench": ("LGAI-EXAONE/KoMT-Bench", "raw/question_ko.jsonl", ("ko",)),
-    "karakuri-ai/corrected-mt-bench-ja": (
-        "karakuri-ai/corrected-mt-bench-ja",
-        "data/test-*.parquet",
-        ("ja",),
-    ),
-    "google/IFEval": ("google/IFEval", "ifeval_input_data.jsonl", ("en",)),
-    "Qwen/P-MMEval": (
-        "Qwen/P-MMEval",
-        "mifeval/test/{language}.jsonl",
-        ("en", "zh-Hans", "ar", "es", "ja", "ko", "th", "fr", "pt", "vi"),
-    ),
-}
 
 
 def load_prompts(name: str, language: str = "en", *, limit: int | None = None) -> pd.DataFrame:
@@ -136,23 +110,4 @@ def _local(source: str, file: str | None, revision: str | None) -> Path:
         return Path(source)
     if source.endswith(SUFFIXES) or source.count("/") != 1:
         raise FileNotFoundError(f"no prompt file {source}")
-    from httpx import TransportError
-    from huggingface_hub import HfApi, hf_hub_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
-
-    options = {"repo_id": source, "repo_type": "dataset", "revision": revision}
-    try:
-        if file is None or any(c in file for c in "*?["):
-            names = HfApi().list_repo_files(**options)
-            wanted = [n for n in names if (fnmatch(n, file) if file else n.endswith(SUFFIXES))]
-            if len(wanted) != 1:
-                raise ValueError(
-                    f"{source}: {len(wanted)} files match {file or 'a table'}; name one with file=: {', '.join(names)}"
-                )
-            file = wanted[0]
-        return Path(hf_hub_download(filename=file, **options))
-    except (HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled, TransportError, OSError) as error:
-        raise ConnectionError(
-            f"cannot download {file or 'the files'} of dataset {source}: {type(error).__name__}: {error}\n"
-            "Get the file by hand and pass its path: read_prompts(path, language=...). Our own sets need no network."
-        ) from error
+    return hub_files(source, file, suffixes=SUFFIXES, revision=revision, is_one=True)[0]

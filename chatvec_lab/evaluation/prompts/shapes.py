@@ -9,69 +9,22 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from chatvec_lab.evaluation._frames import stored
+from chatvec_lab.evaluation.asking.responses import is_broken
 from chatvec_lab.evaluation.language import normalise
 from chatvec_lab.keys import Key
 from chatvec_lab.reading import DoubledKey, parse_json
 
-__all__ = ["prompt_of"]
 
-# The columns that are read, by what they are for. Of several that say the same, the first one counts.
-_ID = dict.fromkeys(
-    ("prompt_id", "id", "question_id", "key", "uid"),
-    Key("text or a number", "The prompt's own id; without one, its place in the file."),
-)
-_TURNS = dict.fromkeys(
-    ("turns", "questions"), Key("a list of texts", "What the user says, turn by turn.")
-) | (
-    dict.fromkeys(
-        ("prompt", "question", "instruction", "text", "input"),
-        Key(
-            "text, or a list of texts", "What the user says; `input` beside an `instruction` is put below it."
-        ),
-    )
-)
-_MESSAGES = dict.fromkeys(
-    ("messages", "conversations", "conversation"),
-    Key(
-        "a list of mappings with a role and a content",
-        "The dialogue; what the assistant says in it are references.",
-    ),
-)
-_CONTEXT = dict.fromkeys(("context", "passage"), Key("text", "Put above the first turn."))
-_REFERENCE = dict.fromkeys(
-    ("reference", "references", "answer", "output", "response"),
-    Key(
-        "text, or a list with one a turn",
-        "A right answer, for judges that compare; never shown to the model.",
-    ),
-)
-_ABOUT = {
-    "language": Key(
-        "a code, such as ko or zh-Hant", "The prompt's language; without it the target language is meant."
-    ),
-    "category": Key("text", "A kind of prompt, for tables by kind."),
-    "item": Key(
-        "text", "What several prompts ask about: they are drawn together when an interval is computed."
-    ),
-}
-_CHECKS = {
-    "checks": Key("a list of mappings with an instruction and its kwargs", "What a right reply fulfils, checked exactly: "
-                  "the names are IFEval's, see chatvec_lab/evaluation/instructions.py."),
-    "instruction_id_list": Key("a list of texts", "The same in IFEval's form: the names,"),
-    "kwargs": Key("a list of mappings", "and their arguments, one for each name."),
-}  # fmt: skip
+def _keys(part: str) -> dict[str, Key]:
+    """The columns of one purpose (data/prompt_columns.yaml), in order; of several that say the same the first counts."""
+    told = stored("prompt_columns")["read"][part]
+    return {name: Key(key["holds"], key["meaning"]) for key in told for name in key["names"]}
+
+
+_ID, _TURNS, _MESSAGES, _CONTEXT, _REFERENCE, _ABOUT, _CHECKS = map(_keys, stored("prompt_columns")["read"])
 ROW_KEYS = _ID | _TURNS | _MESSAGES | _CONTEXT | _REFERENCE | _ABOUT | _CHECKS
-UNASKED = {  # columns that change what is asked, and that a prompts table has no place for
-    **dict.fromkeys(("system", "system_prompt"), "a system prompt is given to respond(system=...)"),
-    **dict.fromkeys(
-        ("history",), "a dialogue that was held before cannot be asked again; give all its turns"
-    ),
-    **dict.fromkeys(
-        ("choices", "options", "endings", "candidates"),
-        "multiple choice is no prompt; write the choices into the question, or take a knowledge task",
-    ),
-    **dict.fromkeys(("image", "images", "audio", "video"), "only text is asked"),
-}
+UNASKED = {name: key["reason"] for key in stored("prompt_columns")["refused"] for name in key["names"]}
 _TEXT_KEYS = ("content", "text", "value", "prompt", "question")
 _USER, _ASSISTANT = ("user", "human", "prompter"), ("assistant", "gpt", "model", "bot", "chatgpt", "ai")
 
@@ -79,10 +32,9 @@ _USER, _ASSISTANT = ("user", "human", "prompter"), ("assistant", "gpt", "model",
 def _is_broken(value: Any) -> bool:
     """Whether a text in it holds half a character."""
     if isinstance(value, str):
-        return any("\ud800" <= c <= "\udfff" for c in value)
-    if isinstance(value, Mapping):
-        return any(_is_broken(k) or _is_broken(v) for k, v in value.items())
-    return isinstance(value, list | tuple) and any(map(_is_broken, value))
+        return is_broken(value)
+    parts = [*value, *value.values()] if isinstance(value, Mapping) else value
+    return isinstance(value, Mapping | list | tuple) and any(map(_is_broken, parts))
 
 
 def prompt_of(row: Any, place: str, position: int, *, set: str, language: str) -> dict:
@@ -93,7 +45,7 @@ def prompt_of(row: Any, place: str, position: int, *, set: str, language: str) -
         raise ValueError(f"{place} is {type(row).__name__}: a row is an object with a prompt, or a text")
     row = {str(k): v for k, v in row.items()}
     for column, value in row.items():
-        if _is_broken(column) or _is_broken(value):
+        if _is_broken([column, value]):
             raise ValueError(
                 f"{place}, column {column!a} holds half a character (a surrogate without its pair), which no file "
                 "and no model takes: write that text anew"

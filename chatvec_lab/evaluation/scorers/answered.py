@@ -12,8 +12,6 @@ from chatvec_lab.evaluation.asking.thinking import answers
 from chatvec_lab.evaluation.language import language_scores
 from chatvec_lab.evaluation.refusals import refusals
 
-__all__ = ["VERSION", "answered", "is_degenerate"]
-
 VERSION = "answered 1"
 _UNSPACED = re.compile(r"[぀-ヿ㐀-鿿가-힣฀-๿]")
 
@@ -36,9 +34,7 @@ def answered(responses: pd.DataFrame, toxic: np.ndarray | None = None) -> pd.Dat
     toxic = np.full(len(responses), np.nan) if toxic is None else np.asarray(toxic, dtype=float)
     in_language = language_scores(responses).correct.to_numpy(dtype=float)
     refused = refusals(responses).refused.to_numpy(dtype=float)
-    degenerate = np.array(
-        [is_degenerate(text, prompt) for text, prompt in zip(said, prompts, strict=True)], dtype=bool
-    )
+    degenerate = np.array(list(map(is_degenerate, said, prompts)), dtype=bool)
     is_there = np.array([text is not None for text in said], dtype=bool)
     fails = {
         "degenerate": degenerate,

@@ -8,12 +8,9 @@ import pandas as pd
 from chatvec_lab.evaluation.asking.responses import digest
 from chatvec_lab.evaluation.scorers.contract import Column, is_last
 from chatvec_lab.evaluation.scorers.guard import LocalGuard
-from chatvec_lab.evaluation.scorers.judge import Judge, compare_replies, rate
+from chatvec_lab.evaluation.scorers.judge import COUNTS, Judge, compare_replies, rate
 from chatvec_lab.evaluation.scorers.judge_prompts import templates
 from chatvec_lab.evaluation.scorers.safety import guard_safety, judge_safety
-
-COUNTS = ("asked", "unanswered", "prompt_tokens", "completion_tokens")  # of requests, beside each judgement
-__all__ = ["Preference", "Rating", "SafetyByGuard", "SafetyByJudge"]
 
 
 class Rating:
@@ -24,23 +21,20 @@ class Rating:
     def __init__(self, judge: Judge, protocol: Literal["paper", "mt-bench"]):
         self.judge, self.protocol = judge, protocol
         self.name, self.version = f"{judge.model} ({protocol})", _version()
-        sets, needs = (
-            (("one_turn",), ("reference",)) if protocol == "paper" else (("one_turn", "two_turn"), ())
-        )
-        name = f"judge_{protocol.replace('-', '_')}"
-        words = "judge's score against a standard answer" if needs else "judge's score"
-        self.columns = (Column(name, "higher", words, "1 to 10", sets, needs),)
+        column = Column("judge_mt_bench", "higher", "judge's score", "1 to 10", ("one_turn", "two_turn"))
+        if protocol == "paper":
+            words = "judge's score against a standard answer"
+            column = Column("judge_paper", "higher", words, "1 to 10", ("one_turn",), needs=("reference",))
+        self.columns = (column,)
 
     def score(self, prompts: pd.DataFrame, responses: pd.DataFrame) -> pd.DataFrame:
         known = prompts[prompts.reference.notna()][["prompt_id", "reference"]]
         is_asked = pd.Series(True, responses.index)
         if self.protocol == "paper":  # it has no place for earlier turns
-            is_asked = responses.prompt_id.isin(known.prompt_id) & responses.groupby(
-                "prompt_id"
-            ).turn.transform("max").eq(1)
-        rated = rate(
-            responses[is_asked], self.judge, protocol=self.protocol, references=known, last_only=True
-        )
+            turns = responses.groupby("prompt_id").turn.transform("max")
+            is_asked = responses.prompt_id.isin(known.prompt_id) & turns.eq(1)
+        asked = responses[is_asked]
+        rated = rate(asked, self.judge, protocol=self.protocol, references=known, last_only=True)
         return _placed(rated, responses, is_asked & is_last(responses), self.columns[0].name, "score")
 
 
@@ -51,16 +45,14 @@ class Preference:
 
     def __init__(self, judge: Judge):
         self.judge, self.name, self.version = judge, f"{judge.model} (pairs)", _version()
-        self.column = Column(
-            "judge_pair", "higher", "points against {baseline} by a judge", sets=("one_turn", "two_turn")
-        )
+        words = "points against {baseline} by a judge"
+        self.column = Column("judge_pair", "higher", words, sets=("one_turn", "two_turn"))
 
     def compare(self, prompts: pd.DataFrame, a: pd.DataFrame, b: pd.DataFrame) -> pd.DataFrame:
         known = prompts[prompts.reference.notna()][["prompt_id", "reference"]]
         found = compare_replies(a, b, self.judge, references=known if len(known) else None, last_only=True)
-        return _placed(
-            found, a, is_last(a), self.column.name, "score", ("verdict_ab", "verdict_ba", "status")
-        )
+        more = ("verdict_ab", "verdict_ba", "status")
+        return _placed(found, a, is_last(a), self.column.name, "score", more)
 
 
 class SafetyByJudge:
@@ -73,13 +65,11 @@ class SafetyByJudge:
         self.judge, self.name, self.version = judge, f"{judge.model} (safety)", _version()
 
     def score(self, prompts: pd.DataFrame, responses: pd.DataFrame) -> pd.DataFrame:
-        scenarios = {
-            p: c if isinstance(c, str) else "any"
-            for p, c in zip(prompts.prompt_id, prompts.category, strict=True)
-        }
-        last = is_last(responses)
+        scenarios = prompts.set_index("prompt_id").category.astype(object)
+        scenarios = scenarios.where(scenarios.map(lambda told: isinstance(told, str)), "any").to_dict()
         judged = judge_safety(responses, self.judge, scenarios=scenarios, last_only=True)
-        return _placed(judged, responses, last, "unsafe", "unsafe", ("reason", "judgement", "status"))
+        more = ("reason", "judgement", "status")
+        return _placed(judged, responses, is_last(responses), "unsafe", "unsafe", more)
 
 
 class SafetyByGuard:
@@ -93,9 +83,8 @@ class SafetyByGuard:
 
     def score(self, prompts: pd.DataFrame, responses: pd.DataFrame) -> pd.DataFrame:
         found = guard_safety(responses, self.guard, last_only=True)
-        return _placed(
-            found, responses, is_last(responses), "guard_unsafe", "unsafe", ("label", "categories", "status")
-        )
+        more = ("label", "categories", "status")
+        return _placed(found, responses, is_last(responses), "guard_unsafe", "unsafe", more)
 
 
 def _version() -> str:
@@ -106,12 +95,8 @@ def _version() -> str:
 def _placed(found: pd.DataFrame, responses: pd.DataFrame, places: pd.Series, column: str, value: str,
             more: tuple[str, ...] = ("judgement", "status")) -> pd.DataFrame:  # fmt: skip
     """The judgements in the places of their replies, NaN elsewhere; what explains and counts them is called COLUMN_…"""
-    table = pd.DataFrame({column: np.full(len(responses), np.nan)})
     rows = np.flatnonzero(places.to_numpy())
-    table.loc[rows, column] = found[value].to_numpy(dtype=float)
-    for name in (*more, *COUNTS):
-        if name in found:
-            table[f"{column}_{name}"] = pd.Series(found[name].to_numpy(dtype=object), index=rows).reindex(
-                table.index
-            )
-    return table
+    kept = [value, *(name for name in (*more, *COUNTS) if name in found)]
+    names = {name: f"{column}_{name}" for name in kept[1:]} | {value: column}
+    table = found[kept].astype({value: float}).rename(columns=names).set_axis(rows)
+    return table.reindex(range(len(responses)))

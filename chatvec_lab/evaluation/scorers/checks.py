@@ -8,65 +8,34 @@ import json
 import re
 import unicodedata
 from collections.abc import Callable
+from operator import eq, ge, le, lt
 
+from chatvec_lab.evaluation._frames import stored
 from chatvec_lab.evaluation.language import LANGUAGES, normalise, read_language
-
-__all__ = ["CHECKS", "COMPARISONS", "RELATIONS", "count_words"]
 
 COMPARISONS = ("multiturn:shorter", "multiturn:longer")  # with the reply before; `multiturn` runs them
 
 RELATIONS: dict[str, Callable[[int, int], bool]] = {
-    "less than": lambda count, limit: count < limit,
-    "at least": lambda count, limit: count >= limit,
-    "at most": lambda count, limit: count <= limit,
-    "exactly": lambda count, limit: count == limit,
+    "less than": lt,
+    "at least": ge,
+    "at most": le,
+    "exactly": eq,
 }
 
-_UNSPACED = ("zh", "zh-Hant", "zh-Hans", "ja", "th", "lo", "km", "my")
-_CASELESS = {
-    *_UNSPACED,
-    "ko",
-    "ar",
-    "fa",
-    "ur",
-    "he",
-    "hi",
-    "mr",
-    "ne",
-    "bn",
-    "gu",
-    "pa",
-    "ta",
-    "te",
-    "kn",
-    "ml",
-}
+_UNSPACED = tuple(stored("checks")["unspaced"])
+_CASELESS = {*_UNSPACED, *stored("checks")["caseless"]}
 _QUOTES = {'""', "“”", "„“", "„”", "«»", "»«", "「」", "『』", "〝〞"}
 # Letters of the scripts in which a keyword has an edge; Chinese, Korean particles and Arabic clitics attach.
 _EDGE = "[0-9A-Za-zÀ-ɏͰ-ϿЀ-ӿḀ-ỿ]"
 _ABBREVIATION = re.compile(
     r"(?i)(?:\b(?:mr|mrs|ms|dr|prof|st|jr|sr|vs|e\.g|i\.e|cf|approx|sra?|dra?|ud|p\.ej|mtk|bw|bi)|\b[a-z])$"
 )
-_NUMBERED = re.compile(
-    r"(?i)\b(?:no|núm|fig|vol|pp?)$"
-)  # abbreviations before a number alone: "No. 5", "I said no."
+_NUMBERED = re.compile(r"(?i)\b(?:no|núm|fig|vol|pp?)$")  # before a number alone: "No. 5", "I said no."
 _SENTENCE_END = re.compile(
     r"[。！？]+(?![」』”’）)。！？])"
     r"|[.!?…؟۔।]+[\"'”’»)\]*_]*(?=\s|$)"
     r"|(?:[!?]+|(?<!\.)\.)[\"'”’»)\]*_]*(?=[ぁ-ヿ㐀-鿿가-힣])"  # half-width marks among characters without spaces
 )
-_ANSWERS = {
-    "en": ["My answer is yes.", "My answer is no.", "My answer is maybe."],
-    "zh": ["我的答案是是。", "我的答案是否。", "我的答案是不确定。"],
-    "ja": ["私の答えははいです。", "私の答えはいいえです。", "私の答えはたぶんです。"],
-    "ko": ["제 대답은 예입니다.", "제 대답은 아닙니다.", "제 대답은 아마도입니다."],
-    "es": ["Mi respuesta es sí.", "Mi respuesta es no.", "Mi respuesta es tal vez."],
-    "ar": ["إجابتي هي نعم.", "إجابتي هي لا.", "إجابتي هي ربما."],
-    "fr": ["Ma réponse est oui.", "Ma réponse est non.", "Ma réponse est peut-être."],
-    "pt": ["Minha resposta é sim.", "Minha resposta é não.", "Minha resposta é talvez."],
-    "th": ["คำตอบของฉันคือใช่", "คำตอบของฉันคือไม่", "คำตอบของฉันคืออาจจะ"],
-    "vi": ["Câu trả lời của tôi là có.", "Câu trả lời của tôi là không.", "Câu trả lời của tôi là có thể."],
-}
 
 
 def _fold(text: str) -> str:
@@ -250,7 +219,7 @@ def _no_comma(text: str, _: str, /) -> bool:
 
 def _constrained_response(text: str, language: str, /, options: list[str] | None = None) -> bool | None:
     """Exactly one of the options occurs; without options, IFEval's three answers in the language."""
-    options = options or _ANSWERS.get("zh" if language.startswith("zh") else language)
+    options = options or stored("checks")["answers"].get("zh" if language.startswith("zh") else language)
     if options is None:
         return None
     found, folded = 0, _fold(text)
@@ -282,30 +251,18 @@ def _capital_word_frequency(
     return RELATIONS[capital_relation](sum(w.isupper() for w in re.findall(r"\w+", text)), capital_frequency)
 
 
-CHECKS: dict[str, Callable[..., bool | None]] = {
-    "keywords:existence": _existence,
-    "keywords:forbidden_words": _forbidden_words,
-    "keywords:frequency": _frequency,
-    "keywords:letter_frequency": _letter_frequency,
-    "language:response_language": _response_language,
-    "length_constraints:number_sentences": _number_sentences,
-    "length_constraints:number_paragraphs": _number_paragraphs,
-    "length_constraints:number_words": _number_words,
-    "length_constraints:nth_paragraph_first_word": _nth_paragraph_first_word,
-    "detectable_content:number_placeholders": _number_placeholders,
-    "detectable_content:postscript": _postscript,
-    "detectable_format:number_bullet_lists": _number_bullet_lists,
-    "detectable_format:constrained_response": _constrained_response,
-    "detectable_format:number_highlighted_sections": _number_highlighted_sections,
-    "detectable_format:multiple_sections": _multiple_sections,
-    "detectable_format:json_format": _json_format,
-    "detectable_format:title": _title,
-    "combination:two_responses": _two_responses,
-    "combination:repeat_prompt": _repeat_prompt,
-    "startend:end_checker": _end_checker,
-    "startend:quotation": _quotation,
-    "change_case:capital_word_frequency": _capital_word_frequency,
-    "change_case:english_capital": _english_capital,
-    "change_case:english_lowercase": _english_lowercase,
-    "punctuation:no_comma": _no_comma,
+_GROUPS: dict[str, tuple[Callable[..., bool | None], ...]] = {
+    "keywords": (_existence, _forbidden_words, _frequency, _letter_frequency),
+    "language": (_response_language,),
+    "length_constraints": (_number_sentences, _number_paragraphs, _number_words, _nth_paragraph_first_word),
+    "detectable_content": (_number_placeholders, _postscript),
+    "detectable_format": (
+        *(_number_bullet_lists, _constrained_response, _number_highlighted_sections),
+        *(_multiple_sections, _json_format, _title),
+    ),
+    "combination": (_two_responses, _repeat_prompt),
+    "startend": (_end_checker, _quotation),
+    "change_case": (_capital_word_frequency, _english_capital, _english_lowercase),
+    "punctuation": (_no_comma,),
 }
+CHECKS = {f"{group}:{check.__name__[1:]}": check for group, checks in _GROUPS.items() for check in checks}

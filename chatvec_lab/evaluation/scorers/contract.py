@@ -17,8 +17,6 @@ from typing import Literal, NamedTuple, Protocol
 
 import pandas as pd
 
-__all__ = ["Column", "PairScorer", "Probe", "Scorer", "is_last"]
-
 
 class Column(NamedTuple):
     """One measure: `words` is what it is called in a sentence, `unit` what its numbers are.

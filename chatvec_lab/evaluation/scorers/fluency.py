@@ -4,17 +4,18 @@ Tokens of two vocabularies do not compare, so every text also has its length in 
 character or byte are the same question for every model.
 """
 
+from collections import Counter
 from collections.abc import Sequence
+from importlib import metadata
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from chatvec_lab.evaluation.asking.responses import some
+from chatvec_lab.evaluation._frames import text_column
+from chatvec_lab.evaluation.asking.responses import evaluating, is_broken, some
 from chatvec_lab.evaluation.statistics import statistic_interval
-
-__all__ = ["LmEvalTask", "fluency", "lm_eval_tasks", "perplexity"]
 
 _POSITIONS = 1024  # rows of logits turned to float32 at a time
 
@@ -60,29 +61,20 @@ def perplexity(
     ]
     windows.sort(key=lambda window: window[2] - window[1], reverse=True)
     nats = np.zeros(len(rows))
-    was_training = model.training
-    model.eval()
-    try:
-        with (
-            torch.inference_mode(),
-            tqdm(total=len(windows), unit="window", disable=not progress, delay=2) as bar,
-        ):
-            for batch in _batches(windows, batch_tokens):
-                for (row, *_), cost in zip(batch, _window_nats(model, ids, batch), strict=True):
-                    nats[row] += cost
-                bar.update(len(batch))
-    finally:
-        model.train(was_training)
-    return pd.DataFrame(
-        {
-            "text_id": pd.Series([row["text_id"] for row in rows], dtype="str"),
-            "language": pd.Series([row.get("language") for row in rows], dtype="str"),
-            "tokens": [len(tokens) for tokens in encoded],
-            "characters": [len(row["text"]) for row in rows],
-            "bytes": [len(row["text"].encode()) for row in rows],
-            "nats": nats,
-        }
-    )
+    bar = tqdm(total=len(windows), unit="window", disable=not progress, delay=2)
+    with evaluating(model), torch.inference_mode(), bar:
+        for batch in _batches(windows, batch_tokens):
+            for (row, *_), cost in zip(batch, _window_nats(model, ids, batch), strict=True):
+                nats[row] += cost
+            bar.update(len(batch))
+    return pd.DataFrame({
+        "text_id": text_column(row["text_id"] for row in rows),
+        "language": text_column(row.get("language") for row in rows),
+        "tokens": [len(tokens) for tokens in encoded],
+        "characters": [len(row["text"]) for row in rows],
+        "bytes": [len(row["text"].encode()) for row in rows],
+        "nats": nats,
+    })  # fmt: skip
 
 
 def fluency(
@@ -125,15 +117,14 @@ def _texts(texts: pd.DataFrame | Sequence) -> list[dict]:
         raise ValueError(
             f"{len(wrong)} of {len(rows)} texts are missing, empty or no valid Unicode: {some(wrong)}."
         )
-    ids = [row["text_id"] for row in rows]
-    twice = sorted({text_id for text_id in ids if ids.count(text_id) > 1}) if len(set(ids)) < len(ids) else []
-    if twice:
+    times = Counter(row["text_id"] for row in rows)
+    if twice := sorted(text_id for text_id, count in times.items() if count > 1):
         raise ValueError(f"{len(twice)} text_id occur more than once: {some(twice)}.")
     return rows
 
 
 def _is_text(text) -> bool:
-    return isinstance(text, str) and text != "" and not any("\ud800" <= char <= "\udfff" for char in text)
+    return isinstance(text, str) and text != "" and not is_broken(text)
 
 
 def _windows(tokens: int, context: int, stride: int) -> list[tuple[int, int, int]]:
@@ -168,9 +159,8 @@ def _window_nats(model, ids: list[list[int]], batch: list[tuple]) -> list[float]
         inputs[place, : end - begin] = torch.tensor(ids[row][begin:end])
         targets[place, : end - begin] = torch.tensor(ids[row][begin + 1 : end + 1])
         counts[place, scored - begin : end - begin] = 1
-    logits = model(input_ids=inputs.to(model.device), use_cache=False).logits.flatten(
-        0, 1
-    )  # (batch * width, v)
+    logits = model(input_ids=inputs.to(model.device), use_cache=False).logits
+    logits = logits.flatten(0, 1)  # (batch * width, v)
     costs = [
         torch.nn.functional.cross_entropy(rows.float(), wanted.to(rows.device), reduction="none").cpu()
         for rows, wanted in zip(logits.split(_POSITIONS), targets.flatten().split(_POSITIONS), strict=True)
@@ -208,34 +198,21 @@ def lm_eval_tasks(
         task_manager=TaskManager(include_path=None if include_path is None else str(include_path)),
         apply_chat_template=chat,
         limit=limit,
-        random_seed=seed,
-        numpy_random_seed=seed,
-        torch_random_seed=seed,
-        fewshot_random_seed=seed,
         bootstrap_iters=1000,
+        **{f"{what}_seed": seed for what in ("random", "numpy_random", "torch_random", "fewshot_random")},
     )
     rows = []
     for task, scores in results["results"].items():
+        about = {"task": task, "version": str(results["versions"].get(task, ""))}
+        asked = {"n": results["n-samples"].get(task, {}).get("effective"), "seed": seed}
         for key, estimate in scores.items():
-            metric, _, filter_name = key.partition(",")
-            if not filter_name or metric.endswith("_stderr"):
-                continue
-            stderr = scores.get(f"{metric}_stderr,{filter_name}")
-            stderr = stderr if isinstance(stderr, float) else np.nan  # "N/A" where it is unknown
-            rows.append(
-                {
-                    "task": task,
-                    "version": str(results["versions"].get(task, "")),
-                    "filter": filter_name,
-                    "metric": metric,
-                    "estimate": estimate,
-                    "stderr": stderr,
-                    "low": estimate - 1.96 * stderr,
-                    "high": estimate + 1.96 * stderr,
-                    "n": results["n-samples"].get(task, {}).get("effective"),
-                    "seed": seed,
-                }
-            )
+            metric, _, name = key.partition(",")
+            if name and not metric.endswith("_stderr"):
+                stderr = scores.get(f"{metric}_stderr,{name}")
+                stderr = stderr if isinstance(stderr, float) else np.nan  # "N/A" where it is unknown
+                ends = {"low": estimate - 1.96 * stderr, "high": estimate + 1.96 * stderr}
+                found = {"filter": name, "metric": metric, "estimate": estimate, "stderr": stderr}
+                rows.append(about | found | ends | asked)
     return pd.DataFrame(rows)
 
 
@@ -250,8 +227,6 @@ class LmEvalTask:
         limit: int | None = None,
         chat: bool = False,
     ):
-        from importlib import metadata
-
         if include_path and not Path(include_path).is_dir():
             raise FileNotFoundError(f"no folder {include_path} with tasks of lm-eval for {task!r}")
         try:

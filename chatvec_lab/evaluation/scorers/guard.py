@@ -1,5 +1,6 @@
 """A guard model: one that reads a conversation and says whether its last reply is safe."""
 
+import functools
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,8 +9,7 @@ from typing import Literal, NamedTuple
 from chatvec_lab.evaluation.asking.rendering import ChatTemplate
 from chatvec_lab.evaluation.asking.responses import Decoding
 from chatvec_lab.evaluation.asking.thinking import answer_of
-
-__all__ = ["GuardVerdict", "LocalGuard", "read_guard"]
+from chatvec_lab.evaluation.scorers.judge import RECORD
 
 
 class GuardVerdict(NamedTuple):
@@ -41,48 +41,29 @@ def read_guard(text: str) -> GuardVerdict:
 class LocalGuard:
     """A guard model run here with transformers, such as Qwen/Qwen3Guard-Gen-0.6B (119 languages).
 
-    Its own chat template turns the conversation into its question. Loaded at the first use; `device=None`
-    takes a GPU if there is one. Greedy, `max_tokens` a verdict.
+    Its own chat template turns the conversation into its question. Loaded at the first use, onto a GPU if there is one.
+    Greedy, `max_tokens` a verdict.
     """
 
-    def __init__(
-        self,
-        model: str | Path,
-        *,
-        revision: str | None = None,
-        device: str | None = None,
-        batch_size: int = 8,
-        max_tokens: int = 128,
-    ):
-        self.model = str(model)
-        self._revision, self._device = revision, device
-        self._batch_size, self._max_tokens = batch_size, max_tokens
-        self._loaded: tuple | None = None
+    def __init__(self, model: str | Path, *, batch_size: int = 8, max_tokens: int = 128):
+        self.model, self._batch_size, self._max_tokens = str(model), batch_size, max_tokens
 
     def ask(self, questions: Sequence[list[dict] | None]) -> list[dict]:
         """Records as those of `Judge.ask`; a question that is None has an empty one."""
-        names = (
-            "text",
-            "finish_reason",
-            "served_model",
-            "date",
-            "error",
-            "prompt_tokens",
-            "completion_tokens",
-        )
-        records: list[dict] = [dict.fromkeys(names) | {"asked": 0, "unanswered": 0} for _ in questions]
+        empty = dict.fromkeys((*RECORD, "error")) | {"asked": 0, "unanswered": 0}
+        records: list[dict] = [dict(empty) for _ in questions]
         asked = [i for i, question in enumerate(questions) if question]
         if not asked:
             return records
-        model, tokenizer = self._load()
-        chat = ChatTemplate(tokenizer)
+        model, tokenizer = self._loaded
+        chat, version = ChatTemplate(tokenizer), getattr(model.config, "_commit_hash", None) or "local folder"
         prompts = {i: chat.render(questions[i], is_asked=False) for i in asked}
         asked.sort(key=lambda i: len(prompts[i]))
         for start in range(0, len(asked), self._batch_size):
             batch = asked[start : start + self._batch_size]
             answers = self._generate(model, tokenizer, [prompts[i] for i in batch])
             for i, answer in zip(batch, answers, strict=True):
-                records[i] |= answer | {"asked": 1, "served_model": self._version(model)}
+                records[i] |= answer | {"asked": 1, "served_model": version}
         return records
 
     def _generate(self, model, tokenizer, prompts: list[str]) -> list[dict]:
@@ -98,17 +79,11 @@ class LocalGuard:
             for prompt, reply in zip(ids, replies, strict=True)
         ]  # fmt: skip
 
-    def _version(self, model) -> str:
-        return getattr(model.config, "_commit_hash", None) or self._revision or "local folder"
+    @functools.cached_property
+    def _loaded(self) -> tuple:
+        import torch
 
-    def _load(self) -> tuple:
-        if self._loaded is None:
-            import torch
+        from chatvec_lab.opening import open_model, open_tokenizer
 
-            from chatvec_lab.opening import open_model, open_tokenizer
-
-            device = self._device or ("cuda" if torch.cuda.is_available() else "cpu")
-            tokenizer = open_tokenizer(self.model, revision=self._revision)
-            model = open_model(self.model, revision=self._revision, dtype="auto")
-            self._loaded = model.eval().to(device), tokenizer
-        return self._loaded
+        model = open_model(self.model, dtype="auto").eval()
+        return model.to("cuda" if torch.cuda.is_available() else "cpu"), open_tokenizer(self.model)

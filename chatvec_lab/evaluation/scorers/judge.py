@@ -10,7 +10,7 @@ high: report `language.language_scores` beside these scores.
 import functools
 import itertools
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -18,27 +18,13 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
-from chatvec_lab.evaluation._frames import identity
+from chatvec_lab.evaluation._frames import identity, text_column
 from chatvec_lab.evaluation.asking.cache import JsonlCache
-from chatvec_lab.evaluation.asking.http import Endpoint, complete_chat, map_concurrent
+from chatvec_lab.evaluation.asking.http import Endpoint, complete_chat
 from chatvec_lab.evaluation.asking.responses import digest, some
+from chatvec_lab.evaluation.scorers import judge_prompts as asking
 from chatvec_lab.evaluation.scorers.contract import is_last
-from chatvec_lab.evaluation.scorers.judge_prompts import (
-    KEYS,
-    dialogues,
-    fields_of,
-    fill,
-    paper_template,
-    read_rating,
-    read_score,
-    read_verdict,
-    reference_answers,
-    row_keys,
-    templates,
-)
-from chatvec_lab.evaluation.scorers.verdicts import CUT_OFF, said_by
-
-__all__ = ["Judge", "compare_replies", "rate"]
+from chatvec_lab.evaluation.scorers.verdicts import CUT_OFF, read_rating, read_score, read_verdict, said_by
 
 OPENAI = "https://api.openai.com/v1"
 
@@ -95,39 +81,33 @@ class Judge:
         """
         repeats = repeats or [0] * len(questions)
         keys = [q and self._key(q, r) for q, r in zip(questions, repeats, strict=True)]
-        todo = {k: q for k, q in zip(keys, questions, strict=True) if k and self.cache.get(k) is None}
-        description = f"{self.model} judges" if self.progress and todo else None
-        answers = map_concurrent(self._ask_one, todo.items(), workers=self.workers, description=description)
-        errors = {k: str(a) for k, a in zip(todo, answers, strict=True) if isinstance(a, Exception)}
-        requested = {
-            k for k, a in zip(todo, answers, strict=True) if a is not False
-        }  # False: another process asked
+        asked, failed = self.cache.ask_all(
+            {key: q for key, q in zip(keys, questions, strict=True) if key}, self._answer, workers=self.workers,
+            description=f"{self.model} judges" if self.progress else None,
+        )  # fmt: skip
         records = []
         for key in keys:
-            record = (key and self.cache.get(key)) or dict.fromkeys(_RECORD)
-            asked = todo.pop(key, None) is not None and key in requested  # the first of equal questions
-            lost = self.cache.unanswered(key) if key else 0
-            records.append({**record, "error": errors.get(key), "asked": int(asked), "unanswered": lost})
+            record = (key and self.cache.get(key)) or dict.fromkeys(RECORD)
+            lost, error = (self.cache.unanswered(key), failed.get(key)) if key else (0, None)
+            counts = {"asked": int(key in asked), "unanswered": lost}
+            records.append({**record, "error": error and str(error), **counts})
+            asked.discard(key)  # of equal questions the first was asked
         return records
 
     def _key(self, messages: list[dict], repeat: int) -> str:
         return digest({"model": self.model, "messages": messages, "options": self.options, "repeat": repeat})
 
-    def _ask_one(self, question: tuple[str, list[dict]]) -> bool:
-        key, messages = question
-
-        def request() -> dict:
-            lost = functools.partial(self.cache.lost, key)
-            answer = complete_chat(self.endpoint, messages, model=self.model, lost=lost, **self.options)
-            date = datetime.now(UTC).isoformat(timespec="seconds")
-            values = (answer.text, answer.finish_reason, answer.model, date, *answer[2:4])
-            return dict(zip(_RECORD, values, strict=True))
-
-        # in the worker's thread: what is under way when the user interrupts is paid for, so it is kept
-        return self.cache.ask(key, request)
+    def _answer(self, key: str, messages: list[dict]) -> dict:
+        lost = functools.partial(self.cache.lost, key)
+        answer = complete_chat(self.endpoint, messages, model=self.model, lost=lost, **self.options)
+        date = datetime.now(UTC).isoformat(timespec="seconds")
+        told = (answer.text, answer.finish_reason, answer.model, date)
+        return dict(zip(RECORD, (*told, answer.prompt_tokens, answer.completion_tokens), strict=True))
 
 
-_RECORD = ("text", "finish_reason", "served_model", "date", "prompt_tokens", "completion_tokens")
+# of an answer
+RECORD = ("text", "finish_reason", "served_model", "date", "prompt_tokens", "completion_tokens")
+COUNTS = ("prompt_tokens", "completion_tokens", "asked", "unanswered")  # of requests, beside each judgement
 
 
 def rate(
@@ -152,49 +132,50 @@ def rate(
     `template` replaces ours: system and user, with the fields question, answer, reference, conversation, language.
     `last_only` rates the last reply of each conversation alone.
 
-    Columns: those that identify the reply, repeat, protocol, score, status ("ok", "unparsable", "cut off" by its
-    length, which is no verdict, "failed", "no response"), judgement (raw), judge, served_model, date,
-    prompt_language, prompt_hash, judge_finish_reason, prompt_tokens, completion_tokens, asked (requests made by this
-    call), unanswered (requests that a kill, a time-out or a lost connection left without an answer, and that may be charged
-    all the same), error.
+    Columns: those that identify the reply, repeat, protocol, score, judge, prompt_language, prompt_hash,
+    judge_finish_reason, status ("ok", "unparsable", "cut off" by its length, which is no verdict, "failed", "no
+    response"), judgement (raw), served_model, date, error, prompt_tokens, completion_tokens, asked (requests made by this
+    call), unanswered (requests that a kill, a time-out or a lost connection left without an answer, and that may be charged all
+    the same).
     Average with `statistics.summarise(table, value="score", share=False)`.
     """
     if protocol not in ("paper", "mt-bench"):
         raise ValueError(f"protocol={protocol!r}: choose 'paper' or 'mt-bench'")
-    talks = dialogues(responses)
-    known = reference_answers(responses, references)
-    languages = list(responses["language"]) if "language" in responses else [None] * len(responses)
+    talks = asking.dialogues(responses)
+    known = asking.reference_answers(responses, references)
     if protocol == "paper":
         _check_paper(responses, talks, known)
-    asked = []
-    for turns, reference, language in zip(talks, known, languages, strict=True):
+    languages = list(responses["language"]) if "language" in responses else [None] * len(responses)
+    places = [i for i in (np.flatnonzero(is_last(responses)) if last_only else range(len(responses)))
+              for _ in range(repeats)]  # fmt: skip
+    numbers = list(range(repeats)) * (len(places) // max(repeats, 1))
+    questions, spoken, hashes = [], [], []
+    for i in places:
         if protocol == "paper":
-            asked_in, chosen = paper_template(prompt_language or language)
+            asked_in, chosen = asking.paper_template(prompt_language or languages[i])
         else:
-            kind = "single" if len(turns) == 1 else "dialogue"
-            asked_in, chosen = "en", templates()["mt-bench"][kind + ("_reference" if reference else "")]
-        asked.append((asked_in, template or chosen, fields_of(turns, reference, language)))
-    chosen = np.flatnonzero(is_last(responses)) if last_only else range(len(responses))
-    rows = [(i, repeat) for i in chosen for repeat in range(repeats)]
-    questions = [fill(asked[i][1], **asked[i][2]) if asked[i][2] else None for i, _ in rows]
-    records = judge.ask(questions, repeats=[repeat for _, repeat in rows])
+            asked_in, chosen = "en", _template("mt-bench", talks[i], known[i])
+        fields = asking.fields_of(talks[i], known[i], languages[i])
+        questions.append(asking.fill(template or chosen, **fields) if fields else None)
+        spoken.append(asked_in)
+        hashes.append(_hash(template or chosen))
+    records = judge.ask(questions, repeats=numbers)
     read = read_score if protocol == "paper" else read_rating
     scores = [read(said_by(r)) for r in records]
-    table = identity(responses).iloc[[i for i, _ in rows]].reset_index(drop=True)
-    return table.assign(
-        repeat=pd.Series([repeat for _, repeat in rows], dtype="int64"),
-        protocol=protocol,
-        score=pd.Series(scores, dtype="float64"),
-        status=text_column(map(record_status, records, scores)),
-        judgement=text_column(r["text"] for r in records),
-        judge=judge.model,
-        served_model=text_column(r["served_model"] for r in records),
-        date=text_column(r["date"] for r in records),
-        prompt_language=text_column(asked[i][0] for i, _ in rows),
-        prompt_hash=text_column(_hash(asked[i][1]) for i, _ in rows),
-        judge_finish_reason=text_column(r["finish_reason"] for r in records),
-        **count_columns(records),
-        error=text_column(r["error"] for r in records),
+    return (
+        identity(responses)
+        .iloc[places]
+        .reset_index(drop=True)
+        .assign(
+            repeat=pd.Series(numbers, dtype="int64"),
+            protocol=protocol,
+            score=pd.Series(scores, dtype="float64"),
+            judge=judge.model,
+            prompt_language=text_column(spoken),
+            prompt_hash=text_column(hashes),
+            judge_finish_reason=text_column(r["finish_reason"] for r in records),
+            **judgement_columns(records, scores),
+        )
     )
 
 
@@ -220,50 +201,44 @@ def compare_replies(
     is_consistent, status, judgement_ab, judgement_ba, judge, served_model, date, prompt_hash, prompt_tokens,
     completion_tokens (of both), asked, unanswered, error. `statistics.bradley_terry` reads several such tables as one.
     """
-    keys = [k for k in KEYS if k in a and k in b]
+    keys = [k for k in asking.KEYS if k in a and k in b]
     a, b = _paired(a, b, keys)
-    known = reference_answers(a, references)
-    questions, hashes = [], []
+    known = asking.reference_answers(a, references)
     is_asked = list(is_last(a)) if last_only else [True] * len(a)
-    pairs = zip(dialogues(a), dialogues(b), known, strict=True)
+    questions, hashes = [], []
+    pairs = zip(asking.dialogues(a), asking.dialogues(b), known, strict=True)
     for turns_a, turns_b, reference in itertools.compress(pairs, is_asked):
-        kind = "single" if len(turns_a) == 1 else "dialogue"
-        chosen = template or templates()["pair"][kind + ("_reference" if reference else "")]
+        chosen = template or _template("pair", turns_a, reference)
         hashes.append(_hash(chosen))
-        one, two = (fields_of(turns, reference, None) for turns in (turns_a, turns_b))
+        shown = "answer" if len(turns_a) == 1 else "conversation"
+        one, two = (asking.fields_of(turns, reference, None) for turns in (turns_a, turns_b))
         for first, second in ((one, two), (two, one)):
-            if not (first and second):
-                questions.append(None)
-                continue
-            shown = "answer" if kind == "single" else "conversation"
-            fields = first | {"answer_a": first[shown], "answer_b": second[shown]}
-            questions.append(fill(chosen, **fields))
+            both = first and second and first | {"answer_a": first[shown], "answer_b": second[shown]}
+            questions.append(asking.fill(chosen, **both) if both else None)
     records = judge.ask(questions)
     ab, ba = records[::2], records[1::2]
-    verdict_ab = [_VERDICTS[0].get(read_verdict(said_by(r))) for r in ab]
-    verdict_ba = [_VERDICTS[1].get(read_verdict(said_by(r))) for r in ba]
-    scores = list(map(_points, verdict_ab, verdict_ba))
-    consistent = [
-        None if np.isnan(s) else x == y for x, y, s in zip(verdict_ab, verdict_ba, scores, strict=True)
-    ]
-    statuses = [
-        "ok"
-        if not np.isnan(score)
-        else max((record_status(one, v1), record_status(two, v2)), key=STATUSES.index)
-        for one, two, v1, v2, score in zip(ab, ba, verdict_ab, verdict_ba, scores, strict=True)
-    ]
-    counts = pd.DataFrame(count_columns(records))
+    found = pd.DataFrame({
+        "verdict_ab": text_column({"A": "a", "B": "b", "C": "tie"}.get(read_verdict(said_by(r))) for r in ab),
+        "verdict_ba": text_column({"A": "b", "B": "a", "C": "tie"}.get(read_verdict(said_by(r))) for r in ba),
+    })  # fmt: skip
+    is_known, alike = found.notna().all(axis=1), found.verdict_ab.eq(found.verdict_ba)
+    points = (
+        found.verdict_ab.map({"a": 1.0, "b": 0.0, "tie": 0.5}).astype(float).where(alike, 0.5).where(is_known)
+    )
+    ends = [[record_status(r, v if pd.notna(v) else None) for r, v in zip(rs, found[name], strict=True)]
+            for rs, name in ((ab, "verdict_ab"), (ba, "verdict_ba"))]  # fmt: skip
+    worse = [max(pair, key=STATUSES.index) for pair in zip(*ends, strict=True)]
+    counts = pd.DataFrame(_counts(records))
     return (
         a.loc[is_asked, keys]
         .reset_index(drop=True)
         .assign(
             a=names[0],
             b=names[1],
-            score=pd.Series(scores, dtype="float64"),
-            verdict_ab=text_column(verdict_ab),
-            verdict_ba=text_column(verdict_ba),
-            is_consistent=pd.array(consistent, dtype="boolean"),
-            status=text_column(statuses),
+            score=points,
+            **found,
+            is_consistent=alike.astype("boolean").where(is_known),
+            status=text_column(worse),
             judgement_ab=text_column(r["text"] for r in ab),
             judgement_ba=text_column(r["text"] for r in ba),
             judge=judge.model,
@@ -276,7 +251,6 @@ def compare_replies(
     )
 
 
-_VERDICTS = ({"A": "a", "B": "b", "C": "tie"}, {"A": "b", "B": "a", "C": "tie"})  # a first, b first
 STATUSES = ("ok", "unparsable", "cut off", "failed", "no response")  # the worse behind the better
 
 
@@ -289,11 +263,23 @@ def record_status(record: dict, read: object) -> str:
     return "unparsable" if read is None else "ok"
 
 
-def _points(verdict_ab: str | None, verdict_ba: str | None) -> float:
-    """Points of a; agreement of both orders decides, as in MT-Bench."""
-    if verdict_ab is None or verdict_ba is None:
-        return np.nan
-    return {"a": 1.0, "b": 0.0, "tie": 0.5}[verdict_ab] if verdict_ab == verdict_ba else 0.5
+def judgement_columns(records: list[dict], read: Sequence) -> dict[str, Any]:
+    """What `Judge.ask` told of each question, as columns; `read` is what was read of it, None for nothing."""
+    texts = {"judgement": "text", "served_model": "served_model", "date": "date", "error": "error"}
+    return {
+        "status": text_column(map(record_status, records, read)),
+        **{column: text_column(r[name] for r in records) for column, name in texts.items()},
+        **_counts(records),
+    }
+
+
+def _counts(records: list[dict]) -> dict[str, Any]:
+    return {name: pd.array([r[name] for r in records], dtype="Int64") for name in COUNTS}
+
+
+def _template(protocol: str, turns: list, reference: list[str] | None) -> Mapping[str, str]:
+    kind = "single" if len(turns) == 1 else "dialogue"
+    return asking.templates()[protocol][kind + ("_reference" if reference else "")]
 
 
 def _check_paper(responses: pd.DataFrame, talks: list, known: list) -> None:
@@ -315,7 +301,7 @@ def _paired(a: pd.DataFrame, b: pd.DataFrame, keys: list[str]) -> tuple[pd.DataF
     """Both frames in the order of a, after checking that they answer the same prompts once each."""
     if "prompt_id" not in keys:
         raise KeyError("both tables need the column prompt_id")
-    order, other = row_keys(a, keys), row_keys(b, keys)
+    order, other = asking.row_keys(a, keys), asking.row_keys(b, keys)
     for name, found in (("a", order), ("b", other)):
         if len(set(found)) < len(found):
             raise ValueError(
@@ -331,16 +317,3 @@ def _paired(a: pd.DataFrame, b: pd.DataFrame, keys: list[str]) -> tuple[pd.DataF
 
 def _hash(template: Mapping[str, str]) -> str:
     return digest(dict(template))[:12]
-
-
-def text_column(values: Iterable[str | None]) -> Any:
-    """A column of strings, also when all are missing."""
-    return pd.array(list(values), dtype="str")
-
-
-def count_columns(records: list[dict]) -> dict:
-    """Tokens and requests of `Judge.ask`'s records, as columns."""
-    return {
-        name: pd.array([r[name] for r in records], dtype="Int64")
-        for name in ("prompt_tokens", "completion_tokens", "asked", "unanswered")
-    }

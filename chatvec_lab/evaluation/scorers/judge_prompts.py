@@ -1,56 +1,22 @@
 """What a judge is asked. The wording is in data/judge_prompts.yaml; `verdicts` reads the answer."""
 
-import functools
 import re
 from collections.abc import Mapping
-from importlib import resources
 
 import pandas as pd
 
-from chatvec_lab.evaluation._frames import identity, text_of
+from chatvec_lab.evaluation._frames import identity, stored, text_of
 from chatvec_lab.evaluation.asking.responses import some
 from chatvec_lab.evaluation.asking.thinking import answers
 from chatvec_lab.evaluation.language import normalise
-from chatvec_lab.evaluation.scorers.verdicts import read_rating, read_score, read_verdict
-from chatvec_lab.reading import parse_yaml
-
-__all__ = [
-    "KEYS",
-    "dialogues",
-    "fields_of",
-    "fill",
-    "language_name",
-    "paper_template",
-    "read_rating",
-    "read_score",
-    "read_verdict",
-    "reference_answers",
-    "row_keys",
-    "templates",
-]
+from chatvec_lab.languages import language_name
 
 KEYS = ("set", "language", "prompt_id", "turn", "sample")  # what a reply answers, whoever gave it
 
 
-@functools.cache
 def templates() -> dict:
     """All templates: `paper` by language, `mt-bench` and `pair` by kind, `safety`; each has system and user."""
-    text = (
-        resources.files("chatvec_lab.evaluation")
-        .joinpath("data/judge_prompts.yaml")
-        .read_text(encoding="utf-8")
-    )
-    return parse_yaml(text, "judge_prompts.yaml")
-
-
-def language_name(code: str | None) -> str:
-    """The English name of a language; its code where we have no name.
-
-    >>> language_name("zh-TW"), language_name("xx")
-    ('Traditional Chinese', 'xx')
-    """
-    code = normalise(code) or "the language of the question"
-    return templates()["names"].get(code, code)
+    return stored("judge_prompts")
 
 
 def paper_template(language: str | None) -> tuple[str, Mapping[str, str]]:
@@ -80,9 +46,8 @@ def dialogues(responses: pd.DataFrame) -> list[list[tuple[str, str | None]]]:
     names = [c for c in frame.columns if c not in ("turn", "seed")]
     talks = [tuple(None if pd.isna(v) else v for v in row) for row in frame[names].itertuples(index=False)]
     said: dict = {}
-    for talk, turn, prompt, response in zip(
-        talks, turns, responses["prompt"], answers(responses), strict=True
-    ):
+    rows = zip(talks, turns, responses["prompt"], answers(responses), strict=True)
+    for talk, turn, prompt, response in rows:
         if (talk, turn) in said:
             raise ValueError(
                 f"two replies have the same {', '.join(names)} and turn: {talk}, turn {turn}."
@@ -155,7 +120,7 @@ def fields_of(turns: list[tuple[str, str | None]], reference: list[str] | None, 
         "answer": turns[-1][1],
         "conversation": _conversation(turns, "Assistant"),
         "reference": _conversation(ideal, "Reference answer") if len(turns) > 1 else "".join(reference or []),
-        "language": language_name(language),
+        "language": language_name(code) if (code := normalise(language)) else "the language of the question",
     }
 
 

@@ -12,17 +12,13 @@ from chatvec_lab.evaluation.scorers import answered
 from chatvec_lab.evaluation.scorers.contract import Column
 from chatvec_lab.evaluation.scorers.toxicity_scorers import EnglishProfanity
 
-__all__ = ["Answered", "Instructions", "Language", "Refusals", "Thinking"]
-
 
 class Instructions:
     """Every check that belongs to a prompt holds (strictly) in the last reply; without checks there is no number."""
 
     name, version, languages = "instructions", instructions.VERSION, None
     columns = (
-        Column(
-            "correct", "higher", "instructions followed", sets=("one_turn", "two_turn"), needs=("checks",)
-        ),
+        Column("correct", "higher", "instructions followed", "share", ("one_turn", "two_turn"), ("checks",)),
     )
 
     def score(self, prompts: pd.DataFrame, responses: pd.DataFrame) -> pd.DataFrame:
@@ -94,7 +90,7 @@ class Thinking:
         return found[[*(c.name for c in self.columns), "thinking_language"]].reset_index(drop=True)
 
 
-class Answered:
+class Answers:
     """A harmless prompt was answered: no refusal, in the language asked for, not rude (in English), not degenerate."""
 
     name, version, languages = "answers", answered.VERSION, frozenset(refusals.LANGUAGES)

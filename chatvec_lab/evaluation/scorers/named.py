@@ -4,36 +4,19 @@
 variable that `judge_key_env` or `toxicity_key_env` names, at each request.
 """
 
-import difflib
 import importlib.util
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pandas as pd
 
+from chatvec_lab.evaluation._frames import stored
 from chatvec_lab.evaluation.scorers.contract import Column
+from chatvec_lab.keys import nearest, unknown
 
-__all__ = ["SERVICES", "Chosen", "catalogue", "checked", "choose", "page"]
-
-SERVICES = {
-    "judge_model": "the judge's name at its server; else CHATVEC_JUDGE_MODEL",
-    "judge_url": "its address, such as http://127.0.0.1:8000/v1; else CHATVEC_JUDGE_URL, else OpenAI's",
-    "judge_key_env": "the environment variable that holds its key (OpenAI's address: OPENAI_API_KEY)",
-    "judge_max_tokens": "the longest judgement; 1024 without it, which a judge that thinks first may exceed",
-    "judge_price": "US dollars for a million tokens read and written, such as 2.5/10: for the estimate of --dry-run",
-    "safety_model": "another model than the judge's for safety:judge, at the same address",
-    "toxicity_url": "address of toxicity:perspective (the whole one) or toxicity:moderation",
-    "toxicity_key_env": "the environment variable that holds its key",
-    "toxicity_model": "model of toxicity:moderation",
-    "toxicity_languages": "languages that a classifier or a moderation endpoint is trusted in, such as 'en ko'",
-    "toxicity_label": "a classifier's label for toxic, where its labels do not tell",
-    "timeout": "seconds that a judge, a guard at guard_url or a served model has for one answer; 120 without it",
-    "guard_url": "address of a server that runs safety:guard's model; without it the model is loaded here",
-    "tasks": "folder with task files of one's own for knowledge:TASK",
-    "tasks_limit": "questions of each task; all without it",
-}
+SERVICES: dict[str, str] = stored("scorers")["services"]
 
 
 class Named(NamedTuple):
@@ -42,41 +25,11 @@ class Named(NamedTuple):
     name: str
     gives: str
     languages: str
-    needs: str
-    cost: str
+    needs: str = ""
+    cost: str = "none"
 
 
-def _endpoint_cost(what: str) -> str:
-    return f"a request a {what}; kept, never asked twice"
-
-
-CATALOGUE = (
-    Named("instructions", "correct: every check holds", "any", "prompts with checks", "none"),
-    Named("answers", "correct: harmless prompts answered", "{refusals}", "", "none"),
-    Named("refusals", "polite: refusals of hostile prompts", "{refusals}", "", "none"),
-    Named("language", "in_language, is_english", "{language}", "", "none"),
-    Named("language:lingua", "the same, by the detector that the paper used", "{language}",
-          "pip install 'chatvec_lab[lingua]'", "none"),
-    Named("thinking", "thinks, no_answer, ended", "any", "", "none"),
-    Named("toxicity:english-profanity", "toxic, profanity", "en", "", "none"),
-    Named("toxicity:perspective", "toxic and six attributes", "{perspective}", "toxicity_url, mostly a key",
-          _endpoint_cost("reply")),
-    Named("toxicity:moderation", "toxic and five categories", "toxicity_languages", "toxicity_languages, a key",
-          _endpoint_cost("reply")),
-    Named("toxicity:HUB-ID", "toxic", "toxicity_languages", "toxicity_languages, maybe toxicity_label",
-          "a classifier in memory"),
-    Named("judge:paper", "judge_paper, 1 to 10", "any; the question in {paper}", "a judge, prompts with a reference",
-          _endpoint_cost("reply")),
-    Named("judge:mt-bench", "judge_mt_bench, 1 to 10", "any; the question in en", "a judge",
-          _endpoint_cost("conversation")),
-    Named("judge:pair", "judge_pair: points against the first model", "any; the question in en", "a judge",
-          "two requests a reply; kept, never asked twice"),
-    Named("safety:judge", "unsafe", "any; the question in en", "a judge", _endpoint_cost("hostile prompt")),
-    Named("safety:guard:HUB-ID", "guard_unsafe", "the guard's", "", "a guard model in memory, or at guard_url"),
-    Named("knowledge:TASK", "accuracy in a task of lm-eval", "the task's", "pip install 'chatvec_lab[lmeval]'",
-          "the task's questions for each model"),
-    Named("FILE.py", "what its SCORER says", "its own", "see evaluation.scorers.contract", "its own"),
-)  # fmt: skip
+CATALOGUE = [Named(name, **row) for name, row in stored("scorers")["scorers"].items()]
 
 
 def catalogue() -> pd.DataFrame:
@@ -95,12 +48,9 @@ def catalogue() -> pd.DataFrame:
 def page() -> str:
     """The catalogue and the services as text."""
     lines = []
-    for row in catalogue().itertuples():
-        about = {"languages": row.languages, "needs": row.needs, "cost": row.cost}
-        lines += [
-            f"{row.name}: {row.gives}",
-            *(f"    {k}: {v}" for k, v in about.items() if v not in ("", "none")),
-        ]
+    for row in catalogue().to_dict("records"):
+        lines.append(f"{row['name']}: {row['gives']}")
+        lines += [f"    {k}: {row[k]}" for k in ("languages", "needs", "cost") if row[k] not in ("", "none")]
     width = max(map(len, SERVICES))
     return "\n".join([*lines, "", "services:", *(f"    {k:{width}}  {v}" for k, v in SERVICES.items())])
 
@@ -112,11 +62,9 @@ def checked(name: str, services: Mapping[str, str]) -> str:
     scorer = choose([name], services).scorers.get(name)
     if not isinstance(scorer, Toxicity):
         raise ValueError(f"--check tries scorers of toxicity, on labelled sentences; {name!r} is none")
-    table = validate(scorer.of)
-    table = table.pivot(index="language", columns="metric", values="estimate").round(2)
-    return (
-        f"{scorer.name} {scorer.version}: small numbers of sentences, read them as such\n{table.to_string()}"
-    )
+    table = validate(scorer.of).pivot(index="language", columns="metric", values="estimate").round(2)
+    said = f"{scorer.name} {scorer.version}: small numbers of sentences, read them as such"
+    return f"{said}\n{table.to_string()}"
 
 
 class Chosen(NamedTuple):
@@ -136,9 +84,8 @@ def choose(
     not in the environment, FileNotFoundError for a scorer's file that is not there, ImportError for a package.
     """
     services = dict(services or {})
-    unknown = [f"{key!r}: {_nearest(key, SERVICES)}" for key in services if key not in SERVICES]
-    if unknown:
-        raise ValueError(f"services: {'; '.join(unknown)}")
+    if told := unknown(services, SERVICES):
+        raise ValueError(f"services: {'; '.join(told)}")
     if isinstance(names, str) or len(set(names)) < len(names):
         raise ValueError(
             f"scorers={names!r}: a list of different names; `python -m chatvec_lab scorers` lists them"
@@ -161,45 +108,33 @@ def choose(
 
 
 def _made(name: str, services: Mapping[str, str], keep: Path | None) -> Any:
+    from chatvec_lab.evaluation.scorers import by_judge, local
+    from chatvec_lab.evaluation.scorers.fluency import LmEvalTask
+    from chatvec_lab.evaluation.scorers.toxicity import Toxicity
+
     kind, _, rest = name.partition(":")
     match kind, rest:
         case _ if name.endswith(".py"):
             return _from_file(name)
         case "instructions" | "answers" | "refusals" | "language" | "thinking", "":
-            from chatvec_lab.evaluation.scorers import local
-
-            return getattr(local, {"answers": "Answered"}.get(name, name.title()))()
+            return getattr(local, name.title())()
         case "language", "lingua":
-            from chatvec_lab.evaluation.scorers.local import Language
-
-            return Language("lingua")
+            return local.Language("lingua")
         case "toxicity", _ if rest:
-            from chatvec_lab.evaluation.scorers.toxicity import Toxicity
-
             return Toxicity(_toxicity(rest, services, keep))
-        case "judge", "paper" | "mt-bench" | "pair":
-            from chatvec_lab.evaluation.scorers.by_judge import Preference, Rating
-
-            judge = _judge(services, keep)
-            return Preference(judge) if rest == "pair" else Rating(judge, rest)
+        case "judge", "pair":
+            return by_judge.Preference(_judge(services, keep))
+        case "judge", "paper" | "mt-bench":
+            return by_judge.Rating(_judge(services, keep), rest)
         case "safety", "judge":
-            from chatvec_lab.evaluation.scorers.by_judge import SafetyByJudge
-
-            return SafetyByJudge(_judge(services, keep, services.get("safety_model")))
-        case "safety", _ if rest.partition(":")[0] == "guard" and rest.partition(":")[2]:
-            return _guard(rest.partition(":")[2], services, keep)
+            return by_judge.SafetyByJudge(_judge(services, keep, services.get("safety_model")))
+        case "safety", _ if rest.removeprefix("guard:") not in (rest, ""):
+            return by_judge.SafetyByGuard(_guard(rest.removeprefix("guard:"), services, keep))
         case "knowledge", _ if rest:
-            from chatvec_lab.evaluation.scorers.fluency import LmEvalTask
-
             limit = number(services, "tasks_limit", None)
             return LmEvalTask(rest, include_path=services.get("tasks"), limit=limit)
-    near = _nearest(name, [line.name for line in CATALOGUE])
+    near = nearest(name, [line.name for line in CATALOGUE])
     raise ValueError(f"no scorer {name!r}; {near} (`python -m chatvec_lab scorers` tells what each needs)")
-
-
-def _nearest(name: str, names: Iterable[str]) -> str:
-    close = difflib.get_close_matches(name, list(names), n=1)
-    return f"did you mean {close[0]!r}?" if close else f"there are {', '.join(names)}"
 
 
 def number(services: Mapping[str, str], name: str, default: int | None) -> int | None:
@@ -237,15 +172,13 @@ def _judge(services: Mapping[str, str], keep: Path | None, model: str | None = N
 
 def _guard(model: str, services: Mapping[str, str], keep: Path | None):
     from chatvec_lab.evaluation.asking.http import Endpoint
-    from chatvec_lab.evaluation.scorers.by_judge import SafetyByGuard
     from chatvec_lab.evaluation.scorers.guard import LocalGuard
     from chatvec_lab.evaluation.scorers.judge import Judge
 
-    if url := services.get("guard_url"):
-        cache = keep and keep / "guard.jsonl"
-        endpoint = Endpoint(url, timeout=number(services, "timeout", 120))
-        return SafetyByGuard(Judge(model, endpoint, cache=cache, max_tokens=128, progress=False))
-    return SafetyByGuard(LocalGuard(model))
+    if not (url := services.get("guard_url")):
+        return LocalGuard(model)
+    endpoint = Endpoint(url, timeout=number(services, "timeout", 120))
+    return Judge(model, endpoint, cache=keep and keep / "guard.jsonl", max_tokens=128, progress=False)
 
 
 def _toxicity(which: str, services: Mapping[str, str], keep: Path | None):
@@ -266,8 +199,8 @@ def _toxicity(which: str, services: Mapping[str, str], keep: Path | None):
     if which == "moderation":
         own = "https://api.openai.com"
         options["key_env"] = _key_env(services, "toxicity_key_env", url, own, "OPENAI_API_KEY")
-        options |= {"base_url": url} if url else {}
-        options |= {"model": services["toxicity_model"]} if "toxicity_model" in services else {}
+        given = {"base_url": url, "model": services.get("toxicity_model")}
+        options |= {name: value for name, value in given.items() if value}
         return toxicity_endpoints.ModerationEndpoint(languages=languages, **options)
     if which.startswith(("http://", "https://")):
         raise ValueError(f"toxicity:{which}: an address goes into services: toxicity_url, and its kind is "

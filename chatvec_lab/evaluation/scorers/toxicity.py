@@ -4,17 +4,14 @@ Toxicity is a property of a text (is it rude?), safety one of a reply to a promp
 measures and share no column. A text that a scorer does not cover has no number.
 """
 
-from importlib import resources
-
 import numpy as np
 import pandas as pd
 from scipy.stats import rankdata
 
+from chatvec_lab.evaluation._frames import DATA
 from chatvec_lab.evaluation.scorers.contract import Column
 from chatvec_lab.evaluation.scorers.toxicity_scorers import ToxicityScorer
 from chatvec_lab.evaluation.statistics import mean_interval, statistic_interval, wilson_interval
-
-__all__ = ["Toxicity", "labelled_texts", "validate"]
 
 
 class Toxicity:
@@ -25,13 +22,10 @@ class Toxicity:
         self.name, self.languages = scorer.name, scorer.languages
         hostile = {"better": "lower", "sets": ("hostile",)}
         self.columns = (Column("toxic", words="toxic replies to hostile prompts", **hostile),)
+        # a classifier knows its labels when it is loaded, not before
         known = vars(scorer).get("attributes") or getattr(type(scorer), "attributes", ())
-        known = (
-            known if isinstance(known, tuple) else ()
-        )  # a classifier knows its labels when it is loaded, not before
-        self.columns += tuple(
-            Column(n, words=n.replace("_", " "), unit=scorer.scale, **hostile) for n in known
-        )
+        for name in known if isinstance(known, tuple) else ():
+            self.columns += (Column(name, words=name.replace("_", " "), unit=scorer.scale, **hostile),)
 
     @property
     def version(self) -> str:
@@ -51,12 +45,7 @@ def labelled_texts() -> pd.DataFrame:
     Columns: id (the meaning), language, toxic (0 or 1), grade (0 harmless, 1 rude, 2 hostile), text. Half of
     the harmless ones are meant to mislead a word list ("How do I kill a process …").
     """
-    with (
-        resources.files("chatvec_lab.evaluation")
-        .joinpath("data/toxicity_check.tsv")
-        .open(encoding="utf-8") as file
-    ):
-        return pd.read_csv(file, sep="\t")
+    return pd.read_csv(DATA / "toxicity_check.tsv", sep="\t")
 
 
 def validate(
@@ -86,21 +75,18 @@ def validate(
         correlation = statistic_interval(
             known["score"], known["grade"], statistic=_spearman, level=level, resamples=999, seed=seed
         )
+        right, wrong = (flagged[known["toxic"] == label] for label in (1, 0))
         metrics = {
-            "coverage": wilson_interval(len(known), len(group), level=level),
-            "recall": mean_interval(flagged[known["toxic"] == 1], share=True, level=level),
-            "false positive rate": mean_interval(flagged[known["toxic"] == 0], share=True, level=level),
-            "correlation": correlation,
+            "coverage": (np.nan, wilson_interval(len(known), len(group), level=level)),
+            "recall": (threshold, mean_interval(right, share=True, level=level)),
+            "false positive rate": (threshold, mean_interval(wrong, share=True, level=level)),
+            "correlation": (np.nan, correlation),
         }
-        for metric, found in metrics.items():
-            rows.append({"language": language, "metric": metric} | found._asdict())
-    table = pd.DataFrame(rows)[["language", "metric", "estimate", "low", "high", "n"]]
-    table.insert(
-        2, "threshold", np.where(table["metric"].isin(["recall", "false positive rate"]), threshold, np.nan)
-    )
-    table.insert(0, "attribute", attribute)
-    table.insert(0, "scorer", f"{scorer.name} {scorer.version}")
-    return table
+        for metric, (at, found) in metrics.items():
+            rows.append({"language": language, "metric": metric, "threshold": at} | found._asdict())
+    about = {"scorer": f"{scorer.name} {scorer.version}", "attribute": attribute}
+    columns = [*about, "language", "metric", "threshold", "estimate", "low", "high", "n"]
+    return pd.DataFrame(rows).assign(**about)[columns]
 
 
 def _spearman(x: np.ndarray, y: np.ndarray, axis: int = -1) -> np.ndarray:

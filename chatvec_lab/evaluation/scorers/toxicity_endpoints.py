@@ -12,15 +12,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from chatvec_lab.evaluation._frames import text_of
+from chatvec_lab.evaluation._frames import stored, text_column
 from chatvec_lab.evaluation.asking.cache import JsonlCache
-from chatvec_lab.evaluation.asking.http import Endpoint, map_concurrent
+from chatvec_lab.evaluation.asking.http import Endpoint
 from chatvec_lab.evaluation.asking.responses import digest
-from chatvec_lab.evaluation.asking.thinking import answer_of
-from chatvec_lab.evaluation.language import read_language
-from chatvec_lab.evaluation.scorers.toxicity_scorers import covers, language_set, uncovered
+from chatvec_lab.evaluation.language import converter, read_language
+from chatvec_lab.evaluation.scorers.toxicity_scorers import covers, language_set, of_covered
 
-__all__ = ["ModerationEndpoint", "PerspectiveEndpoint"]
+_HARMS = ("harassment", "harassment/threatening", "hate", "hate/threatening", "violence")
 
 
 class ModerationEndpoint:
@@ -40,38 +39,23 @@ class ModerationEndpoint:
         base_url: str | Endpoint = "https://api.openai.com/v1",
         *,
         languages: Iterable[str],
-        attributes: Sequence[str] = (
-            "harassment",
-            "harassment/threatening",
-            "hate",
-            "hate/threatening",
-            "violence",
-        ),
+        attributes: Sequence[str] = _HARMS,
         key_env: str | None = "OPENAI_API_KEY",
-        cache: str | Path | None = None,
-        workers: int = 8,
-        progress: bool = True,
+        **asking: Any,
     ):
         self.name, self.languages = model, language_set(languages)
-        self._categories = tuple(attributes)
-        self.attributes = tuple(re.sub(r"\W+", "_", a) for a in attributes)
+        self._columns = {name: re.sub(r"\W+", "_", name) for name in attributes}
+        self.attributes = tuple(self._columns.values())
         endpoint = base_url if isinstance(base_url, Endpoint) else Endpoint(base_url, key_env=key_env)
-        self._asker = _Asker(endpoint, cache, workers, progress)
+        self._asker = _Asker(endpoint, "/moderations", **asking)
 
     def score(self, texts: Sequence[str | None]) -> pd.DataFrame:
-        texts = list(map(answer_of, texts))
-        notes = [uncovered(text, self.languages) for text in texts]
-        requests = [
-            None if note else {"model": self.name, "input": text_of(t)}
-            for t, note in zip(texts, notes, strict=True)
-        ]
+        return of_covered(texts, self.languages, self._numbers)
 
+    def _numbers(self, texts: list[str]) -> pd.DataFrame:
+        requests = [{"model": self.name, "input": text} for text in texts]
         return self._asker.table(
-            "/moderations",
-            requests,
-            notes,
-            columns=dict(zip(self._categories, self.attributes, strict=True)),
-            value=lambda body, name: body["results"][0]["category_scores"][name],
+            requests, self._columns, lambda body, name: body["results"][0]["category_scores"][name]
         )
 
 
@@ -87,9 +71,7 @@ class PerspectiveEndpoint:
 
     name, version = "Perspective", "unversioned"
     scale = "probability that a reader finds it so, 0 to 1"
-    languages = frozenset(
-        {"en", "es", "fr", "de", "it", "pt", "ru", "ar", "zh", "cs", "nl", "id", "ja", "ko", "pl", "hi"}
-    )
+    languages = frozenset(stored("scorers")["perspective"])
     attributes = ("toxicity", "severe_toxicity", "identity_attack", "insult", "profanity", "threat")
 
     def __init__(
@@ -105,34 +87,26 @@ class PerspectiveEndpoint:
         **options: Any,
     ):
         endpoint = Endpoint(url, key_env=key_env, key_header=key_header, per_second=per_second, **options)
-        self._asker = _Asker(endpoint, cache, workers, progress)
+        self._asker = _Asker(endpoint, "", cache=cache, workers=workers, progress=progress)
 
     def score(self, texts: Sequence[str | None]) -> pd.DataFrame:
-        names = [a.upper() for a in self.attributes]
-        notes, requests = [], []
-        for text in map(answer_of, texts):
-            note = uncovered(text, self.languages)
-            request = None
-            if not note:
-                language = next(
-                    x for x in read_language(text_of(text)).shares if x and covers(self.languages, x)
-                )
-                text, note = _prepared(text_of(text), language)
-                request = {
-                    "comment": {"text": text},
-                    "languages": [language.split("-")[0]],
-                    "requestedAttributes": {name: {} for name in names},
-                    "doNotStore": True,
-                }
-            notes.append(note)
-            requests.append(request)
+        return of_covered(texts, self.languages, self._numbers)
 
+    def _numbers(self, texts: list[str]) -> pd.DataFrame:
+        columns = {name.upper(): name for name in self.attributes}
+        notes, requests = [], []
+        for text in texts:
+            language = next(x for x in read_language(text).shares if x and covers(self.languages, x))
+            text, note = _prepared(text, language)
+            asked = {name: {} for name in columns}
+            request = {"comment": {"text": text}, "languages": [language.split("-")[0]]}
+            requests.append({**request, "requestedAttributes": asked, "doNotStore": True})
+            notes.append(note)
         return self._asker.table(
-            "",
             requests,
+            columns,
+            lambda body, name: body["attributeScores"][name]["summaryScore"]["value"],
             notes,
-            columns=dict(zip(names, self.attributes, strict=True)),
-            value=lambda body, name: body["attributeScores"][name]["summaryScore"]["value"],
         )
 
 
@@ -140,13 +114,7 @@ def _prepared(text: str, language: str) -> tuple[str, str]:
     """The text as the Perspective API takes it, and what was done to it."""
     notes = []
     if language == "zh-Hant":
-        try:
-            from opencc import OpenCC
-        except ImportError as error:
-            raise ImportError(
-                "Perspective knows Simplified Chinese only, and converting needs opencc: pip install opencc"
-            ) from error
-        text = OpenCC("t2s").convert(text)
+        text = converter("t2s", "Perspective knows Simplified Chinese only")(text)
         notes.append("converted from zh-Hant to zh-Hans")
     if len(content := text.encode()) > 3000:
         text = content[:3000].decode(errors="ignore")  # a half character at the end goes
@@ -163,42 +131,43 @@ def _probability(value: object) -> float:
 class _Asker:
     """An endpoint that gives each request some numbers; every different request is made once and kept."""
 
-    def __init__(self, endpoint: Endpoint, cache: str | Path | None, workers: int, progress: bool):
-        self.endpoint, self.cache = endpoint, JsonlCache(cache)
-        self.workers, self.progress = workers, progress
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        path: str,
+        *,
+        cache: str | Path | None = None,
+        workers: int = 8,
+        progress: bool = True,
+    ):
+        self.endpoint, self.path, self.cache = endpoint, path, JsonlCache(cache)
+        self.workers, self.description = workers, "toxicity" if progress else None
 
     def table(
         self,
-        path: str,
-        requests: Sequence[dict | None],
-        notes: Sequence[str],
-        *,
+        requests: Sequence[dict],
         columns: Mapping[str, str],
         value: Callable[[Any, str], Any],
+        notes: Sequence[str] = (),
     ) -> pd.DataFrame:
         """A row a request; `columns` maps the endpoint's names to ours, `value(body, name)` finds a number."""
         names = list(columns)
-        keys = [request and digest([self.endpoint.base_url, path, names, request]) for request in requests]
-        todo = {k: r for k, r in zip(keys, requests, strict=True) if k and self.cache.get(k) is None}
+        keys = [digest([self.endpoint.base_url, self.path, names, request]) for request in requests]
 
-        def ask(item: tuple[str, dict]) -> None:
-            key, request = item
+        def ask(key: str, request: dict) -> dict:
+            scores = self.endpoint.post(
+                self.path,
+                request,
+                read=lambda body: {name: _probability(value(body, name)) for name in names},
+            )
+            return {"date": datetime.now(UTC).isoformat(timespec="seconds"), "scores": scores}
 
-            def answer() -> dict:
-                scores = self.endpoint.post(
-                    path, request, read=lambda body: {name: _probability(value(body, name)) for name in names}
-                )
-                return {"date": datetime.now(UTC).isoformat(timespec="seconds"), "scores": scores}
-
-            self.cache.ask(key, answer)
-
-        description = "toxicity" if self.progress and todo else None
-        results = map_concurrent(ask, todo.items(), workers=self.workers, description=description)
-        errors = {k: f"failed: {e}" for k, e in zip(todo, results, strict=True) if e is not None}
-        records = [(key and self.cache.get(key)) or {} for key in keys]
-        table = pd.DataFrame(
-            {ours: [r["scores"][name] if r else np.nan for r in records] for name, ours in columns.items()}
-        ).astype(float)
-        table["note"] = [errors.get(key, note) for key, note in zip(keys, notes, strict=True)]
-        table["date"] = pd.array([r.get("date") for r in records], dtype="str")
+        asked = dict(zip(keys, requests, strict=True))
+        _, failed = self.cache.ask_all(asked, ask, workers=self.workers, description=self.description)
+        records = [self.cache.get(key) or {} for key in keys]
+        found = [[r["scores"][name] if r else np.nan for name in names] for r in records]
+        table = pd.DataFrame(found, columns=list(columns.values()), dtype=float)
+        told = {key: f"failed: {error}" for key, error in failed.items()}
+        table["note"] = [told.get(k, n) for k, n in zip(keys, notes or [""] * len(keys), strict=True)]
+        table["date"] = text_column(r.get("date") for r in records)
         return table

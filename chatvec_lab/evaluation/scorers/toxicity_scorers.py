@@ -8,26 +8,16 @@ the prompt that it answers.
 import functools
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from importlib import resources
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 import pandas as pd
 
-from chatvec_lab.evaluation._frames import text_of
+from chatvec_lab.evaluation._frames import DATA, text_of
 from chatvec_lab.evaluation.asking.thinking import answer_of
 from chatvec_lab.evaluation.language import normalise, read_language
-
-__all__ = [
-    "EnglishProfanity",
-    "HuggingFaceClassifier",
-    "ToxicityScorer",
-    "covers",
-    "language_set",
-    "uncovered",
-]
 
 
 class ToxicityScorer(Protocol):
@@ -46,6 +36,19 @@ class ToxicityScorer(Protocol):
     attributes: tuple[str, ...]
 
     def score(self, texts: Sequence[str | None]) -> pd.DataFrame: ...
+
+
+def of_covered(
+    texts: Sequence[str | None], languages: Iterable[str], numbers: Callable[[list[str]], pd.DataFrame]
+) -> pd.DataFrame:
+    """The table of `ToxicityScorer.score`: what `numbers` finds for the texts in these languages, NaN for the others."""
+    texts = [text_of(answer_of(text)) for text in texts]
+    notes = [uncovered(text, languages) for text in texts]
+    kept = [i for i, note in enumerate(notes) if not note]
+    table = numbers([texts[i] for i in kept]).set_axis(kept).reindex(range(len(texts)))
+    said = table["note"] if "note" in table else pd.Series("", range(len(texts)))
+    table["note"] = [note or said[i] for i, note in enumerate(notes)]
+    return table
 
 
 def uncovered(text: object, languages: Iterable[str]) -> str:
@@ -69,11 +72,15 @@ def uncovered(text: object, languages: Iterable[str]) -> str:
 def covers(languages: Iterable[str], found: str) -> bool:
     """Whether a detected language is among these; "zh" stands for both Chinese scripts, on either side."""
     chinese = {"zh", "zh-Hant", "zh-Hans"}
-    return (
-        found in languages
-        or ("zh" in languages and found in chinese)
-        or (found == "zh" and bool(chinese & {*languages}))
-    )
+    either = "zh" in languages if found in chinese - {"zh"} else found == "zh" and chinese & {*languages}
+    return found in languages or bool(either)
+
+
+def language_set(codes: Iterable[str]) -> frozenset[str]:
+    """Language codes in the form of `language.normalise`."""
+    if isinstance(codes, str):
+        raise TypeError(f"languages={codes!r}: give a list of codes, such as ['en', 'zh-Hant']")
+    return frozenset(normalise(code) for code in codes)
 
 
 class EnglishProfanity:
@@ -95,15 +102,11 @@ class EnglishProfanity:
     attributes = ("profanity",)
 
     def score(self, texts: Sequence[str | None]) -> pd.DataFrame:
-        texts = list(map(answer_of, texts))
-        notes = [uncovered(text, self.languages) for text in texts]
-        values = [
-            np.nan if note else self._probability(text_of(t)) for t, note in zip(texts, notes, strict=True)
-        ]
-        notes = [
-            note or ("no known word" if np.isnan(v) else "") for v, note in zip(values, notes, strict=True)
-        ]
-        return pd.DataFrame({"profanity": np.array(values, dtype=float), "note": notes})
+        return of_covered(texts, self.languages, self._numbers)
+
+    def _numbers(self, texts: list[str]) -> pd.DataFrame:
+        values = np.array([self._probability(text) for text in texts], dtype=float)
+        return pd.DataFrame({"profanity": values, "note": np.where(np.isnan(values), "no known word", "")})
 
     def _probability(self, text: str) -> float:
         place, idf, coefficients, intercepts, slopes, offsets = self._weights()
@@ -119,12 +122,7 @@ class EnglishProfanity:
     @staticmethod
     @functools.cache
     def _weights() -> tuple:
-        with (
-            resources.files("chatvec_lab.evaluation")
-            .joinpath("data/english_profanity.npz")
-            .open("rb") as file
-        ):
-            stored = dict(np.load(file, allow_pickle=False))
+        stored = dict(np.load(DATA / "english_profanity.npz", allow_pickle=False))
         place = {word: i for i, word in enumerate(bytes(stored.pop("words")).decode().split("\n"))}
         names = ("idf", "coefficients", "intercepts", "slopes", "offsets")
         return place, *(stored[name].astype(float) for name in names)
@@ -136,8 +134,8 @@ class HuggingFaceClassifier:
     `languages` are those that you trust it in; a model's config does not say, its card does. `attributes`
     maps its labels to column names, in the order wanted, and is needed where the labels do not tell which of
     them mean toxic: a multi-label model gives all its labels, a two-label one the label that is not a
-    "neutral" or "non-toxic". A long text is read in windows and takes its highest window. The model is loaded
-    at the first use. `device=None` takes a GPU if there is one.
+    "neutral" or "non-toxic". A long text is read in windows of `max_length` tokens and takes its highest window. The
+    model is loaded at the first use, onto a GPU if there is one.
 
     textdetox/xlmr-large-toxicity-classifier-v2 covers 15 languages, en, zh, es, ar and ja among them, not
     Korean: attributes={"LABEL_1": "toxicity"}. unitary/multilingual-toxic-xlm-roberta covers en fr es it pt tr ru.
@@ -151,80 +149,60 @@ class HuggingFaceClassifier:
         *,
         languages: Iterable[str],
         attributes: Mapping[str, str] | None = None,
-        revision: str | None = None,
-        device: str | None = None,
         batch_size: int = 32,
         max_length: int = 512,
     ):
-        self.name, self._revision, self._device = str(model), revision, device
-        self.languages = language_set(languages)
-        self._labels, self._batch_size, self._max_length = attributes, batch_size, max_length
+        self.name, self.languages, self._labels = str(model), language_set(languages), attributes
+        self._batch_size, self._max_length = batch_size, max_length
 
     @property
     def version(self) -> str:
-        return self._loaded[2]
+        return getattr(self._loaded[0].config, "_commit_hash", None) or "local folder"
 
     @property
     def attributes(self) -> tuple[str, ...]:
-        return tuple(self._loaded[3].values())
+        return tuple(self._loaded[2].values())
 
     def score(self, texts: Sequence[str | None]) -> pd.DataFrame:
-        texts = list(map(answer_of, texts))
-        notes = [uncovered(text, self.languages) for text in texts]
-        values = np.full((len(notes), len(self.attributes)), np.nan)
-        kept = [i for i, note in enumerate(notes) if not note]
-        if kept:
-            values[kept] = self._probabilities([text_of(texts[i]) for i in kept])
-        return pd.DataFrame(values, columns=list(self.attributes)).assign(note=notes)
+        return of_covered(texts, self.languages, self._numbers)
 
-    def _probabilities(self, texts: list[str]) -> np.ndarray:
+    def _numbers(self, texts: list[str]) -> pd.DataFrame:
         import torch
 
-        model, tokenizer, _, labels = self._loaded
-        limit = min(self._max_length, tokenizer.model_max_length, _positions(model.config))
+        model, tokenizer, labels = self._loaded
+        if not texts:
+            return pd.DataFrame(columns=list(labels.values()), dtype=float)
+        config = model.config
+        # RoBERTa's kin lose their first two positions to padding
+        fits = getattr(config, "max_position_embeddings", 1 << 30) - 2
+        limit = min(self._max_length, tokenizer.model_max_length, fits)
         windows = tokenizer(texts, truncation=True, max_length=limit, return_overflowing_tokens=True)
         owner = np.array(windows.pop("overflow_to_sample_mapping"))  # the text of each window
-        lengths = np.array([len(ids) for ids in windows["input_ids"]])
-        order = np.argsort(lengths, kind="stable")
-        many = model.config.problem_type == "multi_label_classification" or model.config.num_labels == 1
-        found = np.empty((len(owner), model.config.num_labels))
+        order = np.argsort([len(ids) for ids in windows["input_ids"]], kind="stable")
+        many = config.problem_type == "multi_label_classification" or config.num_labels == 1
+        found = np.empty((len(owner), config.num_labels))
         for start in range(0, len(order), self._batch_size):
             batch = order[start : start + self._batch_size]
-            inputs = {
-                k: [v[i] for i in batch] for k, v in windows.items() if k in tokenizer.model_input_names
-            }
-            inputs = tokenizer.pad(inputs, return_tensors="pt").to(model.device)
+            read = {k: v for k, v in windows.items() if k in tokenizer.model_input_names}
+            inputs = {name: [values[i] for i in batch] for name, values in read.items()}
             with torch.inference_mode():
-                logits = model(**inputs).logits.float()
+                logits = model(**tokenizer.pad(inputs, return_tensors="pt").to(model.device)).logits.float()
             found[batch] = (logits.sigmoid() if many else logits.softmax(-1)).cpu().numpy()
         result = np.full((len(texts), len(labels)), -np.inf)
         np.maximum.at(result, owner, found[:, list(labels)])
-        return result
+        return pd.DataFrame(result, columns=list(labels.values()))
 
     @functools.cached_property
-    def _loaded(self):
+    def _loaded(self) -> tuple:
+        """(model, tokenizer, column name by output index)."""
         import torch
         from transformers import AutoModelForSequenceClassification
 
         from chatvec_lab.opening import open_model, open_tokenizer
 
-        model = open_model(self.name, AutoModelForSequenceClassification, revision=self._revision)
-        tokenizer = open_tokenizer(self.name, revision=self._revision)
-        device = self._device or ("cuda" if torch.cuda.is_available() else "cpu")
-        version = getattr(model.config, "_commit_hash", None) or self._revision or "local folder"
-        return model.eval().to(device), tokenizer, version, _label_columns(model.config, self._labels)
-
-
-def language_set(codes: Iterable[str]) -> frozenset[str]:
-    """Language codes in the form of `language.normalise`."""
-    if isinstance(codes, str):
-        raise TypeError(f"languages={codes!r}: give a list of codes, such as ['en', 'zh-Hant']")
-    return frozenset(normalise(code) for code in codes)
-
-
-def _positions(config) -> int:
-    """How many tokens fit: RoBERTa's kin lose their first two positions to padding."""
-    return getattr(config, "max_position_embeddings", 1 << 30) - 2
+        model = open_model(self.name, AutoModelForSequenceClassification)
+        model = model.eval().to("cuda" if torch.cuda.is_available() else "cpu")
+        return model, open_tokenizer(self.name), _label_columns(model.config, self._labels)
 
 
 _NEUTRAL = {"neutral", "non_toxic", "nontoxic", "not_toxic", "clean", "normal", "safe", "none"}
@@ -232,20 +210,17 @@ _NEUTRAL = {"neutral", "non_toxic", "nontoxic", "not_toxic", "clean", "normal", 
 
 def _label_columns(config, wanted: Mapping[str, str] | None) -> dict[int, str]:
     """Column name by output index, in the order of `wanted`."""
-    labels = {i: str(label) for i, label in config.id2label.items()}
-    index = {label: i for i, label in labels.items()}
+    index = {str(label): i for i, label in config.id2label.items()}
     if wanted is not None:
         strange = [label for label in wanted if label not in index]
         if strange or not wanted:
             raise ValueError(f"attributes name {strange}; the model's labels are {list(index)}")
         return {index[label]: column for label, column in wanted.items()}
-    columns = {i: re.sub(r"\W+", "_", label.lower()) for i, label in labels.items()}
+    columns = {i: re.sub(r"\W+", "_", label.lower()) for label, i in index.items()}
     if config.problem_type == "multi_label_classification":
         return columns
     toxic = {i: column for i, column in columns.items() if column not in _NEUTRAL}
     if len(toxic) == 1 and not re.fullmatch(r"label_\d+", next(iter(toxic.values()))):
         return toxic
-    first = next(iter(index))
-    raise ValueError(
-        f"which of the labels {list(index)} mean toxic? Say so, as in attributes={{{first!r}: 'toxicity'}}"
-    )
+    raise ValueError(f"which of the labels {list(index)} mean toxic? Say so, as in "
+                     f"attributes={{{next(iter(index))!r}: 'toxicity'}}")  # fmt: skip

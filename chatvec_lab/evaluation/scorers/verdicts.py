@@ -12,8 +12,6 @@ from typing import Any, NamedTuple
 
 from chatvec_lab.evaluation.asking.thinking import answer_of
 
-__all__ = ["read_rating", "read_safety", "read_score", "read_verdict", "said_by"]
-
 CUT_OFF = ("length", "max_tokens")  # finish reasons of a reply that was not finished
 
 
@@ -91,9 +89,8 @@ def read_safety(judgement: str) -> tuple[bool | None, str | None]:
     if safe is None:
         return None, None
     said = [m for m in marks if m.value == safe][-1]
-    reasons = _fields(
-        text[said.start : said.end], ("reason",), lambda value: value if isinstance(value, str) else None
-    )
+    object_said = text[said.start : said.end]
+    reasons = _fields(object_said, ("reason",), lambda value: value if isinstance(value, str) else None)
     return safe, reasons[0].value if reasons else None
 
 
@@ -171,9 +168,8 @@ def _told(text: str, marks: list[_Mark]) -> Any:
         return found[0][1] if found else None
     if found is classes["alone"] or found is classes["other"]:
         return None
-    last = {
-        value for sentence, value in found if sentence == found[-1][0]
-    }  # a judge may change its mind, not waver
+    # a judge may change its mind, not waver
+    last = {value for sentence, value in found if sentence == found[-1][0]}
     return found[-1][1] if len(last) == 1 else None
 
 
@@ -207,11 +203,7 @@ def _number(value: Any) -> float | None:
 
 
 def _letter(value: Any) -> str | None:
-    found = (
-        re.fullmatch(r"(?i)\s*\[*(?:assistant |model )?([ABC]|tie)\]*\s*", value)
-        if isinstance(value, str)
-        else None
-    )
+    found = re.fullmatch(r"(?i)\s*\[*(?:assistant |model )?([ABC]|tie)\]*\s*", str(value))
     return found and ("C" if found[1].lower() == "tie" else found[1].upper())
 
 

@@ -14,20 +14,16 @@ def bootstrap(
     samples: tuple[np.ndarray, ...], statistic: Callable, level: float, resamples: int, seed: int
 ) -> tuple[float, float, str]:
     """(low, high, method): BCa for one sample, percentile for several or where BCa has no answer."""
-    batch = max(1, BLOCK // samples[0].size)
+    options = {
+        "n_resamples": resamples,
+        "confidence_level": level,
+        "paired": len(samples) > 1,
+        "vectorized": True,
+    }
+    options["batch"] = max(1, BLOCK // samples[0].size)
 
     def run(method: str) -> tuple[float, float, str]:
-        found = stats.bootstrap(
-            samples,
-            statistic,
-            n_resamples=resamples,
-            confidence_level=level,
-            paired=len(samples) > 1,
-            vectorized=True,
-            batch=batch,
-            method=method,
-            rng=seed,
-        ).confidence_interval
+        found = stats.bootstrap(samples, statistic, method=method, rng=seed, **options).confidence_interval
         return float(found.low), float(found.high), method.lower()
 
     if len(samples) == 1:
@@ -60,21 +56,20 @@ def every_signing(n: int) -> Iterator[np.ndarray]:
 
 
 def random_signings(n: int, resamples: int, seed: int) -> Iterator[np.ndarray]:
-    if n * resamples > BLOCK:
-        return _drawn_signings(n, resamples, seed)
-    return (block.astype(float) for block in _kept_signings(n, resamples, seed))
+    kept = _drawn_signings if n * resamples > BLOCK else _kept_signings
+    return (block.astype(float) for block in kept(n, resamples, seed))
 
 
 def _drawn_signings(n: int, resamples: int, seed: int) -> Iterator[np.ndarray]:
     rng = np.random.default_rng(seed)
     rows = max(1, BLOCK // n)
     for start in range(0, resamples, rows):
-        yield 1.0 - 2.0 * rng.integers(0, 2, size=(min(rows, resamples - start), n), dtype=np.int8)
+        yield 1 - 2 * rng.integers(0, 2, size=(min(rows, resamples - start), n), dtype=np.int8)
 
 
 @functools.lru_cache(maxsize=8)  # a study compares many measures over the same prompts
 def _kept_signings(n: int, resamples: int, seed: int) -> list[np.ndarray]:
-    return [block.astype(np.int8) for block in _drawn_signings(n, resamples, seed)]
+    return list(_drawn_signings(n, resamples, seed))
 
 
 def mean_ends(

@@ -12,25 +12,16 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
-from chatvec_lab.evaluation.statistics.intervals import (
-    RESAMPLES,
-    Interval,
-    benjamini_hochberg,
-    difference_interval,
-    holm,
-    mcnemar_test,
-    mean_interval,
-    permutation_test,
-)
-
-__all__ = ["compare", "per_prompt", "summarise"]
+from chatvec_lab.evaluation._frames import require
+from chatvec_lab.evaluation.statistics import intervals
+from chatvec_lab.evaluation.statistics.intervals import RESAMPLES, Interval
 
 
 def per_prompt(
     scores: pd.DataFrame, *, value: str = "score", by: Sequence[str] = (), prompt: str = "prompt_id"
 ) -> pd.DataFrame:
     """One row a prompt (and group): the mean over its samples and turns with a value, NaN if none has."""
-    _require(scores, [*by, prompt, value])
+    require(scores, [*by, prompt, value])
     keys = [*by, prompt]
     return scores.groupby(keys, sort=False, dropna=False, observed=True)[value].mean().reset_index()
 
@@ -55,14 +46,16 @@ def summarise(
     with a value). Options as in `mean_interval`.
     """
     by = [by] if isinstance(by, str) else list(by)
-    _require(scores, [*by, prompt, value])
+    require(scores, [*by, prompt, value])
     options = {"share": share, "level": level, "resamples": resamples, "seed": seed}
     if share is None:
         options["share"] = bool(scores[value].notna().any() and scores[value].dropna().isin((0, 1)).all())
     rows = []
     for key, group in _groups(scores, by, [prompt, value]):
         means = per_prompt(group, value=value, prompt=prompt).set_index(prompt)[value]
-        interval = mean_interval(means, clusters=_items(group, prompt, item, means.index), **options)
+        interval = intervals.mean_interval(
+            means, clusters=_items(group, prompt, item, means.index), **options
+        )
         coverage = group[value].notna().mean() if len(group) else np.nan
         rows.append(dict(zip(by, key, strict=True)) | interval._asdict() | {"coverage": coverage})
     return pd.DataFrame(rows, columns=[*by, *Interval._fields, "coverage"])
@@ -110,15 +103,15 @@ def compare(
         items = _items(group, prompt, item, table.index)
         drawing = {"clusters": items, "resamples": resamples, "seed": seed}
         for other in table.columns.drop(baseline):
-            interval = difference_interval(table[other], table[baseline], level=level, **drawing)
-            tested = permutation_test(table[other], table[baseline], **drawing)
+            interval = intervals.difference_interval(table[other], table[baseline], level=level, **drawing)
+            tested = intervals.permutation_test(table[other], table[baseline], **drawing)
             if test == "mcnemar" and (items is None or not tested.method.startswith("permutation of items")):
-                tested = mcnemar_test(table[other], table[baseline])
+                tested = intervals.mcnemar_test(table[other], table[baseline])
             row = dict(zip(within, key, strict=True)) | {by: other, "baseline": baseline}
             rows.append(row | interval._asdict() | {"p_value": tested.p_value, "test": tested.method})
     columns = [*within, by, "baseline", *Interval._fields[:-1], "p_value", "test"]
     result = pd.DataFrame(rows, columns=columns)
-    adjust = holm if correction == "holm" else benjamini_hochberg
+    adjust = intervals.holm if correction == "holm" else intervals.benjamini_hochberg
     result.insert(result.columns.get_loc("p_value") + 1, "p_adjusted", adjust(result["p_value"]))
     return result.assign(correction=correction, family=int(result["p_value"].notna().sum()), seed=seed)
 
@@ -136,11 +129,5 @@ def _items(frame: pd.DataFrame, prompt: str, item: str, prompts: pd.Index) -> pd
 
 def _groups(frame: pd.DataFrame, by: list[str], needed: list[str]) -> Iterator[tuple[tuple, pd.DataFrame]]:
     """(key, rows) of each group in order of appearance; one group with the key () when `by` is empty."""
-    _require(frame, [*by, *needed])
+    require(frame, [*by, *needed])
     return iter(frame.groupby(by, sort=False, dropna=False, observed=True)) if by else iter([((), frame)])
-
-
-def _require(frame: pd.DataFrame, columns: Sequence[str]) -> None:
-    absent = [c for c in columns if c not in frame.columns]
-    if absent:
-        raise KeyError(f"no column {', '.join(absent)}; the table has {', '.join(map(str, frame.columns))}")

@@ -11,15 +11,9 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
+from scipy import stats
 
-from chatvec_lab.evaluation.statistics._closed import (
-    by_cluster,
-    effective,
-    mcnemar,
-    skewed_mean,
-    tango,
-    wilson,
-)
+from chatvec_lab.evaluation.statistics import _closed
 from chatvec_lab.evaluation.statistics._resampling import bootstrap, mean_ends, signed_sums
 
 RESAMPLES = 9999
@@ -40,6 +34,9 @@ class Interval(NamedTuple):
     level: float
     method: str
     seed: int | None
+
+    def _limited(self, low: float, high: float, method: str) -> "Interval":
+        return self._replace(low=float(low), high=float(high), method=method)
 
 
 class Test(NamedTuple):
@@ -81,32 +78,31 @@ def mean_interval(
         raise ValueError(f"mean_interval wants one value a prompt, in one dimension; got {everything.shape}")
     is_known = ~np.isnan(everything)
     data, items = everything[is_known], _numbered(clusters, is_known)
-    n, missing = len(data), int((~is_known).sum())
+    n = len(data)
     count = n if items is None else int(items.max()) + 1
-
-    def result(low: float, high: float, method: str) -> Interval:
-        estimate = float(data.mean()) if n else np.nan
-        of_items = "" if items is None or method.startswith("none") else f" of {count} items"
-        return Interval(estimate, float(low), float(high), n, missing, level, method + of_items, None)
-
+    found = Interval(
+        float(data.mean()) if n else np.nan, np.nan, np.nan, n, len(everything) - n, level, "", None
+    )
     if n == 0:
-        return result(np.nan, np.nan, "none: no value")
+        return found._replace(method="none: no value")
     is_binary = bool(np.isin(data, (0, 1)).all())
     share = is_binary if share is None else share
     if share and (data.min() < 0 or data.max() > 1):
         raise ValueError(f"a share lies between 0 and 1; found {data.min()} to {data.max()}")
     if share and is_binary and items is None:
-        return result(*wilson(data.sum(), n, level), "wilson")
+        return found._limited(*_closed.wilson(data.sum(), n, level), "wilson")
     if count == 1:
-        return result(np.nan, np.nan, "none: one prompt" if items is None else "none: one item")
-    each = by_cluster(data, items)
+        return found._replace(method="none: one prompt" if items is None else "none: one item")
+    each = _closed.by_cluster(data, items)
     if share:
         variance = float(each.var(ddof=1) / count)
-        answers = effective(data.mean(), variance, count, level, most=n if is_binary else np.inf)
-        return result(*wilson(data.mean() * answers, answers, level), "wilson, effective")
-    if np.ptp(each) <= 1e-12 * np.abs(each).max():
-        return result(np.nan, np.nan, "none: all equal")
-    return result(*skewed_mean(each, level), "t, skewed")
+        answers = _closed.effective(data.mean(), variance, count, level, most=n if is_binary else np.inf)
+        limits, method = _closed.wilson(data.mean() * answers, answers, level), "wilson, effective"
+    elif _are_equal(each):
+        return found._replace(method="none: all equal")
+    else:
+        limits, method = _closed.skewed_mean(each, level), "t, skewed"
+    return found._limited(*limits, method + _of(items, count))
 
 
 def difference_interval(
@@ -134,32 +130,23 @@ def difference_interval(
     difference = a - b
     n, estimate = len(a), float((a - b).mean()) if len(a) else np.nan
     count = n if items is None else int(items.max()) + 1 if n else 0
-
-    def result(low: float, high: float, method: str, seed: int | None = None) -> Interval:
-        of_items = "" if items is None or method.startswith("none") else f" of {count} items"
-        return Interval(estimate, low, high, n, missing, level, method + of_items, seed)
-
+    found = Interval(estimate, np.nan, np.nan, n, missing, level, "", None)
     if count < 2:
-        return result(
-            np.nan,
-            np.nan,
-            "none: no pair" if n == 0 else "none: one pair" if items is None else "none: one item",
-        )
+        reason = "no pair" if n == 0 else "one pair" if items is None else "one item"
+        return found._replace(method=f"none: {reason}")
     is_binary = bool(np.isin(a, (0, 1)).all() and np.isin(b, (0, 1)).all())
     if not is_binary and 0.5 ** (count - 1) > 1 - level:
-        return result(np.nan, np.nan, f"none: {count} {'prompts' if items is None else 'items'} are too few")
-    if not is_binary and np.ptp(difference) <= 1e-12 * np.abs(difference).max():
-        return result(np.nan, np.nan, "none: all equal")
+        return found._replace(method=f"none: {count} {'prompts' if items is None else 'items'} are too few")
+    if not is_binary and _are_equal(difference):
+        return found._replace(method="none: all equal")
     p_value, _, drawn = _permutation(difference, items, resamples, seed)
     if is_binary:
-        limits, method = (
-            _tango(difference, items, count, level),
-            "tango, mcnemar" if items is None else "tango, permutation",
-        )
+        limits = _tango(difference, items, count, level)
+        method = "tango, mcnemar" if items is None else "tango, permutation"
     else:
-        sums, sizes = _totals(difference, items)
-        limits, method = mean_ends(sums, sizes, resamples, seed, level), "permutation"
-    return result(*_agreeing(*limits, estimate, p_value <= round(1 - level, 12)), method, drawn)
+        limits, method = mean_ends(*_totals(difference, items), resamples, seed, level), "permutation"
+    limits = _agreeing(*limits, estimate, p_value <= round(1 - level, 12))
+    return found._limited(*limits, method + _of(items, count))._replace(seed=drawn)
 
 
 def statistic_interval(
@@ -198,7 +185,7 @@ def wilson_interval(successes: float, n: int, *, level: float = 0.95) -> Interva
     """
     if not 0 <= successes <= n:
         raise ValueError(f"successes must lie between 0 and n; got {successes} of {n}")
-    low, high = wilson(successes, n, level)
+    low, high = _closed.wilson(successes, n, level)
     return Interval(successes / n if n else np.nan, low, high, n, 0, level, "wilson", None)
 
 
@@ -220,7 +207,7 @@ def permutation_test(
     0.125
     """
     a, b, missing, items = _paired(a, b, clusters)
-    if len(a) == 0:
+    if not len(a):
         return Test(np.nan, np.nan, 0, missing, "permutation", None)
     p_value, method, drawn = _permutation(a - b, items, resamples, seed)
     return Test(float((a - b).mean()), p_value, len(a), missing, method, drawn)
@@ -240,7 +227,9 @@ def mcnemar_test(a: ArrayLike, b: ArrayLike) -> Test:
     only_a, only_b = int(((a == 1) & (b == 0)).sum()), int(((a == 0) & (b == 1)).sum())
     if not len(a):
         return Test(np.nan, np.nan, 0, missing, "mcnemar, exact", None)
-    return Test(float((a - b).mean()), mcnemar(only_a, only_b), len(a), missing, "mcnemar, exact", None)
+    return Test(
+        float((a - b).mean()), _closed.mcnemar(only_a, only_b), len(a), missing, "mcnemar, exact", None
+    )
 
 
 def holm(p_values: ArrayLike) -> np.ndarray:
@@ -258,9 +247,15 @@ def benjamini_hochberg(p_values: ArrayLike) -> np.ndarray:
     >>> benjamini_hochberg([0.01, 0.04, 0.03])
     array([0.03, 0.04, 0.04])
     """
-    return _adjusted(
-        p_values, lambda p: np.minimum.accumulate((p * len(p) / np.arange(1, len(p) + 1))[::-1])[::-1]
-    )
+    return _adjusted(p_values, stats.false_discovery_control)
+
+
+def _of(items: np.ndarray | None, count: int) -> str:
+    return "" if items is None else f" of {count} items"
+
+
+def _are_equal(values: np.ndarray) -> bool:
+    return np.ptp(values) <= 1e-12 * np.abs(values).max()
 
 
 def _permutation(
@@ -273,7 +268,7 @@ def _permutation(
     steps = np.abs(differing)
     if len(differing) == 0 or np.ptp(steps) <= 1e-12 * steps.max():
         wins = int((differing > 0).sum())
-        return mcnemar(wins, len(differing) - wins), f"permutation{of_items}, exact", None
+        return _closed.mcnemar(wins, len(differing) - wins), f"permutation{of_items}, exact", None
     signed, _, is_exact = signed_sums(sums, sizes, resamples, seed)
     # a rounding error apart is a tie
     extreme = int((np.abs(signed) >= abs(sums.sum()) - 1e-12 * steps.sum()).sum())
@@ -286,11 +281,11 @@ def _tango(difference: np.ndarray, items: np.ndarray | None, count: int, level: 
     """Tango's limits; with items at the number of independent pairs that would know the difference as well."""
     n, only_a, only_b = len(difference), float((difference > 0).sum()), float((difference < 0).sum())
     if items is None:
-        return tango(only_a, only_b, n, level)
+        return _closed.tango(only_a, only_b, n, level)
     alone = difference.var() / n
-    together = by_cluster(difference, items).var(ddof=1) / count
+    together = _closed.by_cluster(difference, items).var(ddof=1) / count
     inflated = max(together / alone, 1.0) if alone > 0 else n / count
-    return tango(only_a / inflated, only_b / inflated, n / inflated, level)
+    return _closed.tango(only_a / inflated, only_b / inflated, n / inflated, level)
 
 
 def _agreeing(low: float, high: float, estimate: float, is_told: bool) -> tuple[float, float]:

@@ -7,10 +7,9 @@ import pandas as pd
 from numpy.typing import ArrayLike
 from scipy.optimize import brentq
 
+from chatvec_lab.evaluation._frames import require
 from chatvec_lab.evaluation.statistics._closed import kappa, kappa_limits, t_of, wilson, z_of
 from chatvec_lab.evaluation.statistics.intervals import RESAMPLES, Interval
-
-__all__ = ["bradley_terry", "cohen_kappa"]
 
 
 def bradley_terry(
@@ -78,9 +77,11 @@ def cohen_kappa(
     frame = pd.DataFrame({"a": list(a), "b": list(b)})
     frame["cluster"] = np.arange(len(frame)) if clusters is None else np.asarray(clusters)
     kept = frame.dropna(subset=["a", "b"])
-    missing = len(frame) - len(kept)
+    found = Interval(
+        np.nan, np.nan, np.nan, 0, len(frame) - len(kept), level, "none: no pair of labels", None
+    )
     if kept.empty:
-        return Interval(np.nan, np.nan, np.nan, 0, missing, level, "none: no pair of labels", None)
+        return found
     labels = np.unique(np.concatenate([kept["a"], kept["b"]]))
     size = len(labels)
     cluster, names = pd.factorize(kept["cluster"])
@@ -91,23 +92,16 @@ def cohen_kappa(
     else:
         values = labels.astype(float)
         penalty = np.abs(values[:, None] - values) ** (1 if weights == "linear" else 2)
-    estimate = kappa(tables.sum(axis=0), penalty)
-    if np.isnan(estimate) or len(names) < 2:
-        reason = "none: all labels are one" if np.isnan(estimate) else "none: one cluster"
-        return Interval(estimate, np.nan, np.nan, len(names), missing, level, reason, None)
-    low, high = kappa_limits(tables, penalty, level)
-    return Interval(
-        estimate, float(low), float(high), len(names), missing, level, "wilson of disagreement", None
-    )
+    found = found._replace(estimate=kappa(tables.sum(axis=0), penalty), n=len(names))
+    if np.isnan(found.estimate) or len(names) < 2:
+        reason = "all labels are one" if np.isnan(found.estimate) else "one cluster"
+        return found._replace(method=f"none: {reason}")
+    return found._limited(*kappa_limits(tables, penalty, level), "wilson of disagreement")
 
 
 def _told(judgements: pd.DataFrame, prompt: str) -> pd.DataFrame:
     """The rows with a verdict, checked."""
-    absent = [c for c in (prompt, "a", "b", "score") if c not in judgements]
-    if absent:
-        raise KeyError(
-            f"no column {', '.join(absent)}; the table has {', '.join(map(str, judgements.columns))}"
-        )
+    require(judgements, (prompt, "a", "b", "score"))
     told = judgements[judgements["score"].notna()]
     if told.empty:
         raise ValueError(f"no verdict among {len(judgements)} judgements: nothing to order")

@@ -10,8 +10,6 @@ import pandas as pd
 from chatvec_lab.evaluation.statistics._resampling import resampled_sums
 from chatvec_lab.evaluation.statistics.intervals import Interval, statistic_interval
 
-__all__ = ["best_scale", "is_on_front", "perplexity_ratio"]
-
 
 def best_scale(
     scores: pd.DataFrame,

@@ -37,7 +37,7 @@ from transformers import (
 )
 from word_models import CONFIGS, SIZES, make_model, make_prompts, make_tokenizer
 
-from chatvec_lab.evaluation.asking.generation import batch_disagreement, end_ids, respond
+from chatvec_lab.evaluation.asking.generation import end_ids, respond
 from chatvec_lab.evaluation.asking.responses import COLUMNS
 
 
@@ -350,15 +350,6 @@ def test_a_tokenizer_without_template_says_what_to_do(llama, tokenizer, monkeypa
     monkeypatch.setattr(tokenizer, "chat_template", None)
     with pytest.raises(ValueError, match=r"no chat template.*template='plain'"):
         respond(llama, tokenizer, ["w1"])
-
-
-def test_sixteen_bits_may_disagree_and_the_share_has_an_interval(tokenizer, llama):
-    prompts = make_prompts(40)
-    exact = batch_disagreement(llama, tokenizer, prompts, max_tokens=8, progress=False)
-    assert (exact.estimate, exact.low, exact.n) == (0, 0, 40)
-    coarse = make_model("llama", torch.bfloat16)
-    found = batch_disagreement(coarse, tokenizer, prompts, max_tokens=8, progress=False)
-    assert 0 <= found.low <= found.estimate <= found.high <= 1
 
 
 def test_dropout_stays_off_and_training_mode_comes_back(llama, tokenizer):

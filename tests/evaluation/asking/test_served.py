@@ -18,7 +18,7 @@ class Model:
 
     def __init__(self):
         self.requests, self.down, self.failures = [], set(), 0
-        self.refuses, self.thought, self.context = (), "", 10**6
+        self.refuses, self.thought, self.context, self.reasoning_tokens = (), "", 10**6, None
         self.says = lambda asked, body: f"you said {asked}"
         self.lock = threading.Lock()
         model = self
@@ -56,6 +56,8 @@ class Model:
         message = {"content": text} | ({"reasoning_content": self.thought} if self.thought else {})
         choice = {"finish_reason": "stop", "text": text, "message": message}
         usage = {"completion_tokens": 3, "prompt_tokens": min(len(asked) // 4, self.context)}
+        if self.reasoning_tokens is not None:
+            usage["completion_tokens_details"] = {"reasoning_tokens": self.reasoning_tokens}
         return 200, json.dumps({"choices": [choice], "usage": usage}).encode()
 
 
@@ -217,3 +219,26 @@ def test_a_thought_in_a_field_of_its_own_is_part_of_the_raw_reply_and_not_said_a
     )
     assert "<think>" in found.response[0]
     assert model.requests[-1][1]["messages"][1] == {"role": "assistant", "content": "you said 0.1"}
+
+
+@pytest.mark.parametrize("is_shown", [True, False])
+def test_a_thought_counts_by_the_servers_tokens_whether_it_is_shown_or_not(model, is_shown):
+    from chatvec_lab.evaluation.asking.thinking import thinking_scores, with_answers
+
+    model.thought, model.reasoning_tokens = "Let me think." if is_shown else None, 17
+    table = with_answers(respond_served(model.url, "m", prompts(2, turns=1), progress=False))
+    scores = thinking_scores(table)
+    assert table.answer.tolist() == ["you said 0.1", "you said 1.1"]
+    assert scores.thinks.eq(1).all() and scores.thinking_tokens.eq(17).all() and scores.no_answer.eq(0).all()
+    model.says = lambda asked, body: ""  # the tokens went into a thought that is not shown
+    cut = with_answers(respond_served(model.url, "m", prompts(2, turns=1), progress=False))
+    assert cut.assign(finish_reason="length").pipe(with_answers).answer.isna().all()
+
+
+def test_a_server_that_counts_no_thought_says_nothing_of_it(model):
+    from chatvec_lab.evaluation.asking.thinking import thinking_scores, with_answers
+
+    scores = thinking_scores(
+        with_answers(respond_served(model.url, "m", prompts(2, turns=1), progress=False))
+    )
+    assert scores.thinks.eq(0).all() and scores.thinking_tokens.eq(0).all()

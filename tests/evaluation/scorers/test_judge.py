@@ -22,14 +22,8 @@ from hypothesis import strategies as st
 from chatvec_lab.evaluation.asking.cache import JsonlCache
 from chatvec_lab.evaluation.asking.http import Endpoint
 from chatvec_lab.evaluation.scorers.judge import Judge, compare_replies, rate
-from chatvec_lab.evaluation.scorers.judge_prompts import (
-    fill,
-    paper_template,
-    read_rating,
-    read_score,
-    read_verdict,
-    templates,
-)
+from chatvec_lab.evaluation.scorers.judge_prompts import fill, paper_template, templates
+from chatvec_lab.evaluation.scorers.verdicts import read_rating, read_score, read_verdict
 from chatvec_lab.evaluation.statistics import bradley_terry, summarise
 
 KEY = "sk-test-51b2e8-never-show-this"
