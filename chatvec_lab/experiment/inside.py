@@ -204,10 +204,22 @@ def places(tokens: pd.DataFrame) -> pd.DataFrame:
     return tokens.assign(place=place)
 
 
-def typical(tokens: pd.DataFrame) -> str:
-    """The pair to show: the one whose mean divergence is the median of all."""
-    order = tokens.groupby("pair", sort=False).divergence.mean().sort_values(kind="stable")
-    return str(order.index[len(order) // 2])
+def typical(tokens: pd.DataFrame, count: int = 1) -> list[str]:
+    """The pairs to show: by their mean divergence the middle one of all, or `count` that are spread over the order."""
+    order = tokens.groupby("pair", sort=False).divergence.mean().sort_values(kind="stable").index
+    places = [(2 * i + 1) * len(order) // (2 * count) for i in range(count)]
+    return [str(order[place]) for place in dict.fromkeys(places)]
+
+
+def beside_prompts(tokens: pd.DataFrame, prompts: dict[str, str], names: Sequence[str]) -> pd.DataFrame:
+    """The texts of these pairs, pair by pair; the column text says which one it is and to which prompt."""
+    import pandas as pd
+
+    rows = [
+        tokens[tokens["pair"] == name].assign(text=lambda t, name=name: f"“{prompts[name]}” " + t.text)
+        for name in names
+    ]
+    return pd.concat(rows, ignore_index=True)
 
 
 def decided(layers: pd.DataFrame) -> pd.DataFrame:
