@@ -73,19 +73,19 @@ class Look:
         """What the user says, by the name of the pair."""
         return {row["prompt_id"]: row["said"][-1] for row in self._rows["chat"]}
 
-    @cached_property
+    @property
+    def _has_reference(self) -> bool:
+        return all(isinstance(row.get("reference"), str) and row["reference"] for row in self._rows["chat"])
+
+    @property
     def reference(self) -> str:
         """What the reference is, in words."""
-        is_there = all(
-            isinstance(row.get("reference"), str) and row["reference"] for row in self._rows["chat"]
-        )
-        return (
-            "the reference reply" if is_there else "CP + τ's own reply, since these prompts have no reference"
-        )
+        own = "CP + τ's own reply, since these prompts have no reference"
+        return "the reference reply" if self._has_reference else own
 
     def pairs(self, text: str = REFERENCE, condition: str = WHOLE) -> list[Pair]:
         """The prompts in a condition's frame, each with the tokens of one of three texts, the mark that ends it behind."""
-        said = self._said[text]
+        said = self._said(text)
         frame = "raw" if condition == PLAIN else "chat"
         return [
             Pair(self._context(row, frame), said[row["prompt_id"]], row["prompt_id"])
@@ -99,18 +99,26 @@ class Look:
         arguments = settings.get("template_arguments")
         return context_ids(self.live.tokenizer, row["turns"], [], settings["template"], arguments=arguments)
 
+    def _said(self, text: str) -> dict[str, list[int]]:
+        """The tokens of a text by the pair's name; an empty reply is the mark that ends it."""
+        if text != REFERENCE:
+            return self._cp_replies if text == CP_REPLY else self._own_replies
+        if not self._has_reference:
+            return self._own_replies
+        written = {row["prompt_id"]: row["reference"] for row in self._rows["chat"]}
+        tokenizer = self.live.tokenizer
+        return {
+            name: [*tokenizer(text, add_special_tokens=False)["input_ids"], *self._end]
+            for name, text in written.items()
+        }
+
     @cached_property
-    def _said(self) -> dict[str, dict[str, list[int]]]:
-        """The tokens of each text by the pair's name; an empty reply is the mark that ends it."""
-        rows, tokenizer = self._rows["chat"], self.live.tokenizer
-        said = {name: self._replies(scale) for name, scale in ((CP_REPLY, 0.0), (REPLY, self.scale))}
-        said[REFERENCE] = dict(said[REPLY])
-        if self.reference == "the reference reply":
-            end = self._end
-            for row in rows:
-                ids = tokenizer(row["reference"], add_special_tokens=False)["input_ids"]
-                said[REFERENCE][row["prompt_id"]] = [*ids, *end]
-        return said
+    def _cp_replies(self) -> dict[str, list[int]]:
+        return self._replies(0.0)
+
+    @cached_property
+    def _own_replies(self) -> dict[str, list[int]]:
+        return self._replies(self.scale)
 
     def _replies(self, scale: float) -> dict[str, list[int]]:
         from chatvec_lab.evaluation.asking.generation import respond

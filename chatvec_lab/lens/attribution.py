@@ -134,12 +134,13 @@ def attribution(
         for name, (at, only) in zip(("cp", "start", "end"), ends, strict=True):
             with live.at(at, only=only):
                 told[name] = values(live.model, found.values(), measure)
-        each, path, count, change = _integrated(
-            live, list(found.values()), scale, parts, measure, nodes, most_nodes
-        )
+        with live.at(scale):  # turned node by node inside, and back once
+            each, path, count, change = _integrated(
+                live, list(found.values()), scale, parts, measure, by_pair, nodes, most_nodes
+            )
     places = [part.place for part in parts]
     return Attribution(
-        _by_pair(list(found), places, each),
+        _by_pair(list(found) if by_pair else [None], places, each),
         _along(path, places),
         _named(list(found), told),
         scale,
@@ -180,8 +181,12 @@ def _gauss_legendre(count: int, scale: float) -> list[tuple[float, float]]:
 
 
 def _rates(live, groups: Sequence[Sequence[Pair]], s: float, parts, measure, directions) -> np.ndarray:
-    """d / d s, by each part, of the sum of f over each group of pairs, at one point of the path: (groups, parts)."""
-    with live.at(s), Gradients(live, parts, directions) as gradients:
+    """d / d s, by each part, of the sum of f over each group of pairs, at one point of the path: (groups, parts).
+
+    **Turns the model.**
+    """
+    live.scale = s
+    with Gradients(live, parts, directions) as gradients:
         rows = []
         for pairs in groups:
             values_of(live.model, pairs, measure).sum().backward()
