@@ -422,6 +422,8 @@ def test_mixed_weights_are_the_saved_bits_and_go_back(families, options, tmp_pat
     with pytest.raises(ValueError, match="the model is the CP again"), live.turned(huge):
         pass
     assert live.scale == 0, "the CP again"
+
+
 @pytest.mark.parametrize("dtype", ["auto", "float32"])
 def test_the_vector_in_some_tensors_only_is_a_save_of_these(families, dtype, tmp_path):
     cp, tau = opened(families("llama"))
