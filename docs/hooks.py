@@ -17,6 +17,7 @@ BESIDE = {
 PARTS = {
     "chatvec_lab": "The algebra, and what it stands on",
     "chatvec_lab.anatomy": "Inside a vector",
+    "chatvec_lab.lens": "Inside a model",
     "chatvec_lab.experiment": "Asking and scoring",
     "chatvec_lab.evaluation.prompts": "Prompts",
     "chatvec_lab.evaluation.statistics": "Statistics",

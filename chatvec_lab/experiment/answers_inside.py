@@ -28,10 +28,13 @@ def tokens(
     form = ".2f"
     apart = {m: told(here, form, model=m) for m in (WHOLE, RANDOM, PLAIN)}
     where = places[(places.model == WHOLE) & (places.scale == scale)].set_index("place").estimate
-    rest = where if where.empty else where.drop(where.idxmax())
-    most = "" if where.empty else (
-        f" Most of it is at the {where.idxmax()} ({where.max():.2f} nats there, "
-        f"{'; '.join(f'{value:.2f} at the {_place(name)}' for name, value in rest.items())}).")  # fmt: skip
+    others = where.drop(where.idxmax()).items() if len(where) else ()
+    at_places = "; ".join(f"{value:.2f} at the {_place(name)}" for name, value in others)
+    most = (
+        ""
+        if where.empty
+        else f" It is largest at the {_place(where.idxmax())} ({where.max():.2f}; {at_places})."
+    )
     deep = {
         label: told(depth, ".2f", model=m, scale=s)
         for label, m, s in (("CP", WHOLE, 0.0), (WHOLE, WHOLE, scale), (RANDOM, RANDOM, scale))
@@ -71,11 +74,10 @@ def attribution(
     start, end = (float(whole.values[c].mean()) for c in ("start", "end"))
     jump = f" Copied or added rows alone do {whole.jump:+.2f} of it before." if whole.jump else ""
     gain = f"τ at scale {at} moves {what} of {reference} from {start:.2f} to {end:.2f} nats.{jump}"
-    sums = (f"The parts sum up to {whole.total:+.3f}, the difference is {whole.difference:+.3f} ({whole.error:.1%} of the "
-            f"sum of absolute parts apart, {whole.nodes} nodes)")  # fmt: skip
+    sums = (f"The parts sum up to {whole.total:+.3f}, the difference is {whole.difference:+.3f} ({whole.error:.1%} of the sum "
+            f"of absolute parts apart, {whole.nodes} nodes)")  # fmt: skip
     if whole.is_complete:
-        named = _shares(parts, whole)
-        told_parts = f"{sums}. {named} {_half(whole)}"
+        told_parts = f"{sums}. {_shares(parts, whole)} {_half(whole)} {_ranks(agreement)}"
     else:
         told_parts = f"{sums}, which is not complete: no part is named."
     others = "; ".join(
@@ -84,15 +86,7 @@ def attribution(
         for label, one in found.items()
         if label != WHOLE
     )
-    ranks = "; ".join(
-        f"{told(agreement, '.2f', against=against)} with {words}"
-        for against, words in (("alone", "a part alone"), ("lost", "all but the part"))
-    )
-    few = f" over {int(agreement.parts.iloc[0])} parts" if len(agreement) else ""
-    answer = (
-        f"{gain} {told_parts} Ablation measures something else; the rank correlation{few} of attribution is {ranks}. "
-        f"Beside it: {others}."
-    )
+    answer = f"{gain} {told_parts} Beside it: {others}."
     claims = [claim(f"{what}, change by τ", whole.difference, n=len(whole.values), unit="nats", seed=seed)]
     claims.append(
         claim("sum of the parts − difference, over the sum of absolute parts", whole.error, seed=seed)
@@ -101,8 +95,8 @@ def attribution(
         rows = parts[parts.measure == "attribution"].head(MANY)
         claims += [claim(f"attribution, {row.part}", row.estimate, low=row.low, high=row.high, n=int(row.n), unit="nats",
                          seed=seed) for row in rows.itertuples()]  # fmt: skip
-    claims += [claim(f"rank correlation with ablation, {row.against}", row.estimate, low=row.low, high=row.high,
-                     n=int(row.n), seed=seed) for row in agreement.itertuples()]  # fmt: skip
+        claims += [claim(f"rank correlation with ablation, {row.against}", row.estimate, low=row.low, high=row.high,
+                         n=int(row.n), seed=seed) for row in agreement.itertuples()]  # fmt: skip
     return {"answer": answer, "claims": claims, "is_complete": whole.is_complete}
 
 
@@ -115,6 +109,16 @@ def _shares(parts: pd.DataFrame, whole: "Attribution") -> str:
         f"{row.part} {row.estimate:+.2f} ({abs(row.estimate) / whole.size:.0%})" for row in rows.itertuples()
     )
     return f"The largest of {len(whole.means)}: {named}."
+
+
+def _ranks(agreement: pd.DataFrame) -> str:
+    if agreement.empty:
+        return ""
+    ranks = " and ".join(
+        f"{told(agreement, '.2f', against=against)} with {words}"
+        for against, words in (("alone", "a part alone"), ("lost", "what is lost without it"))
+    )
+    return f"Ablation measures something else: over {int(agreement.parts.iloc[0])} parts the rank correlation is {ranks}."
 
 
 def _half(whole: "Attribution") -> str:

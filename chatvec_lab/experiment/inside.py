@@ -73,19 +73,19 @@ class Look:
         """What the user says, by the name of the pair."""
         return {row["prompt_id"]: row["said"][-1] for row in self._rows["chat"]}
 
-    @cached_property
+    @property
+    def _has_reference(self) -> bool:
+        return all(isinstance(row.get("reference"), str) and row["reference"] for row in self._rows["chat"])
+
+    @property
     def reference(self) -> str:
         """What the reference is, in words."""
-        is_there = all(
-            isinstance(row.get("reference"), str) and row["reference"] for row in self._rows["chat"]
-        )
-        return (
-            "the reference reply" if is_there else "CP + τ's own reply, since these prompts have no reference"
-        )
+        own = "CP + τ's own reply, since these prompts have no reference"
+        return "the reference reply" if self._has_reference else own
 
     def pairs(self, text: str = REFERENCE, condition: str = WHOLE) -> list[Pair]:
         """The prompts in a condition's frame, each with the tokens of one of three texts, the mark that ends it behind."""
-        said = self._said[text]
+        said = self._said(text)
         frame = "raw" if condition == PLAIN else "chat"
         return [
             Pair(self._context(row, frame), said[row["prompt_id"]], row["prompt_id"])
@@ -99,18 +99,26 @@ class Look:
         arguments = settings.get("template_arguments")
         return context_ids(self.live.tokenizer, row["turns"], [], settings["template"], arguments=arguments)
 
+    def _said(self, text: str) -> dict[str, list[int]]:
+        """The tokens of a text by the pair's name; an empty reply is the mark that ends it."""
+        if text != REFERENCE:
+            return self._cp_replies if text == CP_REPLY else self._own_replies
+        if not self._has_reference:
+            return self._own_replies
+        written = {row["prompt_id"]: row["reference"] for row in self._rows["chat"]}
+        tokenizer = self.live.tokenizer
+        return {
+            name: [*tokenizer(text, add_special_tokens=False)["input_ids"], *self._end]
+            for name, text in written.items()
+        }
+
     @cached_property
-    def _said(self) -> dict[str, dict[str, list[int]]]:
-        """The tokens of each text by the pair's name; an empty reply is the mark that ends it."""
-        rows, tokenizer = self._rows["chat"], self.live.tokenizer
-        said = {name: self._replies(scale) for name, scale in ((CP_REPLY, 0.0), (REPLY, self.scale))}
-        said[REFERENCE] = dict(said[REPLY])
-        if self.reference == "the reference reply":
-            end = self._end
-            for row in rows:
-                ids = tokenizer(row["reference"], add_special_tokens=False)["input_ids"]
-                said[REFERENCE][row["prompt_id"]] = [*ids, *end]
-        return said
+    def _cp_replies(self) -> dict[str, list[int]]:
+        return self._replies(0.0)
+
+    @cached_property
+    def _own_replies(self) -> dict[str, list[int]]:
+        return self._replies(self.scale)
 
     def _replies(self, scale: float) -> dict[str, list[int]]:
         from chatvec_lab.evaluation.asking.generation import respond
@@ -204,10 +212,22 @@ def places(tokens: pd.DataFrame) -> pd.DataFrame:
     return tokens.assign(place=place)
 
 
-def typical(tokens: pd.DataFrame) -> str:
-    """The pair to show: the one whose mean divergence is the median of all."""
-    order = tokens.groupby("pair", sort=False).divergence.mean().sort_values(kind="stable")
-    return str(order.index[len(order) // 2])
+def typical(tokens: pd.DataFrame, count: int = 1) -> list[str]:
+    """The pairs to show: by their mean divergence the middle one of all, or `count` that are spread over the order."""
+    order = tokens.groupby("pair", sort=False).divergence.mean().sort_values(kind="stable").index
+    places = [(2 * i + 1) * len(order) // (2 * count) for i in range(count)]
+    return [str(order[place]) for place in dict.fromkeys(places)]
+
+
+def beside_prompts(tokens: pd.DataFrame, prompts: dict[str, str], names: Sequence[str]) -> pd.DataFrame:
+    """The texts of these pairs, pair by pair; the column text says which one it is and to which prompt."""
+    import pandas as pd
+
+    rows = [
+        tokens[tokens["pair"] == name].assign(text=lambda t, name=name: f"“{prompts[name]}” " + t.text)
+        for name in names
+    ]
+    return pd.concat(rows, ignore_index=True)
 
 
 def decided(layers: pd.DataFrame) -> pd.DataFrame:

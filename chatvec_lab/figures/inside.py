@@ -57,8 +57,8 @@ def coloured_text(
             text = visible(token)
             color = shades(norm(amount)) if np.isfinite(amount) else (1, 1, 1, 1)
             dark = 0.3 * color[0] + 0.59 * color[1] + 0.11 * color[2] < 0.5
-            patch = {"facecolor": color, "edgecolor": "none", "pad": 0.12 * letters * 72 / ax.figure.dpi}
-            artist = _put(ax, 0, y, text, box, color="white" if dark else "black", bbox=patch)
+            ground = {"facecolor": color, "edgecolor": "none", "pad": 0.12 * letters * 72 / ax.figure.dpi}
+            artist = _put(ax, 0, y, text, box, color="white" if dark else "black", bbox=ground)
             width = artist.get_window_extent(_renderer(ax)).width + 0.35 * letters
             if x + width > box.width and x > 0:
                 x, y = 0.0, y - step
@@ -79,10 +79,10 @@ def _renderer(ax: Axes):
     return ax.figure.canvas.get_renderer() if hasattr(ax.figure.canvas, "get_renderer") else None
 
 
-def rows_of_text(data: DataFrame, row: str = "text", *, width: int = 70) -> int:
+def rows_of_text(data: DataFrame, row: str = "text", *, width: int = 90) -> int:
     """About how many lines `coloured_text` will need, so that a figure can be made high enough."""
     sizes = data.groupby(row, sort=False).token.apply(lambda tokens: sum(len(visible(t)) + 1 for t in tokens))
-    return int(sum(2 + size // width for size in sizes))
+    return int(sum(2.4 + size // width for size in sizes))
 
 
 def visible(token: str) -> str:

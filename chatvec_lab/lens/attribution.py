@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from chatvec_lab.lens.layers import checkpointed
-from chatvec_lab.lens.measures import Measure, check, value, values
+from chatvec_lab.lens.measures import Measure, batches, check, values, values_of
 from chatvec_lab.lens.pairs import Pair, checked, finite
 from chatvec_lab.lens.parts import Directions, Gradients, parts_of
 
@@ -30,10 +30,10 @@ COMPLETE = 0.02  # as much may be missing between the sum of the parts and the d
 class Attribution:
     """What each part of the vector adds to f, and whether it all adds up.
 
-    parts: a row a pair and part: pair, component, layer, module, projection (None where parts are not told apart by
-    it) and attribution, in nats. path: a row a node of the integral and part: scale, weight, the part's columns and
-    rate (d f / d scale by this part, mean over the pairs). values: a row a pair: cp, start, end (f of the CP; of the
-    CP with the rows that are the chat model's own; at the scale).
+    parts: a row a pair and part: pair (None for the mean over all of them), component, layer, module, projection (None
+    where parts are not told apart by it) and attribution, in nats. path: a row a node of the integral and part: scale,
+    weight, the part's columns and rate (d f / d scale by this part, mean over the pairs). values: a row a pair: cp, start,
+    end (f of the CP; of the CP with the rows that are the chat model's own; at the scale).
     change: the largest change of a part when the nodes were doubled last, over the sum of absolute parts.
     """
 
@@ -94,7 +94,7 @@ class Attribution:
 
 def attribution(
     live: LiveModel, pairs: Iterable[Pair], scale: float, *, by: str = "layer × projection", measure: Measure = "reply",
-    checkpointing: bool = False, nodes: int = 4, most_nodes: int = 64,
+    by_pair: bool = True, checkpointing: bool = False, nodes: int = 4, most_nodes: int = 64,
 ) -> Attribution:  # fmt: skip
     """What each part of the vector adds to f between the CP and CP + scale · τ, integrated along the scale.
 
@@ -105,8 +105,9 @@ def attribution(
 
     live: of float32 or float64 weights (`LiveModel(cp, tau, dtype="float32")`): between 16-bit weights f is no smooth
     function of the scale. by: see `parts.parts_of`; a tied table is one part. Rows that are the chat model's own jump
-    at 0 and do not move after it, so that the integral starts behind the jump. checkpointing: less memory, by computing
-    each layer twice. Memory: one gradient at a time beside the live model and one text's activations.
+    at 0 and do not move after it, so that the integral starts behind the jump. by_pair: integrate every pair by itself,
+    too, at the nodes that were found to be enough; else only their mean, which is quicker. checkpointing: less memory,
+    by computing each layer twice. Memory: one gradient at a time beside the live model and the activations.
 
     **Turns the model**, and back. Raises ValueError for 16-bit weights, and what pairs, `by` and `measure` raise.
     """
@@ -133,12 +134,13 @@ def attribution(
         for name, (at, only) in zip(("cp", "start", "end"), ends, strict=True):
             with live.at(at, only=only):
                 told[name] = values(live.model, found.values(), measure)
-        each, path, count, change = _integrated(
-            live, list(found.values()), scale, parts, measure, nodes, most_nodes
-        )
+        with live.at(scale):  # turned node by node inside, and back once
+            each, path, count, change = _integrated(
+                live, list(found.values()), scale, parts, measure, by_pair, nodes, most_nodes
+            )
     places = [part.place for part in parts]
     return Attribution(
-        _by_pair(list(found), places, each),
+        _by_pair(list(found) if by_pair else [None], places, each),
         _along(path, places),
         _named(list(found), told),
         scale,
@@ -148,39 +150,46 @@ def attribution(
     )
 
 
-def _integrated(live, pairs, scale, parts, measure, nodes, most):
+def _integrated(live, pairs, scale, parts, measure, by_pair, nodes, most):
     """(pairs, parts) sums, [(s, weight, mean rates)], how many nodes, and the last change, over the sum of absolutes."""
     if scale == 0:
-        return np.zeros((len(pairs), len(parts))), [], 0, 0.0
+        return np.zeros((len(pairs) if by_pair else 1, len(parts))), [], 0, 0.0
     directions = Directions(live, int(np.sign(scale)))
+    together = list(batches(live.model, pairs))
     before, change, count = None, float("inf"), nodes
     while True:
-        each, path = np.zeros((len(pairs), len(parts))), []
-        for s, weight in zip(*_gauss_legendre(count, scale), strict=True):
-            rates = _rates(live, pairs, s, parts, measure, directions)
-            each += weight * rates
-            path.append((s, weight, rates.mean(0)))
-        means = each.mean(0)
+        path = [(s, weight, _rates(live, together, s, parts, measure, directions).sum(0) / len(pairs))
+                for s, weight in _gauss_legendre(count, scale)]  # fmt: skip
+        means = sum(weight * rates for _, weight, rates in path)
         if before is not None:
             size = np.abs(means).sum()
             change = float(np.abs(means - before).max() / size) if size else 0.0
         if change < SETTLED or 2 * count > most:
-            return each, path, count, change
+            break
         before, count = means, 2 * count
+    each = means[None]
+    if by_pair:
+        alone = [[pair] for pair in pairs]
+        each = sum(weight * _rates(live, alone, s, parts, measure, directions) for s, weight, _ in path)
+    return each, path, count, change
 
 
-def _gauss_legendre(count: int, scale: float) -> tuple[list[float], list[float]]:
-    """Nodes and weights of the integral from 0 to the scale."""
+def _gauss_legendre(count: int, scale: float) -> list[tuple[float, float]]:
+    """(node, weight) of the integral from 0 to the scale."""
     nodes, weights = np.polynomial.legendre.leggauss(count)
-    return (scale * (nodes + 1) / 2).tolist(), (scale * weights / 2).tolist()
+    return list(zip((scale * (nodes + 1) / 2).tolist(), (scale * weights / 2).tolist(), strict=True))
 
 
-def _rates(live, pairs: Sequence[Pair], s: float, parts, measure, directions) -> np.ndarray:
-    """d f / d s by each part at one point of the path, pair by pair: (pairs, parts)."""
-    with live.at(s), Gradients(live, parts, directions) as gradients:
+def _rates(live, groups: Sequence[Sequence[Pair]], s: float, parts, measure, directions) -> np.ndarray:
+    """d / d s, by each part, of the sum of f over each group of pairs, at one point of the path: (groups, parts).
+
+    **Turns the model.**
+    """
+    live.scale = s
+    with Gradients(live, parts, directions) as gradients:
         rows = []
-        for pair in pairs:
-            value(live.model, pair, measure).backward()
+        for pairs in groups:
+            values_of(live.model, pairs, measure).sum().backward()
             rows.append(gradients.taken())
     return np.stack(rows)
 

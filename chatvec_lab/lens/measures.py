@@ -9,13 +9,14 @@ import numpy as np
 from chatvec_lab.lens.pairs import Pair, checked, finite
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator, Sequence
 
     import torch
     from pandas import DataFrame
 
     from chatvec_lab.live import LiveModel
 
+_HELD = 1 << 26  # elements of logits that are computed together: 256 MB in float32
 Measure = Literal["reply", "first token"]
 
 
@@ -25,16 +26,37 @@ def check(measure: str) -> None:
         raise ValueError(f"measure={measure!r}: expected one of {', '.join(map(repr, get_args(Measure)))}")
 
 
-def value(model, pair: Pair, measure: Measure) -> torch.Tensor:
-    """Mean log probability of the tokens that are said, or that of the first of them, in nats; it has a gradient."""
+def batches(model, pairs: Iterable[Pair]) -> Iterator[list[Pair]]:
+    """The pairs in their order, as many together as their logits may take memory."""
+    width, batch, longest = model.get_input_embeddings().weight.shape[0], [], 0
+    for pair in pairs:
+        longest = max(longest, len(pair.asked) + len(pair.said))
+        if batch and (len(batch) + 1) * longest * width > _HELD:
+            yield batch
+            batch, longest = [], len(pair.asked) + len(pair.said)
+        batch.append(pair)
+    if batch:
+        yield batch
+
+
+def values_of(model, pairs: Sequence[Pair], measure: Measure) -> torch.Tensor:
+    """Each pair's mean log probability of the tokens that are said, or that of the first, in nats; they have gradients.
+
+    Shorter texts are filled up behind, where no token of theirs looks.
+    """
     import torch
 
-    said = list(pair.said[:1]) if measure == "first token" else list(pair.said)
-    ids = torch.tensor([[*pair.asked, *said]], device=model.device)
-    logits = model(input_ids=ids, use_cache=False).logits[0, len(pair.asked) - 1 : -1]
-    # 16 bits are too few for a difference of log probabilities
-    nats = (logits if logits.dtype.itemsize > 4 else logits.float()).log_softmax(-1)
-    return nats[torch.arange(len(said)), torch.tensor(said, device=nats.device)].mean()
+    said = [list(pair.said[:1]) if measure == "first token" else list(pair.said) for pair in pairs]
+    texts = [[*pair.asked, *own] for pair, own in zip(pairs, said, strict=True)]
+    width = max(map(len, texts))
+    ids = torch.tensor([ids + ids[-1:] * (width - len(ids)) for ids in texts], device=model.device)
+    logits, found = model(input_ids=ids, use_cache=False).logits, []
+    for row, pair, own in zip(logits, pairs, said, strict=True):
+        row = row[len(pair.asked) - 1 : len(pair.asked) - 1 + len(own)]
+        # 16 bits are too few for a difference of log probabilities
+        nats = (row if row.dtype.itemsize > 4 else row.float()).log_softmax(-1)
+        found.append(nats[torch.arange(len(own)), torch.tensor(own, device=nats.device)].mean())
+    return torch.stack(found)
 
 
 def values(model, pairs: Iterable[Pair], measure: Measure) -> np.ndarray:
@@ -42,7 +64,9 @@ def values(model, pairs: Iterable[Pair], measure: Measure) -> np.ndarray:
     import torch
 
     with torch.inference_mode():
-        return np.array([float(value(model, pair, measure)) for pair in pairs])
+        return np.concatenate(
+            [values_of(model, some, measure).double().cpu() for some in batches(model, pairs)]
+        )
 
 
 def effects(

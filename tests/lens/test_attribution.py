@@ -188,6 +188,17 @@ def test_coarser_parts_are_the_sums_of_finer_ones(live, by):
     pd.testing.assert_series_equal(told, wanted, rtol=1e-6)
 
 
+def test_the_mean_of_the_pairs_is_that_of_each(live, monkeypatch):
+    each = lens.attribution(live, PAIRS, 0.7, nodes=4)
+    mean = lens.attribution(live, PAIRS, 0.7, nodes=4, by_pair=False)
+    assert mean.parts["pair"].isna().all() and len(mean.parts) == len(each.parts) / 2
+    pd.testing.assert_frame_equal(mean.means, each.means, rtol=1e-4)
+    monkeypatch.setattr("chatvec_lab.lens.measures._HELD", 1)  # no two texts are read together
+    pd.testing.assert_frame_equal(
+        lens.attribution(live, PAIRS, 0.7, nodes=4, by_pair=False).means, mean.means, rtol=1e-4
+    )
+
+
 def test_checkpointing_changes_nothing(live):
     plain = lens.attribution(live, PAIRS, 0.7, nodes=2, most_nodes=4)
     less = lens.attribution(live, PAIRS, 0.7, nodes=2, most_nodes=4, checkpointing=True)

@@ -50,8 +50,8 @@ def test_each_layer_is_read_through_the_norm_and_the_head(kind, tmp_path):
                 each = [BEHIND[kind](model, h)[0].double().log_softmax(-1) for h in states(model, pair)]
             final = logits_of(model, pair).log_softmax(-1)
             torch.testing.assert_close(each[-1], final, atol=1e-5, rtol=1e-5)
-            for layer, logp in enumerate(each):  # noqa: B007
-                told = table.query("scale == @scale and pair == @pair.name and layer == @layer")
+            for layer, logp in enumerate(each):
+                told = table[(table.scale == scale) & (table["pair"] == pair.name) & (table.layer == layer)]
                 apart = (final.exp() * (final - logp)).sum(-1)
                 np.testing.assert_allclose(told.divergence, apart, atol=1e-5)
                 np.testing.assert_allclose(told.probability, logp.max(-1).values.exp(), atol=1e-5)
@@ -128,7 +128,7 @@ def test_a_layer_that_is_used_twice_or_not_at_all_is_told():
     model, pair = LlamaForCausalLM(LlamaConfig(vocab_size=50, **sizes)).eval(), lens.Pair([1], [2, 3])
     first, second = model.model.layers
     model.model.layers = torch.nn.ModuleList([first, first])
-    with pytest.raises(ValueError, match=r"uses a layer twice|cannot be read"):
+    with pytest.raises(ValueError, match="uses a layer twice"):
         list(layer_logits(model, pair))
     model.model.layers = torch.nn.ModuleList([first, second])
     model.config.num_hidden_layers = 2

@@ -422,3 +422,34 @@ def test_mixed_weights_are_the_saved_bits_and_go_back(families, options, tmp_pat
     with pytest.raises(ValueError, match="the model is the CP again"), live.turned(huge):
         pass
     assert live.scale == 0, "the CP again"
+
+
+@pytest.mark.parametrize("dtype", ["auto", "float32"])
+def test_the_vector_in_some_tensors_only_is_a_save_of_these(families, dtype, tmp_path):
+    cp, tau = opened(families("llama"))
+    live = LiveModel(cp, tau, device="cpu", dtype=dtype)
+    live.scale = 0.5
+    before = bits(live.model)
+    some = {slot.name for slot in live.slots if live.part(slot).module == "mlp"}
+    assert len(some) == 6
+    with live.at(0.7, only=some):
+        told = {} if dtype == "auto" else {"dtype": dtype}
+        wanted = saved_bits(cp + 0.7 * tau.select(modules="mlp"), tmp_path / "mlp", **told)
+        assert differing(bits(live.model), wanted) == [] and np.isnan(live.scale)
+        with live.at(1.0):
+            assert live.scale == 1
+        assert differing(bits(live.model), wanted) == []
+    assert live.scale == 0.5 and differing(bits(live.model), before) == []
+    with live.at(0.7, only=()):
+        assert differing(bits(live.model), bits(LiveModel(cp, tau, device="cpu", dtype=dtype).model)) == []
+
+
+def test_computing_takes_float32_on_a_cpu_with_the_same_weights(families):
+    live = LiveModel(*opened(families("llama")), device="cpu")
+    with live.computing(0.5) as model:
+        assert model.dtype == torch.float32 and live.scale == 0.5
+        for own, theirs in zip(live.model.parameters(), model.parameters(), strict=True):
+            assert torch.equal(own.float(), theirs)
+    wide = LiveModel(*opened(families("llama")), device="cpu", dtype="float32")
+    with wide.computing(0.5) as model:
+        assert model is wide.model

@@ -1,0 +1,205 @@
+"""The texts that a look inside reads, its controls, and what its tables say in sum; on the shipped family."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy.stats import spearmanr
+
+from chatvec_lab import load_family
+from chatvec_lab.experiment import Exam, answers_inside, inside
+from chatvec_lab.lens import Attribution
+
+
+@pytest.fixture(scope="module")
+def look():
+    return inside.Look(Exam(load_family("nano"), "zh"), 1.0, n=3, dtype="float32")
+
+
+def test_the_same_tokens_are_read_in_three_conditions(look):
+    tokenizer = look.live.tokenizer
+    whole, plain = look.pairs(), look.pairs(inside.REFERENCE, inside.PLAIN)
+    assert [p.said for p in whole] == [p.said for p in plain] and len(whole) == 3
+    for one, bare in zip(whole, plain, strict=True):
+        prompt = look.prompts[one.name]
+        assert tokenizer.decode(one.asked) == f"<s><|user|>{prompt}<|assistant|>"
+        assert tokenizer.decode(bare.asked, skip_special_tokens=True) == prompt
+        assert tokenizer.convert_tokens_to_ids("<|user|>") not in bare.asked
+        assert tokenizer.decode(one.said).endswith("\n"), "the mark that ends a reply is read too"
+    assert look.reference == "the reference reply"
+    rows = {row["prompt_id"]: row["reference"] for row in look._rows["chat"]}
+    assert [tokenizer.decode(p.said) for p in whole] == [f"{rows[p.name]}\n" for p in whole]
+
+
+def test_replies_are_the_models_own(look):
+    from chatvec_lab.evaluation.asking.generation import respond
+
+    asked = [{"prompt_id": name, "prompt": prompt} for name, prompt in look.prompts.items()]
+    for text, scale in ((inside.CP_REPLY, 0.0), (inside.REPLY, 1.0)):
+        with look.live.at(scale):
+            found = respond(look.live.model, look.live.tokenizer, asked, max_tokens=40, progress=False)
+        said = [
+            look.live.tokenizer.decode(p.said, skip_special_tokens=True).strip() for p in look.pairs(text)
+        ]
+        assert said == found.response.str.strip().tolist()
+
+
+def test_without_references_the_models_own_reply_stands_in(look, monkeypatch):
+    other = inside.Look(look.exam, 1.0, n=2, dtype="float32")
+    other.__dict__["live"] = look.live
+    for row in other._rows["chat"]:
+        row["reference"] = None
+    assert other.reference.startswith("CP + τ's own reply")
+    assert other.pairs() == other.pairs(inside.REPLY)
+
+
+def test_the_effect_is_the_vectors_and_the_chat_formats(look):
+    table = look.effects([0.0, 1.0], "reply").groupby(["model", "scale"]).value.mean()
+    gain = {m: table[m, 1.0] - table[m, 0.0] for m in inside.CONDITIONS}
+    assert gain[inside.WHOLE] > 3 and abs(gain[inside.RANDOM]) < 1 and abs(gain[inside.PLAIN]) < 1
+    assert table[inside.WHOLE, 0.0] == pytest.approx(table[inside.RANDOM, 0.0]), "both start at the CP"
+    apart = look.divergence(inside.REFERENCE, [0.0, 1.0]).tokens
+    assert set(apart.model) == set(inside.CONDITIONS) and apart[apart.scale == 0].divergence.eq(0).all()
+    placed = inside.places(apart)
+    assert (
+        placed.groupby(["model", "scale", "pair"])
+        .place.value_counts()
+        .loc[:, :, :, "first token"]
+        .eq(1)
+        .all()
+    )
+
+
+def test_parts_have_names_and_intervals():
+    parts = pd.DataFrame(
+        [
+            {"pair": p, "component": "text", "layer": layer, "module": module, "projection": projection, "attribution": v}
+            for p, values in (("a", (1.0, -4.0, 0.5)), ("b", (3.0, -6.0, 0.5)))
+            for (layer, module, projection), v in zip(
+                ((0, "mlp", "up"), (1, "attention", "q"), (None, "embedding", "embedding")), values, strict=True)
+        ]
+    ).astype({"layer": "Int64"})  # fmt: skip
+    found = inside.by_part(parts)
+    assert found.part.tolist() == ["layer 1 · attention · q", "layer 0 · mlp · up", "embedding"]
+    assert found.estimate.tolist() == [-5.0, 2.0, 0.5] and found.n.eq(2).all()
+    ablated = parts.drop(columns="attribution").assign(
+        alone=[3.0, 1.0, 2.0, 5.0, 2.0, 4.0], lost=parts.attribution
+    )
+    ranks = inside.agreement(parts, ablated).set_index("against")
+    means = parts.groupby("module").attribution.mean()
+    alone = ablated.groupby("module").alone.mean().loc[means.index]
+    assert ranks.estimate["alone"] == pytest.approx(spearmanr(means, alone).statistic)
+    assert ranks.estimate["lost"] == pytest.approx(1) and ranks.parts.eq(3).all() and ranks.n.eq(2).all()
+
+
+def attributed(rates, end=2.0, **options) -> Attribution:
+    """Three nodes on one pair; the parts are the integral."""
+    weights, places = (
+        [0.25, 0.5, 0.25],
+        [(0, "mlp", "up"), (1, "attention", "q"), (None, "embedding", "embedding")],
+    )
+    columns = ["component", "layer", "module", "projection"]
+    path = pd.DataFrame(
+        [(s, w, "text", *place, rate[j]) for s, w, rate in zip((0.1, 0.5, 0.9), weights, rates, strict=True)
+         for j, place in enumerate(places)], columns=["scale", "weight", *columns, "rate"],
+    ).astype({"layer": "Int64"})  # fmt: skip
+    sums = np.array(weights) @ np.array(rates)
+    parts = pd.DataFrame([("p", "text", *place, v) for place, v in zip(places, sums, strict=True)],
+                         columns=["pair", *columns, "attribution"]).astype({"layer": "Int64"})  # fmt: skip
+    values = pd.DataFrame({"pair": ["p"], "cp": [-1.0], "start": [-0.5], "end": [-0.5 + end]})
+    given = {"scale": 1.0, "measure": "reply", "nodes": 8, "change": 0.001} | options
+    return Attribution(parts, path, values, **given)
+
+
+RATES = [(0.0, 0.0, 4.0), (1.0, -0.4, 2.0), (0.4, 0.0, 0.0)]  # sums .6, -.2, 2
+
+
+def test_an_attribution_that_adds_up_is_told_with_its_parts():
+    whole = attributed(RATES, end=2.42)
+    assert (
+        whole.total == pytest.approx(2.4)
+        and whole.size == pytest.approx(2.8)
+        and whole.jump == pytest.approx(0.5)
+    )
+    assert whole.error == pytest.approx(0.02 / 2.8) and whole.is_complete
+    cells = inside.cells(whole).set_index("projection").attribution
+    assert cells["embedding"] == pytest.approx(2) and inside.limit(inside.cells(whole)) == pytest.approx(0.6)
+    rates = inside.along(whole).set_index(["kind", "scale"]).rate
+    assert rates["mlp", 0.5] == 1 and rates["embedding", 0.1] == 4
+    parts = inside.by_part(whole.parts)
+    ranks = pd.DataFrame({"against": ["alone", "lost"], "estimate": [0.8, 0.3], "low": [0.7, 0.1], "high": [0.9, 0.5],
+                          "n": 12, "parts": 3})  # fmt: skip
+    bad = attributed(RATES, end=9.0)
+    found = answers_inside.attribution(
+        {inside.WHOLE: whole, inside.RANDOM: bad}, parts, ranks, at="1", reference="the reference reply",
+        what="the log probability a token", seed=0,
+    )  # fmt: skip
+    text = found["answer"]
+    assert text.startswith(
+        "τ at scale 1 moves the log probability a token of the reference reply from -0.50 to 1.92 nats. Copied or added rows "
+        "alone do +0.50 of it before. The parts sum up to +2.400, the difference is +2.420 (0.7% of the sum of absolute parts "
+        "apart, 8 nodes). The largest of 3: embedding +2.00 (71%), layer 0 · mlp · up +0.60 (21%), layer 1 · attention · q "
+        "-0.20 (7%). Half of the change is reached by scale 0.50."
+    )
+    assert (
+        "over 3 parts the rank correlation is 0.80 [0.70, 0.90] with a part alone and 0.30 [0.10, 0.50] with what"
+        in text
+    )
+    assert text.endswith("Beside it: CP + random vector: +9.00 nats (its parts do not add up).")
+    claims = {c["claim"]: c["estimate"] for c in found["claims"]}
+    assert (
+        claims["attribution, embedding"] == pytest.approx(2)
+        and claims["rank correlation with ablation, lost"] == 0.3
+    )
+    table = inside.checks({inside.WHOLE: whole, inside.RANDOM: bad})
+    assert table.is_complete.tolist() == [True, False] and table.difference.tolist() == pytest.approx(
+        [2.42, 9.0]
+    )
+
+
+def test_no_part_of_one_that_does_not_add_up_is_named():
+    for bad in (attributed(RATES, end=9.0), attributed(RATES, end=2.4, change=0.05)):
+        found = answers_inside.attribution(
+            {inside.WHOLE: bad}, inside.by_part(bad.parts), pd.DataFrame(), at="1", reference="the reference reply",
+            what="the log probability a token", seed=0,
+        )  # fmt: skip
+        assert "which is not complete: no part is named" in found["answer"] and not found["is_complete"]
+        assert "embedding" not in found["answer"] + str(found["claims"])
+
+
+def test_tokens_in_words():
+    def rows(column, *values):
+        table = pd.DataFrame(values, columns=["model", column, "estimate"]).assign(scale=1.0, n=16)
+        return table.assign(low=table.estimate - 0.1, high=table.estimate + 0.1)
+
+    over = rows("text", (inside.WHOLE, inside.REFERENCE, 5.9), (inside.RANDOM, inside.REFERENCE, 0.4),
+                (inside.PLAIN, inside.REFERENCE, 0.25), (inside.WHOLE, inside.REPLY, 7.0))  # fmt: skip
+    where = rows("place", (inside.WHOLE, "first token", 13.0), (inside.WHOLE, "between", 1.2),
+                 (inside.WHOLE, "last token", 15.5))  # fmt: skip
+    depth = rows("kind", (inside.WHOLE, "", 0.76), (inside.RANDOM, "", 0.84))
+    changes = pd.DataFrame(
+        {"token": ["是", "\n"], "position": [1, 4], "cp_probability": [0.9, 0.0], "probability": [0.8, 1.0]}
+    )
+    found = answers_inside.tokens(
+        over, where, depth, changes, scale=1.0, at="1", reference="the reference reply", seed=0
+    )
+    assert found["answer"] == (
+        "With τ at scale 1 the next token of the reference reply is 5.90 [5.80, 6.00] nats from the CP's in the mean; with a "
+        "random vector of τ's size 0.40 [0.30, 0.50], without the chat template 0.25 [0.15, 0.35]. It is largest at the last "
+        "token (15.50; 13.00 at the first token; 1.20 at the tokens between). The largest change of one probability: '\\n' at "
+        "token 5 of a reply, 0.0% to 100.0%. A token is decided after 0.76 [0.66, 0.86] of the layers (CP not measured, random "
+        "vector 0.84 [0.74, 0.94])."
+    )
+    assert found["claims"][0]["estimate"] == 5.9 and found["claims"][0]["unit"] == "nats"
+    bare = answers_inside.tokens(
+        over, where.head(0), depth, changes.head(0), scale=1.0, at="1", reference="it", seed=0
+    )
+    assert "largest" not in bare["answer"]
+
+
+def test_a_typical_prompt_is_the_middle_one():
+    tokens = pd.DataFrame({"pair": list("aabbccdd"), "divergence": [9, 9, 1, 1, 3, 5, 2, 2], "text": "it"})
+    assert inside.typical(tokens) == ["c"] and inside.typical(tokens, 2) == ["d", "a"]
+    shown = inside.beside_prompts(tokens, {"a": "A?", "d": "D?"}, ["d", "a"])
+    assert list(dict.fromkeys(shown.text)) == ["“D?” it", "“A?” it"] and shown["pair"].tolist() == list(
+        "ddaa"
+    )
