@@ -14,6 +14,7 @@ that the page allows, by its digest) puts them into text nodes, and the page for
 
 import base64
 import hashlib
+import json
 import os
 import shutil
 from pathlib import Path
@@ -74,6 +75,10 @@ def write(out: Path | str) -> Path:
         "script_digest": digest,
         "terms": words.TERMS,
     }
+    folded = [item for notebook in content["notebooks"] for item in notebook["figures"] if item["is_folded"]]
+    for place, item in enumerate(folded):
+        item["place"] = place
+    content["folded"] = folded and replies.gzipped(json.dumps([item["svg"] for item in folded]))
     content["packed"] = content["replies"] and replies.packed(content["replies"])
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(here),
@@ -87,7 +92,7 @@ def write(out: Path | str) -> Path:
         "interval": tables.interval,
         "explained": words.explained,
     }
-    environment.filters |= {"gzipped": replies.gzipped, "marker": _marker, "cell": _cell}
+    environment.filters |= {"marker": _marker, "cell": _cell}
     page = _replace(out / "index.html", svg.legal(environment.get_template("page.html.j2").render(content)))
     redact_files(page, out / "tables", out / "figures")  # what cells left that ran before the secret was one
     return page

@@ -8,7 +8,7 @@ reader without script sees on hover, and `data-where` says which replies it is o
 import json
 import math
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from html import escape
 from typing import Any, NamedTuple
 
@@ -144,9 +144,8 @@ def _point(point: Point, kind: int | str, x: float, y: float, places: Places, si
             tag("title", escape(told)),
             class_=f"dot seed {look}",
             data_seed=seed,
-            cx=at,
-            cy=up,
-            r=2.2,
+            cx=f"{at:g}",
+            cy=f"{up:g}",
         )
         for (seed, _, told), (at, up) in zip(point.seeds, places, strict=True)
         if len(places) > 1
@@ -205,11 +204,16 @@ def dots(points: Sequence[Point], hues: Sequence[str], values: Axis, name: str, 
             body.append(tag("text", escape(shown), x=WIDTH, y=middle + 4, class_="end value"))
             y += line
         y += 7
-    for tick in values.ticks:
-        x = values.place(tick, start, end)
-        parts.append(tag("path", class_="zero" if tick == 0 else "grid", d=f"M{x} 2V{y:g}"))
+    parts += _grid(values, start, end, lambda x: f"M{x:g} 2V{y:g}")
     parts += body + _ticks(values, start, end, y + 13)
     return _svg(y + 18, name, parts)
+
+
+def _grid(values: Axis, start: float, end: float, line: Callable[[float], str]) -> list[str]:
+    """The lines across a figure at the ticks of an axis, that of zero darker."""
+    drawn = {tick: line(values.place(tick, start, end)) for tick in values.ticks}
+    grid, zero = ("".join(p for tick, p in drawn.items() if (tick == 0) is is_zero) for is_zero in (False, True))
+    return [tag("path", class_=name, d=d) for name, d in (("grid", grid), ("zero", zero)) if d]
 
 
 def _ticks(values: Axis, start: float, end: float, y: float) -> list[str]:
@@ -234,9 +238,9 @@ def lines(points: Sequence[Point], hues: Sequence[str], values: Axis, name: str,
     start = max(width_of(values.write(tick)) for tick in ticks) + 8
     end, top, bottom = WIDTH - 12, 10, height - 34
     parts = []
+    parts += _grid(values, bottom, top, lambda y: f"M{start:g} {y:g}H{end}")
     for tick in ticks:
         y = values.place(tick, bottom, top)
-        parts.append(tag("path", class_="zero" if tick == 0 else "grid", d=f"M{start:g} {y}H{end}"))
         parts.append(tag("text", escape(values.write(tick)), x=start - 5, y=y + 4, class_="end"))
     parts += _ticks(across, start, end, bottom + 15)
     parts.append(label(x_label, (start + end) / 2, height - 4, end - start, class_="middle"))
@@ -298,14 +302,12 @@ def arrows(rows: Sequence[tuple[str, Point, Point]], values: Axis, name: str) ->
 def bar(over: Over, seeds: Sequence[float], values: Axis) -> str:
     """One interval of a table's row, on the axis that its rows share."""
     width = 160
-    parts = [
-        tag("path", class_="grid", d=f"M{x} 0V18")
-        for x in (values.place(t, 4, width - 4) for t in values.ticks)
-    ]
+    at = [values.place(t, 4, width - 4) for t in values.ticks]
+    parts = [tag("path", class_="grid", d="".join(f"M{x:g} 0V18" for x in at))]
     if over.low is not None and over.high is not None:
         low, high = (values.place(v, 4, width - 4) for v in (over.low, over.high))
         parts.append(tag("path", class_="interval h0", d=f"M{low} 9H{high}"))
-    parts += [tag("circle", class_="dot h0", cx=values.place(v, 4, width - 4), cy=9, r=2) for v in seeds]
+    parts += [tag("circle", class_="dot h0", cx=f"{values.place(v, 4, width - 4):g}", cy=9) for v in seeds]
     parts.append(tag("path", class_="mean h0", d=marker(0, values.place(over.mean, 4, width - 4), 9, 3.4)))
     parts.append(tag("title", f"on an axis from {values.write(values.low)} to {values.write(values.high)}"))
     return tag("svg", "".join(parts), viewBox=f"0 0 {width} 18", class_="bar", aria_hidden="true")

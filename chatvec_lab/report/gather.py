@@ -20,7 +20,7 @@ def content(out: Path) -> dict[str, Any]:
 
     What a notebook left in a form that cannot be shown stands in its place as {"fault": what is wrong with it}.
     """
-    manifest = read_manifest(out)
+    manifest, shapes = read_manifest(out), svg.Shapes()
     cells = [_cell(out, entry) for entry in manifest["cells"]]
     undone = {cell["key"]: cell["notebook"] for cell in cells if cell["status"] != "done"}
     for cell in cells:
@@ -28,7 +28,7 @@ def content(out: Path) -> dict[str, Any]:
         if bad and cell["status"] == "not run":
             cell |= {"status": "blocked", "error": f"needs {', '.join(bad)}, which has no result"}
     notebooks = [
-        _notebook(out, name, title, [cell for cell in cells if cell["notebook"] == name])
+        _notebook(out, name, title, [cell for cell in cells if cell["notebook"] == name], shapes)
         for name, title in manifest["titles"]
     ]
     asked = shown(out, "the replies", lambda: {"replies": replies.gathered(notebooks)})
@@ -38,6 +38,7 @@ def content(out: Path) -> dict[str, Any]:
     return {
         "study": manifest,
         "notebooks": notebooks,
+        "shapes": shapes.listed(),
         "replies": asked.get("replies"),
         "first": {**overview.NOTHING, **first},
         "odd": [item["fault"] for item in (asked, first) if item["fault"]],
@@ -99,7 +100,9 @@ def _summary(out: Path, file: Path) -> dict[str, Any] | None:
     return shown(out, file.relative_to(out).as_posix(), read) if file.is_file() else None
 
 
-def _notebook(out: Path, name: str, title: str, cells: list[dict[str, Any]]) -> dict[str, Any]:
+def _notebook(
+    out: Path, name: str, title: str, cells: list[dict[str, Any]], shapes: svg.Shapes
+) -> dict[str, Any]:
     done = [cell for cell in cells if cell["status"] == "done"]
     slugs = [cell["slug"] for cell in cells]
     for cell in cells:
@@ -112,7 +115,7 @@ def _notebook(out: Path, name: str, title: str, cells: list[dict[str, Any]]) -> 
             _label({k: v for k, v in cell["varying"].items() if k in kept or k == "seed"}) or cell["label"]
         )
     said = claims.gathered(done, kept)
-    figures = [figure for cell in done for figure in _figures(out, cell)]
+    figures = [figure for cell in done for figure in _figures(out, cell, shapes)]
     answers = [(cell["label"], cell["summary"]) for cell in done if cell["summary"]]
     return {
         "name": name,
@@ -207,19 +210,19 @@ def _either(words: list[str]) -> str:
     return " or ".join(filter(None, [", ".join(words[:-1]), words[-1]]))
 
 
-def _figures(out: Path, cell: dict[str, Any]) -> list[dict[str, Any]]:
+def _figures(out: Path, cell: dict[str, Any], shapes: svg.Shapes) -> list[dict[str, Any]]:
     found = []
     for stem, item in _described(out, cell["folder"] / "figures"):
         what = f"the figure {cell['notebook']}: {stem}"
-        found.append(item if item["fault"] else shown(out, what, _figure, cell, stem, item))
+        found.append(item if item["fault"] else shown(out, what, _figure, cell, stem, item, shapes))
     return found
 
 
-def _figure(cell: dict[str, Any], stem: str, item: dict[str, Any]) -> dict[str, Any]:
+def _figure(cell: dict[str, Any], stem: str, item: dict[str, Any], shapes: svg.Shapes) -> dict[str, Any]:
     file = "-".join(filter(None, [cell["notebook"], stem, cell["slug"]]))
     source = cell["folder"] / "figures" / stem
     prefix = f"{re.sub('[^a-zA-Z0-9]+', '-', file)}-"
-    drawn, width = svg.inline(source.with_suffix(".svg"), prefix, str(item["alt"]))
+    drawn, width = svg.inline(source.with_suffix(".svg"), prefix, str(item["alt"]), shapes)
     more = {
         "file": file,
         "stem": stem,

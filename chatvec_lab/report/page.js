@@ -91,14 +91,21 @@
   }
 
   // ---------------------------------------------------------------- folded figures, and what a link leads into
+  let figures = null;
+  const unfolded = () => (figures ??= unpack(document.getElementById("figures-data").textContent.trim())
+    .then((bytes) => JSON.parse(new TextDecoder().decode(bytes))));
+  // an image cannot point at the page's letters, so it gets those that it uses
+  const lettered = (drawn) => {
+    const names = new Set(drawn.match(/#letter\d+/g));
+    const letters = [...names].map((name) => document.querySelector(name).outerHTML).join("");
+    return drawn.replace(/^<svg[^>]*>/, (start) => `${start}<defs>${letters}</defs>`);
+  };
   for (const fold of all("details")) {
-    fold.addEventListener("toggle", () => {
-      for (const image of fold.open ? all("img[data-packed]", fold) : []) {
-        const packed = image.dataset.packed;
-        delete image.dataset.packed;
-        unpack(packed).then((bytes) => {
-          image.src = "data:image/svg+xml," + encodeURIComponent(new TextDecoder().decode(bytes));
-        });
+    fold.addEventListener("toggle", async () => {
+      for (const image of fold.open ? all("img[data-figure]", fold) : []) {
+        const place = image.dataset.figure;
+        delete image.dataset.figure;
+        image.src = "data:image/svg+xml," + encodeURIComponent(lettered((await unfolded())[place]));
       }
     });
   }

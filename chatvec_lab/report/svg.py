@@ -1,7 +1,12 @@
-"""A figure's SVG made fit to stand inside a page: nothing that runs or loads, no id that clashes."""
+"""A figure's SVG made fit to stand inside a page: nothing that runs or loads, no id that clashes.
+
+matplotlib writes text as outlines, each letter of each figure anew, and most of a figure is those: `Shapes` has the
+letters of all figures of a page once.
+"""
 
 import re
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 SVG, XLINK = "http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"
@@ -27,11 +32,36 @@ ElementTree.register_namespace("", SVG)
 ElementTree.register_namespace("xlink", XLINK)
 
 
-def inline(file: Path, prefix: str, alt: str) -> tuple[str, float]:
+class Shapes:
+    """The outlines of letters that the figures of a page share, each once: (d, transform) to id."""
+
+    def __init__(self) -> None:
+        self.ids: dict[tuple[str, str], str] = {}
+
+    def take(self, root: ElementTree.Element) -> None:
+        """Take the letters out of a figure and point what draws them at the page's."""
+        moved: dict[str, str] = {}
+        for parent in list(root.iter()):
+            for child in list(parent):
+                if _name(child) == "path" and child.attrib.keys() == {"id", "d", "transform"}:
+                    about = (child.attrib["d"], child.attrib["transform"])
+                    moved[f"#{child.attrib['id']}"] = self.ids.setdefault(about, f"letter{len(self.ids)}")
+                    parent.remove(child)
+        for element in root.iter():
+            for name, value in element.attrib.items():
+                if name.rpartition("}")[2] == "href" and value in moved:
+                    element.set(name, f"#{moved[value]}")
+
+    def listed(self) -> list[dict[str, Any]]:
+        """[{"id", "d", "transform"}] for the page."""
+        return [{"id": id_, "d": d, "transform": turn} for (d, turn), id_ in self.ids.items()]
+
+
+def inline(file: Path, prefix: str, alt: str, shapes: Shapes | None = None) -> tuple[str, float]:
     """The SVG of `file` as an `<svg role="img">` element described by `alt`, and its width in points.
 
-    Its ids begin with `prefix`, so that several figures can share a page. Raises ValueError with the
-    file's name when it is not SVG.
+    Its ids begin with `prefix`, so that several figures can share a page; with `shapes` its letters are the page's.
+    Raises ValueError with the file's name when it is not SVG.
     """
     try:
         root = ElementTree.fromstring(legal(file.read_text("utf-8")))
@@ -42,6 +72,9 @@ def inline(file: Path, prefix: str, alt: str) -> tuple[str, float]:
     if _name(root) != "svg":
         raise ValueError(f"{file} is not SVG: its root is {root.tag!r}")
     _clean(root, prefix)
+    if shapes is not None:
+        shapes.take(root)
+    _slim(root)
     width, height = (_points(root.attrib.pop(side, "")) for side in ("width", "height"))
     root.attrib.setdefault("viewBox", f"0 0 {width:g} {height:g}")
     root.set("role", "img")
@@ -77,6 +110,20 @@ def _points(length: str) -> float:
 
 def _name(element: ElementTree.Element) -> str:
     return element.tag.removeprefix(f"{{{SVG}}}") if isinstance(element.tag, str) else ""
+
+
+def _slim(root: ElementTree.Element) -> None:
+    """Without ids that nothing points at, empty definitions and the spaces between elements."""
+    values = [value for element in root.iter() for value in element.attrib.values()]
+    named = {name for value in values for name in re.findall(r"#([\w.:-]+)", value)}
+    for parent in list(root.iter()):
+        if parent.attrib.get("id") not in named:
+            parent.attrib.pop("id", None)
+        if _name(parent) not in ("text", "tspan", "title", "desc", "style"):
+            parent.text = parent.tail = None
+        for child in list(parent):
+            if _name(child) in ("defs", "g") and not len(child):
+                parent.remove(child)
 
 
 def _clean(element: ElementTree.Element, prefix: str) -> None:

@@ -15,12 +15,13 @@ import re
 import shutil
 import sys
 import time
+import uuid
 from pathlib import Path
 from typing import Any
 
 from chatvec_lab import secrets
 from chatvec_lab.secrets.files import redact_files
-from chatvec_lab.study import fingerprint
+from chatvec_lab.study import fingerprint, warm
 from chatvec_lab.study.parameters import cells_of
 from chatvec_lab.study.results import write_record
 
@@ -112,7 +113,7 @@ def _execute(job: dict[str, Any], folder: Path, log: Any) -> dict[str, Any] | No
             stdout_file=log,
             stderr_file=log,
             start_timeout=300,  # a first import over a busy network disk takes its time
-            kernel_manager_class=_kernel_manager(log, folder),
+            kernel_manager_class=_kernel_manager(log, folder, notebook),
             # Without this ipykernel 7.4 warns at every start that its TCP ports are not encrypted.
             config=Config({"KernelManager": {"transport_encryption": "auto"}}),
         )
@@ -150,24 +151,31 @@ def _complete(source: str) -> str:
     return json.dumps({"cells": cells, "metadata": metadata, "nbformat": 4, "nbformat_minor": 5})
 
 
-def _kernel_manager(log: Any, folder: Path) -> type:
-    """A kernel manager whose kernels write to `log` and import the package that this process imported.
+def kernel_environment() -> dict[str, str]:
+    """The environment of every kernel: this process's, what headless runs want, and the package that this one imported."""
+    own = {name: os.environ.get(name, value) for name, value in KERNEL_ENVIRONMENT.items()}
+    here = str(fingerprint.PACKAGE.parent)
+    path = os.pathsep.join(filter(None, [here, os.environ.get("PYTHONPATH")]))
+    return {**os.environ, **own, "PYTHONPATH": path}
+
+
+def _kernel_manager(log: Any, folder: Path, notebook: Any) -> type:
+    """A kernel manager whose kernels write to `log`; they start warm where the notebook and the worker allow it.
 
     Inheriting the log's file, the kernel also inherits its lock: see `_hold`.
     """
     from jupyter_client import AsyncKernelManager
 
-    here = str(fingerprint.PACKAGE.parent)
-    environment = os.environ | {
-        name: os.environ.get(name, value) for name, value in KERNEL_ENVIRONMENT.items()
-    }
-    environment[secrets.NAMES_FILE] = str(folder / NAMES)
-    environment["PYTHONPATH"] = os.pathsep.join(filter(None, [here, os.environ.get("PYTHONPATH")]))
+    environment = kernel_environment() | {secrets.NAMES_FILE: str(folder / NAMES)}
+    is_warm = warm.is_for(cell.source for cell in notebook.cells if cell.cell_type == "code")
 
     class Manager(AsyncKernelManager):
         async def start_kernel(self, **options: Any) -> None:
             streams = {"stdout": log.fileno(), "stderr": log.fileno(), "env": environment}
             more = [*options.pop("extra_arguments", []), f"--IPKernelApp.exec_lines={WATCH}"]
+            if is_warm and self.provisioner is None:
+                self.kernel_id = self.kernel_id or str(uuid.uuid4())
+                self.provisioner = warm.provisioner(self)
             await super().start_kernel(**streams, extra_arguments=more, **options)
 
     return Manager

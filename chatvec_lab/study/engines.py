@@ -25,7 +25,9 @@ from multiprocessing.context import SpawnContext, SpawnProcess
 from pathlib import Path
 from typing import Any
 
+from chatvec_lab.study import warm
 from chatvec_lab.study.asks import divided
+from chatvec_lab.study.cell import kernel_environment
 from chatvec_lab.study.slurm import Slurm
 from chatvec_lab.study.task import THREAD_VARIABLES
 
@@ -171,6 +173,8 @@ def _warm_up(device: str | None, threads: str) -> None:
         os.environ.setdefault(name, threads)
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     threading.Thread(target=_leave_with_parent, daemon=True).start()
+    if not visible_devices():
+        warm.allow(kernel_environment())
     import papermill  # noqa: F401
 
 

@@ -35,8 +35,7 @@ def digest(sources: Iterable[str], package: Path | None = None) -> str:
         if folder.is_dir() and folder != tree.package / "data":
             plain = (f for f in sorted(folder.rglob("*")) if f.is_file() and f.suffix not in (".py", ".pyc"))
             parts += [(f.relative_to(tree.package).as_posix(), _content(f, *_state(f))) for f in plain]
-    outside = set().union(*(_facts(*file).libraries for file in files))
-    outside |= {library for source in sources for library in _facts_of(source).libraries}
+    outside = libraries(sources, package)
     parts += [(library, _version(library)) for library in LIBRARIES if library in outside]
     return hashlib.sha256(repr(parts).encode()).hexdigest()
 
@@ -44,6 +43,13 @@ def digest(sources: Iterable[str], package: Path | None = None) -> str:
 def closure(sources: Iterable[str], package: Path | None = None) -> set[str]:
     """Names of all modules of chatvec_lab that these pieces of code import, with those that the modules import."""
     return _tree(package or PACKAGE).closure(sources)
+
+
+def libraries(sources: Iterable[str], package: Path | None = None) -> set[str]:
+    """Those of LIBRARIES that these pieces of code import, by themselves or through modules of chatvec_lab."""
+    sources, tree = list(sources), _tree(package or PACKAGE)
+    found = (_facts(*tree.files[name]).libraries for name in tree.closure(sources))
+    return set().union(*found, *(_facts_of(source).libraries for source in sources))
 
 
 class _Facts:

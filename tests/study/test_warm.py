@@ -1,0 +1,98 @@
+"""Kernels that are forks: processes of their own in all that a notebook can see, but for the imports that are done."""
+
+import json
+import os
+import signal
+
+import pytest
+
+from chatvec_lab.study import cell, fingerprint, warm
+from chatvec_lab.study.parameters import cells_of
+
+USES_TORCH = "if False:\n    import torch\n"
+TELL = """
+import sys
+was_there = "numpy" in sys.modules
+import json, os, random
+import numpy
+from pathlib import Path
+print("told in the log", flush=True)
+told = {"was_there": was_there, "pid": os.getpid(), "parent": os.getppid(), "session": os.getsid(0),
+        "numbers": [numpy.random.rand(), random.random()], "names": os.getenv("CHATVEC_TEST"), "hash": hash("text"),
+        "main": __name__, "cwd": os.getcwd()}
+Path(out_dir, "told.json").write_text(json.dumps(told))
+"""
+
+
+@pytest.fixture(scope="module")
+def nursery():
+    patch = pytest.MonkeyPatch()
+    patch.setattr(
+        warm.Nursery.__init__, "__defaults__", (("ipykernel.kernelapp", "numpy", "no_such_library"),)
+    )
+    warm.allow(cell.kernel_environment())
+    yield
+    warm.allow(None)
+    patch.undo()
+
+
+def run(folder, *code):
+    """The record of a cell that runs this code, and what it told."""
+    given = {"cell_type": "code", "metadata": {"tags": ["parameters"]}, "source": "out_dir: str = ''"}
+    cells = [given, *({"cell_type": "code", "metadata": {}, "source": text} for text in code)]
+    source = json.dumps({"nbformat": 4, "nbformat_minor": 5, "metadata": {}, "cells": cells})
+    job = {"notebook": "n", "source": source, "folder": str(folder / "out"), "parameters": {}, "folders": {}, "needs": {},
+           "inputs": {}, "key": "k", "code": "c", "attempt": 1, "git": None,
+           "imports": fingerprint.imports(cells_of(source, "n"))}  # fmt: skip
+    record, told = cell.run_cell(job), folder / "out/told.json"
+    return record, json.loads(told.read_text()) if told.is_file() else None
+
+
+def test_a_warm_kernel_is_a_process_of_its_own(nursery, tmp_path, monkeypatch):
+    monkeypatch.setenv("CHATVEC_TEST", "set after the nursery began")
+    (first, one), (second, two) = (run(tmp_path / name, USES_TORCH, TELL) for name in "ab")
+    assert first["status"] == second["status"] == "done", (first["error"], second["error"])
+    assert one["was_there"] and one["parent"] == two["parent"] == warm._Here.nursery.process.pid
+    assert one["pid"] == one["session"] != two["pid"] == two["session"]
+    assert one["numbers"][0] != two["numbers"][0] and one["numbers"][1] != two["numbers"][1]
+    assert one["hash"] == two["hash"] and one["main"] == "__main__" and one["cwd"] == os.getcwd()
+    assert one["names"] == "set after the nursery began"
+    assert "told in the log" in (tmp_path / "a/out/run.log").read_text()
+    with pytest.raises(ProcessLookupError):
+        os.kill(one["pid"], 0)  # ended, and nobody's zombie
+
+
+def test_a_kernel_that_dies_costs_its_cell_alone(nursery, tmp_path):
+    record, _ = run(tmp_path / "a", USES_TORCH, "import os, signal\nos.kill(os.getpid(), signal.SIGKILL)")
+    assert record["status"] == "killed" and record["error"]["name"] == "DeadKernelError"
+    record, told = run(tmp_path / "b", USES_TORCH, TELL)
+    assert record["status"] == "done" and told["was_there"]
+
+
+def test_without_a_nursery_kernels_start_cold(nursery, tmp_path):
+    record, told = run(tmp_path / "a", USES_TORCH, TELL)
+    assert record["status"] == "done" and told["was_there"]
+    os.kill(warm._Here.nursery.process.pid, signal.SIGKILL)
+    warm._Here.nursery.process.wait()
+    record, told = run(tmp_path / "b", USES_TORCH, TELL)
+    assert record["status"] == "done" and not told["was_there"] and told["parent"] == os.getpid()
+
+
+@pytest.mark.parametrize(
+    ("code", "expected"),
+    [
+        ("import torch", True),
+        ("from chatvec_lab.live import LiveModel", True),
+        ("import numpy", False),  # nothing to gain
+        ("import os, torch\nos.environ['HF_HOME'] = '/tmp'", False),  # read when it is imported
+        ("import torch\nfrom os import putenv", False),
+        ("%env OMP_NUM_THREADS=4\nimport torch", False),
+        ("import torch\n!pip install --upgrade torch", False),
+        ("# keys stay in the environment\nimport torch", True),
+    ],
+)
+def test_which_notebooks_start_warm(code, expected, monkeypatch):
+    monkeypatch.setattr(warm._Here, "environment", {})
+    assert warm.is_for([code]) is expected
+    monkeypatch.setattr(warm._Here, "environment", None)
+    assert not warm.is_for([code])
