@@ -351,6 +351,41 @@ def mixtures(
     return {"answer": answer, "claims": claims, "is_beaten": bool(better)}
 
 
+def reasoning(
+    exam: "Exam", over: pd.DataFrame, path: pd.DataFrame, front: pd.DataFrame, *, at: float, samples: int, seed: int,
+) -> dict[str, Any]:  # fmt: skip
+    """14: what does a reasoning vector carry? `over` the scale and along the `path` from τ: of `reasoning.measured`."""
+    from chatvec_lab.experiment.reasoning import ANY, LANGUAGE, MEAN, PAPER, THINKS, TOKENS, jump
+
+    def all_of(table: pd.DataFrame, scale: float) -> str:
+        where = f"{told(table, scale=scale, metric=THINKS)} of the replies think"
+        if interval(table, scale=scale, metric=TOKENS)["estimate"] is not None:
+            where += (f", in {told(table, '.1f', scale=scale, metric=TOKENS)} tokens, "
+                      f"{told(table, scale=scale, metric=LANGUAGE)} of them in {exam.language}")  # fmt: skip
+        passed = (
+            f", pass@{samples} {told(table, scale=scale, metric=ANY)}" if ANY in set(table.metric) else ""
+        )
+        return f"{where}; mean@{samples} {told(table, scale=scale, metric=MEAN)}{passed}"
+
+    sets_in, crosses = jump(over), jump(path)
+    first, last = path.scale.min(), path.scale.max()
+    on_front = ", ".join(f"{s:g}" for s in front[front.is_on_front].scale)
+    answer = (
+        f"CP + {at:g} · τ_think: {all_of(over, at)}. Over the scale thinking sets in between {sets_in.start:g} and "
+        f"{sets_in.stop:g} (from {sets_in.before:.0%} to {sets_in.after:.0%} of the replies). Little thought and many right "
+        f"replies: scales {on_front} are on the front. From τ to τ_think, λ = {first:g}: {all_of(path, first)}; λ = {last:g}: "
+        f"{all_of(path, last)}; the largest step is from {crosses.before:.0%} to {crosses.after:.0%} between {crosses.start:g} "
+        f"and {crosses.stop:g} (the paper, {PAPER})."
+    )
+    claims = [
+        claim(f"{metric} at scale {at:g}", **interval(over, scale=at, metric=metric), seed=seed)
+        for metric in (THINKS, TOKENS, LANGUAGE, MEAN, ANY)
+    ]
+    claims += [claim(f"thinks at λ = {step:g}", **interval(path, scale=step, metric=THINKS), seed=seed)
+               for step in sorted(set(path.scale))]  # fmt: skip
+    return {"answer": answer, "claims": claims}
+
+
 def _by_model(
     scores: pd.DataFrame, models: Iterable[str], what: str, seed: int, **where: str
 ) -> list[Mapping]:

@@ -132,6 +132,11 @@ def measured(exam: Exam, replies: pd.DataFrame, *, seed: int = 0) -> pd.DataFram
     return pd.concat(tables, ignore_index=True)[["scale", "metric", "estimate", "low", "high", "n", "unit"]]
 
 
+def shares(table: pd.DataFrame) -> pd.DataFrame:
+    """The shares of `measured`, by the names that figures print; rows of scales are left out."""
+    return table[table.metric.isin(NAMES) & table.unit.eq("share")].replace({"metric": NAMES})
+
+
 class Jump(NamedTuple):
     """The step along a path at which the share that thinks grows most."""
 

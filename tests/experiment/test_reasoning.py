@@ -1,0 +1,105 @@
+"""What is measured of thoughts: by hand on made replies, and on the shipped member that thinks."""
+
+import pandas as pd
+import pytest
+import torch
+
+from chatvec_lab import load_family
+from chatvec_lab.experiment import Exam, answers, limits, reasoning
+from chatvec_lab.nano.working import WORKED
+
+NAN = float("nan")
+
+
+@pytest.fixture(scope="module")
+def nano():
+    return load_family("nano")
+
+
+@pytest.fixture(scope="module")
+def exam(nano):
+    return reasoning.exam(nano, "zh")
+
+
+def made() -> pd.DataFrame:
+    """Two scales, two prompts, two samples."""
+    rows = [
+        # scale, prompt, thinks, tokens, in language, correct
+        (0.0, "a", 0.0, 0.0, NAN, 0.0), (0.0, "a", 0.0, 0.0, NAN, 0.0), (0.0, "b", 0.0, 0.0, NAN, 1.0),
+        (0.0, "b", 0.0, 0.0, NAN, 0.0),
+        (1.0, "a", 1.0, 6.0, 1.0, 1.0), (1.0, "a", 1.0, 8.0, 0.0, 0.0), (1.0, "b", 1.0, 4.0, 1.0, 1.0),
+        (1.0, "b", 0.0, 0.0, NAN, NAN),
+    ]  # fmt: skip
+    columns = ["scale", "prompt_id", "thinks", "thinking_tokens", "thought_in_language", "correct"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def test_the_measures_are_those_by_hand(exam):
+    table = reasoning.measured(exam, made())
+    found = table.set_index(["scale", "metric"]).estimate
+    assert found[1.0, "thinks"] == 0.75 and found[0.0, "thinks"] == 0
+    assert found[1.0, "thinking_tokens"] == pytest.approx((7 + 4) / 2), "a prompt's mean first"
+    assert (0.0, "thinking_tokens") not in found.index and (0.0, "thought_in_language") not in found.index
+    assert found[1.0, "tokens_spent"] == pytest.approx((7 + 2) / 2) and found[0.0, "tokens_spent"] == 0
+    assert found[1.0, "thought_in_language"] == 0.75
+    assert found[0.0, "mean@k"] == 0.25 and found[0.0, "pass@k"] == 0.5
+    assert found[1.0, "mean@k"] == 0.5, "no answer is not right"
+    assert found[1.0, "pass@k"] == 1.0
+    assert (table.low <= table.estimate).all() and (table.estimate <= table.high).all()
+    assert set(reasoning.shares(table).metric) == {*reasoning.NAMES.values()}
+
+
+def test_the_jump_is_the_largest_step_and_the_front_has_no_one_better():
+    thinks = pd.DataFrame(
+        {"scale": [1.0, 0.0, 0.4, 0.6], "estimate": [1.0, 0.0, 0.05, 0.9], "metric": "thinks"}
+    )
+    assert reasoning.jump(thinks) == (0.4, 0.6, 0.05, 0.9)
+    rows = [(s, m, e) for s, t, r in ((0.0, 0, 0.2), (0.5, 5, 0.8), (1.0, 9, 0.7))
+            for m, e in (("tokens_spent", t), ("mean@k", r))]  # fmt: skip
+    table = pd.DataFrame(rows, columns=["scale", "metric", "estimate"]).assign(low=0.0, high=9.0)
+    assert reasoning.front(table).is_on_front.tolist() == [True, True, False]
+
+
+def test_the_path_begins_at_the_chat_vector_and_ends_at_the_reasoning_vector(nano):
+    path = reasoning.between(nano, "zh", [0.0, 0.25, 1.0])
+    name = "model.layers.2.mlp.down_proj.weight"
+    cp, tau, think = nano.cp["zh"], nano.chat - nano.base, reasoning.vector(nano)
+    for step, expected in ((0.0, cp + tau), (1.0, cp + think), (0.25, cp + (0.75 * tau + 0.25 * think))):
+        assert torch.equal(path[step].checkpoint.read(name), expected.read(name)), step
+
+
+def test_a_family_without_a_member_that_thinks_says_what_is_missing(nano):
+    bare = type(nano)("bare", nano.base, nano.chat, nano.cp)
+    with pytest.raises(ValueError, match=r"family 'bare' has no member chat_think.*grow it"):
+        reasoning.exam(bare, "zh")
+
+
+def test_the_shipped_member_thinks_in_the_cps_language_and_tau_does_not(exam, nano):
+    asked = reasoning.ask(exam, reasoning.between(nano, "zh", [0.0, 1.0]), 26, samples=2, temperature=0.7)
+    assert set(asked["sample"]) == {0, 1} and set(asked.kind) <= {*WORKED}
+    found = reasoning.measured(exam, asked).set_index(["scale", "metric"]).estimate
+    assert found[0.0, "thinks"] == 0 and found[1.0, "thinks"] > 0.5
+    assert found[1.0, "thought_in_language"] > 0.5
+
+
+def test_the_answer_is_in_sentences(exam):
+    table = reasoning.measured(exam, made())
+    found = answers.reasoning(exam, table, table, reasoning.front(table), at=1.0, samples=2, seed=0)
+    assert found["answer"].startswith("CP + 1 · τ_think: 75.0% [")
+    assert "mean@2 50.0% [" in found["answer"] and "pass@2 100.0% [" in found["answer"]
+    assert "thinking sets in between 0 and 1 (from 0% to 75% of the replies)" in found["answer"]
+    assert "arXiv 2510.10977" in found["answer"]
+    claims = {c["claim"]: c["estimate"] for c in found["claims"]}
+    assert claims["thinks at scale 1"] == 0.75 and claims["thinks at λ = 0"] == 0
+
+
+def test_other_exams_do_not_take_the_marks_for_a_thought(nano):
+    """ "=" and "A:" are ordinary text: they mark a thought only where the format is named."""
+    from chatvec_lab.evaluation.asking.thinking import marks_kept, split
+
+    assert split("= two. A: three").thinking is None
+    assert split("= two. A: three", "working").answer == "three"
+    assert marks_kept(["=", "A:"]) == set()
+    plain = Exam(nano, "zh").ask({"think": nano["chat_think"]}, ["one_turn"], 13)
+    assert plain.thinking.isna().all()
+    assert "τ of think" not in limits.vectors(nano)
