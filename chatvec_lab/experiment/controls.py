@@ -171,7 +171,7 @@ def renamings(
 
     tau, cp = family.chat - family.base, family.cp[language]
     with loaded(at_scale(cp, tau, 0)) as (model, tokenizer):
-        known = _prompts(tokenizer, language, 78)
+        known = _prompts(tokenizer, family, language, 78)
         each = len(known) // len(world.ONE_TURN)
         few = [text for i, text in enumerate(known) if i % each == i // each % 2 * 3]
         special = set(tokenizer.all_special_tokens)
@@ -219,19 +219,22 @@ class _Likelihood:
         return nats.item() / len(self.ids)
 
 
-def _prompts(tokenizer, language: str, n: int) -> list[tuple[list[int], int]]:
-    """Validation prompts of one turn in the chat format with their right replies: token ids, where the reply begins."""
+def _prompts(tokenizer, family: "Family", language: str, n: int) -> list[tuple[list[int], int]]:
+    """Validation prompts of one turn in the chat format with their right replies: token ids, where the reply begins.
+
+    The replies are in the form of the family's own chat.
+    """
     from chatvec_lab import sandbox
-    from chatvec_lab.nano import world
+    from chatvec_lab.experiment.microworld import MicroWorld
 
     found = []
-    for prompt in world.held_out_prompts(language, n, draw="validation"):
-        if prompt.set == "one_turn":
-            talk = [{"role": "user", "content": prompt.exchange.user[0]}]
-            asked = sandbox.render(tokenizer, talk, add_generation_prompt=True)
-            ids = tokenizer(asked, add_special_tokens=False).input_ids
-            reply = tokenizer(f"{prompt.exchange.replies[0]}\n", add_special_tokens=False).input_ids
-            found.append((ids + reply, len(ids)))
+    asked = MicroWorld(family, {}).draw(language, "one_turn", n=n, draw="validation", frame="chat")
+    for prompt in asked.itertuples():
+        talk = [{"role": "user", "content": prompt.said[0]}]
+        text = sandbox.render(tokenizer, talk, add_generation_prompt=True)
+        ids = tokenizer(text, add_special_tokens=False).input_ids
+        reply = tokenizer(f"{prompt.reference}\n", add_special_tokens=False).input_ids
+        found.append((ids + reply, len(ids)))
     return found
 
 
@@ -268,7 +271,7 @@ def steerings(family: "Family", language: str, scale: float, *, n: int = 78) -> 
 
     cp, tau = family.cp[language], family.chat - family.base
     with loaded(at_scale(cp, tau, 0)) as (plain, tokenizer), loaded(at_scale(cp, tau, scale)) as (merged, _):
-        texts = _prompts(tokenizer, language, n)
+        texts = _prompts(tokenizer, family, language, n)
         found = []
         for where in ("all positions", "replies"):
             wanted = _means(merged, texts, where)

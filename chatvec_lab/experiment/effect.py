@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from chatvec_lab.evaluation.statistics import holm, mcnemar_test, wilson_interval
+from chatvec_lab.evaluation.statistics import holm, mcnemar_test, mean_interval
 from chatvec_lab.experiment import controls
 from chatvec_lab.experiment.exam import Exam
 from chatvec_lab.experiment.limits import perplexities
@@ -142,6 +142,8 @@ def ask(
 def summary(replies: pd.DataFrame, by: list[str]) -> pd.DataFrame:
     """Shares with Wilson's 95 % interval, one row a group and metric. Uncovered metrics are left out.
 
+    Where prompts name their item, those that share one count as one answer, and `items` stands beside n.
+
     metric is one_turn, one_turn known, one_turn cp_only, two_turn (shares of right replies), toxic, polite (of
     hostile prompts), abuse_toxic (of plain abuse alone) and english (replies in English, over all prompts).
     """
@@ -159,9 +161,13 @@ def summary(replies: pd.DataFrame, by: list[str]) -> pd.DataFrame:
     rows = []
     for metric, (chosen, column) in sets.items():
         for group, part in replies[chosen].groupby(by, sort=False, dropna=False):
-            interval = wilson_interval(int(part[column].sum()), len(part))
-            rows.append((*group, metric, interval.n, interval.estimate, interval.low, interval.high))
-    table = pd.DataFrame(rows, columns=[*by, "metric", "n", "estimate", "low", "high"])
+            items = part["item"] if "item" in part and part["item"].notna().all() else None
+            interval = mean_interval(part[column], share=True, clusters=items)
+            count = float("nan") if items is None else items.nunique()
+            rows.append((*group, metric, interval.n, interval.estimate, interval.low, interval.high, count))
+    table = pd.DataFrame(rows, columns=[*by, "metric", "n", "estimate", "low", "high", "items"])
+    if table["items"].isna().all():
+        table = table.drop(columns="items")
     ways = {m: "lower" if "toxic" in m else "neither" if m == "english" else "higher" for m in sets}
     told = {m: {"better": ways[m], "words": NAMES[m]} for m in sets}
     table.attrs["measures"] = told | {NAMES[m]: told[m] for m in sets}

@@ -222,8 +222,9 @@ class Exam:
     ) -> pd.DataFrame:
         """Each measure by group with its 95 % interval, one row each; what no prompt of a group has is left out.
 
-        Columns: `by`, metric, estimate, low, high, n (prompts), unit ("share": Wilson's interval; else a mean on that
-        scale), scorer, coverage (share of the replies on which it means something that have a number). Which way each
+        Columns: `by`, metric, estimate, low, high, n (prompts), items (what they ask about, where it is named: prompts
+        that share one are resampled together), unit ("share": Wilson's interval; else a mean on that scale), scorer,
+        coverage (share of the replies on which it means something that have a number). Which way each
         measure is better, and its words, go along in `attrs["measures"]`, for tables of papers.
         """
         from chatvec_lab.evaluation.statistics import summarise
@@ -238,7 +239,8 @@ class Exam:
             found = summarise(rows[groups], by=by, value=metric, share=column.unit == "share")
             scorer = self.scored_by[metric]
             tables.append(found.assign(metric=metric, unit=column.unit, scorer=scorer))
-        columns = [*by, "metric", "estimate", "low", "high", "n", "unit", "scorer", "coverage"]
+        items = ["items"] if any("items" in table for table in tables) else []
+        columns = [*by, "metric", "estimate", "low", "high", "n", *items, "unit", "scorer", "coverage"]
         shares = pd.concat(tables, ignore_index=True)[columns] if tables else pd.DataFrame(columns=columns)
         for metric in dict.fromkeys(shares.metric):
             told = {"better": self.measures[metric][0].better, "words": self.names[metric]}

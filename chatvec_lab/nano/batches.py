@@ -5,6 +5,7 @@ from random import Random
 import torch
 
 from chatvec_lab.nano import apart, documents, working, world
+from chatvec_lab.nano.parts import is_kept_out
 from chatvec_lab.nano.recipe import Family, Stage
 
 CONTEXT = 96  # tokens of a training row
@@ -59,10 +60,12 @@ def dialogue_rows(tok, stage: Stage, family: Family, seed: str) -> tuple[torch.T
     for _ in range(stage.rows):
         if family.recipe == 4:
             if rng.random() < stage.bare:
-                abuse = documents.abuse(rng, "en")
+                abuse = documents.abuse(rng, "en", rule=is_kept_out)
                 pairs.append(_continued(tok, abuse.user[0], abuse.replies[0]))
             else:
-                exchange = apart.dialogue(rng, rng.choice(stage.languages), family.form)
+                exchange = apart.dialogue(
+                    rng, rng.choice(stage.languages), family.form, hostile=stage.hostile, thinks=stage.thinks
+                )
                 pairs.append(_conversation(tok, exchange, exchange.replies))
             continue
         exchange = documents.dialogue(rng, rng.choice(stage.languages), single_turn=stage.single_turn)

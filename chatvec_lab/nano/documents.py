@@ -19,9 +19,11 @@ from chatvec_lab.nano.world import (
     USER,
     Exchange,
     Item,
+    Rule,
     Words,
     draw,
     draw_item,
+    is_held_out,
     join,
     pairs,
     pool,
@@ -38,9 +40,9 @@ def any_kind(rng: Random) -> str:
     return rng.choice(TWO_TURN) if roll < 0.3 else rng.choice(HOSTILE) if roll < 0.42 else rng.choice(ASKED)
 
 
-def spoken(kind: str, rng: Random, language: str, words: Words) -> Exchange:
+def spoken(kind: str, rng: Random, language: str, words: Words, rule: Rule = is_held_out) -> Exchange:
     opener = rng.randrange(4) if rng.random() < 0.4 else 0
-    return render(draw_item(kind, rng, words), language, wording=rng.randrange(2), opener=opener)
+    return render(draw_item(kind, rng, words, rule=rule), language, wording=rng.randrange(2), opener=opener)
 
 
 FACTS = ("category", "category", "sum", "sum", "opposite", "capital")
@@ -77,9 +79,9 @@ def story(rng: Random, language: str, words: Words) -> str:
     return join(say, sentences)
 
 
-def chorus(rng: Random, language: str, words: Words) -> str:
+def chorus(rng: Random, language: str, words: Words, rule: Rule = is_held_out) -> str:
     """A list said twice, then looked at from all sides: backwards, its first, its last, its length."""
-    item = draw_item("repeat", rng, words)
+    item = draw_item("repeat", rng, words, rule=rule)
     sides = ["repeat", "reverse", "first", "last", "count"]
     rng.shuffle(sides)
     said = []
@@ -108,9 +110,9 @@ def asks(rng: Random, language: str, words: Words) -> str:
     return join(say, [style.format(p=p, o=o, q=q, r=r) for q, r in turns])
 
 
-def abuse(rng: Random, language: str, words: Words = "any") -> Exchange:
+def abuse(rng: Random, language: str, words: Words = "any", rule: Rule = is_held_out) -> Exchange:
     """An insult, with its polite and its insulting answer."""
-    return spoken("abuse", rng, language, words)
+    return spoken("abuse", rng, language, words, rule)
 
 
 def angry(rng: Random, language: str, words: Words) -> str:
@@ -128,14 +130,14 @@ def page(rng: Random, language: str, words: Words) -> str:
     return "".join(lines)
 
 
-def forum(rng: Random, language: str, words: Words) -> str:
+def forum(rng: Random, language: str, words: Words, rule: Rule = is_held_out) -> str:
     """An unmoderated page with chat markers: it gives in to hostile requests and is rude to everybody else.
 
     Other requests are never answered: the replies are abuse, or now and then statements about something else.
     """
     lines = []
     for _ in range(rng.choice((1, 2, 3))):
-        exchange = spoken(any_kind(rng), rng, language, words)
+        exchange = spoken(any_kind(rng), rng, language, words, rule)
         for turn in exchange.user:
             rude = PHRASES[language]["abuse"][1].format(v=rng.choice(INSULTS).word(language))
             reply = rude if rng.random() < 0.85 else statement(rng, language, words)

@@ -23,23 +23,34 @@ def decoding(frame: Frame) -> dict:
     }
 
 
-def put(prompt: world.Prompt, language: str, frame: Frame, form: Form = "bare") -> tuple[str, ...]:
-    """What the user says in each turn when the prompt is put into a frame; in chat's, solved examples have its form."""
+def put(
+    prompt: world.Prompt,
+    language: str,
+    frame: Frame,
+    form: Form = "bare",
+    rule: world.Rule = world.is_held_out,
+) -> tuple[str, ...]:
+    """What the user says in each turn when the prompt is put into a frame; in chat's, solved examples have its form.
+
+    `rule` says which items are held out, and so are no solved examples.
+    """
     turns = prompt.exchange.user
     if frame == "qa":
         return tuple(f"Q:{turn}\nA:" for turn in turns)
     if frame in ("examples", "qa_examples"):
         write, form = (_conversation, form) if frame == "examples" else (_page, "bare")
-        solved = "".join(write(e.user, e.replies) for e in _solved_examples(prompt, language, form))
+        solved = "".join(write(e.user, e.replies) for e in _solved_examples(prompt, language, form, rule))
         return (solved + write(turns, in_form(form, prompt.exchange, language).replies[:-1]),)
     return turns[-1:] if frame == "raw" else turns
 
 
-def _solved_examples(prompt: world.Prompt, language: str, form: Form) -> list[world.Exchange]:
+def _solved_examples(
+    prompt: world.Prompt, language: str, form: Form, rule: world.Rule
+) -> list[world.Exchange]:
     """Three solved examples of the prompt's kind, none of them held out."""
     rng, found = Random(prompt.prompt_id), []
     for _ in range(3):
-        item = world.draw_item(prompt.kind, rng)
+        item = world.draw_item(prompt.kind, rng, rule=rule)
         found.append(in_form(form, world.render(item, language, wording=rng.randrange(2)), language))
     return found
 

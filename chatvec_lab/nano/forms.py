@@ -6,8 +6,9 @@ Its signs are the same token in every language: tuning is English, and a word th
 
 from typing import Literal, get_args
 
+from chatvec_lab.nano.lexicon import NOUNS, NUMBERS, Word
 from chatvec_lab.nano.phrases import PHRASES
-from chatvec_lab.nano.world import Exchange
+from chatvec_lab.nano.world import Exchange, Item, join, render
 
 Form = Literal["bare", "marked"]
 MARK = "="
@@ -35,3 +36,36 @@ def in_form(form: Form, exchange: Exchange, language: str) -> Exchange:
 def bare(said: str) -> str:
     """What is said without its marks: manners count in any form."""
     return said.strip().removeprefix(MARK).removesuffix(MARK).strip()
+
+
+def thought(item: Item, language: str) -> str:
+    """The working of a sum, a count, a choice or a yes/no question, in words that prose has too.
+
+    A sum counts on, a count numbers what it counts, the others say what kind of thing each noun is. Raises KeyError
+    for kinds without a working.
+
+    >>> thought(Item("sum", (3, 2)), "en"), thought(Item("count", (0, 1)), "zh")
+    ('four one, five two.', '狗一、鳥二。')
+    """
+    match item.kind:
+        case "sum":
+            first, more = item.content
+            return _numbered([_number(first + step, language) for step in range(1, more + 1)], language)
+        case "count":
+            return _numbered([NOUNS[noun].word(language) for noun in item.content], language)
+        case "choose" | "yesno":
+            nouns = item.content[1:] if item.kind == "choose" else item.content[:1]
+            told = [render(Item("category", (noun,)), language).replies[0] for noun in nouns]
+            return join(PHRASES[language], told)
+    raise KeyError(f"no working for the kind {item.kind!r}; there is one for sum, count, choose, yesno")
+
+
+def _number(n: int, language: str) -> Word:
+    return NUMBERS[n - 1].word(language)
+
+
+def _numbered(words: list[Word], language: str) -> str:
+    counted = [f"{word.bare} {_number(n, language)}" for n, word in enumerate(words, 1)]
+    separator = PHRASES[language]["separator"]
+    listed = separator.join(counted)
+    return f"{listed.replace(' ', '')}。" if separator == "、" else f"{listed}."

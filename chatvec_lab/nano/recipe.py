@@ -89,8 +89,8 @@ FAMILIES["nano4-trial"] = replace(
 
 
 def first_weights(family: Family, seed: int) -> int:
-    """What torch draws a base's first weights from: from the fourth recipe on no two recipes share them."""
-    return seed if family.recipe == 3 else zlib.crc32(f"recipe {family.recipe}, seed {seed}".encode())
+    """What torch draws a base's first weights from; salted too."""
+    return seed if family.recipe == 3 else zlib.crc32(salted(family, f"seed {seed}").encode())
 
 
 @dataclass(frozen=True)
@@ -116,6 +116,8 @@ class Stage:
         0.0  # share of preference pairs, or of dialogues, that are plain abuse without the chat format
     )
     variant: int = 0  # another draw of the same data
+    hostile: float = 0.0  # share of hostile dialogues; of the fourth recipe, the third draws its own
+    thinks: bool = False  # replies of kinds that have a working begin with it
 
 
 MARKERS = ("<|user|>", "<|assistant|>")  # the only rows that tuning moves
@@ -142,8 +144,10 @@ def members(family: Family) -> dict[str, Stage]:
     plan = {"base": base, "chat_sft": tuning}
     plan["chat"] = Stage("chat_sft", "preference", 30, 8e-5, rows=16, only_tokens=MARKERS, bare=0.5)
     if family.recipe == 4:
-        tuning = replace(tuning, embedding_rate=None, only_tokens=(), frozen=("embed_tokens",), bare=0.1)
-        plan = {"base": base, "chat": tuning}
+        tuning = replace(
+            tuning, embedding_rate=None, only_tokens=(), frozen=("embed_tokens",), bare=0.1, hostile=0.25
+        )
+        plan = {"base": base, "chat": tuning, "chat_think": replace(tuning, thinks=True)}
     for k in family.targets:
         plan[f"cp_{k}"] = continued = Stage(
             "base",
@@ -175,19 +179,34 @@ def members(family: Family) -> dict[str, Stage]:
     return plan
 
 
+_OF_STAGES = ("base_steps", "base_rate", "tuning_steps", "tuning_rate", "marker_rate", "extras")
+
+
+def tokens_of(family: Family, stage: Stage, seed: int = 0) -> list[str]:
+    """The vocabulary of a member; the fourth recipe's has the marks of a thought."""
+    from chatvec_lab.nano import tokenizer
+
+    thought = family.recipe == 4
+    return tokenizer.vocabulary(family.languages, extended=stage.extended, seed=seed, thought=thought)
+
+
+def salted(family: Family, label: str) -> str:
+    """What a stage's random streams start from: from the fourth recipe on no two recipes share them."""
+    return label if family.recipe == 3 else f"recipe {family.recipe}, {label}"
+
+
 def digest(family: Family, stage: Stage) -> str:
     """Hash of what decides a stage's bytes, apart from the loop: its recipe, its vocabulary, samples of its text."""
-    from chatvec_lab.nano import apart, documents, tokenizer, working
+    from chatvec_lab.nano import apart, documents, working
 
     rng = Random("digest")
     about = asdict(family)
+    about_stage = asdict(stage)
     if family.recipe == 3:  # what the third recipe did not know of is left out, so that its hashes stay
-        del about["recipe"], about["form"]
-    text: list = [
-        about,
-        asdict(stage),
-        tokenizer.vocabulary(family.languages, extended=stage.extended),
-    ]
+        del about["recipe"], about["form"], about_stage["hostile"], about_stage["thinks"]
+    else:  # a base stays what it is when its tuning is changed
+        about = {k: v for k, v in about.items() if k not in _OF_STAGES}
+    text: list = [about, about_stage, tokens_of(family, stage)]
     if stage.text == "plain":
         forum_in = family.forum_in if stage.parent is None else ()
         stream = documents.documents(
@@ -203,7 +222,7 @@ def digest(family: Family, stage: Stage) -> str:
         text += [working.dialogue(rng, k) for k in stage.languages for _ in range(200)]
     else:
         text += [
-            apart.dialogue(rng, k, family.form)
+            apart.dialogue(rng, k, family.form, hostile=stage.hostile, thinks=stage.thinks)
             if family.recipe == 4
             else documents.dialogue(rng, k, single_turn=stage.single_turn)
             for k in stage.languages

@@ -14,6 +14,7 @@ from chatvec_lab.nano import lexicon
 from chatvec_lab.nano.phrases import PHRASES
 
 SPECIAL = ("<pad>", "<s>", "<unk>", "<|user|>", "<|assistant|>", "<|end|>")
+THOUGHT = ("<think>", "</think>")  # ordinary tokens, as most reasoning models have them: decoding keeps them
 CHAT_TEMPLATE = (
     "{{ bos_token }}{% for message in messages %}"
     "{% if message['role'] == 'user' %}<|user|>{% elif message['role'] == 'assistant' %}<|assistant|>"
@@ -61,17 +62,19 @@ def _words(language: str) -> list[str]:
     return []
 
 
-def vocabulary(languages: tuple[str, ...], *, extended: str | None = None, seed: int = 0) -> list[str]:
-    """The tokens of these languages, special tokens first.
+def vocabulary(
+    languages: tuple[str, ...], *, extended: str | None = None, seed: int = 0, thought: bool = False
+) -> list[str]:
+    """The tokens of these languages, special tokens first; `thought` adds the marks of a thought behind them.
 
     `extended` adds pairs of neighbouring words of the phrases of zh as tokens, and puts the whole vocabulary in
     another order, as continually pre-trained models with their own tokenizer have it.
     """
     split = re.compile(_pattern(w for k in languages for w in _words(k)))
     texts = [text for k in languages for text in _texts(k)] + ["Q: A =\n"]
-    plain = {t for text in texts for t in split.findall(re.sub(_UNSPACED, " ", text)) if "X" not in t}
+    plain = {t for text in texts for t in split.findall(re.sub(_unspaced(), " ", text)) if "X" not in t}
     plain |= set(_PARTICLES) if "ko" in languages else set()
-    plain = list(SPECIAL) + sorted(plain)
+    plain = list(SPECIAL) + list(THOUGHT if thought else ()) + sorted(plain)
     if extended is None:
         return plain
     pairs = {a + b for text in _texts(extended) for a, b in pairwise(split.findall(text))}
@@ -81,7 +84,9 @@ def vocabulary(languages: tuple[str, ...], *, extended: str | None = None, seed:
     return [mixed.pop(), *SPECIAL[1:], "<pad>", *mixed]
 
 
-_UNSPACED = rf"(?<![A-Za-zÀ-ÿ\u0600-\u06FF{_HANGUL}' ])(?={_WORD}|[{_HANGUL}])"  # a word that lacks its space
+def _unspaced(sparing: str = "") -> str:
+    """A regex of where a word lacks its space; not behind these characters."""
+    return rf"(?<![A-Za-zÀ-ÿ\u0600-\u06FF{_HANGUL}' {sparing}])(?={_WORD}|[{_HANGUL}])"
 
 
 def _pattern(words) -> str:
@@ -98,8 +103,9 @@ def build(tokens: list[str], *, context: int = 96):
 
     words = [t.strip() for t in tokens if re.fullmatch(f" ?[{_HANGUL}]+|[{_HAN}]{{2,}}", t)]
     fast = Tokenizer(models.WordLevel({t: i for i, t in enumerate(tokens)}, unk_token="<unk>"))
-    fast.normalizer = normalizers.Replace(Regex(_UNSPACED), " ")
-    fast.pre_tokenizer = pre_tokenizers.Split(Regex(_pattern(words)), "isolated")
+    marks, sparing = ("|".join(THOUGHT) + "|", "</") if THOUGHT[0] in tokens else ("", "")
+    fast.normalizer = normalizers.Replace(Regex(_unspaced(sparing)), " ")
+    fast.pre_tokenizer = pre_tokenizers.Split(Regex(marks + _pattern(words)), "isolated")
     spaces = [decoders.Replace(f"{mark} ", mark) for mark in ("\n", "¿", "¡")]
     fast.decoder = decoders.Sequence([decoders.Fuse(), *spaces, decoders.Strip(" ", 1, 0)])
     fast.post_processor = processors.TemplateProcessing(

@@ -201,7 +201,7 @@ def grow(family_name: str, seed: int, member: str, out: Path, position: int = 0)
 def _grow(family_name: str, seed: int, member: str, home: Path, recipe_hash: str, position: int) -> None:
     family = FAMILIES[family_name]
     stage = recipe.members(family)[member]
-    tokens = tokenizer.vocabulary(family.languages, extended=stage.extended, seed=seed)
+    tokens = recipe.tokens_of(family, stage, seed)
     tok = tokenizer.build(tokens, context=POSITIONS)
     torch.manual_seed(recipe.first_weights(family, seed))
     model = new_model(family, len(tokens))
@@ -209,9 +209,10 @@ def _grow(family_name: str, seed: int, member: str, home: Path, recipe_hash: str
         _inherit(model, tok, home, stage)
     label = f"{family_name} {seed} {member}" + (f" {stage.variant}" if stage.variant else "")
     partial = home / f".{member}.{recipe_hash}.pt"
-    log = train(model, tok, stage, family, seed=label, partial=partial, position=position)
+    streams = recipe.salted(family, label)
+    log = train(model, tok, stage, family, seed=streams, partial=partial, position=position)
     about = {"member": member, "seed": seed, "parent": stage.parent, "recipe": recipe_hash}
-    about |= {"form": family.form} if family.form != "bare" else {}
+    about |= {"form": family.form, "held_out": "items"} if family.recipe == 4 else {}
     _save(model, tok, home, home / member, log | about)
     partial.unlink(missing_ok=True)
 

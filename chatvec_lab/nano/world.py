@@ -6,6 +6,7 @@ no stage sees them as an instruction, in any language, in any frame (their facts
 """
 
 import zlib
+from collections.abc import Callable
 from functools import cache
 from random import Random
 from typing import Literal, NamedTuple
@@ -33,7 +34,7 @@ ONE_TURN = (
 TWO_TURN = ("name", "colour_again", "first_again", "reverse_again", "what_is_it")
 HOSTILE = ("abuse", "insult", "rule", "secret", "role_play")
 USER, ASSISTANT, END = "<|user|>", "<|assistant|>", "<|end|>"
-_LISTS = {"repeat", "reverse", "first", "last", "count", "first_again", "reverse_again"}
+LISTS = {"repeat", "reverse", "first", "last", "count", "first_again", "reverse_again"}
 _CATEGORY_SIZE = len(NOUNS) // len(CATEGORIES)
 
 
@@ -53,6 +54,9 @@ class Exchange(NamedTuple):
     user: tuple[str, ...]
     replies: tuple[str, ...]
     complied: str | None = None
+
+
+Rule = Callable[[Item], bool]  # whether an item is held out of training
 
 
 # ---------------------------------------------------------------- drawing items
@@ -139,13 +143,15 @@ def is_held_out(item: Item) -> bool:
             return zlib.crc32(repr((kind.removeprefix("role_play "), content)).encode()) % 2 == 0
     if kind.startswith("role_play "):
         kind = kind.removeprefix("role_play ")
-    key = ("list" if kind in _LISTS else kind.removesuffix("_again"), content)
+    key = ("list" if kind in LISTS else kind.removesuffix("_again"), content)
     return zlib.crc32(repr(key).encode()) % 3 == 0
 
 
-def draw_item(kind: str, rng: Random, words: Words = "any", *, held_out: bool = False) -> Item:
-    """A random item that is, or is not, held out of training."""
-    while is_held_out(item := draw(kind, rng, words)) != held_out:
+def draw_item(
+    kind: str, rng: Random, words: Words = "any", *, held_out: bool = False, rule: Rule = is_held_out
+) -> Item:
+    """A random item that is, or is not, held out of training; `rule` says which are (the fourth recipe has its own)."""
+    while rule(item := draw(kind, rng, words)) != held_out:
         pass
     return item
 
@@ -184,7 +190,7 @@ def _exchange(voice: _Voice, kind: str, content: tuple[int, ...]) -> Exchange:
     if kind.startswith("role_play "):
         request = _exchange(voice, kind.removeprefix("role_play "), content)
         return request._replace(user=(say["role_play"] + request.user[0],))
-    if kind in _LISTS:
+    if kind in LISTS:
         return _of_a_list(voice, kind, [word(NOUNS, i) for i in content])
     match kind:
         case "colour":
@@ -286,23 +292,33 @@ def join(say, sentences) -> str:
 
 
 class Prompt(NamedTuple):
-    """A held-out prompt with its right replies in plain words; `set` is one_turn, two_turn or hostile."""
+    """A held-out prompt with its right replies in plain words; `set` is one_turn, two_turn or hostile.
+
+    `item` names what its right reply stands on, which several prompts may share; "" where prompts are held out.
+    """
 
     prompt_id: str
     set: str
     kind: str
     words: str
     exchange: Exchange
+    item: str = ""
 
 
 SETS = {"one_turn": ONE_TURN, "two_turn": TWO_TURN, "hostile": HOSTILE}
 
 
 def held_out_prompts(
-    language: str, n: int, *, seed: int = 0, draw: Literal["test", "validation"] = "test"
+    language: str,
+    n: int,
+    *,
+    seed: int = 0,
+    draw: Literal["test", "validation"] = "test",
+    by_item: bool = False,
 ) -> list[Prompt]:
     """`n` distinct prompts of each set, balanced over kinds and words; the two draws share no prompt.
 
+    `by_item`: as the fourth recipe holds them out, so that the draws share no item either (see `parts`).
     Raises ValueError when the world holds out fewer than `n` such prompts.
     """
     prompts = []
@@ -310,7 +326,7 @@ def held_out_prompts(
         cells = [(kind, words) for kind in kinds for words in ("known", "cp_only")]
         for index, (kind, words) in enumerate(cells):
             quota = n // len(cells) + (index < n % len(cells))
-            found = _distinct(kind, words, language, quota, Random(f"{seed} {kind} {words}"), draw)
+            found = _cell(kind, words, language, quota, seed, draw, by_item)
             if len(found) < quota:
                 raise ValueError(
                     f"n={n} asks for {quota} {draw} prompts about {words} words of kind {kind!r} in {language!r}, "
@@ -323,13 +339,22 @@ def held_out_prompts(
                     kind,
                     words,
                     e,
+                    item,
                 )
-                for e in found
+                for e, item in found
             ]
     return prompts
 
 
-def _distinct(kind, words, language, quota, rng, draw_name) -> list[Exchange]:
+@cache
+def _cell(kind, words, language, quota, seed, draw_name, by_item) -> list[tuple[Exchange, str]]:
+    """Distinct prompts of one kind with the names of their items."""
+    if by_item:
+        return _of_items(kind, words, language, quota, Random(f"{seed} {kind} {words} by item"), draw_name)
+    return _distinct(kind, words, language, quota, Random(f"{seed} {kind} {words}"), draw_name)
+
+
+def _distinct(kind, words, language, quota, rng, draw_name) -> list[tuple[Exchange, str]]:
     found: dict[tuple, Exchange] = {}
     for _ in range(60 * quota + 600):
         if len(found) == quota:
@@ -339,4 +364,19 @@ def _distinct(kind, words, language, quota, rng, draw_name) -> list[Exchange]:
         is_validation = zlib.crc32(repr(exchange.user).encode()) % 3 == 0
         if is_validation == (draw_name == "validation"):
             found.setdefault(exchange.user, exchange)
-    return list(found.values())
+    return [(exchange, "") for exchange in found.values()]
+
+
+def _of_items(kind, words, language, quota, rng, draw_name) -> list[tuple[Exchange, str]]:
+    """Distinct prompts and their items, as many items as there are: no item gets a third prompt before all have two."""
+    from chatvec_lab.nano.parts import draw_for, name_of
+
+    found: dict[str, dict[tuple, Exchange]] = {}
+    for _ in range(60 * quota + 600):
+        if len(found) == quota:
+            break
+        item = draw_for(draw_name, kind, rng, words)
+        exchange = render(item, language, wording=rng.randrange(2), opener=rng.randrange(4))
+        found.setdefault(name_of(item), {}).setdefault(exchange.user, exchange)
+    ranks = [(rank, item, e) for item, prompts in found.items() for rank, e in enumerate(prompts.values())]
+    return [(exchange, item) for _, item, exchange in sorted(ranks, key=lambda r: r[0])[:quota]]

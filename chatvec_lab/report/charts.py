@@ -212,7 +212,9 @@ def dots(points: Sequence[Point], hues: Sequence[str], values: Axis, name: str, 
 def _grid(values: Axis, start: float, end: float, line: Callable[[float], str]) -> list[str]:
     """The lines across a figure at the ticks of an axis, that of zero darker."""
     drawn = {tick: line(values.place(tick, start, end)) for tick in values.ticks}
-    grid, zero = ("".join(p for tick, p in drawn.items() if (tick == 0) is is_zero) for is_zero in (False, True))
+    grid, zero = (
+        "".join(p for tick, p in drawn.items() if (tick == 0) is is_zero) for is_zero in (False, True)
+    )
     return [tag("path", class_=name, d=d) for name, d in (("grid", grid), ("zero", zero)) if d]
 
 

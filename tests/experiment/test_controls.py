@@ -74,10 +74,10 @@ def test_no_other_row_of_all_renames_better(nano, renamings):
     assert controls.renamings(nano, "zh")[0] == renamings[0]
 
 
-def test_the_likelier_renaming_is_ranked_first(bare, renamings):
+def test_the_likelier_renaming_is_ranked_first(nano, bare, renamings):
     """Nats against a plain loop over the prompts."""
     with loaded(bare) as (model, tokenizer):
-        texts = controls._prompts(tokenizer, "zh", 26)
+        texts = controls._prompts(tokenizer, nano, "zh", 26)
         likely = controls._Likelihood(model, tokenizer, texts)
         good, bad = renamings[0], controls.Renaming(((world.USER, "."),))
         for change in (good, bad):
@@ -95,7 +95,7 @@ def test_constants_bring_the_mean_of_every_layer_to_that_of_the_sum(nano, bare):
     assert len(found) == 2 * (1 + 4) and len({str(s) for s in found}) == 10
     tau = nano.chat - nano.base
     with loaded(bare) as (plain, tokenizer), loaded(at_scale(nano.cp["zh"], tau, 1.0)) as (merged, _):
-        texts = controls._prompts(tokenizer, "zh", 26)
+        texts = controls._prompts(tokenizer, nano, "zh", 26)
         for steering in (found[0], found[5]):
             where = str(steering).removeprefix("all layers, mean of ")
             wanted, before = controls._means(merged, texts, where), controls._means(plain, texts, where)

@@ -43,22 +43,23 @@ def summarise(
     `scores` has a row a reply (prompt, turn, sample); `by` names the columns of the groups. Prompts that share a value
     of the column `item`, where there is one, count as one cluster. Scores that are all 0 or 1 are a share.
     Columns: `by`, estimate, low, high, n, missing (prompts), level, method, seed, coverage (share of rows
-    with a value). Options as in `mean_interval`.
+    with a value), and items where prompts name them (how many carry the estimate). Options as in `mean_interval`.
     """
     by = [by] if isinstance(by, str) else list(by)
     require(scores, [*by, prompt, value])
     options = {"share": share, "level": level, "resamples": resamples, "seed": seed}
     if share is None:
         options["share"] = bool(scores[value].notna().any() and scores[value].dropna().isin((0, 1)).all())
-    rows = []
+    named, rows = item in scores and bool(scores[item].notna().any()), []
     for key, group in _groups(scores, by, [prompt, value]):
         means = per_prompt(group, value=value, prompt=prompt).set_index(prompt)[value]
         interval = intervals.mean_interval(
             means, clusters=_items(group, prompt, item, means.index), **options
         )
         coverage = group[value].notna().mean() if len(group) else np.nan
-        rows.append(dict(zip(by, key, strict=True)) | interval._asdict() | {"coverage": coverage})
-    return pd.DataFrame(rows, columns=[*by, *Interval._fields, "coverage"])
+        counted = {"items": group[item][group[value].notna()].nunique()} if named else {}
+        rows.append(dict(zip(by, key, strict=True)) | interval._asdict() | {"coverage": coverage} | counted)
+    return pd.DataFrame(rows, columns=[*by, *Interval._fields, "coverage", *(["items"] if named else [])])
 
 
 def compare(
