@@ -77,7 +77,6 @@ def kinds(families, tmp_path_factory):
         "prompts.parquet": (root / "rows.parquet", lambda path: read_prompts(path, language="en")),
         "recipe of mergekit": (root / "recipe.yaml", mergekit.load),
         "family": (root / "family.yaml", load_family),
-        "study": (root / "study.yaml", plan.load),
         "notebook": (root / "notebook.ipynb", parameters.title),
         "summary.json": (root / "cell" / "summary.json", lambda path: outputs.load_summary(path.parent)),
         "study.json": (root / "study.json", lambda path: study.results(path.parent)),
@@ -88,6 +87,7 @@ def kinds(families, tmp_path_factory):
         "judgements": (root / "judge.jsonl", JsonlCache),
         "evaluation of a card": (root / "cell" / "summary.json", hub._evaluation),
         "card": (root / "README.md", lambda path: hub._split(path.read_text("utf-8", "replace"))),
+        "study": (root / "study.yaml", plan.load),  # the last, since its trials take the longest
     }
 
 

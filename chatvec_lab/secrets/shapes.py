@@ -9,7 +9,7 @@ _ALPHANUMERIC = "[A-Za-z0-9]"
 _LINE = r"\\{0,31}_"  # an underscore, also as LaTeX writes it
 _WORD = rf"(?:[A-Za-z0-9-]|{_LINE})"
 # a name has no digit, a constant no small letter
-_VALUE = r"(?=[\w.~+/=-]{0,200}[0-9])(?=[\w.~+/=-]{0,200}[a-z])[\w.~+/=-]{16,}"
+_VALUE = "(?={0}{{0,200}}[0-9])(?={0}{{0,200}}[a-z]){0}{{16,}}".format("[A-Za-z0-9_.~+/=-]")
 _IS = r"\\*[\"']?\s*[:=,]\s*(?:b?\\*[\"'])?"  # between a name and its value, in headers, JSON and Python
 _PRIVATE = r"PRIVATE KEY(?: BLOCK)?-----"
 
@@ -44,7 +44,7 @@ SHAPES = {
     "JSON web token": rf"eyJ(?<![A-Za-z0-9_-]eyJ){_WORD}{{10,}}\.eyJ{_WORD}{{10,}}\.{_WORD}{{10,}}",
     "private key": rf"-----BEGIN (?:[A-Z]+ ){{0,3}}{_PRIVATE}(?:[^-]|-(?!----)){{40,20000}}(?:-----END [A-Z ]*-----)?",
     "bearer token": rf"(?P<kept>earer\s+){_VALUE}",
-    "key in a header": rf"(?P<kept>(?:pi[-_]?[Kk]ey|uthorization|ecret_access_key){_IS}(?:[A-Z][a-z]+\s+)?){_VALUE}",
+    "key in a header": rf"(?P<kept>(?i:pi[-_]?key|uthorization|ecret_access_key){_IS}(?:[A-Z][a-z]+\s+)?){_VALUE}",
     "key in an address": rf"(?P<kept>[?&](?:[A-Za-z-]+[-_])?(?:[Tt]oken|[Kk]ey|[Ss]ig|[Ss]ignature)=){_VALUE}",
     "password in an address": r"(?P<kept>://[^\s/:@\"'<>]{1,64}:)(?!<|&lt;)[^\s/@\"'<>]{1,200}(?=@)",
 }

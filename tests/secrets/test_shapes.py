@@ -85,6 +85,8 @@ def test_what_stands_in_headers_and_addresses_is_hidden_and_the_rest_stays(value
         (f'{{"api_key": "{value}"}}', '{"api_key": "<key in a header>"}'),
         (json.dumps(json.dumps({"apiKey": value})), json.dumps(json.dumps({"apiKey": "<key in a header>"}))),
         (f"aws_secret_access_key = {value}\n", "aws_secret_access_key = <key in a header>\n"),
+        (f"OPENAI_API_KEY={value}", "OPENAI_API_KEY=<key in a header>"),
+        (f'"X-API-KEY":"{value}"', '"X-API-KEY":"<key in a header>"'),
         (f"authorization: Basic {value}==", "authorization: Basic <key in a header>"),
         (f"GET https://h/v1?key={value}&n=3", "GET https://h/v1?key=<key in an address>&n=3"),
         (f"https://h/a?X-Amz-Signature={value}", "https://h/a?X-Amz-Signature=<key in an address>"),
@@ -97,6 +99,7 @@ def test_what_stands_in_headers_and_addresses_is_hidden_and_the_rest_stays(value
 
 HARMLESS = [
     "https://h:8000/v1?key=short and user@host", "http://[::1]:80/@x", "ssh://git@github.com/a/b", "a Bearer of bad news",
+    "Bearer 這是第1本很長很長的書abc而且後面還有很多很多字",
     "Authorization: Bearer YOUR_TOKEN_HERE", "Authorization: Bearer <HF_TOKEN>", "https://me:<HTTPS_PROXY>@host/",
     "https://me:&lt;HTTPS_PROXY&gt;@host/", "hf_hub_download", "hf_xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx", "export HF_TOKEN=hf_...",
     "sk-toggleable__content-arrow", "sk-estimator-doc-link fitted", "risk-Assessment2024AndBeyondAllOfIt", "sk-SK",
