@@ -212,7 +212,8 @@ def _disk(error: OSError, out: Path) -> str:
             f"{where} cannot be written: the disk or your quota is full ({error.strerror}). Free some space, or move "
             f"{out} to a larger disk and name it as --out; then give the same command. What is done is kept."
         )
-    return f"{where}: {error.strerror or error}. What is done is kept; the same command goes on from here."
+    whose = where if error.filename else "the system"
+    return f"{whose}: {error.strerror or error}. What is done is kept; the same command goes on from here."
 
 
 def _show(args: argparse.Namespace) -> None:
