@@ -57,7 +57,9 @@ def read_manifest(out: Path) -> dict[str, Any]:
         )
     cell = {"notebook": str, "key": str, "parameters": dict, "varying": dict, "inputs": dict, "needs": dict}
     try:
-        return read_json(file, {"cells": [cell], "titles": [list]})
+        found = read_json(file, {"cells": [cell], "titles": [list]})
+        json.dumps(found, ensure_ascii=False).encode()  # half a character fits into no table
+        return found
     except ValueError as error:
         raise ValueError(f"{file} is damaged ({error}); chatvec_lab run STUDY writes it anew") from error
 

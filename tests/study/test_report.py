@@ -423,7 +423,16 @@ def test_a_caption_with_half_a_pair_is_shown(finished):
     assert "Half \ufffd a pair." in text and (finished / "tables/01_scales-fine.csv").exists()
 
 
-def test_a_damaged_manifest_says_how_to_write_it_anew(finished):
-    (finished / "study.json").write_text("{}")
-    with pytest.raises(ValueError, match=r"study\.json is damaged .* chatvec_lab run STUDY writes it anew"):
-        report.write(finished)
+@pytest.mark.parametrize("damage", ["nothing", "a key", "a parameter"])
+def test_a_damaged_manifest_says_how_to_write_it_anew(finished, damage):
+    content = json.loads((finished / "study.json").read_text())
+    if damage == "a key":
+        content["cells"][0]["key"] = "\ud800"
+    elif damage == "a parameter":
+        content["cells"][0]["parameters"] = {"seed": ["half \udfff"]}
+    (finished / "study.json").write_text(json.dumps({} if damage == "nothing" else content))
+    for read_it in (report.write, study.results):
+        with pytest.raises(
+            ValueError, match=r"study\.json is damaged .* chatvec_lab run STUDY writes it anew"
+        ):
+            read_it(finished)
