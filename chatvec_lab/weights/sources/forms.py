@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Hashable, Iterator, Mapping
+from dataclasses import dataclass
 from functools import cached_property
 from math import prod
 from typing import TYPE_CHECKING, Any
@@ -23,8 +24,15 @@ if TYPE_CHECKING:
 
 Span = tuple[str, int, int]  # a tensor, the first of its flat elements, and how many
 
-# what a fused tensor holds, one below the other; names end alike but for this piece
-FUSED = {"qkv_proj": ("q_proj", "k_proj", "v_proj"), "gate_up_proj": ("gate_proj", "up_proj")}
+# what a fused tensor holds; names end alike but for this piece
+FUSED = {
+    "qkv_proj": ("q_proj", "k_proj", "v_proj"),  # one below the other
+    "gate_up_proj": ("gate_proj", "up_proj"),
+    "wqkv": ("q_proj", "k_proj", "v_proj"),  # for each head of keys its queries, the key and the value
+}
+# which of them a model type has; of others the order is not known
+FUSES = {"phi3": ("qkv_proj", "gate_up_proj"), "glm": ("gate_up_proj",), "chatglm": ("qkv_proj", "gate_up_proj"),
+         "internlm2": ("wqkv",)}  # fmt: skip
 # names of repositories with code of their own, and those of the same weights in transformers: a test for each row
 NAMES = {
     "internlm2": (
@@ -63,18 +71,17 @@ class Formed:
     @cached_property
     def tensors(self) -> Tensors:
         ours, theirs = Named(self.source), Named(self.pattern)
-        made = {name: spans for name in theirs.names if (spans := _spans(name, ours, theirs))}
-        shapes = {name: theirs.shape(name) for name in made}
+        made = pieces(ours, theirs)
         used = {name for spans in made.values() for name, _, _ in spans}
+        shapes = {name: theirs.shape(name) for name in made}
         for name in ours.names:
             if name not in used:
                 made[name], shapes[name] = [(name, 0, prod(ours.shape(name)))], ours.shape(name)
-        table = {
-            theirs.stored.get(name, name): [(ours.stored[n], *rest) for n, *rest in spans]
-            for name, spans in made.items()
-        }
+        called = {name: theirs.stored.get(name, name) for name in made}
         return Spliced(
-            self.source.tensors, table, {theirs.stored.get(n, n): shape for n, shape in shapes.items()}
+            self.source.tensors,
+            {called[name]: [(ours.stored[n], *rest) for n, *rest in spans] for name, spans in made.items()},
+            {called[name]: shape for name, shape in shapes.items()},
         )
 
     @cached_property
@@ -91,11 +98,9 @@ def differ(ours: Source, theirs: Source) -> bool:
     """Whether any tensor of theirs is one of ours in other pieces or under another name of `NAMES`."""
     if set(ours.tensors.names) == set(theirs.tensors.names):
         return False
-    ours, theirs = Named(ours), Named(theirs)
-    other = [name for name in theirs.names if name not in ours.stored]
-    kinds = [source.config.get("model_type") for source in (ours, theirs)]
-    is_named = kinds[0] != kinds[1] and any(kind in NAMES for kind in kinds)
-    return is_named or any(_spans(name, ours, theirs) for name in other)
+    here, there = Named(ours), Named(theirs)
+    is_named = here.kind != there.kind and (here.kind in NAMES or there.kind in NAMES)
+    return is_named or any(name not in here.stored for name in pieces(here, there))
 
 
 class Named:
@@ -103,59 +108,18 @@ class Named:
 
     def __init__(self, source: Source):
         self.tensors, self.config = source.tensors, source.config
+        self.kind = self.config.get("model_type")
         names = self.tensors.names
         self.layout = Layout.of(self.config, names, {name: self.tensors.shape(name) for name in names})
-        rows = NAMES.get(self.config.get("model_type"), ())
+        rows = NAMES.get(self.kind, ())
         self.stored = {_renamed(self.layout.published(name), rows): name for name in names}
         self.names = list(self.stored)
 
     def shape(self, name: str) -> tuple[int, ...]:
         return self.tensors.shape(self.stored[name])
 
-    @cached_property
-    def fused(self) -> dict[str, list[Span]]:
-        """Of each tensor that this source has in pieces, or could have: the fused name, and its pieces in their order."""
-        found: dict[str, list[tuple[tuple, Span]]] = {}
-        for name in self.names:
-            stack = self.layout.stacks.get(self.stored[name])
-            if stack is not None:
-                place, expert, order = stack
-                found.setdefault(place, []).append(((expert, order), (name, 0, prod(self.shape(name)))))
-        result = {place: [span for _, span in sorted(spans)] for place, spans in found.items()}
-        for name in self.names:
-            for whole, parts in FUSED.items():
-                first, *others = (name.replace(f".{parts[0]}.", f".{part}.") for part in parts)
-                if f".{parts[0]}." in name and all(other in self.stored for other in others):
-                    held = [(n, 0, prod(self.shape(n))) for n in (first, *others)]
-                    result[name.replace(f".{parts[0]}.", f".{whole}.")] = held
-                    if whole == "qkv_proj":
-                        grouped = list(self._grouped((first, *others)))
-                        result[name.replace(f".{parts[0]}.", ".wqkv.")] = grouped
-        return result
-
-    @cached_property
-    def wholes(self) -> dict[str, list[tuple[str, list[tuple[int, int]], int]]]:
-        """Of each piece the wholes that it may be in: the name, where in it the piece lies, and how large it is."""
-        found: dict[str, list[tuple[str, list[tuple[int, int]], int]]] = {}
-        for whole, pieces in self.fused.items():
-            places: dict[str, list[tuple[int, int, int]]] = {}
-            at = 0
-            for piece, start, count in pieces:
-                places.setdefault(piece, []).append((start, at, count))
-                at += count
-            for piece, spans in places.items():
-                inside = [(place, count) for _, place, count in sorted(spans)]
-                found.setdefault(piece, []).append((whole, inside, at))
-        return found
-
-    def _grouped(self, names: tuple[str, ...]) -> Iterator[Span]:
-        """InternLM2's order: for each head of keys its queries, the key and the value."""
-        heads, groups = self.config.get("num_attention_heads"), self.config.get("num_key_value_heads")
-        width = prod(self.shape(names[0])[1:])
-        size = self.shape(names[0])[0] // (heads or 1)
-        for group in range(groups or heads or 0):
-            for name, count in zip(names, ((heads or 1) // (groups or heads), 1, 1), strict=True):
-                yield name, group * count * size * width, count * size * width
+    def whole(self, name: str) -> Span:
+        return name, 0, prod(self.shape(name))
 
 
 def _renamed(name: str, rows: tuple[tuple[str, str], ...]) -> str:
@@ -164,17 +128,84 @@ def _renamed(name: str, rows: tuple[tuple[str, str], ...]) -> str:
     return name
 
 
-def _spans(name: str, ours: Named, theirs: Named) -> list[Span] | None:
-    """How a tensor of the other source is made of ours; None where it is not, or not of as many elements."""
-    if name in ours.stored:
-        return [(name, 0, prod(ours.shape(name)))] if ours.shape(name) == theirs.shape(name) else None
-    spans = ours.fused.get(name)  # ours are the pieces
-    if spans is not None:
-        return spans if sum(count for *_, count in spans) == prod(theirs.shape(name)) else None
-    for whole, places, total in theirs.wholes.get(name, ()):  # ours is the whole
-        if whole in ours.stored and total == prod(ours.shape(whole)):
-            return [(whole, at, count) for at, count in places]
-    return None
+@dataclass(frozen=True)
+class Whole:
+    """A tensor that others make up: their spans in its order, and its shape."""
+
+    spans: list[Span]
+    shape: tuple[int, ...]
+
+
+def pieces(ours: Named, theirs: Named) -> dict[str, list[Span]]:
+    """How each tensor of theirs is made of ours; those that are not, or not of this shape, are left out."""
+    fused, split = wholes(ours, theirs.kind), wholes(theirs, ours.kind)
+    inside = {}  # of each piece of theirs: where it lies in a tensor of ours
+    for name, whole in split.items():
+        if name in ours.stored and ours.shape(name) == whole.shape:
+            at = 0
+            for piece, start, count in whole.spans:
+                inside.setdefault(piece, []).append((start, (name, at, count)))
+                at += count
+    found = {}
+    for name in theirs.names:
+        if name in ours.stored:
+            if ours.shape(name) == theirs.shape(name):
+                found[name] = [ours.whole(name)]
+        elif name in fused and fused[name].shape == theirs.shape(name):
+            found[name] = fused[name].spans
+        elif name in inside:
+            found[name] = [span for _, span in sorted(inside[name])]
+    return found
+
+
+def wholes(split: Named, kind: str | None) -> dict[str, Whole]:
+    """What a model of this type would have as one tensor, and this one has, or would have, in pieces."""
+    return _stacks(split) | {
+        name.replace(f".{FUSED[fused][0]}.", f".{fused}."): _fused(split, name, fused)
+        for fused in FUSES.get(kind, ())
+        for name in split.names
+        if all(other in split.stored for other in _siblings(name, fused))
+    }
+
+
+def _siblings(name: str, fused: str) -> list[str]:
+    """The names of the pieces, of which this is the first; a name that nothing has for any other."""
+    first = FUSED[fused][0]
+    return (
+        [name.replace(f".{first}.", f".{part}.") for part in FUSED[fused]] if f".{first}." in name else [""]
+    )
+
+
+def _fused(split: Named, name: str, fused: str) -> Whole:
+    names = _siblings(name, fused)
+    shape = (sum(split.shape(n)[0] for n in names), *split.shape(name)[1:])
+    if fused != "wqkv":
+        return Whole([split.whole(n) for n in names], shape)
+    heads = split.config["num_attention_heads"]
+    groups = split.config.get("num_key_value_heads") or heads
+    size = split.shape(name)[0] // heads * prod(shape[1:])  # elements of a head
+    counts = [heads // groups * size, size, size]
+    return Whole(
+        [(n, g * count, count) for g in range(groups) for n, count in zip(names, counts, strict=True)], shape
+    )
+
+
+def _stacks(split: Named) -> dict[str, Whole]:
+    found: dict[str, dict[tuple[int, int], str]] = {}
+    for name in split.names:
+        stack = split.layout.stacks.get(split.stored[name])
+        if stack is not None:
+            place, expert, order = stack
+            found.setdefault(place, {})[expert, order] = name
+    result = {}
+    for place, names in found.items():
+        experts, parts = (max(key[i] for key in names) + 1 for i in (0, 1))
+        shapes = {split.shape(name) for name in names.values()}
+        if len(names) == experts * parts and len(shapes) == 1:  # none is lacking, all are alike
+            rows, *width = shapes.pop()
+            spans = [split.whole(names[key]) for key in sorted(names)]
+            result[place] = Whole(spans, (experts, parts * rows, *width))
+    return result
 
 
 class Spliced:

@@ -237,6 +237,13 @@ def test_what_is_no_plain_stack_stays_as_it_is(tmp_path):
     with pytest.raises(ValueError, match="do not pair"):
         _ = (short.like(single) - single).names
     stored = state(tmp_path / "single")
+    lacking = {n: t for n, t in stored.items() if ".experts.1." not in n}  # 0, 2 and 3 are no stack of three
+    three = {n: t[:3] if "experts" in n else t for n, t in parameters.items()}
+    assert not set(
+        keep(tmp_path / "gap", model, lacking).like(keep(tmp_path / "three", model, three)).names
+    ) & {n for n in three if "experts" in n}
+    turned = {n: t.transpose(1, 2) if "experts.gate_up" in n else t for n, t in parameters.items()}
+    assert any("gate_up_proj" in n for n in keep(tmp_path / "turned", model, turned).like(single).names)
     odd = next(n for n in stored if ".experts.1.w3" in n)
     mixed = keep(tmp_path / "mixed", model, stored | {odd: stored[odd].float()})
     whole = keep(tmp_path / "whole", model, parameters)
