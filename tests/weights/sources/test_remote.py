@@ -76,13 +76,13 @@ def test_a_network_that_goes_away_is_an_oserror(served):
 def test_a_whole_survey_needs_no_weights_on_disk_and_outlasts_dropped_connections(served):
     address, home, _, folders = served
     code = (
-        "import httpx; from huggingface_hub.utils import get_session\n"
+        "from huggingface_hub.errors import HTTPError; from huggingface_hub.utils import get_session\n"
         "from chatvec_lab import Checkpoint, anatomy; from chatvec_lab.weights.checkpoint import sparsely\n"
         "chat, base = (sparsely(Checkpoint(f'lab/{n}')) for n in ('chat', 'base')); tau = chat - base; tau.names\n"
         "session, asked = get_session(), []; real = session.get\n"
         "def flaky(*given, **options):\n"
         "    asked.append(given)\n"
-        "    if len(asked) % 7 == 0: raise httpx.ConnectError('dropped')\n"
+        "    if len(asked) % 7 == 0: raise HTTPError('dropped')\n"
         "    return real(*given, **options)\n"
         "session.get = flaky\n"
         "found = anatomy.norms({'chat': tau}, progress=False).set_index('tensor').l2\n"
