@@ -66,8 +66,13 @@ def run(options) -> int:
     # of models on the hub a few rows are read, without a download
     found = whole if options.full else {text: sparsely(model) for text, model in whole.items()}
     is_remote = any(found[text] is not whole[text] for text in whole)
-    part = language_part_of if options.language_part else lambda model: model
-    cp, bases = found[options.cp], [part(found[base]) for base in options.base]
+    cp = found[options.cp]
+
+    def part(model):
+        model = language_part_of(model) if options.language_part else model
+        return model if options.within is not None else model.like(cp)
+
+    bases = [part(found[base]) for base in options.base]
     if options.vector:
         tau, candidates = WeightVector.load(options.vector), bases
     else:

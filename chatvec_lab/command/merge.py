@@ -269,9 +269,16 @@ def _vectors(options) -> list:
         raise ValueError(
             f"{len(options.chat)} --chat but {len(options.base)} --base: give one base, or one for each chat."
         )
-    part = language_part_of if options.language_part else lambda model: model
+    cp = None if options.within is not None else _checkpoint(options.cp)
+
+    def member(text: str):
+        """By the CP's own pieces, where it is stored in others: experts in stacks or one by one."""
+        model = _checkpoint(text)
+        model = language_part_of(model) if options.language_part else model
+        return model if cp is None else model.like(cp)
+
     vectors = [
-        part(_checkpoint(chat)).minus(part(_checkpoint(base)), allow_mixed=options.allow_mixed)
+        member(chat).minus(member(base), allow_mixed=options.allow_mixed)
         for chat, base in zip(options.chat, bases, strict=True)
     ]
     vectors += [WeightVector.load(path) for path in options.vector]

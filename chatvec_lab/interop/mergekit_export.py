@@ -18,6 +18,7 @@ from chatvec_lab.weights.difference import Difference
 from chatvec_lab.weights.merged import MergedCheckpoint
 from chatvec_lab.weights.sources import files
 from chatvec_lab.weights.sources.adapter import Adapter
+from chatvec_lab.weights.sources.forms import Formed
 from chatvec_lab.weights.sources.language import LanguagePart
 
 Arithmetic = Literal["float32", "float64"]
@@ -79,7 +80,7 @@ def _reference(model: Checkpoint) -> str:
         raise ValueError(
             f"a recipe takes whole models, and {model.label} is an adapter: save it as a model first."
         )
-    if isinstance(model.origin, LanguagePart):
+    if isinstance(model.origin, Formed | LanguagePart):
         raise ValueError(f"a recipe takes whole models, and {model.label} is none: save it as a model first.")
     if model.note:
         raise ValueError(f"mergekit reads no packed weights, and {model.label} is {model.note}.")

@@ -263,6 +263,18 @@ class Checkpoint:
 
         return Checkpoint(self.source, revision=self.revision, origin=LanguagePart(self.origin, path))
 
+    def like(self, other: Checkpoint) -> Checkpoint:
+        """This model in the pieces in which `other`, of its family, is stored; itself where the two are stored alike.
+
+        Experts stacked or one by one, q, k and v in one or apart, InternLM2 and ChatGLM by the names of transformers:
+        `cp + (chat.like(cp) - base.like(cp))`. Element for element; reads headers alone. What `other` lacks stays as it is.
+        """
+        from chatvec_lab.weights.sources.forms import Formed, differ
+
+        if not differ(self.origin, other.origin):
+            return self
+        return Checkpoint(self.source, revision=self.revision, origin=Formed(self.origin, other.origin))
+
     def add(
         self,
         vector: WeightVector,

@@ -211,5 +211,7 @@ def unpaired(what: str, lines: list[str], total: int, suspect: str, other: str) 
     )
     return (
         f"{what}: {len(lines)} of {total} tensors do not pair.\n{shown}\n"
-        f"The two look like different architectures; is {suspect!r} really of the family of {other!r}?"
+        f"The two look like different architectures; is {suspect!r} really of the family of {other!r}? (Where one stores "
+        "experts or projections in other pieces than the other: model.like(other); of a vision-language model the text: "
+        "model.language_part().)"
     )

@@ -93,6 +93,11 @@ class Layout:
         """
         return self._found.lands.get(name, self.published(name))
 
+    @property
+    def stacks(self) -> dict[str, tuple[str, int, int]]:
+        """Stored tensors that a plain stack is made of: its published name, which expert, which of the expert's in it."""
+        return self._found.stacks
+
     def is_table(self, name: str) -> bool:
         """True when the tensor has one row a token: input and output embedding, and other tables indexed by token."""
         return name in self and self[name].axis == "vocabulary"

@@ -18,6 +18,8 @@ class Findings:
     published: dict[str, str]
     source: str  # whose word it is: "by heart", a class of transformers, or "names"
     lands: dict[str, str] = field(default_factory=dict)  # where a stored tensor that is converted ends
+    # of a stored tensor that is one of a plain stack: the stack's name, which expert, which of the expert's in it
+    stacks: dict[str, tuple[str, int, int]] = field(default_factory=dict)
     ignored: dict[str, str] = field(default_factory=dict)
     tied: dict[str, str] = field(default_factory=dict)
     embedding: str | None = None  # published

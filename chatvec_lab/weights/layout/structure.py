@@ -72,6 +72,9 @@ class Structure:
                 if prefix and place.startswith(f"{prefix}.") and not published.startswith(f"{prefix}."):
                     published = f"{prefix}.{published}"
                 found.lands[name] = place
+                stack = _stack(name, pattern, converters)
+                if stack is not None:
+                    found.stacks[name] = (place, *stack)
             found.published[name] = published
             if place in self.parts:
                 part = self.parts[place]
@@ -100,6 +103,20 @@ class Structure:
         if self.unexpected is not None and self.unexpected.search(name):
             return f"{self.kind} leaves it out by its own list"
         return f"{self.kind} has no such tensor"
+
+
+def _stack(name: str, pattern: str, converters: list) -> tuple[int, int] | None:
+    """Of a tensor that is stacked whole, one expert on the other, with nothing else done to it: which expert, which part."""
+    converter = next((c for c in converters if pattern in c.source_patterns), None)
+    steps = (
+        [(type(step).__name__, getattr(step, "dim", None)) for step in converter.operations]
+        if converter
+        else []
+    )
+    if steps not in ([("MergeModulelist", 0)], [("MergeModulelist", 0), ("Concatenate", 1)]):
+        return None
+    numbers = re.findall(r"\.(\d+)\.", name)
+    return int(numbers[-1]), converter.source_patterns.index(pattern)
 
 
 def class_of(config: Mapping[str, Any]):

@@ -8,6 +8,7 @@ import json
 import shutil
 import struct
 import sys
+import time
 from collections.abc import Hashable, Iterable, Mapping
 from fnmatch import fnmatch
 from functools import cached_property
@@ -36,6 +37,9 @@ IGNORED = (
     "rng_state*",
     "*.index.json.bak",
 )
+
+
+_TRIES = 3  # of one range; a survey of a large model asks for some hundred thousand
 
 
 class Hub:
@@ -181,11 +185,17 @@ class RemoteTensors:
 
         headers = {**build_hf_headers(), "range": f"bytes={start}-{stop - 1}"}
         url = hf_hub_url(self.repo, file, revision=self.revision)
-        try:
-            answer = get_session().get(url, headers=headers, follow_redirects=True, timeout=60)
-            hf_raise_for_status(answer)
-        except HTTPError as error:  # the connection's is no OSError
-            raise OSError(f"{self.repo}: {file} could not be read from the hub ({error}).") from error
+        for attempt in range(1, _TRIES + 1):
+            try:
+                answer = get_session().get(url, headers=headers, follow_redirects=True, timeout=60)
+                hf_raise_for_status(answer)
+                break
+            except HTTPError as error:  # the connection's is no OSError
+                status = getattr(getattr(error, "response", None), "status_code", None)
+                is_passing = status is None or status == 429 or status >= 500
+                if attempt == _TRIES or not is_passing:
+                    raise OSError(f"{self.repo}: {file} could not be read from the hub ({error}).") from error
+                time.sleep(attempt)
         if len(answer.content) != stop - start:
             raise OSError(
                 f"{self.repo}: asked for {stop - start} bytes of {file}, got {len(answer.content)}. "

@@ -1,11 +1,12 @@
 """Few rows of hub models by HTTP ranges, against a real server on loopback: right bits, and no download."""
 
+import numpy as np
 import pytest
 import torch
 from pico import CP_TOKENS, save_family, save_model
 from test_hub import COMMIT, hub, run  # noqa: F401  (hub is a fixture)
 
-from chatvec_lab import Checkpoint
+from chatvec_lab import Checkpoint, anatomy
 
 CHECK = """
 from chatvec_lab.families import load_family
@@ -70,6 +71,30 @@ def test_a_network_that_goes_away_is_an_oserror(served):
         "except OSError as error: print(error)"
     )
     assert "lab/base: model" in run(*served[:2], code).stdout
+
+
+def test_a_whole_survey_needs_no_weights_on_disk_and_outlasts_dropped_connections(served):
+    address, home, _, folders = served
+    code = (
+        "from huggingface_hub.errors import HTTPError; from huggingface_hub.utils import get_session\n"
+        "from chatvec_lab import Checkpoint, anatomy; from chatvec_lab.weights.checkpoint import sparsely\n"
+        "chat, base = (sparsely(Checkpoint(f'lab/{n}')) for n in ('chat', 'base')); tau = chat - base; tau.names\n"
+        "session, asked = get_session(), []; real = session.get\n"
+        "def flaky(*given, **options):\n"
+        "    asked.append(given)\n"
+        "    if len(asked) % 7 == 0: raise HTTPError('dropped')\n"
+        "    return real(*given, **options)\n"
+        "session.get = flaky\n"
+        "found = anatomy.norms({'chat': tau}, progress=False).set_index('tensor').l2\n"
+        "print(len(asked) >= 7, dict(found))"
+    )
+    done = run(address, home, code)
+    assert done.returncode == 0, done.stderr
+    tau = Checkpoint(folders["chat"]) - Checkpoint(folders["base"])
+    wanted = dict(anatomy.norms({"chat": tau}, progress=False).set_index("tensor").l2)
+    dropped, found = done.stdout.split(maxsplit=1)
+    assert dropped == "True" and eval(found, {"np": np}) == wanted
+    assert not list(home.rglob("*.safetensors"))
 
 
 def test_a_model_in_the_cache_is_read_from_there(served):
