@@ -239,14 +239,20 @@ def decided(layers: pd.DataFrame) -> pd.DataFrame:
 
 def part_names(table: pd.DataFrame) -> pd.Series:
     """Each part in words: "layer 2 · mlp · down", "embedding"."""
-    import pandas as pd
-
     words = {c: table[c].map(lambda v, c=c: "" if v is None or v != v else f"layer {v}" if c == "layer" else str(v))
              for c in ("layer", "module", "projection")}  # fmt: skip
     if table.component.nunique() > 1:
         words = {"component": table.component, **words}
     rows = zip(*words.values(), strict=True)
-    return pd.Series([" · ".join(dict.fromkeys(filter(None, row))) or "all" for row in rows], table.index)
+    return table.index.to_series().map(
+        dict(
+            zip(
+                table.index,
+                (" · ".join(dict.fromkeys(filter(None, row))) or "all" for row in rows),
+                strict=True,
+            )
+        )
+    )
 
 
 def by_part(parts: pd.DataFrame, values: Sequence[str] = ("attribution",)) -> pd.DataFrame:
