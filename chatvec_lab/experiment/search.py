@@ -9,9 +9,7 @@ first trial on with the same seed: a search that was killed anywhere goes on wit
 """
 
 import json
-import os
 import time
-import uuid
 from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
@@ -19,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from chatvec_lab.evaluation.asking.responses import write_whole
 from chatvec_lab.experiment.exam import Exam
 from chatvec_lab.experiment.models import Dial, Mix
 from chatvec_lab.experiment.replies import recipe
@@ -190,7 +189,8 @@ class _Trier:
         found["seconds"] = time.perf_counter() - began
         self.seconds, self.is_kept = self.seconds + found["seconds"], False
         if file is not None:
-            _write(file, found)
+            file.parent.mkdir(parents=True, exist_ok=True)
+            write_whole(file, lambda out: out.write(json.dumps(found).encode()))
         return found
 
 
@@ -204,17 +204,3 @@ def _where() -> str:
 def _code() -> str:
     """One digest of the code that decides what a trial finds, and of the libraries' versions."""
     return modules.digest(["from chatvec_lab.experiment import search"])
-
-
-def _write(file: Path, found: dict) -> None:
-    """The file, whole as soon as it has its name."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    fresh = file.with_name(f"{uuid.uuid4().hex}.part")
-    try:
-        with fresh.open("x", encoding="utf-8") as out:
-            json.dump(found, out)
-            out.flush()
-            os.fsync(out.fileno())
-        os.replace(fresh, file)
-    finally:
-        fresh.unlink(missing_ok=True)

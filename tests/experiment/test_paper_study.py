@@ -40,7 +40,7 @@ def start(study: Path, out: Path, *more: str) -> subprocess.Popen:
 
 
 def finish(process: subprocess.Popen) -> str:
-    text, _ = process.communicate(timeout=900)
+    text, _ = process.communicate(timeout=3600)  # a loaded machine needs half an hour
     assert process.returncode == 0, text
     return text
 

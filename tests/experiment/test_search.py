@@ -62,14 +62,14 @@ def test_the_first_trial_is_plain_tau_and_the_rest_lie_in_the_range(whole, vecto
 
 def test_a_search_stopped_anywhere_goes_on_with_the_same_trials(exam, vectors, whole, tmp_path, monkeypatch):
     trials, kept = whole
-    write, written = search._write, count()
+    whole_file, written = search.write_whole, count()
 
-    def stopping(file, found):
+    def stopping(file, write):
         if next(written) % 2:  # every second piece is lost before it is written
             raise KeyboardInterrupt
-        write(file, found)
+        whole_file(file, write)
 
-    monkeypatch.setattr(search, "_write", stopping)
+    monkeypatch.setattr(search, "write_whole", stopping)
     stops = 0
     while True:
         try:
@@ -78,7 +78,7 @@ def test_a_search_stopped_anywhere_goes_on_with_the_same_trials(exam, vectors, w
         except KeyboardInterrupt:
             stops += 1
     same(resumed, trials)
-    assert stops >= 3 and not list(tmp_path.glob("*.part"))
+    assert stops >= 3 and not list(tmp_path.glob(".*"))
     assert {f.name for f in tmp_path.glob("*.json")} == {f.name for f in kept.glob("*.json")}, "by content"
 
 
