@@ -238,21 +238,23 @@ def decided(layers: pd.DataFrame) -> pd.DataFrame:
 
 
 def part_names(table: pd.DataFrame) -> pd.Series:
-    """Each part in words: "layer 2 · mlp · down", "embedding"."""
-    words = {c: table[c].map(lambda v, c=c: "" if v is None or v != v else f"layer {v}" if c == "layer" else str(v))
-             for c in ("layer", "module", "projection")}  # fmt: skip
+    """Each row's part in words: "layer 2 · mlp · down", "embedding"."""
+    import pandas as pd
+
+    columns = ["layer", "module", "projection"]
     if table.component.nunique() > 1:
-        words = {"component": table.component, **words}
-    rows = zip(*words.values(), strict=True)
-    return table.index.to_series().map(
-        dict(
-            zip(
-                table.index,
-                (" · ".join(dict.fromkeys(filter(None, row))) or "all" for row in rows),
-                strict=True,
-            )
-        )
-    )
+        columns = ["component", *columns]
+    names = []
+    for row in table[columns].to_dict("records"):
+        words = [f"layer {v}" if c == "layer" else str(v) for c, v in row.items() if _is_told(v)]
+        names.append(" · ".join(dict.fromkeys(words)) or "all")
+    return pd.Series(names, index=table.index, dtype=object)
+
+
+def _is_told(value: object) -> bool:
+    import pandas as pd
+
+    return not pd.isna(value)
 
 
 def by_part(parts: pd.DataFrame, values: Sequence[str] = ("attribution",)) -> pd.DataFrame:
@@ -287,11 +289,14 @@ def limit(cells: pd.DataFrame) -> float:
     return float(cells.attribution[cells.layer.notna()].abs().max()) or 1.0
 
 
-def beside(parts: pd.DataFrame, ablated: pd.DataFrame) -> pd.DataFrame:
-    """Each part's attribution beside its ablation, a row a part and kind: part, of, ablation, attribution."""
+def ranks(parts: pd.DataFrame, ablated: pd.DataFrame) -> pd.DataFrame:
+    """Each part's rank by attribution and by ablation (1: the least), a row a part and kind of ablation.
+
+    Both tables: of `by_part`. Columns: part, of, ablation, attribution.
+    """
     words = {"alone": "the part alone", "lost": "lost without it"}
-    attribution = parts.set_index("part").estimate.rename("attribution")
-    found = ablated.assign(of=ablated.measure.map(words)).rename(columns={"estimate": "ablation"})
+    attribution = parts.set_index("part").estimate.rank().rename("attribution")
+    found = ablated.assign(of=ablated.measure.map(words), ablation=ablated.groupby("measure").estimate.rank())
     return found.join(attribution, on="part")[["part", "of", "ablation", "attribution"]]
 
 
@@ -299,13 +304,9 @@ def along(found: Attribution) -> pd.DataFrame:
     """The rate d f / d scale at each node, summed over the parts of a kind: kind, scale, rate."""
     path = found.path
     column = next((c for c in ("module", "projection", "layer") if path[c].notna().any()), "component")
-    kind = path[column].map(lambda v: f"layer {v}" if column == "layer" and v == v else str(v))
-    summed = (
-        path.assign(kind=kind.where(path[column].notna(), "outside"))
-        .groupby(["kind", "scale"], sort=False)
-        .rate.sum()
-    )
-    return summed.reset_index()
+    form = "layer {}" if column == "layer" else "{}"
+    kind = [form.format(v) if _is_told(v) else "outside" for v in path[column]]
+    return path.assign(kind=kind).groupby(["kind", "scale"], sort=False).rate.sum().reset_index()
 
 
 def agreement(attributed: pd.DataFrame, ablated: pd.DataFrame, *, seed: int = 0) -> pd.DataFrame:
