@@ -35,7 +35,7 @@ def test_is_valid_and_stripped(path):
 
 @each_notebook
 def test_name_and_title(path):
-    assert path not in NUMBERED or re.fullmatch(r"\d\d_[a-z0-9_]+", path.stem)
+    assert path not in NUMBERED or re.fullmatch(r"\d\d[a-z]?_[a-z0-9_]+", path.stem)
     first = parameters.notebook_cells(path)[0]
     assert first["cell_type"] == "markdown" and first["source"].startswith("# ")
     prose = [cell["source"] for cell in parameters.notebook_cells(path) if cell["cell_type"] == "markdown"]
@@ -67,5 +67,5 @@ def test_code_is_short_and_finds_files_anywhere(path):
 
 
 def test_the_numbers_of_notebooks_are_their_order():
-    numbers = [path.stem[:2] for path in NUMBERED]
+    numbers = [path.stem.partition("_")[0] for path in NUMBERED]
     assert len(numbers) == len(set(numbers))

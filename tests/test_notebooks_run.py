@@ -151,6 +151,15 @@ def test_no_combination_is_worse_than_it_was_chosen_to_be(table, summary):
     assert summary("13_mixtures")["answer"].startswith("Plain τ is")
 
 
+def test_a_reasoning_vector_brings_thoughts_and_tau_does_not(table, summary):
+    over = table("14_reasoning", "over-scale").set_index(["scale", "metric"]).estimate
+    assert over[0.0, "thinks"] < 0.1 and over[1.0, "thinks"] > 0.3 and over[1.0, "thinking_tokens"] > 2
+    assert over[1.0, "pass@k"] >= over[1.0, "mean@k"]
+    path = table("14_reasoning", "path").query("metric == 'thinks'").set_index("scale").estimate
+    assert path[0.0] < 0.1 and path[1.0] == pytest.approx(over[1.0, "thinks"], abs=1e-12)
+    assert "the paper, arXiv 2510.10977" in summary("14_reasoning")["answer"]
+
+
 def test_the_papers_numbers_keep_their_own_column(table, summary):
     measured = table("08_paper", "measured").set_index(["table", "setup"])
     assert measured.paper["1", "CP + τ"] == 7.03 and measured.paper["7", "CP → FT"] == 98.8

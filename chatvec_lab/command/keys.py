@@ -101,7 +101,7 @@ def _parameters() -> str:
     rows = []
     for name in KNOWN:
         found = {
-            stem[:2] if stem[0].isdigit() else stem: read[name]
+            stem.partition("_")[0] if stem[0].isdigit() else stem: read[name]
             for stem, read in declared.items()
             if name in read
         }

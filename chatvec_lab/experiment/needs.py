@@ -14,21 +14,52 @@ if TYPE_CHECKING:
 
 READ, WRITTEN = 900, 200  # tokens of a judge's question and of its answer, about
 SPEED = 1000  # tokens that a GPU writes in a second, in batches, about
-_LOADS = ("01", "03", "04", "05", "06", "07", "09", "10")  # the notebooks that hold a model in memory
+_LOADS = (
+    "01",
+    "03",
+    "04",
+    "05",
+    "06",
+    "07a",
+    "07b",
+    "07c",
+    "07d",
+    "09",
+    "10",
+    "11",
+    "12",
+    "13",
+    "14",
+)  # the notebooks that hold a model in memory
+CONTROLS = 48  # of a model of some 40 layers, each of which is one
 
 
 def replies_of(notebook: str, values: Mapping[str, Any], models: int) -> Counter:
     """Replies that a cell asks for, at most, by prompt set; "bare" are hostile prompts as text to continue."""
     n, scales = values.get("n", 0), len(values.get("scales", ()))
+    controls = CONTROLS if values.get("has_controls") else 0
+    relatives = len(values.get("families", ()))
+    chosen = values.get("validation_n", 0) * (10 * len(values.get("at_scales", ())) + values.get("trials", 0))
+    sampled = n * values.get("samples", 0) * (scales + len(values.get("steps", ())))
     found: dict[str, dict[str, int]] = {
         "03": {"one_turn": (n + values.get("validation_n", 0)) * scales, "hostile": n * scales},
         "04": {"one_turn": n * models * (2 + bool(values.get("system")))},
         "05": {"hostile": n * models, "harmless": n * models, "bare": n * (models + 3)},
         "06": {"one_turn": n * models, "two_turn": n * models},
-        "07": {"one_turn": n * 32, "two_turn": n * 2},
+        "07a": {"one_turn": n * (13 + controls), "hostile": n * controls},
+        "07b": {"one_turn": n * (14 + (relatives and 4 * (relatives + 1)))},
+        "07c": {"one_turn": n * 16},
+        "07d": {"one_turn": n * 8, "two_turn": n * 2},
         "10": {"one_turn": n * 2 * min(models, 4)},
+        "13": {"one_turn": chosen + n * 11},
+        "14": {"one_turn": sampled},
     }
-    return Counter(found.get(notebook[:2], {}))
+    return Counter(found.get(_number(notebook), {}))
+
+
+def _number(notebook: str) -> str:
+    """ "07a" of "07a_parts"."""
+    return notebook.partition("_")[0]
 
 
 def requests_of(scorers: Iterable[str], replies: Counter) -> Counter:
@@ -73,7 +104,8 @@ def _machine(family: "Family", cells: "list[Cell]") -> list[str]:
     size = 2 * most / 1e9  # GB of one model in 16 bits
     lines = []
     if any(
-        cell.parameters.get("speaker", "memory") == "memory" and cell.notebook[:2] in _LOADS for cell in cells
+        cell.parameters.get("speaker", "memory") == "memory" and _number(cell.notebook) in _LOADS
+        for cell in cells
     ):
         one = f"{size:.0f} GB of a GPU (or {2 * size:.0f} GB without one, in float32)"
         turned = f"{3 * size:.0f} GB of the machine while a scale is turned"

@@ -53,7 +53,7 @@ def settings(family: "Family") -> tuple[str, ...]:
 def measured(folders: Sequence[str | Path], family: "Family") -> pd.DataFrame:
     """Each setup that a study measured for a table of the paper, one row a setup, table and condition.
 
-    `folders`: of cells of the notebooks 04, 05, 07 and 10, all languages and seeds, in any order. Columns: table,
+    `folders`: of cells of the notebooks 04, 05, 07b, 07d and 10, all languages and seeds, in any order. Columns: table,
     condition, setup; comparison ("same measure", "order of the setups" or "apart"); paper, paper_unit, paper_n, source
     (missing where nothing is quoted); here, here_low, here_high (mean over cells: prompts are the clusters of its
     interval), here_min, here_max (lowest and highest cell), here_unit, measure, scorer, prompts_of, prompts, cells;

@@ -78,34 +78,37 @@ def ask(
     found = exam.ask(models, ["one_turn"], n, decoding=decoding, thinking=form).rename(
         columns={"model": "scale"}
     )
+    thinks = found.thinks.eq(1)
     if is_nano(exam.family):
         from chatvec_lab.nano.evaluation import reply_language
         from chatvec_lab.nano.working import WORKED
 
-        found = found[found.kind.isin(WORKED)].reset_index(drop=True)
-        found["thought_language"] = [
-            reply_language(t) if isinstance(t, str) else None for t in found.thinking
-        ]
-    else:
-        found = found.rename(columns={"thinking_language": "thought_language"})
-    thinks, told = found.thinks.eq(1), found.thought_language
-    found[LANGUAGE] = told.eq(exam.language).astype(float).where(thinks & told.notna())
-    return found
+        told = pd.Series([reply_language(t) if isinstance(t, str) else None for t in found.thinking])
+        found = found.assign(thought_language=told)
+        found[LANGUAGE] = told.eq(exam.language).astype(float).where(thinks & told.notna())
+        return found[found.kind.isin(WORKED)].reset_index(drop=True)
+    from chatvec_lab.evaluation.language import language_scores
+
+    read = language_scores(found.assign(answer=found.thinking))
+    found[LANGUAGE] = read.correct.where(thinks)
+    return found.rename(columns={"thinking_language": "thought_language"})
 
 
 def measured(exam: Exam, replies: pd.DataFrame, *, seed: int = 0) -> pd.DataFrame:
     """Each measure by scale with its 95 % interval over prompts: scale, metric, estimate, low, high, n (prompts), unit.
 
     thinks: share of replies with a thought. thinking_tokens and thought_in_language: of those with one; tokens_spent:
-    of all replies, 0 without a thought. mean@k: mean
-    of the exam's main measure over samples; pass@k: share of prompts that one of the k samples has right (k = all of
-    them; only of a measure that is right or wrong). A reply that never gets to an answer is not right.
+    of all replies, 0 without a thought. mean@k: mean of the exam's main measure over samples; pass@k: share of prompts
+    that one of the k samples has right (k = all of them; only of a measure that is right or wrong). A reply that never
+    gets from its thought to an answer is not right; a prompt that the scorer does not cover is left out.
     """
     from chatvec_lab.evaluation.statistics import summarise
 
     main = exam.main("one_turn")
     is_share = exam.measures[main][0].unit == "share"
-    rows = replies.assign(**{MEAN: replies[main].fillna(0.0) if is_share else replies[main]})
+    is_covered = replies[main].notna().groupby(replies.prompt_id).transform("any")
+    never = is_covered & replies.answer.isna() & replies.thinks.eq(1)
+    rows = replies.assign(**{MEAN: replies[main].mask(never, 0.0) if is_share else replies[main]})
     rows[SPENT] = rows[TOKENS]
     rows[TOKENS] = rows[TOKENS].where(rows.thinks.eq(1))
     units = {
@@ -125,7 +128,8 @@ def measured(exam: Exam, replies: pd.DataFrame, *, seed: int = 0) -> pd.DataFram
                 )
             )
     if is_share:
-        best = rows.groupby(["scale", "prompt_id"], as_index=False)[MEAN].max().rename(columns={MEAN: ANY})
+        best = rows[rows[MEAN].notna()].groupby(["scale", "prompt_id"], as_index=False)[MEAN].max()
+        best = best.rename(columns={MEAN: ANY})
         tables.append(
             summarise(best, by="scale", value=ANY, share=True, seed=seed).assign(metric=ANY, unit="share")
         )

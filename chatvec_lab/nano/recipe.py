@@ -171,7 +171,7 @@ def members(family: Family) -> dict[str, Stage]:
         plan["chat_full"] = replace(
             tuning, embedding_rate=None, only_tokens=()
         )  # moves every row of the embedding
-        plan["chat_think"] = replace(tuning, text="working")  # writes a short working before some answers
+        plan["chat_think"] = replace(tuning, text="working", steps=300, rate=3e-4)  # works before it answers
         zh = plan["cp_zh"]
         plan["cp_zh_extended"] = replace(zh, extended="zh")
         for steps in (100, 200, 400, 1600):

@@ -16,6 +16,13 @@ def test_replies_and_requests_are_counted():
     hostile = needs.replies_of("05_toxicity", {"n": 10}, 6)
     assert hostile == {"hostile": 60, "harmless": 60, "bare": 90}
     assert needs.requests_of(["safety:judge", "refusals"], hostile) == {"safety:judge": 150}
+    assert needs.replies_of("07d_transfer", {"n": 10}, 6) == {"one_turn": 80, "two_turn": 20}
+    assert needs.replies_of("07b_pairs", {"n": 10, "families": []}, 6) == {"one_turn": 140}
+    assert needs.replies_of("07b_pairs", {"n": 10, "families": ["a", "b"]}, 6) == {"one_turn": 260}
+    searched = {"n": 10, "validation_n": 5, "at_scales": [0.5, 1.0], "trials": 7}
+    assert needs.replies_of("13_mixtures", searched, 6) == {"one_turn": 100 + 35 + 110}
+    thought = {"n": 10, "samples": 4, "scales": [0.0, 1.0], "steps": [0.0, 0.5, 1.0]}
+    assert needs.replies_of("14_reasoning", thought, 6) == {"one_turn": 200}
 
 
 def test_the_papers_study_tells_its_judge_and_its_price():

@@ -22,28 +22,29 @@ def exam(nano):
 
 
 def made() -> pd.DataFrame:
-    """Two scales, two prompts, two samples."""
+    """Two scales, two prompts, two samples; a third prompt that the scorer does not cover."""
     rows = [
         # scale, prompt, thinks, tokens, in language, correct
         (0.0, "a", 0.0, 0.0, NAN, 0.0), (0.0, "a", 0.0, 0.0, NAN, 0.0), (0.0, "b", 0.0, 0.0, NAN, 1.0),
         (0.0, "b", 0.0, 0.0, NAN, 0.0),
         (1.0, "a", 1.0, 6.0, 1.0, 1.0), (1.0, "a", 1.0, 8.0, 0.0, 0.0), (1.0, "b", 1.0, 4.0, 1.0, 1.0),
-        (1.0, "b", 0.0, 0.0, NAN, NAN),
+        (1.0, "b", 1.0, 2.0, 1.0, NAN), (1.0, "c", 0.0, 0.0, NAN, NAN), (1.0, "c", 1.0, 2.0, NAN, NAN),
     ]  # fmt: skip
     columns = ["scale", "prompt_id", "thinks", "thinking_tokens", "thought_in_language", "correct"]
-    return pd.DataFrame(rows, columns=columns)
+    answered = ["so"] * 7 + [None, "so", None]
+    return pd.DataFrame(rows, columns=columns).assign(answer=answered)
 
 
 def test_the_measures_are_those_by_hand(exam):
     table = reasoning.measured(exam, made())
     found = table.set_index(["scale", "metric"]).estimate
-    assert found[1.0, "thinks"] == 0.75 and found[0.0, "thinks"] == 0
-    assert found[1.0, "thinking_tokens"] == pytest.approx((7 + 4) / 2), "a prompt's mean first"
+    assert found[1.0, "thinks"] == pytest.approx((1 + 1 + 0.5) / 3) and found[0.0, "thinks"] == 0
+    assert found[1.0, "thinking_tokens"] == pytest.approx((7 + 3 + 2) / 3), "a prompt's mean first"
     assert (0.0, "thinking_tokens") not in found.index and (0.0, "thought_in_language") not in found.index
-    assert found[1.0, "tokens_spent"] == pytest.approx((7 + 2) / 2) and found[0.0, "tokens_spent"] == 0
+    assert found[1.0, "tokens_spent"] == pytest.approx((7 + 3 + 1) / 3) and found[0.0, "tokens_spent"] == 0
     assert found[1.0, "thought_in_language"] == 0.75
     assert found[0.0, "mean@k"] == 0.25 and found[0.0, "pass@k"] == 0.5
-    assert found[1.0, "mean@k"] == 0.5, "no answer is not right"
+    assert found[1.0, "mean@k"] == 0.5, "no answer is not right, and what no scorer covers is missing"
     assert found[1.0, "pass@k"] == 1.0
     assert (table.low <= table.estimate).all() and (table.estimate <= table.high).all()
     assert set(reasoning.shares(table).metric) == {*reasoning.NAMES.values()}
@@ -85,12 +86,12 @@ def test_the_shipped_member_thinks_in_the_cps_language_and_tau_does_not(exam, na
 def test_the_answer_is_in_sentences(exam):
     table = reasoning.measured(exam, made())
     found = answers.reasoning(exam, table, table, reasoning.front(table), at=1.0, samples=2, seed=0)
-    assert found["answer"].startswith("CP + 1 · τ_think: 75.0% [")
+    assert found["answer"].startswith("CP + 1 · τ_think: 83.3% [")
     assert "mean@2 50.0% [" in found["answer"] and "pass@2 100.0% [" in found["answer"]
-    assert "thinking sets in between 0 and 1 (from 0% to 75% of the replies)" in found["answer"]
+    assert "thinking sets in between 0 and 1 (from 0% to 83% of the replies)" in found["answer"]
     assert "arXiv 2510.10977" in found["answer"]
     claims = {c["claim"]: c["estimate"] for c in found["claims"]}
-    assert claims["thinks at scale 1"] == 0.75 and claims["thinks at λ = 0"] == 0
+    assert claims["thinks at scale 1"] == pytest.approx(2.5 / 3) and claims["thinks at λ = 0"] == 0
 
 
 def test_other_exams_do_not_take_the_marks_for_a_thought(nano):
