@@ -45,7 +45,7 @@ def name_of(item: Item) -> str:
 def part(item: Item) -> Part:
     """Where an item may be asked: in training text, in one of the two draws, or nowhere ("unused").
 
-    A third of the units is held out, of secrets and rules (few) a half; a third of these is for validation. Single
+    A third of the units is held out, of sums, secrets and rules (few) a half; a third of these is for validation. Single
     opposites and capitals are for training: what is held out of them is pairs. A choice is held out by its list too.
     """
     found = _part(unit(item))
@@ -69,7 +69,16 @@ def _is_kept_out(of: tuple[str, tuple[int, ...]]) -> bool:
         return False
     if kind == "category":  # as many of each category, and of known words and of those that only CP teaches
         return content[0] % 3 == 1
+    if kind == "sum":
+        return _sums().index(content) % 2 == 1
     return zlib.crc32(f"unit {of!r}".encode()) % (2 if kind in ("secret", "rule") else 3) == 0
+
+
+@cache
+def _sums() -> list[tuple[int, ...]]:
+    """All pairs of addends, those first whose sum is a known word."""
+    every = [(a, b) for a in range(1, 6) for b in range(a, 11 - a)]
+    return sorted(every, key=lambda ab: NUMBERS[sum(ab) - 1].cp_only)
 
 
 @cache
@@ -79,8 +88,7 @@ def _few(kind: str) -> list[tuple[str, tuple[int, ...]]]:
         case "category":
             every = [(noun,) for noun in range(len(NOUNS))]
         case "sum":
-            every = [(a, b) for a in range(1, 6) for b in range(a, 11 - a)]
-            every.sort(key=lambda ab: NUMBERS[sum(ab) - 1].cp_only)
+            every = _sums()
         case "opposite" | "capital":
             table = ADJECTIVES if kind == "opposite" else COUNTRIES
             pairs = combinations(range(len(table)), 2)

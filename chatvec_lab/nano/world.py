@@ -372,7 +372,7 @@ def _of_items(kind, words, language, quota, rng, draw_name) -> list[tuple[Exchan
     from chatvec_lab.nano.parts import draw_for, name_of
 
     found: dict[str, dict[tuple, Exchange]] = {}
-    for _ in range(60 * quota + 600):
+    for _ in range(20 * quota + 400):
         if len(found) == quota:
             break
         item = draw_for(draw_name, kind, rng, words)
