@@ -10,9 +10,9 @@ when it forks. It ends with its worker, and its kernels with it.
 
 import contextlib
 import gc
-import importlib
 import json
 import os
+import pkgutil
 import re
 import runpy
 import select
@@ -161,7 +161,7 @@ def main(number: str, *libraries: str) -> None:
     )  # read when ipykernel is imported: a kernel ends with its parent
     for name in libraries:
         with contextlib.suppress(ImportError):  # an extra that is not there
-            importlib.import_module(name)
+            pkgutil.resolve_name(name)
     modules.digest(["import_module(any)"])  # all modules are read, once for all kernels
     gc.freeze()  # what is shared stays shared
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody asks how a kernel ended

@@ -33,7 +33,7 @@ def test_without_models_the_tiny_ones_stand_in_and_the_dry_run_works_from_anywhe
         text=True,
     )
     assert done.returncode == 0, done.stderr
-    assert "8 cells, 0 done, 8 to run" in done.stdout and "my study/results" in done.stdout
+    assert "10 cells, 0 done, 10 to run" in done.stdout and "my study/results" in done.stdout
     assert load_family(tmp_path / "my study" / "family.yaml").is_nano
 
 

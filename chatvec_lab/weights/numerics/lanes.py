@@ -12,6 +12,7 @@ switches denormals off changes nothing (but for weights that are stored as denor
 from __future__ import annotations
 
 from functools import cache, lru_cache
+from types import ModuleType
 
 import numpy as np
 
@@ -77,12 +78,18 @@ def _constants(coefficient: float, dtype: np.dtype) -> tuple:
     return tuple(number.item() for number in numbers)
 
 
+def _source() -> ModuleType:
+    from chatvec_lab.weights.numerics import compiled_lanes
+
+    return compiled_lanes
+
+
 @cache
 def _kernel(what: str, dtype: np.dtype, out: np.dtype) -> Kernel:
     kinds = "qqqqd" if out == np.float64 else "qqqqf"
     if what == "lane":
         kinds = "qqqdddQQQQqqqq" if out == np.float32 else "qqqfffIIIIqqqq"
-    return Kernel("compiled_lanes", f"{what}_{_NAMES[dtype]}_{_NAMES[out]}", kinds)
+    return Kernel(_source, f"{what}_{_NAMES[dtype]}_{_NAMES[out]}", kinds)
 
 
 def _limits(kind, coefficient: float, smallest: float, largest: float, above: int, below: int) -> tuple:

@@ -14,10 +14,12 @@ import os
 import stat
 import tempfile
 import threading
+from collections.abc import Callable
 from contextlib import suppress
 from functools import cache
-from importlib import import_module, metadata
+from importlib import metadata
 from pathlib import Path
+from types import ModuleType
 
 import llvmlite.binding as llvm
 
@@ -37,13 +39,13 @@ _ENGINES = []  # they own the memory of what was loaded
 
 
 class Kernel:
-    """The function `name` of a `compiled_*` module, which returns a whole number.
+    """The function `name` of the module that `source` imports, a `compiled_*`; it returns a whole number.
 
     `kinds` has a letter for each argument: q, I, Q for int64 (and addresses), uint32, uint64; f, d for floats.
     """
 
-    def __init__(self, module: str, name: str, kinds: str):
-        self.module, self.name, self.kinds = f"{__package__}.{module}", name, kinds
+    def __init__(self, source: Callable[[], ModuleType], name: str, kinds: str):
+        self.source, self.name, self.kinds = source, name, kinds
         self._call = None
 
     def __call__(self, *arguments) -> int:
@@ -64,15 +66,13 @@ class Kernel:
 
     def _key(self) -> str:
         """What machine code depends on."""
-        return hashlib.sha256(
-            repr((self.module, self.name, self.kinds, _surroundings())).encode()
-        ).hexdigest()[:32]
+        return hashlib.sha256(repr((self.name, self.kinds, _surroundings())).encode()).hexdigest()[:32]
 
     def _compiled(self, files: list[Path]) -> int:
         """The address of the function, compiled by numba now; its code is kept in the first file that can be written."""
         from numba import njit
 
-        function = getattr(import_module(self.module), self.name)
+        function = getattr(self.source(), self.name)
         signature = f"int64({', '.join(_NUMBA[kind] for kind in self.kinds)})"
         made = njit(signature, nogil=True, error_model="numpy")(function)
         [whole] = made.overloads.values()

@@ -11,13 +11,22 @@ memory included. It works in tiles that stay in the first-level cache.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from types import ModuleType
 
 import numpy as np
 
 from chatvec_lab.weights.numerics.machine import Kernel
 
 TILE = 512  # elements; the five float64 rows of a tile are 20 KB
-_SUMS = Kernel("compiled_sums", "sums", "qqqqqdqqqqqqq")
+
+
+def _source() -> ModuleType:
+    from chatvec_lab.weights.numerics import compiled_sums
+
+    return compiled_sums
+
+
+_SUMS = Kernel(_source, "sums", "qqqqqdqqqqqqq")
 _CODES = {np.dtype(d): i + 1 for i, d in enumerate((np.uint16, np.float16, np.float32, np.float64))}
 
 

@@ -31,7 +31,7 @@ def compiled(monkeypatch):
 
 def differences() -> np.ndarray:
     """What a fresh kernel says of five differences."""
-    kernel = machine.Kernel("compiled_lanes", "differences_float32_float32", "qqqqf")
+    kernel = machine.Kernel(lanes._source, "differences_float32_float32", "qqqqf")
     plus, minus = np.float32([1, 2, 3, 4, -0.0]), np.float32([0.5, 2, 4, -4, 0.0])
     out = np.full(5, np.nan, np.float32)
     addresses = [array.__array_interface__["data"][0] for array in (plus, minus, out)]
