@@ -140,6 +140,8 @@ def mapping(leaf: Leaf, larger: Checkpoint, path: str) -> dict[str, str]:
         inner = without(name, path)
         # a head that is tied in the family is known there under the embedding's name
         is_known = inner in names or (larger.layout[name].module == "head" and leaf.resolve(inner))
+        if name in larger.layout.turned:  # not in the order of the family's tensor, whatever its shape
+            continue
         if is_known and pairs_in_shape(larger.layout[name], leaf.shape(inner), larger.shape(name)):
             found[larger.layout.published(name)] = inner
     return found

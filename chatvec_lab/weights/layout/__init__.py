@@ -98,6 +98,11 @@ class Layout:
         """Stored tensors that a plain stack is made of: its published name, which expert, which of the expert's in it."""
         return self._found.stacks
 
+    @property
+    def turned(self) -> frozenset[str]:
+        """Stored tensors that the class does more to than rename and stack them: it turns or cuts them when it loads them."""
+        return frozenset(self._found.lands) - frozenset(self._found.stacks)
+
     def is_table(self, name: str) -> bool:
         """True when the tensor has one row a token: input and output embedding, and other tables indexed by token."""
         return name in self and self[name].axis == "vocabulary"

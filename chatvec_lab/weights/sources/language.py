@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 # alone their three positions of a token are one, which is the plain rotation
 _SAME_AS = {
     "qwen2_vl": "qwen2", "qwen2_vl_text": "qwen2", "qwen2_5_vl": "qwen2", "qwen2_5_vl_text": "qwen2",
-    "qwen3_vl": "qwen3", "qwen3_vl_text": "qwen3", "qwen3_vl_moe_text": "qwen3_moe",
+    "qwen3_vl": "qwen3", "qwen3_vl_text": "qwen3",
 }  # fmt: skip
 _INNER = ("text_config", "llm_config", "language_config")  # where configs keep that of the language part
 _OTHERS = re.compile(r"vision|visual|image|video|audio|speech|projector|processor|mm_")
@@ -76,6 +76,13 @@ class LanguagePart:
     @cached_property
     def tensors(self) -> Renamed:
         text = [name for name, part in self._layout.parts.items() if part.component in ("text", "draft")]
+        turned = sorted(self._layout.turned.intersection(text))
+        if turned:
+            raise ValueError(
+                f"{self.label}: {len(turned)} tensors, such as {turned[0]}, are turned or cut by {self._layout.source} when it "
+                "loads them, so that they are not the tensors of these names in a text model. Load the model with "
+                "transformers and save its language model alone."
+            )
         published = {name: self._layout.published(name) for name in text}
         path = self._found_path(published.values()) if self._path is None else self._path
         names: dict[str, str] = {}

@@ -232,6 +232,29 @@ def test_what_has_no_language_part_or_two_is_named(llava, tmp_path):
         _ = whole.language_part().names
 
 
+def test_experts_that_the_class_turns_are_no_text_models(tmp_path):
+    """Qwen3-VL-MoE stores its stacks the other way round than Qwen3-MoE, which equal sides would hide."""
+    for seed, (name, kind) in enumerate(
+        (("vlm", "Qwen3VLMoeForConditionalGeneration"), ("text", "Qwen3MoeForCausalLM"))
+    ):
+        with architectures.quietly():
+            model = architectures.build(kind, len(WORDS), seed)
+            model.save_pretrained(tmp_path / name)
+        save_tokenizer(tmp_path / name, WORDS)
+    vlm, text = Checkpoint(tmp_path / "vlm"), Checkpoint(tmp_path / "text")
+    assert {name.rsplit(".", 1)[1] for name in vlm.layout.turned} == {"gate_up_proj", "down_proj"}
+    with pytest.raises(
+        ValueError, match=r"experts\.down_proj, are turned or cut by Qwen3VLMoeForConditionalGeneration"
+    ):
+        _ = vlm.language_part().names
+    stacked = text.like(vlm)
+    for tau in (text - text, stacked - stacked):
+        with pytest.raises(ValueError, match="fits within vlm at no path"):
+            _ = tau.within(vlm).names
+    same = vlm + 0.5 * (vlm - vlm)  # among themselves they pair
+    assert len(same.vector.names) == len(vlm.names)
+
+
 def _renamed(llava, folder, name_of, more=None):
     folder.mkdir()
     for file in (llava.root / "vlm").glob("*.json"):
