@@ -238,21 +238,23 @@ def decided(layers: pd.DataFrame) -> pd.DataFrame:
 
 
 def part_names(table: pd.DataFrame) -> pd.Series:
-    """Each part in words: "layer 2 · mlp · down", "embedding"."""
-    words = {c: table[c].map(lambda v, c=c: "" if v is None or v != v else f"layer {v}" if c == "layer" else str(v))
-             for c in ("layer", "module", "projection")}  # fmt: skip
+    """Each row's part in words: "layer 2 · mlp · down", "embedding"."""
+    import pandas as pd
+
+    columns = ["layer", "module", "projection"]
     if table.component.nunique() > 1:
-        words = {"component": table.component, **words}
-    rows = zip(*words.values(), strict=True)
-    return table.index.to_series().map(
-        dict(
-            zip(
-                table.index,
-                (" · ".join(dict.fromkeys(filter(None, row))) or "all" for row in rows),
-                strict=True,
-            )
-        )
-    )
+        columns = ["component", *columns]
+    names = []
+    for row in table[columns].to_dict("records"):
+        words = [f"layer {v}" if c == "layer" else str(v) for c, v in row.items() if _is_told(v)]
+        names.append(" · ".join(dict.fromkeys(words)) or "all")
+    return pd.Series(names, index=table.index, dtype=object)
+
+
+def _is_told(value: object) -> bool:
+    import pandas as pd
+
+    return not pd.isna(value)
 
 
 def by_part(parts: pd.DataFrame, values: Sequence[str] = ("attribution",)) -> pd.DataFrame:
@@ -299,13 +301,9 @@ def along(found: Attribution) -> pd.DataFrame:
     """The rate d f / d scale at each node, summed over the parts of a kind: kind, scale, rate."""
     path = found.path
     column = next((c for c in ("module", "projection", "layer") if path[c].notna().any()), "component")
-    kind = path[column].map(lambda v: f"layer {v}" if column == "layer" and v == v else str(v))
-    summed = (
-        path.assign(kind=kind.where(path[column].notna(), "outside"))
-        .groupby(["kind", "scale"], sort=False)
-        .rate.sum()
-    )
-    return summed.reset_index()
+    form = "layer {}" if column == "layer" else "{}"
+    kind = [form.format(v) if _is_told(v) else "outside" for v in path[column]]
+    return path.assign(kind=kind).groupby(["kind", "scale"], sort=False).rate.sum().reset_index()
 
 
 def agreement(attributed: pd.DataFrame, ablated: pd.DataFrame, *, seed: int = 0) -> pd.DataFrame:
