@@ -125,13 +125,10 @@ def attribution(
         )
     parts = parts_of(live, by)
     with checkpointed(live.model) if checkpointing else nullcontext():
-        ends = [
-            (0.0, None),
-            (scale, ()),
-            (scale, None),
-        ]  # the CP, its start with rows of the chat model's own, the end
+        # at the start rows that are the chat model's own are there, and nothing of τ
+        ends = {"cp": (0.0, None), "start": (scale, ()), "end": (scale, None)}
         told = {}
-        for name, (at, only) in zip(("cp", "start", "end"), ends, strict=True):
+        for name, (at, only) in ends.items():
             with live.at(at, only=only):
                 told[name] = values(live.model, found.values(), measure)
         with live.at(scale):  # turned node by node inside, and back once
@@ -185,11 +182,17 @@ def _rates(live, groups: Sequence[Sequence[Pair]], s: float, parts, measure, dir
 
     **Turns the model.**
     """
+    import torch
+
     live.scale = s
-    with Gradients(live, parts, directions) as gradients:
+    with torch.enable_grad(), Gradients(live, parts, directions) as gradients:
         rows = []
         for pairs in groups:
-            values_of(live.model, pairs, measure).sum().backward()
+            told = values_of(live.model, pairs, measure).sum()
+            if (
+                told.requires_grad
+            ):  # not where no text passes what the vector moves, such as a tower for images
+                told.backward()
             rows.append(gradients.taken())
     return np.stack(rows)
 

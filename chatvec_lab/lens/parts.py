@@ -129,6 +129,11 @@ def _room(device: torch.device, itemsize: int) -> int:
     return max(0, int(free - _LEFT * total)) // itemsize
 
 
+Run = tuple[
+    "Slot", int, "torch.Tensor"
+]  # a slot, the number of the first element, and where these lie in the model
+
+
 class Gradients:
     """The inner product of a gradient with the direction, slot by slot, as each gradient comes; then it is let go.
 
@@ -141,17 +146,17 @@ class Gradients:
         self._number = {slot.name: i for i, part in enumerate(parts) for slot in part.slots}
         self._sums = np.zeros(len(parts))
         slots = [slot for part in parts for slot in part.slots]
-        self._of = _by_leaf(live.model, slots)  # leaf tensors of the model, and their slots
+        self._of = _by_leaf(live.model, slots)
 
     def __enter__(self) -> Gradients:
         self._before = [(leaf, leaf.requires_grad) for leaf in _leaves(self._model)]
         for leaf, _ in self._before:
             leaf.requires_grad_(False)
         self._hooks = []
-        for leaf, slots in self._of:
+        for leaf, runs in self._of:
             leaf.requires_grad_(True)
             self._hooks.append(
-                leaf.register_post_accumulate_grad_hook(lambda leaf, slots=slots: self._take(leaf, slots))
+                leaf.register_post_accumulate_grad_hook(lambda leaf, runs=runs: self._take(leaf, runs))
             )
         return self
 
@@ -167,18 +172,16 @@ class Gradients:
         found, self._sums = self._sums, np.zeros_like(self._sums)
         return found
 
-    def _take(self, leaf: torch.Tensor, slots: list[Slot]) -> None:
-        gradient, leaf.grad = leaf.grad, None
-        for slot in slots:
-            views = list(_seen(gradient, leaf, slot.place))
+    def _take(self, leaf: torch.Tensor, runs: list[Run]) -> None:
+        gradient, leaf.grad = _laid_out_as(leaf, leaf.grad), None
+        for slot, first, view in runs:
+            offset = gradient.storage_offset() + view.storage_offset() - leaf.storage_offset()
+            seen = gradient.as_strided(view.shape, view.stride(), offset).reshape(-1)
             for start, stop, direction in self._directions.blocks(slot):
-                for first, view in views:
-                    low, high = max(start, first), min(stop, first + view.numel())
-                    if low < high:
-                        here = view[low - first : high - first].double()
-                        self._sums[self._number[slot.name]] += float(
-                            here @ direction[low - start : high - start]
-                        )
+                low, high = max(start, first), min(stop, first + len(seen))
+                if low < high:
+                    here = seen[low - first : high - first].double()
+                    self._sums[self._number[slot.name]] += float(here @ direction[low - start : high - start])
 
 
 def _leaves(model) -> list[torch.Tensor]:
@@ -187,33 +190,34 @@ def _leaves(model) -> list[torch.Tensor]:
     return list(found.values())
 
 
-def _by_leaf(model, slots: Sequence[Slot]) -> list[tuple[torch.Tensor, list[Slot]]]:
-    """Each leaf that holds (a piece of) some slot, with those slots."""
-    leaves = {leaf.untyped_storage().data_ptr(): (leaf, []) for leaf in _leaves(model)}
+def _by_leaf(model, slots: Sequence[Slot]) -> list[tuple[torch.Tensor, list[Run]]]:
+    """Each leaf that holds a run of some slot, with these runs."""
+    found: dict[int, tuple[torch.Tensor, list[Run]]] = {}
+    by_storage: dict[int, list[torch.Tensor]] = {}
+    for leaf in _leaves(model):
+        by_storage.setdefault(leaf.untyped_storage().data_ptr(), []).append(leaf)
     for slot in slots:
-        storages = {view.untyped_storage().data_ptr() for _, view in _views(slot.place)}
-        if storages - leaves.keys():
-            raise AssertionError(f"{slot.name} lies in no parameter of {type(model).__name__}")
-        for storage in storages:
-            leaves[storage][1].append(slot)
-    return [(leaf, there) for leaf, there in leaves.values() if there]
+        for first, view in getattr(slot.place, "runs", None) or [(0, slot.place)]:
+            # several leaves may be views of one piece of memory
+            there = [
+                leaf for leaf in by_storage.get(view.untyped_storage().data_ptr(), []) if _holds(leaf, view)
+            ]
+            if not there:
+                raise AssertionError(f"{slot.name} lies in no parameter of {type(model).__name__}")
+            found.setdefault(id(there[0]), (there[0], []))[1].append((slot, first, view))
+    return list(found.values())
 
 
-def _views(place) -> list[tuple[int, torch.Tensor]]:
-    """The place as views of the model's memory, each with the number of its first element."""
-    return getattr(place, "runs", None) or [(0, place)]
+def _holds(leaf: torch.Tensor, view: torch.Tensor) -> bool:
+    """Whether a view of the same memory begins inside the leaf."""
+    return 0 <= view.storage_offset() - leaf.storage_offset() < max(1, leaf.numel())
 
 
-def _seen(gradient: torch.Tensor, leaf: torch.Tensor, place) -> Iterator[tuple[int, torch.Tensor]]:
-    """The elements of a leaf's gradient that belong to a place, flat, each run with the number of its first element."""
+def _laid_out_as(leaf: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor:
+    """A gradient in memory as its leaf is, so that the steps of views of the one are right in the other."""
     import torch
 
-    if (
-        gradient.stride() != leaf.stride()
-    ):  # laid out as the leaf is, so that the place's steps are right in it
-        laid = torch.empty_strided(leaf.shape, leaf.stride(), dtype=gradient.dtype, device=gradient.device)
-        gradient = laid.copy_(gradient)
-    for first, view in _views(place):
-        if view.untyped_storage().data_ptr() == leaf.untyped_storage().data_ptr():
-            offset = gradient.storage_offset() + view.storage_offset() - leaf.storage_offset()
-            yield first, gradient.as_strided(view.shape, view.stride(), offset).reshape(-1)
+    if gradient.stride() == leaf.stride():
+        return gradient
+    laid = torch.empty_strided(leaf.shape, leaf.stride(), dtype=gradient.dtype, device=gradient.device)
+    return laid.copy_(gradient)
