@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from chatvec_lab.live import LiveModel
 
-SETTLED = 0.01  # nodes double until no part moves by more of the sum of absolute parts
+SETTLED = 0.01  # nodes double until no part changes by more of the sum of absolute parts
 COMPLETE = 0.02  # as much may be missing between the sum of the parts and the difference
 
 
@@ -94,14 +94,15 @@ class Attribution:
 
 def attribution(
     live: LiveModel, pairs: Iterable[Pair], scale: float, *, by: str = "layer × projection", measure: Measure = "reply",
-    by_pair: bool = True, checkpointing: bool = False, nodes: int = 4, most_nodes: int = 64,
+    by_pair: bool = True, checkpointing: bool = False, nodes: int = 8, most_nodes: int = 64,
 ) -> Attribution:  # fmt: skip
     """What each part of the vector adds to f between the CP and CP + scale · τ, integrated along the scale.
 
     f is, mean over the pairs, the mean log probability of the tokens that are said (measure "reply") or that of the
     first of them ("first token"), in nats. A part's attribution is the integral over s, from 0 to the scale, of the
     inner product of f's gradient at cp + s · τ with the part of τ: Gauss–Legendre from `nodes` nodes on, doubled until
-    every part changes by less than 1 % of the sum of absolute parts, at most to `most_nodes`.
+    every part changes by less than 1 % of the sum of absolute parts and their sum is within 2 % of the difference, at
+    most to `most_nodes`. What then does not add up is not complete (`is_complete`), and may not be shown.
 
     live: of float32 or float64 weights (`LiveModel(cp, tau, dtype="float32")`): between 16-bit weights f is no smooth
     function of the scale. by: see `parts.parts_of`; a tied table is one part. Rows that are the chat model's own jump
@@ -132,8 +133,9 @@ def attribution(
             with live.at(at, only=only):
                 told[name] = values(live.model, found.values(), measure)
         with live.at(scale):  # turned node by node inside, and back once
+            difference = float((told["end"] - told["start"]).mean())
             each, path, count, change = _integrated(
-                live, list(found.values()), scale, parts, measure, by_pair, nodes, most_nodes
+                live, list(found.values()), scale, parts, measure, by_pair, difference, nodes, most_nodes
             )
     places = [part.place for part in parts]
     return Attribution(
@@ -147,7 +149,7 @@ def attribution(
     )
 
 
-def _integrated(live, pairs, scale, parts, measure, by_pair, nodes, most):
+def _integrated(live, pairs, scale, parts, measure, by_pair, difference, nodes, most):
     """(pairs, parts) sums, [(s, weight, mean rates)], how many nodes, and the last change, over the sum of absolutes."""
     if scale == 0:
         return np.zeros((len(pairs) if by_pair else 1, len(parts))), [], 0, 0.0
@@ -158,10 +160,11 @@ def _integrated(live, pairs, scale, parts, measure, by_pair, nodes, most):
         path = [(s, weight, _rates(live, together, s, parts, measure, directions).sum(0) / len(pairs))
                 for s, weight in _gauss_legendre(count, scale)]  # fmt: skip
         means = sum(weight * rates for _, weight, rates in path)
+        size = np.abs(means).sum()
         if before is not None:
-            size = np.abs(means).sum()
             change = float(np.abs(means - before).max() / size) if size else 0.0
-        if change < SETTLED or 2 * count > most:
+        is_settled = change < SETTLED and abs(means.sum() - difference) <= COMPLETE * size
+        if is_settled or 2 * count > most:
             break
         before, count = means, 2 * count
     each = means[None]
