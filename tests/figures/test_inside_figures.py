@@ -90,7 +90,7 @@ def test_one_value_against_another():
     figures.against(table, x="x", y="y", hue="of", x_label="alone", ax=ax)
     assert ax.lines[0].get_xdata().tolist() == [1.0, -1.0] and ax.lines[1].get_ydata().tolist() == [3.0]
     assert ax.lines[0].get_linestyle() == "None" and ax.get_xlabel() == "alone"
-    assert ax.lines[2].get_xdata() == [-1.0, 3.0], "equals lie on the dotted line"
+    assert list(ax.lines[2].get_xdata()) == [-1.0, 3.0], "equals lie on the dotted line"
 
 
 def test_they_are_drawn_again_from_their_recipe():
