@@ -289,11 +289,14 @@ def limit(cells: pd.DataFrame) -> float:
     return float(cells.attribution[cells.layer.notna()].abs().max()) or 1.0
 
 
-def beside(parts: pd.DataFrame, ablated: pd.DataFrame) -> pd.DataFrame:
-    """Each part's attribution beside its ablation, a row a part and kind: part, of, ablation, attribution."""
+def ranks(parts: pd.DataFrame, ablated: pd.DataFrame) -> pd.DataFrame:
+    """Each part's rank by attribution and by ablation (1: the least), a row a part and kind of ablation.
+
+    Both tables: of `by_part`. Columns: part, of, ablation, attribution.
+    """
     words = {"alone": "the part alone", "lost": "lost without it"}
-    attribution = parts.set_index("part").estimate.rename("attribution")
-    found = ablated.assign(of=ablated.measure.map(words)).rename(columns={"estimate": "ablation"})
+    attribution = parts.set_index("part").estimate.rank().rename("attribution")
+    found = ablated.assign(of=ablated.measure.map(words), ablation=ablated.groupby("measure").estimate.rank())
     return found.join(attribution, on="part")[["part", "of", "ablation", "attribution"]]
 
 

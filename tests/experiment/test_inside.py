@@ -84,6 +84,15 @@ def test_parts_have_names_and_intervals():
     ablated = parts.drop(columns="attribution").assign(
         alone=[3.0, 1.0, 2.0, 5.0, 2.0, 4.0], lost=parts.attribution
     )
+    both = inside.by_part(ablated, ["alone", "lost"])
+    placed = inside.ranks(found, both).set_index(["of", "part"])
+    assert placed.attribution["the part alone"].to_dict() == {
+        "layer 1 · attention · q": 1,
+        "embedding": 2,
+        "layer 0 · mlp · up": 3,
+    }
+    assert placed.ablation["lost without it"].equals(placed.attribution["lost without it"])
+    assert placed.ablation["the part alone", "layer 0 · mlp · up"] == 3
     ranks = inside.agreement(parts, ablated).set_index("against")
     means = parts.groupby("module").attribution.mean()
     alone = ablated.groupby("module").alone.mean().loc[means.index]
