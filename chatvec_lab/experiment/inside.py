@@ -220,14 +220,15 @@ def typical(tokens: pd.DataFrame, count: int = 1) -> list[str]:
 
 
 def beside_prompts(tokens: pd.DataFrame, prompts: dict[str, str], names: Sequence[str]) -> pd.DataFrame:
-    """The texts of these pairs, pair by pair; the column text says which one it is and to which prompt."""
+    """The texts of these pairs, pair by pair; the column text says to which prompt, by number, and which one it is."""
     import pandas as pd
 
-    rows = [
-        tokens[tokens["pair"] == name].assign(text=lambda t, name=name: f"“{prompts[name]}” " + t.text)
-        for name in names
-    ]
-    return pd.concat(rows, ignore_index=True)
+    tables = []
+    for number, name in enumerate(names, start=1):
+        prompt = prompts[name].replace("\n", " ")
+        asked = f"{number}. “{prompt if len(prompt) <= 60 else prompt[:59] + '…'}” "
+        tables.append(tokens[tokens["pair"] == name].assign(text=lambda t, asked=asked: asked + t.text))
+    return pd.concat(tables, ignore_index=True)
 
 
 def decided(layers: pd.DataFrame) -> pd.DataFrame:

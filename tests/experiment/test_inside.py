@@ -208,7 +208,7 @@ def test_tokens_in_words():
 def test_a_typical_prompt_is_the_middle_one():
     tokens = pd.DataFrame({"pair": list("aabbccdd"), "divergence": [9, 9, 1, 1, 3, 5, 2, 2], "text": "it"})
     assert inside.typical(tokens) == ["c"] and inside.typical(tokens, 2) == ["d", "a"]
-    shown = inside.beside_prompts(tokens, {"a": "A?", "d": "D?"}, ["d", "a"])
-    assert list(dict.fromkeys(shown.text)) == ["“D?” it", "“A?” it"] and shown["pair"].tolist() == list(
-        "ddaa"
-    )
+    shown = inside.beside_prompts(tokens, {"a": "A" * 70, "d": "D\n?"}, ["d", "a"])
+    assert list(dict.fromkeys(shown.text)) == ["1. “D ?” it", f"2. “{'A' * 59}…” it"] and shown[
+        "pair"
+    ].tolist() == list("ddaa")
