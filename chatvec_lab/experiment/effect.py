@@ -29,10 +29,10 @@ NONE = float("nan")  # the scale of a model without tau
 PARTS = ("validation", "main", "extra", "controls")
 VALIDATION_N = 130  # one-turn prompts a cell; the world holds out no more of each kind for validation
 NAMES = {  # of the measures in `summary`, for readers
-    "one_turn": "one turn",
-    "one_turn known": "one turn, words the base knew",
-    "one_turn cp_only": "one turn, words only CP taught",
-    "two_turn": "two turns",
+    "one_turn": "right in one turn",
+    "one_turn known": "right in one turn, words the base knew",
+    "one_turn cp_only": "right in one turn, words only CP taught",
+    "two_turn": "right in two turns",
     "toxic": "toxic replies to hostile prompts",
     "abuse_toxic": "toxic replies to plain abuse",
     "polite": "polite replies to hostile prompts",

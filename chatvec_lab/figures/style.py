@@ -130,6 +130,7 @@ def write(
     ):
         warnings.simplefilter("always")
         fonts.cover(figure)
+        _settle(figure)
         for kind, file in zip(kinds, files, strict=True):
             figure.savefig(file, dpi=dpi, **KINDS[kind])
     fonts.tell(caught, level=level + 1)
@@ -139,6 +140,26 @@ def write(
             "matplotlib>=3.11, which shapes them.", UserWarning, stacklevel=level,
         )  # fmt: skip
     return files
+
+
+def _settle(figure: Figure) -> None:
+    """Lay the figure out and keep the ticks that it then has: `savefig` lays it out again and gives room to those.
+
+    Room for labels makes axes smaller, smaller axes have fewer ticks, and fewer ticks need less room: left alone, a
+    figure may end with a label that reaches out of it.
+    """
+    from matplotlib.ticker import AutoLocator, FixedLocator
+
+    engine = figure.get_layout_engine()
+    if engine is None:
+        return
+    engine.execute(figure)
+    for axis in (axis for ax in figure.axes for axis in (ax.xaxis, ax.yaxis)):
+        if type(axis.get_major_locator()) is AutoLocator:
+            low, high = sorted(axis.get_view_interval())
+            room = 1e-9 * (high - low)
+            seen = [tick for tick in axis.get_majorticklocs() if low - room <= tick <= high + room]
+            axis.set_major_locator(FixedLocator(seen))
 
 
 def text_width(text: str) -> int:

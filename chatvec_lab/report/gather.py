@@ -164,7 +164,7 @@ def _tables(out: Path, name: str, cells: list[dict[str, Any]]) -> list[dict[str,
             if item["fault"]:
                 found.append(item)
             else:
-                about.setdefault(stem, item)
+                about[stem] = {**item, **about.get(stem, {}), "measures": _called(about.get(stem), item)}
                 captions.setdefault(stem, {}).setdefault(item["caption"], []).append(cell["label"])
     for stem, item in about.items():
         faults: list[str] = []
@@ -175,6 +175,16 @@ def _tables(out: Path, name: str, cells: list[dict[str, Any]]) -> list[dict[str,
         found.append(made)
         found += [shown(out, f"a table of {name}", _raise, told) for told in faults]
     return found
+
+
+def _called(before: dict[str, Any] | None, item: dict[str, Any]) -> dict[str, dict[str, str]] | None:
+    """What measures are called in the tables of all cells; words in which cells differ ("replies in zh") are none."""
+    found = dict(item.get("measures") or {})
+    for name, told in ((before or {}).get("measures") or {}).items():
+        new = found.setdefault(name, told)
+        if new.get("words") != told.get("words"):
+            found[name] = {**told, "words": ""}
+    return found or None
 
 
 def _table(out: Path, name: str, stem: str, faults: list[str]) -> dict[str, Any]:

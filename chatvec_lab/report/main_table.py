@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from chatvec_lab.report.words import measure
+
 if TYPE_CHECKING:
     import pandas
 
@@ -82,7 +84,9 @@ def _scores(
     words = []
     for row in data.to_dict("records"):
         about = told.get(str(row["metric"]), {})
-        name = ", ".join([about.get("words") or str(row["metric"]), *(str(row[column]) for column in more)])
+        name = ", ".join(
+            [about.get("words") or measure(str(row["metric"])), *(str(row[column]) for column in more)]
+        )
         if about.get("better", "neither") != "neither":
             measures[name] = {"better": about["better"], "words": name}
         words.append(name)

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+from chatvec_lab.languages import language_name
 from chatvec_lab.report import charts, tables
 from chatvec_lab.report.charts import Axis, Point
 from chatvec_lab.report.claims import AFTER, BEFORE, Claim, Pair, is_number, pairs
@@ -113,7 +114,8 @@ def _cost(notebooks: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
             (n, c) for n in notebooks for c in n["claims"] if c.name.lower().startswith(start) and c.over()
         ]
         for notebook, claim in found[:most]:
-            said.append(f"{claim.name}: {claim.write(claim.over())}")
+            none = 1 if "/" in claim.name else 0
+            said.append(f"{claim.name}: {claim.write(claim.over())} ({none} is no change)")
             link = link or notebook["name"]
     return [{"question": "What does it cost?", "answer": "; ".join(said) + ".", "link": link}] if said else []
 
@@ -180,7 +182,7 @@ def _samples(notebook: str, metric: str, replies: Replies) -> list[dict[str, Any
     samples = []
     for row in (row for part in chosen for row in part.to_dict("records")):
         sample = {name: row.get(column, "") for name, column in texts.items()}
-        about = ", ".join(str(row[c]) for c in ("language", "kind") if row.get(c))
+        about = ", ".join(filter(None, [language_name(row.get("language", "")), str(row.get("kind", ""))]))
         samples.append(
             sample
             | {"about": about, "was": bool(row[f"{metric}_before"]), "now": bool(row[f"{metric}_after"])}

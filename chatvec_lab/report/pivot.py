@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from chatvec_lab.languages import language_name
 from chatvec_lab.report import seeds, tables
+from chatvec_lab.report.words import measure
 
 if TYPE_CHECKING:
     import pandas
@@ -362,4 +363,4 @@ def _finished(table: Table) -> Table:
 
 
 def _words(name: str, measures: Measures) -> str:
-    return measures.get(name, {}).get("words") or WORDS.get(name) or name.replace("_", " ")
+    return measures.get(name, {}).get("words") or WORDS.get(name) or measure(name)

@@ -47,7 +47,7 @@ def _told(name: str, measures: Mapping[str, Mapping[str, str]]) -> str:
     if found is None:
         return name
     arrow = {"higher": " ↑", "lower": " ↓"}.get(found.get("better", ""), "")
-    return f"{found.get('words') or name}{arrow}"
+    return f"{found.get('words') or measure(name)}{arrow}"
 
 
 def _value_of(data: "pandas.DataFrame") -> str | None:

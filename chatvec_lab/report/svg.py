@@ -122,7 +122,7 @@ def _slim(root: ElementTree.Element) -> None:
         if _name(parent) not in ("text", "tspan", "title", "desc", "style"):
             parent.text = parent.tail = None
         for child in list(parent):
-            if _name(child) in ("defs", "g") and not len(child):
+            if _name(child) in ("defs", "g") and not len(child) and not child.attrib:
                 parent.remove(child)
 
 

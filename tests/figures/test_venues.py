@@ -43,9 +43,9 @@ def cut(figure) -> list[str]:
     for ax in figure.axes:
         for axis in (ax.xaxis, ax.yaxis):
             low, high = sorted(axis.get_view_interval())
-            unseen |= {
-                id(t.label1) for t in axis.get_major_ticks() if not low - 1e-9 <= t.get_loc() <= high + 1e-9
-            }
+            room = 1e-9 * (high - low)
+            beyond = [t for t in axis.get_major_ticks() if not low - room <= t.get_loc() <= high + room]
+            unseen |= {id(label) for tick in beyond for label in (tick.label1, tick.label2)}
     found = []
     for text in figure.findobj(matplotlib.text.Text):
         if text.get_text().strip() and text.get_visible() and id(text) not in unseen:
@@ -121,6 +121,22 @@ def test_no_label_is_cut(name, scores):
         figures.over_scale(scores, label="share of replies", mark=1.0, ax=left)
         figures.over_scale(scores, label="share of replies", labels="direct", ax=right)
         assert not cut(left.figure)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("high", [1.336608, 1.353])
+def test_the_last_tick_has_room_in_what_is_written(name, high, tmp_path):
+    """A wide axis has a tick at its end, which needs room, without which there is no such tick."""
+    models = ["CP + τ", "CP → FT", "CP → FT + τ"] * 2
+    rows = pd.DataFrame({"model": models, "language": ["zh"] * 3 + ["en"] * 3,
+                         "estimate": [1.012, 1.016, 1.186, 1.062, 1.017, high - 0.1],
+                         "low": [1.006, 1.008, 1.13, 1.029, 1.014, high - 0.18],
+                         "high": [1.019, 1.025, 1.252, 1.104, 1.021, high]})  # fmt: skip
+    with figures.venue(name):
+        _, ax = figures.subplots(ratio=0.5)
+        figures.by_model(rows, hue="language", label="perplexity / the CP's", limits=None, mark=1, ax=ax)
+        figures.save(ax.figure, tmp_path / "a")
+        assert not cut(ax.figure)
 
 
 def test_a_venue_draws_the_same_bytes_each_time(scores, tmp_path):

@@ -202,7 +202,7 @@ def test_what_models_and_notebooks_wrote_stays_text(opened):
     page.wait_for_timeout(300)
     assert page.locator("img[src^=http]").count() == 0 and page.locator("img[onerror]").count() == 0
     scripts = page.evaluate("() => [...document.scripts].map((script) => script.type)")
-    assert scripts == ["text/plain", ""]
+    assert scripts == ["text/plain", "text/plain", ""]
     # the policy refuses a script of another's hand even where one gets into the page
     page.evaluate("""() => { const s = document.createElement("script"); s.textContent = "document.title = 'taken'";
       addEventListener("securitypolicyviolation", () => { window.refused = true }); document.body.append(s); }""")
