@@ -122,11 +122,8 @@ def measured(exam: Exam, replies: pd.DataFrame, *, seed: int = 0) -> pd.DataFram
     for metric, unit in units.items():
         known = rows[rows[metric].notna()]
         if len(known):
-            tables.append(
-                summarise(known, by="scale", value=metric, share=False, seed=seed).assign(
-                    metric=metric, unit=unit
-                )
-            )
+            found = summarise(known, by="scale", value=metric, share=unit == "share", seed=seed)
+            tables.append(found.assign(metric=metric, unit=unit))
     if is_share:
         best = rows[rows[MEAN].notna()].groupby(["scale", "prompt_id"], as_index=False)[MEAN].max()
         best = best.rename(columns={MEAN: ANY})

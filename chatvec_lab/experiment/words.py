@@ -9,6 +9,8 @@ if TYPE_CHECKING:
 def interval(table: "pd.DataFrame", **where: object) -> dict[str, float | int | str | None]:
     """estimate, low, high and n of the one row where these columns have these values; None where there is none.
 
+    Values that are all equal, and no share, have an estimate and no interval: low and high are None.
+
     A table that says what its numbers are (the column unit: "share", or a scale) gives its unit too.
 
     Made for `study.claim(name, **interval(scores, model="CP", metric="correct"))`.
@@ -23,7 +25,8 @@ def interval(table: "pd.DataFrame", **where: object) -> dict[str, float | int | 
         return {"estimate": None, "low": None, "high": None, "n": None}
     row = rows.iloc[0]
     unit = {"unit": str(row["unit"])} if "unit" in table else {}
-    return {name: float(row[name]) for name in ("estimate", "low", "high")} | {"n": int(row["n"])} | unit
+    ends = {end: None if row[end] != row[end] else float(row[end]) for end in ("low", "high")}
+    return {"estimate": float(row["estimate"])} | ends | {"n": int(row["n"])} | unit
 
 
 def _row(table: "pd.DataFrame", where: dict[str, object]) -> "pd.DataFrame":
@@ -39,6 +42,8 @@ def told(table: "pd.DataFrame", form: str | None = None, **where: object) -> str
         form = ".1%" if "unit" not in table or _row(table, where).unit.eq("share").all() else ".2f"
     if found["estimate"] is None or found["estimate"] != found["estimate"]:
         return "not measured"
+    if found["low"] is None or found["high"] is None:
+        return f"{found['estimate']:{form}} (all equal)"
     low, high = (format(found[end], form) for end in ("low", "high"))
     return f"{found['estimate']:{form}} [{low}, {high}]"
 

@@ -55,6 +55,22 @@ def test_a_scale_is_recommended_only_where_the_test_prompts_agree(exam):
     assert not weak["is_recommended"] and weak["claims"][0]["estimate"] is None
 
 
+def test_equal_values_that_are_no_share_are_told_without_an_interval():
+    from chatvec_lab.experiment.words import interval, told
+
+    table = pd.DataFrame(
+        {"model": ["a"], "estimate": [6.0], "low": [NAN], "high": [NAN], "n": [9], "unit": ["tokens"]}
+    )
+    assert told(table, ".1f", model="a") == "6.0 (all equal)" and told(table, model="b") == "not measured"
+    assert interval(table, model="a") == {
+        "estimate": 6.0,
+        "low": None,
+        "high": None,
+        "n": 9,
+        "unit": "tokens",
+    }
+
+
 def test_few_prompts_the_cp_itself_and_the_price_are_told(exam):
     cost = Interval(1.25, 1.1, 1.4, 64, 0, 0.95, "", 0)
     found = sweep(exam, chosen=0.0, n=20, cost=cost)
