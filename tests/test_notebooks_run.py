@@ -198,6 +198,28 @@ def test_notebooks_share_their_replies(out):
     )
 
 
+def test_tokens_and_parts_add_up_beside_their_controls(table, summary):
+    scale = summary("11_tokens")["scale"]
+    over = (
+        table("11_tokens", "over-scale")
+        .query("text == 'the reference'")
+        .set_index(["model", "scale"])
+        .estimate
+    )
+    assert over["CP + τ", 0.0] == 0 and over["CP + τ", scale] > 2
+    for control in ("CP + random vector", "CP + τ, no chat template"):
+        assert over[control, scale] < over["CP + τ", scale] / 3
+    assert table("11_tokens", "depth").estimate.between(0.25, 1).all()
+    checks = table("12_attribution", "checks").set_index("model")
+    assert (
+        checks.is_complete.all() and (checks.error <= 0.02).all() and summary("12_attribution")["is_complete"]
+    )
+    assert checks.difference["CP + τ"] > 2 and checks.difference["CP + random vector"] < 1
+    parts = table("12_attribution", "parts")
+    assert parts.part.iloc[0] == "embedding", "it is tied, and holds the markers"
+    assert parts.estimate.sum() == pytest.approx(checks.total["CP + τ"], rel=0.02)
+
+
 def test_a_larger_model_gets_the_vector_in_its_language_part(table):
     parts = table("09_multimodal", "parts").set_index("part")
     assert parts.changed["language_model"] > 0

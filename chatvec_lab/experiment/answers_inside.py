@@ -5,14 +5,20 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from chatvec_lab.experiment import words
 from chatvec_lab.experiment.inside import PLAIN, RANDOM, REFERENCE, WHOLE
-from chatvec_lab.experiment.words import interval, told
+from chatvec_lab.experiment.words import interval
 from chatvec_lab.study.outputs import claim
 
 if TYPE_CHECKING:
     from chatvec_lab.lens import Attribution
 
 MANY = 4  # parts that are named
+
+
+def told(table: pd.DataFrame, form: str, **where: object) -> str:
+    """`words.told`; of equal values, which have no interval, the value alone."""
+    return words.told(table, form, **where).removesuffix(" [nan, nan]")
 
 
 def tokens(
@@ -115,8 +121,8 @@ def _ranks(agreement: pd.DataFrame) -> str:
     if agreement.empty:
         return ""
     ranks = " and ".join(
-        f"{told(agreement, '.2f', against=against)} with {words}"
-        for against, words in (("alone", "a part alone"), ("lost", "what is lost without it"))
+        f"{told(agreement, '.2f', against=against)} with {what}"
+        for against, what in (("alone", "a part alone"), ("lost", "what is lost without it"))
     )
     return f"Ablation measures something else: over {int(agreement.parts.iloc[0])} parts the rank correlation is {ranks}."
 
