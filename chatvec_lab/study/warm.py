@@ -46,7 +46,13 @@ class Nursery:
             self.process = subprocess.Popen(
                 command, env=dict(environment), pass_fds=[theirs.fileno()], **quiet
             )
-        self._socket = ours
+        self._socket, self._is_ready = ours, False
+
+    def wait(self) -> None:
+        """Return when it is ready; raises OSError when it ended before."""
+        if not self._is_ready and not self._socket.recv(32):
+            raise BrokenPipeError("the nursery of kernels has ended")
+        self._is_ready = True
 
     def kernel(
         self, command: list[str], environment: Mapping[str, str], cwd: str | None, log: int
@@ -132,16 +138,22 @@ def provisioner(manager: Any) -> Any:
     """What starts a kernel manager's kernels as forks of the nursery, and cold ones should that be gone."""
     from jupyter_client.provisioning import LocalProvisioner
 
+    try:  # before the kernel's ports are chosen: others may take them while the nursery gets ready
+        _Here.nursery = _Here.nursery or Nursery(_Here.environment)
+        _Here.nursery.wait()
+    except OSError:
+        _Here.environment = _Here.nursery = None
+
     class Warm(LocalProvisioner):
         async def launch_kernel(self, cmd: list[str], **options: Any) -> Any:
-            if cmd[:3] != [sys.executable, "-m", "ipykernel_launcher"]:  # another Python
+            nursery, is_ours = _Here.nursery, cmd[:3] == [sys.executable, "-m", "ipykernel_launcher"]
+            if nursery is None or not is_ours:
                 return await super().launch_kernel(cmd, **options)
             try:
                 log, cwd = options["stdout"], options.get("cwd")
-                _Here.nursery = _Here.nursery or Nursery(_Here.environment)
-                self.process = _Here.nursery.kernel(cmd[2:], options["env"], cwd, log)
+                self.process = nursery.kernel(cmd[2:], options["env"], cwd, log)
             except OSError:  # it is gone, or the environment is too large for a message
-                _Here.environment = None
+                _Here.environment = _Here.nursery = None
                 return await super().launch_kernel(cmd, **options)
             self.pid = self.pgid = self.process.pid  # it leads a session
             self.cwd = cwd or Path.cwd()
@@ -165,6 +177,7 @@ def main(number: str, *libraries: str) -> None:
     modules.digest(["import_module(any)"])  # all modules are read, once for all kernels
     gc.freeze()  # what is shared stays shared
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody asks how a kernel ended
+    requests.send(b"ready")
     while True:
         request, files, *_ = socket.recv_fds(requests, LARGEST, 1)
         if not request:
