@@ -9,6 +9,7 @@ from typing import NamedTuple
 from chatvec_lab.evaluation import prompts as prompt_sets
 from chatvec_lab.evaluation.language import normalise
 from chatvec_lab.nano import lexicon, world
+from chatvec_lab.nano.forms import Form, in_form
 
 _HELD_OUT = 200  # prompts of each set that are recognised; the studies ask as many
 
@@ -47,8 +48,11 @@ def as_text(turns: tuple[str, ...]) -> str:
 
 
 @cache
-def of_the_world(language: str) -> tuple[Example, ...]:
-    """Held-out prompts of the micro-world in this language, () for one that it does not speak."""
+def of_the_world(language: str, form: Form = "bare", by_item: bool = False) -> tuple[Example, ...]:
+    """Held-out prompts of the micro-world in this language, () for one that it does not speak.
+
+    `form` and `by_item` are those of the family that is asked (`MicroWorld`).
+    """
     if language not in lexicon.LANGUAGES:
         return ()
     return tuple(
@@ -56,9 +60,9 @@ def of_the_world(language: str) -> tuple[Example, ...]:
             f"{p.kind}, {_words(p.words)}: {' / '.join(p.exchange.user)}",
             p.exchange.user,
             language,
-            held_out=p,
+            held_out=p._replace(exchange=in_form(form, p.exchange, language)),
         )
-        for p in world.held_out_prompts(language, _HELD_OUT)
+        for p in world.held_out_prompts(language, _HELD_OUT, by_item=by_item)
     )
 
 

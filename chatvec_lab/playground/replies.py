@@ -16,6 +16,7 @@ from chatvec_lab.evaluation.asking.thinking import with_answers
 from chatvec_lab.evaluation.language import read_language
 from chatvec_lab.evaluation.scorers.toxicity_scorers import EnglishProfanity, ToxicityScorer
 from chatvec_lab.experiment.exam import is_nano
+from chatvec_lab.experiment.microworld import MicroWorld
 from chatvec_lab.experiment.replies import InMemory
 from chatvec_lab.families import Family, load_family
 from chatvec_lab.keys import nearest
@@ -162,12 +163,16 @@ class Playground:
     def examples(self, language: str) -> tuple[examples.Example, ...]:
         """Prompts to try in this language; () when there are none."""
         if self.is_nano:
-            return examples.one_of_each(examples.of_the_world(language))
+            return examples.one_of_each(self._of_the_world(language))
         return examples.of_our_sets(language)
+
+    def _of_the_world(self, language: str) -> tuple[examples.Example, ...]:
+        world = MicroWorld(self.family, {})
+        return examples.of_the_world(language, world.form, world.by_item)
 
     def find(self, turns: tuple[str, ...]) -> examples.Example | None:
         """The example with these turns in a language of the family or English: what its reply can be checked by."""
-        known = examples.of_the_world if self.is_nano else examples.of_our_sets
+        known = self._of_the_world if self.is_nano else examples.of_our_sets
         codes = dict.fromkeys([*map(self.language_of, self.cps), "en"])
         return next((e for code in codes for e in known(code) if e.turns == turns), None)
 
