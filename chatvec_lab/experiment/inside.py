@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 WHOLE, RANDOM, PLAIN = "CP + τ", "CP + random vector", "CP + τ, no chat template"
 CONDITIONS = (WHOLE, RANDOM, PLAIN)
+RANGES = {"divergence": (0, None), "depth": (0, 1), "value": (None, 0)}  # what the values can be
 CP_REPLY, REPLY, REFERENCE = "the CP's reply", "CP + τ's reply", "the reference"
 
 
@@ -195,11 +196,16 @@ def _joined(tables: dict[str, pd.DataFrame]) -> pd.DataFrame:
 
 
 def means(table: pd.DataFrame, value: str, by: Sequence[str]) -> pd.DataFrame:
-    """Mean over the prompts (first over the tokens of each) with its 95 % interval: `by`, estimate, low, high, n."""
+    """Mean over the prompts (first over the tokens of each) with its 95 % interval: `by`, estimate, low, high, n.
+
+    An interval ends where the values can (`RANGES`).
+    """
     from chatvec_lab.evaluation.statistics import summarise
 
     by = list(by)
     found = summarise(table.rename(columns={"pair": "prompt_id"}), by=by, value=value, share=False)
+    least, most = RANGES.get(value, (None, None))
+    found = found.assign(low=found.low.clip(least, most), high=found.high.clip(least, most))
     return found[[*by, "estimate", "low", "high", "n"]]
 
 

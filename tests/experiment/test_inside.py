@@ -212,3 +212,12 @@ def test_a_typical_prompt_is_the_middle_one():
     assert list(dict.fromkeys(shown.text)) == ["1. “D ?” it", f"2. “{'A' * 59}…” it"] and shown[
         "pair"
     ].tolist() == list("ddaa")
+
+
+def test_intervals_end_where_values_can():
+    table = pd.DataFrame({"pair": list("abcd"), "model": "m", "divergence": [0.01, 0.0, 0.0, 9.0], "depth": [1, 1, 1, 0.2],
+                          "value": [-9.0, -0.01, -0.02, -0.01]})  # fmt: skip
+    for value, (least, most) in inside.RANGES.items():
+        (row,) = inside.means(table, value, ["model"]).itertuples()
+        assert row.estimate == pytest.approx(table[value].mean()) and row.low <= row.estimate <= row.high
+        assert (least is None or row.low >= least) and (most is None or row.high <= most)
