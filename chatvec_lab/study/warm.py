@@ -26,8 +26,8 @@ from typing import Any
 
 from chatvec_lab.study import modules
 
-LIBRARIES = ("ipykernel.kernelapp", "ipykernel.ipkernel", "ipykernel.zmqshell", "matplotlib_inline.backend_inline",
-             "matplotlib.pyplot", "seaborn", "pandas", "pyarrow.parquet", "scipy.stats", "numba", "tokenizers", "torch",
+LIBRARIES = ("ipykernel.kernelapp", "ipykernel.ipkernel", "ipykernel.zmqshell", "matplotlib.pyplot",
+             "seaborn", "pandas", "pyarrow.parquet", "scipy.stats", "numba", "tokenizers", "torch",
              "torch._dynamo", "accelerate", "transformers.generation.utils", "transformers.core_model_loading",
              "transformers.models.auto.modeling_auto", "transformers.models.llama.modeling_llama")  # fmt: skip
 LARGEST = 1 << 17  # bytes of a request, most of it the environment
@@ -171,6 +171,8 @@ def main(number: str, *libraries: str) -> None:
     os.environ["JPY_PARENT_PID"] = str(
         os.getpid()
     )  # read when ipykernel is imported: a kernel ends with its parent
+    # read when matplotlib is imported; the backend itself looks for its shell when it is, so it is left to each kernel
+    os.environ["MPLBACKEND"] = "module://matplotlib_inline.backend_inline"
     for name in libraries:
         with contextlib.suppress(ImportError):  # an extra that is not there
             pkgutil.resolve_name(name)

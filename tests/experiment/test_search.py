@@ -124,15 +124,15 @@ from chatvec_lab.experiment import mixtures, search
 
 nano = load_family("nano")
 vectors = dict(list(mixtures.chat_vectors(nano).items())[:2])
-write, left = search._write, [int(sys.argv[2])]
+write, left = search.write_whole, [int(sys.argv[2])]
 
-def writing(file, found):
-    write(file, found)
+def writing(file, fill):
+    write(file, fill)
     left[0] -= 1
     if not left[0]:
         os.kill(os.getpid(), 9)
 
-search._write = writing
+search.write_whole = writing
 search.search(experiment.Exam(nano, "zh"), vectors, keep=sys.argv[1], **eval(sys.argv[3]))
 """
 

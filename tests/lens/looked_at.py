@@ -28,7 +28,10 @@ def opened(folders):
 
 
 def live_of(folders, dtype="auto", **options):
-    return LiveModel(*opened(folders), device="cpu", dtype=dtype, **options)
+    live = LiveModel(*opened(folders), device="cpu", dtype=dtype, **options)
+    if dtype == "float64":  # for which the fused product of experts has no kernel
+        live.model.set_experts_implementation("eager")
+    return live
 
 
 def saved(folders, scale, to, **options):

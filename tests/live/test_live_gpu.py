@@ -183,8 +183,8 @@ def test_the_scale_is_nan_when_even_the_way_back_is_interrupted(families, tmp_pa
     live = LiveModel(cp, tau, device=device)
     real, interrupts = Resident.start, [KeyboardInterrupt(), KeyboardInterrupt()]
 
-    def start(self, scaled, sign):
-        real(self, scaled, sign)
+    def start(self, scaled, sign, only):
+        real(self, scaled, sign, only)
         if interrupts:
             raise interrupts.pop()
 

@@ -96,3 +96,21 @@ def test_which_notebooks_start_warm(code, expected, monkeypatch):
     assert warm.is_for([code]) is expected
     monkeypatch.setattr(warm._Here, "environment", None)
     assert not warm.is_for([code])
+
+
+def test_figures_stand_in_the_executed_notebook(tmp_path):
+    """Though matplotlib was imported in another process, before there was a shell to show them."""
+    warm.allow(None)
+    patch = pytest.MonkeyPatch()
+    patch.setattr(warm.Nursery.__init__, "__defaults__", (("ipykernel.kernelapp", "matplotlib.pyplot"),))
+    try:
+        warm.allow(cell.kernel_environment())
+        told = "import sys\nprint('matplotlib' in sys.modules)"
+        record, _ = run(tmp_path, USES_TORCH, told, "import matplotlib.pyplot as plt\nplt.plot([1, 2])")
+    finally:
+        warm.allow(None)
+        patch.undo()
+    assert record["status"] == "done", record["error"]
+    *_, said, drawn = json.loads((tmp_path / "out/notebook.ipynb").read_text())["cells"]
+    assert said["outputs"][0]["text"] == ["True\n"], "it was a warm one"
+    assert "image/png" in drawn["outputs"][-1]["data"]

@@ -32,7 +32,7 @@ def rows_of(path: Path) -> list[Row]:
         case ".parquet":
             try:
                 return _placed(path, pq.read_table(path).to_pylist())
-            except (pa.ArrowInvalid, OSError) as error:
+            except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
                 raise ValueError(f"{path} is no parquet file that can be read: {error}") from error
     raise ValueError(f"{path}: prompts are read from {', '.join(SUFFIXES)}")
 
