@@ -119,7 +119,8 @@ def test_every_judgement_is_asked_once_but_for_what_was_in_flight(done):
     assert after == before, "a study that runs again asks nothing again"
     kept = [json.loads(line)["key"] for file in (done["out"] / "apart" / "replies" / "judgements").glob("*.jsonl")
             for line in file.read_text().splitlines()]  # fmt: skip
-    assert len(set(kept)) == len(before)
+    lost = len(before) - len(set(kept))
+    assert 0 <= lost <= 2 * 8, "only what was in flight at a kill may have been asked in vain"
 
 
 def test_the_key_is_used_and_nowhere_on_disk(done):
