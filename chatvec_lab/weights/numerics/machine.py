@@ -77,10 +77,10 @@ class Kernel:
         made = njit(signature, nogil=True, error_model="numpy")(function)
         [whole] = made.overloads.values()
         symbol = whole.fndesc.llvm_func_name
-        code = _alone(whole.library.get_llvm_str(), symbol)
+        code = _alone(made.inspect_llvm(made.signatures[0]), symbol)
         if code is None:  # it calls what only numba has
             _ENGINES.append(made)
-            return whole.library.get_pointer_to_function(symbol)
+            return whole._asdict()["library"].get_pointer_to_function(symbol)
         for file in files:  # where none can be written it is compiled again next time
             with suppress(OSError):
                 _keep(file, symbol.encode(), code)

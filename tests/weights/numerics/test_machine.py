@@ -80,6 +80,13 @@ def test_other_sources_versions_and_processors_have_code_of_their_own(folder, co
     assert len(compiled) == len(list(folder.iterdir())) == 2
 
 
+def test_code_that_needs_its_compiler_is_used_and_not_kept(folder, compiled, monkeypatch):
+    monkeypatch.setattr(machine, "_alone", lambda text, symbol: None)
+    differences()
+    differences()
+    assert len(compiled) == 2 and not folder.exists()
+
+
 def test_where_nothing_can_be_kept_each_process_compiles(monkeypatch, compiled, folder):
     nowhere = machine.Path(os.devnull)
     monkeypatch.setattr(machine, "_folders", lambda: [nowhere])
