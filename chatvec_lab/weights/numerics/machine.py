@@ -123,7 +123,8 @@ def _loaded(symbol: str, code: bytes) -> int:
 def _surroundings() -> tuple:
     sources = sorted(Path(__file__).parent.glob("compiled_*.py"))
     versions = [metadata.version(name) for name in ("numba", "llvmlite")]
-    forced = sorted(item for item in os.environ.items() if item[0].startswith("NUMBA_"))
+    told = ("NUMBA_CPU", "NUMBA_ENABLE", "NUMBA_OPT")  # not the number of threads, of which a kernel has one
+    forced = sorted(item for item in os.environ.items() if item[0].startswith(told))
     features = llvm.get_host_cpu_features().flatten()
     digest = hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()
     return digest, versions, forced, llvm.get_process_triple(), llvm.get_host_cpu_name(), features

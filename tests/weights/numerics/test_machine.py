@@ -73,6 +73,14 @@ def test_a_kept_file_that_is_not_whole_and_ours_is_compiled_anew(folder, compile
         assert len(compiled) == 2, "what was written again is good"
 
 
+def test_the_number_of_threads_does_not_compile_anew(monkeypatch):
+    before = machine._surroundings.__wrapped__()
+    monkeypatch.setenv("NUMBA_NUM_THREADS", "1")
+    assert machine._surroundings.__wrapped__() == before
+    monkeypatch.setenv("NUMBA_CPU_NAME", "generic")
+    assert machine._surroundings.__wrapped__() != before
+
+
 def test_other_sources_versions_and_processors_have_code_of_their_own(folder, compiled, monkeypatch):
     differences()
     monkeypatch.setattr(machine, "_surroundings", lambda: ("another processor",))
