@@ -221,9 +221,8 @@ def _lean() -> Iterator[None]:
         yield
     finally:
         if collects:
-            if (
-                not gc.get_freeze_count()
-            ):  # what was made meanwhile counts as old: no search of it follows at once
+            # what was made meanwhile counts as old, so that no search of it follows at once
+            if not gc.get_freeze_count():
                 gc.freeze()
                 gc.unfreeze()
             gc.enable()
