@@ -74,7 +74,7 @@ def means(sizes=(40, 200), simulations=SIMULATIONS, seed=0) -> pd.DataFrame:
             found = [s.mean_interval(draw(rng, n), share=False) for _ in range(simulations)]
             rows.append({"n": n, "truth": name} | _weighed(found, truth))
         found = []
-        for _ in range(simulations // 10):  # each signs 999 times
+        for _ in range(simulations):  # each signs 999 times
             common = rng.binomial(9, 0.7, size=n)
             pair = (np.clip(common + rng.integers(-2, 3, size=n), 0, 9) for _ in range(2))
             found.append(s.difference_interval(*pair, resamples=999))
@@ -82,7 +82,7 @@ def means(sizes=(40, 200), simulations=SIMULATIONS, seed=0) -> pd.DataFrame:
     return _table(rows, 0.92)
 
 
-def items(sizes=(40, 200), simulations=SIMULATIONS // 4, seed=0) -> pd.DataFrame:
+def items(sizes=(40, 200), simulations=SIMULATIONS, seed=0) -> pd.DataFrame:
     """Shares and paired differences where each item has three prompts that fare alike; n counts items."""
     rng, rows = np.random.default_rng(seed), []
     for n in sizes:
@@ -96,7 +96,7 @@ def items(sizes=(40, 200), simulations=SIMULATIONS // 4, seed=0) -> pd.DataFrame
             rows.append({"n": n, "truth": f"share {truth}"} | _weighed(found, truth))
         for gain in (0.0, 0.2):
             found = []
-            for _ in range(simulations // 5):
+            for _ in range(simulations):
                 chance = rng.beta(0.4, 0.4, size=n)
                 ours, theirs = (
                     rng.random(3 * n) < np.repeat(p, 3) for p in (chance * (1 - gain) + gain, chance)

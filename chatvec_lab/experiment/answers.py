@@ -342,9 +342,9 @@ def mixtures(
         f"{told(scores, model=plain, metric=right)} {what}, the best of the others ({first}) "
         f"{told(scores, model=first, metric=right)}. Worse than plain τ: {', '.join(worse) or 'none shown'}. "
         f"The search tried {len(trials)} mixtures ({beyond} beyond the perplexity's guard) with {int(spent.replies):,} "
-        f"replies in {spent.seconds:.0f} seconds; its best had {trials.estimate.max():{form}} on validation prompts against "
+        f"replies; its best had {trials.estimate.max():{form}} on validation prompts against "
         f"{trials.estimate.iloc[0]:{form}} of plain τ; on test prompts it differs from plain τ by {signed(found)} "
-        f"[{signed(found, 'low')}, {signed(found, 'high')}], p = {found.p_adjusted:.2g}. {exam.credits(scores)}"
+        f"[{signed(found, 'low')}, {signed(found, 'high')}], p = {found.p_adjusted:.2g} after Holm. {exam.credits(scores)}"
     )
     claims = [claim(f"change in {what} against plain τ, {row.model}", **_of_row(row), seed=seed)
               for row in gains.itertuples()]  # fmt: skip

@@ -9,7 +9,6 @@ first trial on with the same seed: a search that was killed anywhere goes on wit
 """
 
 import json
-import time
 from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
@@ -61,11 +60,11 @@ def search(
     exam: Exam, vectors: "Mapping[str, WeightVector]", *, start: float, trials: int, n: int, texts: int,
     guard: float = 1.1, seed: int = 0, keep: str | Path | None = None,
 ) -> "pd.DataFrame":  # fmt: skip
-    """Every trial, in order: trial, the parameters' values, value, estimate, perplexity, is_within, seconds, is_kept.
+    """Every trial, in order: trial, the parameters' values, value, estimate, perplexity, is_within, is_kept.
 
     value: what is made as large as possible: the mean of the exam's main measure on `n` validation prompts, or minus
     the perplexity of `texts` plain texts over the CP's where that is beyond `guard`; such a model is not asked at all
-    (estimate NaN). seconds: what the trial cost when it was first made, also where it is read from `keep`.
+    (estimate NaN). is_kept: whether all of the trial was read back from `keep`.
     Raises ImportError where optuna is not installed, ValueError for a guard below 1 or a start that is negative.
     """
     import pandas as pd
@@ -89,7 +88,7 @@ def search(
     for number in range(trials):
         trial = study.ask(ranges)
         mixed = Mix(dial, mixture(vectors, trial.params))
-        trier.restart()
+        trier.is_kept = True
         read = trier.perplexity(mixed)
         ratio = float(np.exp((read["nats"] - cp["nats"]) / cp["tokens"]))
         is_within = ratio <= guard
@@ -97,9 +96,7 @@ def search(
         value = estimate if is_within else -ratio
         study.tell(trial, value)
         told = {"value": value, "estimate": estimate, "perplexity": ratio, "is_within": is_within}
-        rows.append(
-            {"trial": number, **trial.params, **told, "seconds": trier.seconds, "is_kept": trier.is_kept}
-        )
+        rows.append({"trial": number, **trial.params, **told, "is_kept": trier.is_kept})
     return pd.DataFrame(rows)
 
 
@@ -142,11 +139,7 @@ class _Trier:
 
     def __init__(self, exam: Exam, n: int, texts: int, keep: Path | None):
         self.exam, self.n, self.texts, self.keep = exam, n, texts, keep
-        self.restart()
-
-    def restart(self) -> None:
-        """Count anew what is spent."""
-        self.seconds, self.is_kept = 0.0, True
+        self.is_kept = True  # of a trial, so far
 
     def perplexity(self, model: Mix) -> dict[str, float]:
         """nats and tokens of the plain texts in all."""
@@ -181,13 +174,8 @@ class _Trier:
         if self.keep is not None:
             file = self.keep / f"{fingerprint.digest(recipe(model), what, _where(), _code())[:24]}.json"
             if file.is_file():
-                found = json.loads(file.read_text("utf-8"))
-                self.seconds += found["seconds"]
-                return found
-        began = time.perf_counter()
-        found = measure()
-        found["seconds"] = time.perf_counter() - began
-        self.seconds, self.is_kept = self.seconds + found["seconds"], False
+                return json.loads(file.read_text("utf-8"))
+        found, self.is_kept = measure(), False
         if file is not None:
             file.parent.mkdir(parents=True, exist_ok=True)
             write_whole(file, lambda out: out.write(json.dumps(found).encode()))
