@@ -1,5 +1,9 @@
 """combine: the exact value of the formula, rounded once, element by element."""
 
+import os
+from pathlib import Path
+
+import adversarial
 import numpy as np
 import pytest
 import torch
@@ -251,3 +255,31 @@ def test_a_plain_difference_has_the_bits_of_the_general_way(dtype, out):
     plus[7] = {"bfloat16": 0x7FC0}.get(dtype, np.nan)
     with pytest.raises(FloatingPointError):
         exact.combine(None, [(1.0, plus, minus)], fast)
+
+
+def none_wrong(done):
+    """Prints and checks: no result is off, though the same in float64 would be."""
+    elements, ours, naive = (sum(d[k] for d in done) for k in ("elements", "wrong", "wrong in float64"))
+    print(f"{len(done):,} sums, {elements:,} elements: {ours} wrong; float64 arithmetic: {naive:,} wrong")
+    assert ours == 0, [d for d in done if d["wrong"]][:5]
+    assert naive > elements / 1000, "the sums are easy"
+
+
+def test_hard_sums_are_rounded_once():
+    none_wrong(adversarial.campaign(seed=1, sums=40, size=2_000))
+
+
+@pytest.mark.slow
+def test_a_million_hard_elements():
+    seed = int(os.environ.get("CAMPAIGN_SEED", np.random.default_rng().integers(10**6)))
+    print(f"seed {seed}")
+    none_wrong(adversarial.campaign(seed, sums=60))
+
+
+@pytest.mark.campaign
+def test_a_hundred_million_hard_elements():
+    """Resumable: sums that were tried with a seed are kept in build/campaigns/."""
+    seed = int(os.environ.get("CAMPAIGN_SEED", "2"))
+    kept = Path(__file__).parents[3] / "build" / "campaigns" / f"sums-{seed}.jsonl"
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    none_wrong(adversarial.campaign(seed, sums=5_000, kept=kept))
