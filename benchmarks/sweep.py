@@ -55,6 +55,12 @@ def copies(model) -> dict:
     return ways | ({} if weights[0].is_cuda else {"copy by numpy (one thread)": by_numpy})
 
 
+def held() -> float:
+    """GB of memory of this process's own; pages of files, which the kernel may forget, are not counted."""
+    status = Path("/proc/self/status").read_text()
+    return int(status.split("RssAnon:")[1].split()[0]) * 1024 / 1e9
+
+
 def reload(folder: Path) -> None:
     AutoModelForCausalLM.from_pretrained(folder, dtype="auto")
 
@@ -85,6 +91,7 @@ def main() -> None:
     parser.add_argument("--layers", type=int, default=22)
     parser.add_argument("--device", default="cpu", help="cpu, or a GPU such as cuda")
     parser.add_argument("--tau-device", default="auto", help="auto, or cpu to keep tau in host memory")
+    parser.add_argument("--resident", default="cp", help="what is held beside the model: cp, all or none")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--no-mergekit", action="store_true")
     options = parser.parse_args()
@@ -94,10 +101,14 @@ def main() -> None:
     models = make(WORK / f"shapes-{options.layers}", members=("base", "chat", "cp"), layers=options.layers)
     base, chat, cp = (Checkpoint(models[name]) for name in ("base", "chat", "cp"))
     tau = chat - base
-    start = time.perf_counter()
-    live = LiveModel(cp, tau, device=options.device, tau_device=options.tau_device)
+    start, before = time.perf_counter(), held()
+    live = LiveModel(cp, tau, device=options.device, tau_device=options.tau_device, resident=options.resident)
     live.scale = 0.7  # compiles the kernel, where that was never done
     made = time.perf_counter() - start
+    size = sum(p.nbytes for p in live.model.parameters()) / 1e9
+    print(
+        f"resident={options.resident}: the process holds {held() - before:.1f} GB more, the model has {size:.1f}"
+    )
     copied = copies(live.model)
     contestants = copied | {
         f"turn to {scale}": lambda scale=scale: setattr(live, "scale", scale) for scale in (*SCALES, 0.0)
@@ -112,7 +123,7 @@ def main() -> None:
         f"{live.model.num_parameters():,} parameters, {options.threads} threads, {options.rounds} rounds, load "
         f"{os.getloadavg()[0]:.1f} on {os.cpu_count()} cores; made in {made:.1f} s"
         + (
-            f"; {torch.cuda.get_device_name(live.model.device)} turns {live.resident:.0%} itself"
+            f"; {torch.cuda.get_device_name(live.model.device)} turns {live.gpu_share:.0%} itself"
             if live.model.device.type == "cuda"
             else ""
         )

@@ -14,12 +14,12 @@ from collections.abc import Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from functools import cached_property
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple, get_args
 
 import numpy as np
 
 from chatvec_lab.live import loading
-from chatvec_lab.live.slots import Slot, make_slot
+from chatvec_lab.live.slots import Held, Slot, make_slot
 from chatvec_lab.weights.checkpoint import Checkpoint
 from chatvec_lab.weights.tokens.vocabulary import Policy
 from chatvec_lab.weights.vector import WeightVector
@@ -63,13 +63,16 @@ class LiveModel:
     vocabulary, copy_special, add_tokens: as in `Checkpoint.add`.
     tau_device: "auto" keeps the CP's elements and tau beside the weights, on a GPU as far as it has room (a fifth of
       its memory is left for the replies); "cpu" keeps them in host memory.
-    Memory: the model, and beside it the CP's elements and tau, three times the model (more for sums of vectors).
+    resident: what is held in memory beside the model. "cp": the CP's elements, so that two models' worth is needed; tau's
+      sides are mapped where they lie in plain safetensors files of the right rows: read at each turn, from the page cache
+      if there is room. "none": the CP's are mapped too. "all": nothing is mapped, four models' worth (more for sums of
+      vectors). What is quantised, transformed or of other rows is always held, and so is what a GPU takes.
     On a GPU a kernel turns what lies there whole, one difference whose three tensors have the model's dtype; the
-    rest is computed by the host and copied, which is slower. `.resident` is the share that the GPU turns itself.
+    rest is computed by the host and copied, which is slower. `.gpu_share` is the share that the GPU turns itself.
 
     `.model` and `.tokenizer` are the transformers objects, with the chat model's template and end-of-turn ids.
     Raises ValueError when cp and tau do not pair, and when a tensor of the vector has no place in the model or
-    the model does not hold the CP's bits, with the list of all such tensors.
+    the model does not hold the CP's bits, with the list of all such tensors; OSError when a mapped file was changed.
     """
 
     def __init__(
@@ -83,7 +86,10 @@ class LiveModel:
         copy_special: bool = False,
         add_tokens: bool = False,
         tau_device: Literal["auto", "cpu"] = "auto",
+        resident: Held = "cp",
     ):
+        if resident not in get_args(Held):
+            raise ValueError(f"resident={resident!r}: expected 'cp', 'all' or 'none'.")
         if tau_device not in ("auto", "cpu"):
             raise ValueError(f"tau_device={tau_device!r}: expected 'auto' or 'cpu'.")
         self.cp, self.tau = cp, tau
@@ -91,10 +97,12 @@ class LiveModel:
         self._dtype = loading.chosen_dtype(self._merged, dtype)
         self.model, places = loading.opened(self._merged, device, self._dtype)
         self._gpus: dict[torch.device, Resident] = {}
-        slots = (
-            make_slot(self._merged, name, place, self._rounded(name, place, dtype)) for name, place in places
+        made = (
+            make_slot(self._merged, name, place, self._rounded(name, place, dtype), resident)
+            for name, place in places
         )
-        self._slots = [slot for slot in slots if tau_device == "cpu" or not self._taken(slot)]
+        self._mapped = [] if resident == "all" else [cp, *tau.sources()]
+        self._slots = [slot for slot in made if tau_device == "cpu" or not self._taken(slot)]
         self._threads = _Threads(sum(slot.size for slot in self._slots))
         self.scale = 0.0
 
@@ -181,6 +189,8 @@ class LiveModel:
                 self._turn_or_be_the_cp(before)
 
     def _turn_or_be_the_cp(self, state: _State) -> None:
+        for source in self._mapped:
+            source.tensors.check()
         try:
             self._turn_to(state)
         except BaseException:
@@ -202,7 +212,7 @@ class LiveModel:
         return self._merged.layout[slot.name]
 
     @property
-    def resident(self) -> float:
+    def gpu_share(self) -> float:
         """Share of the elements that a GPU turns by itself; 0 on a CPU."""
         there = sum(slot.size for gpu in self._gpus.values() for slot in gpu.slots)
         return there / (there + sum(slot.size for slot in self._slots))

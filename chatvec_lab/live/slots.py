@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass, replace
 from math import prod
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+from chatvec_lab.weights.checkpoint import Checkpoint
 from chatvec_lab.weights.merged import MergedCheckpoint
 from chatvec_lab.weights.numerics import exact
 from chatvec_lab.weights.numerics.blocks import Workspace
@@ -18,6 +19,7 @@ from chatvec_lab.weights.vector import WeightVector
 if TYPE_CHECKING:
     import torch
 
+Held = Literal["all", "cp", "none"]  # what is held in memory beside the model
 BLOCK = 1 << 22  # elements that one thread turns at a time
 
 
@@ -90,19 +92,34 @@ class Slot:
             self.place.detach().copy_(tensor(out, self.rounded).view(self.place.shape))
 
 
-def make_slot(merged: MergedCheckpoint, name: str, place: torch.Tensor, rounded: torch.dtype) -> Slot:
+class Mapped(Workspace):
+    """Hands out what lies in a plain file as it lies there, and reads the rest."""
+
+    def fill(self, source: Checkpoint, name: str, start: int, stop: int) -> np.ndarray:
+        tensors = source.tensors
+        found = tensors.mapped(name) if isinstance(tensors, files.Stored) else None
+        return super().fill(source, name, start, stop) if found is None else found[start:stop]
+
+
+def make_slot(
+    merged: MergedCheckpoint, name: str, place: torch.Tensor, rounded: torch.dtype, resident: Held = "all"
+) -> Slot:
+    """`resident`: what is read into memory; the rest is mapped, where it lies in a plain file as it is needed."""
     cp, size = merged.cp, prod(merged.shape(name))
     stored = prod(cp.shape(name))
-    elements = np.zeros(size, files.NUMPY_DTYPES[cp.dtype_name(name)])  # rows of added tokens stay zero
-    cp.fill(name, 0, stored, elements)
-    parts = []
+    if resident == "none" and stored == size:
+        elements = Mapped().fill(cp, name, 0, size)
+    else:
+        elements = np.zeros(size, files.NUMPY_DTYPES[cp.dtype_name(name)])  # rows of added tokens stay zero
+        cp.fill(name, 0, stored, elements)
+    parts, workspace = [], Workspace if resident == "all" else Mapped
     published, is_table = merged.named(name), merged.layout.is_table(name)
     for i, term in enumerate(merged.vector.terms):
         if merged.is_carried(name) or not term.coefficient(published):
             continue
         one = WeightVector((replace(term, factor=1.0, schedules=()),))
         spaces = {"vocabulary": cp.vocabulary, "rows": merged.shape(name)[0]} if is_table else {}
-        parts += [(i, *part) for part in one.parts(published, 0, size, work=Workspace(), **spaces)]
+        parts += [(i, *part) for part in one.parts(published, 0, size, work=workspace(), **spaces)]
     rows = _rows(merged, name) if is_table else {}
     return Slot(name, published, merged.label, place, rounded, elements, parts, rows)
 

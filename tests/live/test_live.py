@@ -1,9 +1,11 @@
 """A live model holds the bits that a saved merge would, whatever was set before."""
 
 import os
+import shutil
 import signal
 import threading
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -453,3 +455,43 @@ def test_computing_takes_float32_on_a_cpu_with_the_same_weights(families):
     wide = LiveModel(*opened(families("llama")), device="cpu", dtype="float32")
     with wide.computing(0.5) as model:
         assert model is wide.model
+
+
+def is_mapped(array):
+    while array is not None and not isinstance(array, np.memmap):
+        array = array.base if isinstance(array, np.ndarray) else None
+    return array is not None
+
+
+@pytest.mark.parametrize("options", [{}, {"cp_tokens": CP_TOKENS}], ids=["same rows", "other rows"])
+@pytest.mark.parametrize("resident", ["cp", "all", "none"])
+def test_what_is_mapped_gives_the_same_bits(families, tmp_path, options, resident):
+    cp, tau = opened(families("llama", **options))
+    live = LiveModel(cp, tau, resident=resident)
+    for scale in (0.7, -0.3, 0):
+        live.scale = scale
+        assert differing(bits(live.model), saved_bits(cp + scale * tau, tmp_path / str(scale))) == []
+    inner = [slot for slot in live.slots if slot.name not in VOCABULARY]
+    sides = [a for slot in inner for part in slot.parts for a in part[2:]]
+    assert sides and all(is_mapped(a) == (resident != "all") for a in sides)
+    assert all(is_mapped(slot.cp) == (resident == "none") for slot in inner)
+
+
+def test_a_mapped_file_that_changed_is_refused_and_the_scale_stays(families, tmp_path):
+    folders = [tmp_path / Path(folder).name for folder in families("llama")]
+    for there, here in zip(families("llama"), folders, strict=True):
+        shutil.copytree(there, here)
+    cp, tau = opened(folders)
+    live = LiveModel(cp, tau)
+    live.scale = 0.5
+    before = bits(live.model)
+    [file] = tau.sources()[0].folder.glob("*.safetensors")
+    with open(file, "r+b") as opened_again:
+        opened_again.seek(-2, os.SEEK_END)
+        opened_again.write(b"xx")
+    os.utime(file, ns=(1, 1))
+    with pytest.raises(OSError, match=f"{file.parent.name}.*was changed"):
+        live.scale = 1.0
+    assert live.scale == 0.5 and differing(bits(live.model), before) == []
+    with pytest.raises(ValueError, match="resident='mapped': expected 'cp', 'all' or 'none'"):
+        LiveModel(cp, tau, resident="mapped")

@@ -53,7 +53,7 @@ def on_host(model):
 def test_resident_weights_are_the_saved_bits(families, kind, options, tmp_path, device):
     cp, tau = opened(families(kind, **options))
     live = LiveModel(cp, tau, device=device)
-    assert live.resident == 1
+    assert live.gpu_share == 1
     before = on_host(live.model)
     for scale in SCALES:
         live.scale = scale
@@ -67,12 +67,12 @@ def test_what_the_kernel_does_not_know_is_left_to_the_host(families, tmp_path, d
     cp, tau = opened(families("llama"))
     both = 0.7 * tau.select(layers=0) + tau.random_like(1).select(layers=1)
     live = LiveModel(cp, both, device=device)
-    assert 0 < live.resident < 1
+    assert 0 < live.gpu_share < 1
     for scale in (1.3, -0.3, 0):
         live.scale = scale
         assert differing(on_host(live.model), saved_bits(cp + scale * both, tmp_path / str(scale))) == []
     single = LiveModel(cp, tau, device=device, dtype="float32")
-    assert single.resident == 0
+    assert single.gpu_share == 0
     single.scale = 0.7
     saved = saved_bits(cp + 0.7 * tau, tmp_path / "single", dtype="float32")
     assert differing(on_host(single.model), saved) == []
@@ -81,7 +81,7 @@ def test_what_the_kernel_does_not_know_is_left_to_the_host(families, tmp_path, d
 def test_rows_of_the_chat_model(tmp_path, device):
     base, chat, cp = chatml_family(tmp_path, reserved=CHATML)
     live = LiveModel(cp, chat - base, device=device, copy_special=True)
-    assert live.resident == 1
+    assert live.gpu_share == 1
     for scale in (0.3, -0.3, 0):
         live.scale = scale
         saved = saved_bits(cp.add(scale * (chat - base), copy_special=True), tmp_path / f"saved {scale}")
@@ -119,9 +119,9 @@ def test_tiles_in_doubt_are_settled_by_the_host(families, tmp_path, device, monk
 def test_tau_stays_on_the_host_when_asked_or_without_room(families, tmp_path, device, monkeypatch):
     cp, tau = opened(families("llama"))
     asked = LiveModel(cp, tau, device=device, tau_device="cpu")
-    monkeypatch.setattr("chatvec_lab.live.resident.memory", lambda device: (9000, 10_000))
+    monkeypatch.setattr("chatvec_lab.live.gpu_share.memory", lambda device: (9000, 10_000))
     tight = LiveModel(cp, tau, device=device)
-    assert asked.resident == 0 and 0 < tight.resident < 1
+    assert asked.gpu_share == 0 and 0 < tight.gpu_share < 1
     saved = saved_bits(cp + 0.7 * tau, tmp_path / "saved")
     for live in (asked, tight):
         live.scale = 0.7
@@ -143,7 +143,7 @@ def test_a_kernel_that_disagrees_is_not_used(families, tmp_path, device, monkeyp
             live = LiveModel(cp, tau, device=device)
     finally:
         resident.agrees.cache_clear()
-    assert live.resident == 0
+    assert live.gpu_share == 0
     live.scale = 0.7
     assert differing(on_host(live.model), saved_bits(cp + 0.7 * tau, tmp_path / "saved")) == []
 
@@ -162,13 +162,13 @@ def test_a_gpu_that_fills_up_leaves_the_rest_to_the_host(families, tmp_path, dev
     monkeypatch.setattr(resident, "tensor", tensor)
     cp, tau = opened(families("llama"))
     live = LiveModel(cp, tau, device=device)
-    assert 0 < live.resident < 1
+    assert 0 < live.gpu_share < 1
     live.scale = 0.7
     assert differing(on_host(live.model), saved_bits(cp + 0.7 * tau, tmp_path / "saved")) == []
 
 
 def test_what_torch_keeps_of_freed_tensors_counts_as_free(monkeypatch):
-    from chatvec_lab.live.resident import memory
+    from chatvec_lab.live.gpu_share import memory
 
     kept = [900]
     monkeypatch.setattr(torch.cuda, "empty_cache", kept.clear)
@@ -177,7 +177,7 @@ def test_what_torch_keeps_of_freed_tensors_counts_as_free(monkeypatch):
 
 
 def test_the_scale_is_nan_when_even_the_way_back_is_interrupted(families, tmp_path, device, monkeypatch):
-    from chatvec_lab.live.resident import Resident
+    from chatvec_lab.live.gpu_share import Resident
 
     cp, tau = opened(families("llama"))
     live = LiveModel(cp, tau, device=device)

@@ -129,6 +129,17 @@ class Stored:
             raise OSError(f"{entry.file} ended while {name!r} was being read; was it changed meanwhile?")
         return view
 
+    def mapped(self, name: str) -> np.ndarray | None:
+        """The flat elements as they lie in the file: read when they are touched, and forgotten when memory is short.
+
+        What is written to them stays in memory. None where the file does not align them, or there are none.
+        """
+        entry = self.entry(name)
+        kind = NUMPY_DTYPES[entry.dtype]
+        if not entry.size or entry.offset % kind.itemsize:
+            return None
+        return np.memmap(entry.file, kind, "c", entry.offset, (entry.size,)).view(np.ndarray)
+
     def quantised(self, name: str) -> str:
         return ""
 
