@@ -108,7 +108,9 @@ def _machine(family: "Family", cells: "list[Cell]") -> list[str]:
         for cell in cells
     ):
         one = f"{size:.0f} GB of a GPU (or {2 * size:.0f} GB without one, in float32)"
-        turned = f"{size:.0f} GB more while a scale is turned ({3 * size:.0f} where τ is quantised or transformed)"
+        turned = (
+            f"{size:.0f} GB more while a scale is turned ({3 * size:.0f} where τ is quantised or transformed)"
+        )
         lines.append(f"memory: {one} for one model of {most / 1e9:.1f} G parameters, and {turned}")
     members = len(family.members)
     merged = sum(size for cell in cells if cell.notebook.startswith("01"))

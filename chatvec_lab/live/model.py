@@ -102,6 +102,7 @@ class LiveModel:
             for name, place in places
         )
         self._mapped = [] if resident == "all" else [cp, *tau.sources()]
+        self._is_cp_mapped = resident == "none"
         self._slots = [slot for slot in made if tau_device == "cpu" or not self._taken(slot)]
         self._threads = _Threads(sum(slot.size for slot in self._slots))
         self.scale = 0.0
@@ -189,13 +190,21 @@ class LiveModel:
                 self._turn_or_be_the_cp(before)
 
     def _turn_or_be_the_cp(self, state: _State) -> None:
-        for source in self._mapped:
-            source.tensors.check()
+        self._check()
         try:
             self._turn_to(state)
+            self._check()  # what was read meanwhile is what was opened
         except BaseException:
             self._turn_to(_State(0.0 * self.tau, 0, 0.0))
+            if self._is_cp_mapped:  # and may be another one now
+                self._state = self._state._replace(scale=math.nan)
+                self._check()
+                self._state = self._state._replace(scale=0.0)
             raise
+
+    def _check(self) -> None:
+        for source in self._mapped:
+            source.tensors.check()
 
     def _turn_to(self, state: _State) -> None:
         self._state = state._replace(scale=math.nan)  # until all weights are turned

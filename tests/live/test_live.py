@@ -493,5 +493,11 @@ def test_a_mapped_file_that_changed_is_refused_and_the_scale_stays(families, tmp
     with pytest.raises(OSError, match=f"{file.parent.name}.*was changed"):
         live.scale = 1.0
     assert live.scale == 0.5 and differing(bits(live.model), before) == []
+    live._mapped.clear()  # as if it had been changed while the model was turned
+    checks = iter([None, OSError("was changed")])
+    live._check = lambda: (_ for _ in ()).throw(error) if (error := next(checks)) else None
+    with pytest.raises(OSError, match="was changed"):
+        live.scale = 1.0
+    assert live.scale == 0
     with pytest.raises(ValueError, match="resident='mapped': expected 'cp', 'all' or 'none'"):
         LiveModel(cp, tau, resident="mapped")
