@@ -42,7 +42,7 @@ class Gradients:
         for leaf, _ in self._before:
             leaf.requires_grad_(False)
         self._undo = ExitStack()
-        self._undo.enter_context(_sparse(_modules(self._model, "Embedding", self._of)))
+        self._undo.enter_context(_embeddings(self._model, _modules(self._model, "Embedding", self._of)))
         linears = _modules(self._model, "Linear", self._of)
         pieces = {module: _pieces(leaf) for module, leaf in linears.items()}
         self._undo.enter_context(_in_pieces(pieces))
@@ -109,16 +109,19 @@ def _modules(model, kind: str, of: list[tuple[torch.Tensor, list[Run]]]) -> dict
 
 
 @contextmanager
-def _sparse(embeddings: dict) -> Iterator[None]:
-    """Gradients of the rows alone that a text has."""
-    dense = [module for module in embeddings if not module.sparse]
+def _embeddings(model, large: dict) -> Iterator[None]:
+    """Embeddings with the gradient of every row, the padding's too, and of large ones of the rows that a text has alone."""
+    from torch.nn import Embedding
+
+    before = [(m, m.padding_idx, m.sparse) for m in model.modules() if isinstance(m, Embedding)]
     try:
-        for module in dense:
-            module.sparse = True
+        for module, _, is_sparse in before:
+            # a model that pads with a token of its texts, as with the one that ends a reply, gets no gradient of it
+            module.padding_idx, module.sparse = None, is_sparse or module in large
         yield
     finally:
-        for module in dense:
-            module.sparse = False
+        for module, padding, is_sparse in before:
+            module.padding_idx, module.sparse = padding, is_sparse
 
 
 def _pieces(weight: torch.Tensor) -> list[torch.Tensor]:

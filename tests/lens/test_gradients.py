@@ -47,6 +47,18 @@ def test_large_matrices_have_their_gradients_in_pieces(
     )
 
 
+@pytest.mark.parametrize("large", [200, 1 << 24])
+def test_the_token_that_pads_has_its_gradient_too(large, tmp_path, monkeypatch):
+    """transformers gives the row of pad_token_id no gradient; a text may have it, as the token that ends a reply."""
+    live = live_of(family(tmp_path), "float64")
+    monkeypatch.setattr(gradients, "LARGE", large)
+    table = live.model.get_input_embeddings()
+    assert table.padding_idx == 0
+    found = lens.attribution(live, [lens.Pair([1, 0, 9, 0], [0, 4, 0], "pads")], 1.0, nodes=16, by="module")
+    assert found.is_complete and found.error < 1e-6, found
+    assert table.padding_idx == 0
+
+
 def test_a_forward_that_others_replaced_stays(tmp_path, monkeypatch):
     live = live_of(family(tmp_path), "float64")
     asked = {"nodes": 1, "most_nodes": 1, "by": "module", "by_pair": False}
