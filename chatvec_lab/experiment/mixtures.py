@@ -4,8 +4,8 @@
     tried = mixtures.tried(exam, found, [0.5, 1.0, 1.5], 78)      # each recipe over the scale, on validation prompts
     models = mixtures.at_their_best(exam, found, tried)            # to be asked the test prompts
 
-ParamΔ (arXiv 2504.21023) is the plain vector. LATA (2502.20186) and RESTA (2402.11746) are left out: their formulas
-could not be read.
+ParamΔ (arXiv 2504.21023) is the plain vector. LATA (2502.20186), RESTA (2402.11746), Consensus TA (2405.07813) and Timber
+(2509.23595) are left out: no page with the paper's own numbered formula could be read.
 """
 
 from collections.abc import Mapping, Sequence
@@ -24,7 +24,10 @@ if TYPE_CHECKING:
     from chatvec_lab.weights.vector import WeightVector
 
 PLAIN, SEARCHED = "τ", "found by the search"
-LEFT_OUT = ("LATA (arXiv 2502.20186)", "RESTA (arXiv 2402.11746)")
+LEFT_OUT = (
+    "Left out, as no page with the paper's own numbered formula could be read: LATA (arXiv 2502.20186), "
+    "RESTA (arXiv 2402.11746), Consensus TA (arXiv 2405.07813), Timber (arXiv 2509.23595)."
+)
 
 
 class Recipe(NamedTuple):
@@ -46,7 +49,6 @@ def recipes(family: "Family", language: str) -> dict[str, Recipe]:
         ),
         "DARE, a half of τ": Recipe(tau.sparsified("dare", density=0.5), "arXiv 2311.03099"),
         "rank 16 of τ": Recipe(tau.low_rank(16), "arXiv 0909.4061"),
-        "Timber of τ": Recipe(combinations.timber(tau), "arXiv 2509.23595"),
         "τ off the CP vector": Recipe(combinations.projected_off(tau, v), "a projection, of no paper"),
     }
     middle = range(quarter, layers - quarter)
@@ -58,9 +60,6 @@ def recipes(family: "Family", language: str) -> dict[str, Recipe]:
         k = f"of {len(several)} chat vectors"
         found[f"mean {k}"] = Recipe(sum(several) / len(several), "arXiv 2212.04089")
         found[f"TIES {k}"] = Recipe(ties(several), "arXiv 2306.01708")
-        # the sum of k vectors is k times too long for one
-        vector = combinations.consensus(several) / len(several)
-        found[f"consensus {k}"] = Recipe(vector, "arXiv 2405.07813, divided by the number of vectors")
     return found
 
 

@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from chatvec_lab.lens.gradients import Gradients
 from chatvec_lab.lens.layers import checkpointed
 from chatvec_lab.lens.measures import Measure, batches, check, values, values_of
 from chatvec_lab.lens.pairs import Pair, checked, finite
-from chatvec_lab.lens.parts import Directions, Gradients, parts_of
+from chatvec_lab.lens.parts import Directions, parts_of
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -154,7 +155,7 @@ def _integrated(live, pairs, scale, parts, measure, by_pair, difference, nodes, 
     if scale == 0:
         return np.zeros((len(pairs) if by_pair else 1, len(parts))), [], 0, 0.0
     directions = Directions(live, int(np.sign(scale)))
-    together = list(batches(live.model, pairs))
+    together = list(batches(live.model, pairs, has_gradients=True))
     before, change, count = None, float("inf"), nodes
     while True:
         path = [(s, weight, _rates(live, together, s, parts, measure, directions).sum(0) / len(pairs))

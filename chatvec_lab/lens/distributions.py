@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import torch
 
-CHUNK = 64  # positions turned into float64 at a time
+CHUNK = 16  # positions turned into float64 at a time
 
 
 def next_logits(model, context: Sequence[int], reply: Sequence[int]) -> torch.Tensor:

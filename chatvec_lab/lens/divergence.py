@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from chatvec_lab.live import LiveModel
 
-_HELD = 1 << 26  # elements of the CP's logits that are kept while the scale is turned: 256 MB in float32
+_HELD = 1 << 24  # elements of the CP's logits that are kept while the scale is turned: 64 MB in float32
 
 
 class Divergence(NamedTuple):

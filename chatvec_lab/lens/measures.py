@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 
     from chatvec_lab.live import LiveModel
 
-_HELD = 1 << 26  # elements of logits that are computed together: 256 MB in float32
+_HELD = 1 << 24  # elements that are computed together: 64 MB in float32
+_STATES = 20  # elements that a token keeps for its gradient in a layer, in hidden sizes: about as in a Llama
 Measure = Literal["reply", "first token"]
 
 
@@ -26,9 +27,12 @@ def check(measure: str) -> None:
         raise ValueError(f"measure={measure!r}: expected one of {', '.join(map(repr, get_args(Measure)))}")
 
 
-def batches(model, pairs: Iterable[Pair]) -> Iterator[list[Pair]]:
-    """The pairs in their order, as many together as their logits may take memory."""
+def batches(model, pairs: Iterable[Pair], has_gradients: bool = False) -> Iterator[list[Pair]]:
+    """The pairs in their order, as many together as their logits, and what gradients need, may take memory."""
     width, batch, longest = model.get_input_embeddings().weight.shape[0], [], 0
+    if has_gradients:
+        config = model.config.get_text_config(decoder=True)
+        width += _STATES * getattr(config, "hidden_size", 0) * getattr(config, "num_hidden_layers", 0)
     for pair in pairs:
         longest = max(longest, len(pair.asked) + len(pair.said))
         if batch and (len(batch) + 1) * longest * width > _HELD:

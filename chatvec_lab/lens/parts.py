@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from math import prod
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from chatvec_lab.live.slots import Slot
 
 COLUMNS = ("component", "layer", "module", "projection")
-BLOCK = 1 << 22  # elements of a direction that are computed at a time
-_KEPT = 1 << 24  # elements of directions that are kept on a CPU, 64 MB in float32
+BLOCK = 1 << 20  # elements of a direction that are computed at a time, some 40 MB with what they are made of
+_KEPT = 1 << 22  # elements of directions that are kept on a CPU, 16 MB in float32
 _LEFT = 0.25  # share of a GPU's memory that is left free
 
 
@@ -74,21 +74,19 @@ class Directions:
         self._kept: dict[str, torch.Tensor] = {}
         self._room = _room(live.model.device, live.model.dtype.itemsize)
 
-    def blocks(self, slot: Slot) -> Iterator[tuple[int, int, torch.Tensor]]:
-        """(start, stop, float64 values) over the slot's flat elements."""
+    def blocks(
+        self, slot: Slot, first: int = 0, stop: int | None = None
+    ) -> Iterator[tuple[int, int, torch.Tensor]]:
+        """(start, stop, float64 values) over the slot's flat elements, or over those from `first` to `stop`."""
         if slot.name not in self._kept and slot.size <= self._room:
             import torch
 
-            whole = torch.cat([self._computed(slot, *span) for span in _spans(slot.size)])
+            whole = torch.cat([self._computed(slot, *span) for span in _spans(0, slot.size)])
             self._kept[slot.name] = whole.to(slot.place.dtype)
             self._room -= slot.size
-        for start, stop in _spans(slot.size):
-            kept = self._kept.get(slot.name)
-            yield (
-                start,
-                stop,
-                self._computed(slot, start, stop) if kept is None else kept[start:stop].double(),
-            )
+        kept = self._kept.get(slot.name)
+        for low, high in _spans(first, slot.size if stop is None else min(stop, slot.size)):
+            yield low, high, self._computed(slot, low, high) if kept is None else kept[low:high].double()
 
     def _computed(self, slot: Slot, start: int, stop: int) -> torch.Tensor:
         import torch
@@ -106,9 +104,9 @@ class Directions:
         return found
 
 
-def _spans(size: int) -> Iterator[tuple[int, int]]:
-    for start in range(0, size, BLOCK):
-        yield start, min(start + BLOCK, size)
+def _spans(first: int, stop: int) -> Iterator[tuple[int, int]]:
+    for start in range(first, stop, BLOCK):
+        yield start, min(start + BLOCK, stop)
 
 
 def _wide(raw: np.ndarray | torch.Tensor, device: torch.device) -> torch.Tensor:
@@ -127,97 +125,3 @@ def _room(device: torch.device, itemsize: int) -> int:
 
     free, total = memory(device)
     return max(0, int(free - _LEFT * total)) // itemsize
-
-
-Run = tuple[
-    "Slot", int, "torch.Tensor"
-]  # a slot, the number of the first element, and where these lie in the model
-
-
-class Gradients:
-    """The inner product of a gradient with the direction, slot by slot, as each gradient comes; then it is let go.
-
-    One parameter's gradient is in memory at a time. Use it in a `with` block, call `backward` on what is to be
-    differentiated, then `taken()`.
-    """
-
-    def __init__(self, live: LiveModel, parts: Sequence[PartOf], directions: Directions):
-        self._model, self._directions = live.model, directions
-        self._number = {slot.name: i for i, part in enumerate(parts) for slot in part.slots}
-        self._sums = np.zeros(len(parts))
-        slots = [slot for part in parts for slot in part.slots]
-        self._of = _by_leaf(live.model, slots)
-
-    def __enter__(self) -> Gradients:
-        self._before = [(leaf, leaf.requires_grad) for leaf in _leaves(self._model)]
-        for leaf, _ in self._before:
-            leaf.requires_grad_(False)
-        self._hooks = []
-        for leaf, runs in self._of:
-            leaf.requires_grad_(True)
-            self._hooks.append(
-                leaf.register_post_accumulate_grad_hook(lambda leaf, runs=runs: self._take(leaf, runs))
-            )
-        return self
-
-    def __exit__(self, *problem) -> None:
-        for hook in self._hooks:
-            hook.remove()
-        for leaf, needs in self._before:
-            leaf.requires_grad_(needs)
-            leaf.grad = None
-
-    def taken(self) -> np.ndarray:
-        """The sums by part since the last call."""
-        found, self._sums = self._sums, np.zeros_like(self._sums)
-        return found
-
-    def _take(self, leaf: torch.Tensor, runs: list[Run]) -> None:
-        gradient, leaf.grad = _laid_out_as(leaf, leaf.grad), None
-        for slot, first, view in runs:
-            offset = gradient.storage_offset() + view.storage_offset() - leaf.storage_offset()
-            seen = gradient.as_strided(view.shape, view.stride(), offset).reshape(-1)
-            for start, stop, direction in self._directions.blocks(slot):
-                low, high = max(start, first), min(stop, first + len(seen))
-                if low < high:
-                    here = seen[low - first : high - first].double()
-                    self._sums[self._number[slot.name]] += float(here @ direction[low - start : high - start])
-
-
-def _leaves(model) -> list[torch.Tensor]:
-    """The model's tensors of floats: parameters, and buffers, of which training moves some."""
-    found = {t.data_ptr(): t for t in (*model.parameters(), *model.buffers()) if t.is_floating_point()}
-    return list(found.values())
-
-
-def _by_leaf(model, slots: Sequence[Slot]) -> list[tuple[torch.Tensor, list[Run]]]:
-    """Each leaf that holds a run of some slot, with these runs."""
-    found: dict[int, tuple[torch.Tensor, list[Run]]] = {}
-    by_storage: dict[int, list[torch.Tensor]] = {}
-    for leaf in _leaves(model):
-        by_storage.setdefault(leaf.untyped_storage().data_ptr(), []).append(leaf)
-    for slot in slots:
-        for first, view in getattr(slot.place, "runs", None) or [(0, slot.place)]:
-            # several leaves may be views of one piece of memory
-            there = [
-                leaf for leaf in by_storage.get(view.untyped_storage().data_ptr(), []) if _holds(leaf, view)
-            ]
-            if not there:
-                raise AssertionError(f"{slot.name} lies in no parameter of {type(model).__name__}")
-            found.setdefault(id(there[0]), (there[0], []))[1].append((slot, first, view))
-    return list(found.values())
-
-
-def _holds(leaf: torch.Tensor, view: torch.Tensor) -> bool:
-    """Whether a view of the same memory begins inside the leaf."""
-    return 0 <= view.storage_offset() - leaf.storage_offset() < max(1, leaf.numel())
-
-
-def _laid_out_as(leaf: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor:
-    """A gradient in memory as its leaf is, so that the steps of views of the one are right in the other."""
-    import torch
-
-    if gradient.stride() == leaf.stride():
-        return gradient
-    laid = torch.empty_strided(leaf.shape, leaf.stride(), dtype=gradient.dtype, device=gradient.device)
-    return laid.copy_(gradient)

@@ -1,17 +1,15 @@
-"""Combinations beside the plain vector, each after its paper: projection, consensus, Timber, layer swapping.
+"""Combinations beside the plain vector: projection, layer swapping, sums with weights.
 
-TIES, DARE, magnitude and low rank are in `methods`. Two are not here, as their formulas could not be read where we
-looked: LATA (arXiv 2502.20186) and RESTA (2402.11746). ParamΔ (2504.21023) is the plain vector: post − base + new base.
+TIES, DARE, magnitude and low rank are in `methods`. Four are not here, as no page with the paper's own numbered formula
+could be read: LATA (arXiv 2502.20186), RESTA (2402.11746), Consensus TA (2405.07813) and Timber (2509.23595).
+ParamΔ (2504.21023) is the plain vector: post − base + new base.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from math import ceil, exp
 from typing import ClassVar
-
-import numpy as np
 
 from chatvec_lab.weights.methods import Tensor
 from chatvec_lab.weights.numerics import exact
@@ -29,27 +27,6 @@ def projected_off(tau: WeightVector, direction: WeightVector) -> WeightVector:
     tensor where the direction is zero stays whole. Rows of tables pair by token.
     """
     return transformed(Off(), tau, -direction)  # subtracted, so that τ's chat template is the one that counts
-
-
-def consensus(vectors: Sequence[WeightVector], *, agreeing: int = 2, threshold: float = 0.4) -> WeightVector:
-    """The sum of several vectors where at least `agreeing` of them matter to it; see `Consensus`."""
-    vectors = _several("consensus", vectors)
-    if isinstance(agreeing, bool) or not isinstance(agreeing, int) or not 1 <= agreeing <= len(vectors):
-        raise ValueError(
-            f"agreeing={agreeing!r}: expected a whole number from 1 to {len(vectors)}, the vectors."
-        )
-    if not 0 < threshold < float("inf"):
-        raise ValueError(
-            f"threshold={threshold!r}: expected a finite number above 0 (the paper tries 0.2 to 0.6)."
-        )
-    return transformed(Consensus(agreeing, float(threshold)), *vectors)
-
-
-def timber(tau: WeightVector, *, keep: float = 0.2) -> WeightVector:
-    """τ with the singular values behind each matrix's effective rank times `keep`; see `Timber`."""
-    if not 0 <= keep <= 1:
-        raise ValueError(f"keep={keep!r}: expected a factor from 0 (the tail is cut) to 1 (τ itself).")
-    return transformed(Timber(float(keep)), tau)
 
 
 def swapped(
@@ -126,90 +103,3 @@ class Off:
         return ours + [
             (-known * c, plus, minus) for c, plus, minus in tensor.parts(start, stop, work, which=1)
         ]
-
-
-@dataclass(frozen=True)
-class Consensus:
-    """Consensus task arithmetic (arXiv 2405.07813): the sum, where enough of its vectors are important to it.
-
-    Vector t matters to an element where |τ_t| > λ |Σ τ − τ_t|, and the sum stays where at least k of them do. As the
-    authors' code has it (github.com/nik-dim/tall_masks, src/utils/tallmask_utils.py: generate_task_masks and
-    construct_consensus_mask); which of the paper's equations these are could not be read. λ is one for all vectors here.
-    """
-
-    agreeing: int  # k
-    threshold: float  # λ
-    keeps_chat_side: ClassVar[bool] = True
-
-    def label(self, of: Sequence[str]) -> str:
-        return "consensus of " + ", ".join(of)
-
-    def describe(self, of: Sequence[WeightVector]) -> dict:
-        terms = [vector.describe() for vector in of]
-        return {"consensus": self.agreeing, "threshold": self.threshold, "of": terms}
-
-    def measure(self, tensor: Tensor) -> None:
-        return None
-
-    def span(self, tensor: Tensor, known: None, start: int, stop: int, work: Workspace) -> list[exact.Part]:
-        deltas = np.stack([tensor.values(start, stop, work, which=i) for i in range(len(tensor.vectors))])
-        total = deltas.sum(0)
-        matters = np.abs(deltas) > self.threshold * np.abs(total - deltas)
-        return [(1.0, total * (matters.sum(0) >= self.agreeing), None)]
-
-
-@dataclass(frozen=True)
-class Timber:
-    """Timber (arXiv 2509.23595): in each matrix of τ the singular values behind its effective rank are scaled down.
-
-    The effective rank is exp(−Σ p log p) of p = σ / Σ σ; its ceiling is how many values stay. As the authors' code has
-    it (github.com/wutaiqiang/Timber, timber.py: calculate_effective_rank and main); the paper's numbers of these
-    equations could not be read. Norms, biases, tables with a row a token and stacked experts stay whole. Needs the full
-    decomposition of each matrix, a minute or so for 4096 by 4096.
-    """
-
-    keep: float  # γ
-    keeps_chat_side: ClassVar[bool] = True
-
-    def label(self, of: Sequence[str]) -> str:
-        return f"timber {self.keep:g} of {of[0]}"
-
-    def describe(self, of: Sequence[WeightVector]) -> dict:
-        return {"timber": self.keep, "of": of[0].describe()}
-
-    def measure(self, tensor: Tensor) -> tuple[np.ndarray, np.ndarray] | None:
-        """What is taken away, as two factors (m, r) and (r, n), float64; None where nothing is."""
-        if len(tensor.shape) != 2 or tensor.is_table or self.keep == 1:
-            return None
-        matrix = np.empty(tensor.size)
-        for start, block in tensor.blocks():
-            matrix[start : start + block.size] = block
-        left, values, right = np.linalg.svd(matrix.reshape(tensor.shape), full_matrices=False)
-        first = ceil(effective_rank(values))
-        if not values[first:].any():
-            return None
-        return left[:, first:] * ((1 - self.keep) * values[first:]), right[first:]
-
-    def span(self, tensor: Tensor, known, start: int, stop: int, work: Workspace) -> list[exact.Part]:
-        parts = tensor.parts(start, stop, work)
-        if known is None:
-            return parts
-        left, right = known
-        width = right.shape[1]
-        first, last = start // width, -(-stop // width)
-        # rounded once to float32: the same elements whatever rows are asked for together
-        rows = (left[first:last] @ right).astype(np.float32).reshape(-1)
-        return [*parts, (-1.0, rows[start - first * width : stop - first * width], None)]
-
-
-def effective_rank(values: np.ndarray) -> float:
-    """exp of the entropy of the singular values as shares of their sum; 0 of a zero matrix.
-
-    >>> float(effective_rank(np.ones(4))), effective_rank(np.zeros(3))
-    (4.0, 0.0)
-    """
-    total = values.sum()
-    if not total:
-        return 0.0
-    shares = values[values > 0] / total
-    return exp(-float(shares @ np.log(shares)))

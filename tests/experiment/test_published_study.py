@@ -23,7 +23,8 @@ PUBLISHED += ("qwen1.5-0.5b-sailor", "tinyllama-karasu")
 
 
 NOTEBOOKS_ASKED = ("03_scale_sweep", "04_instruction_following", "05_toxicity", "06_multi_turn", "07a_parts",
-                   "07b_pairs", "07c_cp_length", "07d_transfer", "10_knowledge", "08_paper", "13_mixtures")  # fmt: skip
+                   "07b_pairs", "07c_cp_length", "07d_transfer", "10_knowledge", "11_tokens", "12_attribution",
+                   "08_paper", "13_mixtures")  # fmt: skip
 
 
 def run_notebook(notebook: str, folder, given: dict) -> None:

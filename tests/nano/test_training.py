@@ -228,6 +228,11 @@ def test_the_shipped_family_was_grown_by_this_recipe(manifest):
     assert not stale, "train it again with `make nano`: " + "; ".join(stale)
 
 
+def test_the_shipped_families_take_80_megabytes_at_most():
+    size = sum(file.stat().st_size for file in (DATA / "nano").rglob("*") if file.is_file())
+    assert 40e6 < size <= 80e6, f"{size:,} bytes: keep a member's results only"
+
+
 def test_a_shortened_stage_trains_as_it_did(manifest, tmp_path):
     """The first five steps of the base, against the losses that the shipped base wrote down."""
     stage = members(NANO)["base"]

@@ -68,41 +68,8 @@ def test_the_projection_brings_taus_template_and_not_the_cps(families):
     )
 
 
-@pytest.mark.parametrize(("agreeing", "threshold"), [(1, 0.4), (2, 0.4), (2, 1.5), (3, 0.2)])
-def test_the_consensus_is_the_formula_of_its_paper(vectors, agreeing, threshold):
-    several = [*vectors, vectors[0].random_like(0)]
-    found = combinations.consensus(several, agreeing=agreeing, threshold=threshold)
-    for name in (GATE, NORM):
-        deltas = np.stack([exactly(vector, name) for vector in several])
-        total = deltas.sum(0)
-        masks = np.abs(deltas) > np.abs(total - deltas) * threshold
-        kept = masks.astype(float).sum(0) >= agreeing
-        assert np.array_equal(exactly(found, name), total * kept)
-
-
-@pytest.mark.parametrize("keep", [0.0, 0.2])
-def test_timber_shrinks_what_lies_behind_the_effective_rank(vectors, keep):
-    tau, _ = vectors
-    found = combinations.timber(tau, keep=keep)
-    delta = exactly(tau, GATE)
-    u, s, vh = np.linalg.svd(delta, full_matrices=False)
-    p = s / s.sum()
-    k = int(np.ceil(np.exp(-(p * np.log(p + 1e-300)).sum())))
-    assert 0 < k < len(s)
-    s = np.where(np.arange(len(s)) < k, s, keep * s)
-    assert np.allclose(exactly(found, GATE), u @ np.diag(s) @ vh, rtol=0, atol=1e-6 * np.abs(delta).max())
-    for whole in (EMBEDDING, NORM):
-        assert np.array_equal(exactly(found, whole), exactly(tau, whole))
-    assert np.array_equal(exactly(combinations.timber(tau, keep=1), GATE), delta)
-
-
-@pytest.mark.parametrize("method", ["off", "timber", "consensus"])
-def test_any_span_of_a_mixture_is_the_same(vectors, method):
-    made = {
-        "off": lambda: combinations.projected_off(*vectors),
-        "timber": lambda: combinations.timber(vectors[0]),
-        "consensus": lambda: combinations.consensus(vectors),
-    }[method]()
+def test_any_span_of_a_projection_is_the_same(vectors):
+    made = combinations.projected_off(*vectors)
     whole = made.read(GATE)
     assert torch.equal(made.read(GATE, slice(5, 11)), whole[5:11])
 
@@ -139,15 +106,7 @@ def test_what_makes_no_sense_is_refused(vectors):
             combinations.swapped(tau, v, layers=wrong)
     with pytest.raises(ValueError, match="transition=-1"):
         combinations.swapped(tau, v, layers=range(1), transition=-1)
-    with pytest.raises(ValueError, match="from 1 to 2, the vectors"):
-        combinations.consensus([tau, v], agreeing=3)
-    for threshold in (0, -1, float("nan"), float("inf")):
-        with pytest.raises(ValueError, match="threshold="):
-            combinations.consensus([tau, v], threshold=threshold)
     with pytest.raises(TypeError, match="a list of weight vectors"):
-        combinations.consensus([])
-    for keep in (-0.1, 1.1, float("nan")):
-        with pytest.raises(ValueError, match="keep="):
-            combinations.timber(tau, keep=keep)
+        combinations.weighted([], [])
     with pytest.raises(ValueError, match="1 weights for 2 vectors"):
         combinations.weighted([tau, v], [1])
