@@ -108,7 +108,9 @@ def toxicity(
     change = change.assign(estimate=change.estimate * sign)  # more is better
     less_toxic = [words for frame, words in FRAMES.items() if is_better(change, metric="toxic", frame=frame)]
     is_safer = is_better(change, metric=safety, frame="chat")
-    asked = replies[(replies.model == "CP") & (replies.set == "hostile") & (replies.language == exam.language)]
+    asked = replies[
+        (replies.model == "CP") & (replies.set == "hostile") & (replies.language == exam.language)
+    ]
     chat = asked[asked.frame == "chat"]
     in_language = told(exam.shares(chat, "model", ["in_language"]), model="CP")
 
@@ -149,9 +151,9 @@ def conversation(
         f"best {hardest.idxmax()} ({hardest.max():{form}}), worst {hardest.idxmin()} ({hardest.min():{form}})")  # fmt: skip
     answer = (
         f"{'Yes' if is_better(gains, model='CP + τ') else 'Not shown'}: with τ at scale {at}, {what} in the second turn are "
-        f"{told(last, model='CP + τ', metric=right)}{_of(_row(gains, model='CP + τ'), 'dialogues')} in {language_name(exam.language)} "
-        f"(CP: {told(last, model='CP', metric=right)}), and {told(scores, model='CP + τ', length='one turn', metric=right)} "
-        f"of single turns; {ends}. {others}."
+        f"{told(last, model='CP + τ', metric=right)}{_of(_row(gains, model='CP + τ'), 'dialogues')} "
+        f"in {language_name(exam.language)} (CP: {told(last, model='CP', metric=right)}), "
+        f"and {told(scores, model='CP + τ', length='one turn', metric=right)} of single turns; {ends}. {others}."
     )
     return {
         "answer": answer,
@@ -212,7 +214,9 @@ def cp_length(exam: "Exam", *, right: str, at: str, seed: int, ladder: pd.DataFr
     """07c: how much continual pre-training? `ladder` by model and tokens; None where the family has one CP model."""
     what = exam.names[right]
     if ladder is None:
-        answer = f"Not measured: family {exam.family.name} has one CP model in {language_name(exam.language)}."
+        answer = (
+            f"Not measured: family {exam.family.name} has one CP model in {language_name(exam.language)}."
+        )
         return {"answer": answer, "claims": [claim(f"{what} with τ, by tokens of CP", None, seed=seed)]}
     counts = sorted(set(ladder.tokens))
     steps = "; ".join(
@@ -304,7 +308,10 @@ def knowledge(
     )
     named = "; ".join(f"{row.task}, {row.model} {row.estimate:.1%} [{row.low:.1%}, {row.high:.1%}]"
                       for row in (tasks[tasks.metric == "acc"].itertuples() if len(tasks) else ()))  # fmt: skip
-    reads = [f"{told(reading, '.3f', model='CP + τ', language=code)} in {language_name(code)}" for code in languages]
+    reads = [
+        f"{told(reading, '.3f', model='CP + τ', language=code)} in {language_name(code)}"
+        for code in languages
+    ]
     forgets = ((loss.estimate < 0) & (loss.p_adjusted < 0.05)).any()
     answer = (
         f"{'Something' if forgets else 'Nothing that shows'} by these questions: with τ at scale {at}, "
