@@ -9,10 +9,11 @@ def _unseen(figure) -> set[int]:
     """Labels of ticks beyond the axes' limits: they are not drawn."""
     found = set()
     for axis in (axis for ax in figure.axes for axis in (ax.xaxis, ax.yaxis)):
-        low, high = sorted(axis.get_view_interval())
+        along = axis.get_transform().transform  # so that a decade is a decade
+        low, high = sorted(along(axis.get_view_interval()))
         room = 1e-9 * (high - low)
         for tick in [*axis.get_major_ticks(), *axis.get_minor_ticks()]:
-            if not low - room <= tick.get_loc() <= high + room or not axis.get_visible():
+            if not low - room <= along([tick.get_loc()])[0] <= high + room or not axis.get_visible():
                 found |= {id(tick.label1), id(tick.label2)}
     return found
 

@@ -61,15 +61,19 @@ def named(value: Any, column: str) -> str:
     ('Korean', 'ko', '0.5', 'what is it')
     >>> named("chat · CP zh", "pair"), named("CP in the plain frame", "model")
     ('chat · Chinese CP', 'CP in the plain frame')
+    >>> named("cp_zh", "member"), named("chat_sft", "member")
+    ('Chinese CP', 'chat sft')
     """
     if isinstance(value, float):
         return f"{value:g}"
     text = str(value)
-    if column in ("vector", "pair", "a", "b", "model"):
+    if column == "member":
+        text = re.sub("^cp ", "CP ", text.replace("_", " "))
+    if column in ("vector", "pair", "a", "b", "model", "member"):
         return re.sub(
             r"\bCP ([a-z]{2}(?:-[A-Za-z]+)?)\b(?! \w)", lambda found: f"{language_name(found[1])} CP", text
         )
-    if column in ("kind", "metric", "measure", "set", "member", "words"):
+    if column in ("kind", "metric", "measure", "set", "words"):
         return text.replace("_", " ")
     return language_name(text) if column.endswith("language") else text
 

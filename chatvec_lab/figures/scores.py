@@ -219,9 +219,9 @@ def two_sources(data: DataFrame, *, ours: str, axes: Sequence[Axes]) -> Sequence
         limits=(0, highest),
         ax=left,
     )
-    by_model(
-        data.assign(source=ours), x="here", y="setup", hue="source", label=data.here_unit.iloc[0], ax=right
-    )
+    what = f"{named(data.measure.iloc[0], 'measure')}: " if "measure" in data else ""
+    counted = f"{what}{data.here_unit.iloc[0]}"
+    by_model(data.assign(source=ours), x="here", y="setup", hue="source", label=counted, ax=right)
     for ax, title in ((left, "the paper"), (right, ours)):
         ax.set_title(title, loc="left")
     right.set_yticks([])
