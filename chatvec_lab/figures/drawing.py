@@ -115,6 +115,16 @@ def name_y(ax: Axes, text: str) -> None:
     ax.set_ylabel(wrapped(text, width), linespacing=SPACING)
 
 
+def name_x(ax: Axes, text: str) -> None:
+    """The name of the x axis, in lines no longer than the axis is wide once the figure is laid out."""
+    import matplotlib
+
+    of_size = 0.45 if matplotlib.rcParams["mathtext.fontset"] == "stix" else 0.57
+    points = ax.get_position().width * ax.figure.get_figwidth() * 72
+    width = max(8, int(points / (of_size * matplotlib.rcParams["axes.labelsize"])))
+    ax.set_xlabel(wrapped(text, width), linespacing=SPACING)
+
+
 def lines(
     ax: Axes, data: DataFrame, x: str, y: str, hue: str | None, *, from_zero: bool = True, labels: Labels = "legend"
 ) -> None:  # fmt: skip

@@ -20,6 +20,7 @@ from chatvec_lab.figures.drawing import (
     label_of,
     levels,
     log_axis,
+    name_x,
     name_y,
     named,
     over_zero,
@@ -154,7 +155,7 @@ def by_model(
         ax.errorbar(rows[x], places, xerr=reach, elinewidth=line(0.9), **looks[i])
     _name_rows(ax, words := [named(value, y) for value in rows_of])
     ax.set_ylim(len(rows_of) - 0.5, -0.5)
-    ax.set_xlabel(wrapped(label, 48), linespacing=SPACING)
+    ax.set_xlabel(label)
     if limits:
         ends = data[[x, *(bounds or ())]].to_numpy(dtype=float)
         ends = ends[np.isfinite(ends)]
@@ -166,7 +167,7 @@ def by_model(
     ax.grid(axis="x", color="0.9", linewidth=line(0.6))
     ax.set_axisbelow(True)
     key(ax, hue, names, looks)
-    finally_(ax.figure, lambda: _make_room(ax, words))
+    finally_(ax.figure, lambda: _make_room(ax, words, label))
     return ax
 
 
@@ -178,8 +179,11 @@ def _name_rows(ax: Axes, words: Sequence[str], width: int = 22) -> float:
     return max(((one + two) / 2 for one, two in itertools.pairwise(counts)), default=1.0)
 
 
-def _make_room(ax: Axes, words: Sequence[str]) -> None:
-    """Keep the names of neighbouring rows apart: on a higher figure, as far as the venue goes, then in longer lines."""
+def _make_room(ax: Axes, words: Sequence[str], label: str) -> None:
+    """Keep the names of neighbouring rows apart: on a higher figure, as far as the venue goes, then in longer lines.
+
+    The name of the x axis goes into lines as long as that leaves room for.
+    """
     import matplotlib
 
     letter = 1.05 * SPACING * matplotlib.rcParams["ytick.labelsize"]
@@ -191,12 +195,16 @@ def _make_room(ax: Axes, words: Sequence[str]) -> None:
         return letter * lines * len(words) / 72 - ax.get_position().height * figure.get_figheight()
 
     lines = _name_rows(ax, words)
+    fonts.lay_out(figure)
+    name_x(ax, label)
     if (more := lacks(lines)) > 0 and is_ours(figure) and place is not None:
         high = figure.get_figheight()
         figure.set_figheight(min(high + more * place.get_gridspec().nrows, max(high, current().height)))
     for width in (30, 40):
         if lines > 1 and lacks(lines) > 0:
             lines = _name_rows(ax, words, width)
+            fonts.lay_out(figure)
+            name_x(ax, label)
 
 
 @drawn
