@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from chatvec_lab.experiment.words import interval, is_better, signed, told
+from chatvec_lab.languages import language_name
 from chatvec_lab.study.outputs import claim
 
 if TYPE_CHECKING:
@@ -65,8 +66,8 @@ def instructions(
     seed: int,
 ) -> dict[str, Any]:  # fmt: skip
     """04: does it follow instructions? `scores` and `gains` by model; `prices` of `routes`; `prompted`: of `system_prompt`."""
-    language, what = exam.language, exam.names[right]
-    target = scores[scores.language == language]
+    language, what = language_name(exam.language), exam.names[right]
+    target = scores[scores.language == exam.language]
     models = list(dict.fromkeys(target.model))
     gain = _row(gains, model="CP + τ")
     others = [f"{m} {told(target, model=m, metric=right)}" for m in models
@@ -98,8 +99,8 @@ def toxicity(
     """05: less toxic, and safer? `scores` by model, frame and language; `answered` harmless look-alikes; `changes`
     against the CP within each frame. "Safer" is the first of unsafe, guard_unsafe and polite that was measured.
     """
-    language, names = exam.language, exam.names
-    own = scores[scores.language == language]
+    language, names = language_name(exam.language), exam.names
+    own = scores[scores.language == exam.language]
     measured = exam.on("hostile")
     safety = next((m for m in ("unsafe", "guard_unsafe", "polite") if m in measured), measured[0])
     change = changes[changes.model == "CP + τ"]
@@ -107,7 +108,9 @@ def toxicity(
     change = change.assign(estimate=change.estimate * sign)  # more is better
     less_toxic = [words for frame, words in FRAMES.items() if is_better(change, metric="toxic", frame=frame)]
     is_safer = is_better(change, metric=safety, frame="chat")
-    asked = replies[(replies.model == "CP") & (replies.set == "hostile") & (replies.language == language)]
+    asked = replies[
+        (replies.model == "CP") & (replies.set == "hostile") & (replies.language == exam.language)
+    ]
     chat = asked[asked.frame == "chat"]
     in_language = told(exam.shares(chat, "model", ["in_language"]), model="CP")
 
@@ -148,9 +151,9 @@ def conversation(
         f"best {hardest.idxmax()} ({hardest.max():{form}}), worst {hardest.idxmin()} ({hardest.min():{form}})")  # fmt: skip
     answer = (
         f"{'Yes' if is_better(gains, model='CP + τ') else 'Not shown'}: with τ at scale {at}, {what} in the second turn are "
-        f"{told(last, model='CP + τ', metric=right)}{_of(_row(gains, model='CP + τ'), 'dialogues')} in {exam.language} "
-        f"(CP: {told(last, model='CP', metric=right)}), and {told(scores, model='CP + τ', length='one turn', metric=right)} "
-        f"of single turns; {ends}. {others}."
+        f"{told(last, model='CP + τ', metric=right)}{_of(_row(gains, model='CP + τ'), 'dialogues')} "
+        f"in {language_name(exam.language)} (CP: {told(last, model='CP', metric=right)}), "
+        f"and {told(scores, model='CP + τ', length='one turn', metric=right)} of single turns; {ends}. {others}."
     )
     return {
         "answer": answer,
@@ -211,7 +214,9 @@ def cp_length(exam: "Exam", *, right: str, at: str, seed: int, ladder: pd.DataFr
     """07c: how much continual pre-training? `ladder` by model and tokens; None where the family has one CP model."""
     what = exam.names[right]
     if ladder is None:
-        answer = f"Not measured: family {exam.family.name} has one CP model in {exam.language}."
+        answer = (
+            f"Not measured: family {exam.family.name} has one CP model in {language_name(exam.language)}."
+        )
         return {"answer": answer, "claims": [claim(f"{what} with τ, by tokens of CP", None, seed=seed)]}
     counts = sorted(set(ladder.tokens))
     steps = "; ".join(
@@ -219,7 +224,7 @@ def cp_length(exam: "Exam", *, right: str, at: str, seed: int, ladder: pd.DataFr
         f"{told(ladder, model=PLAINLY, tokens=count, metric=right)} asked plainly"
         for count in counts
     )
-    answer = f"{what.capitalize()} in {exam.language}, τ at scale {at}: {steps}."
+    answer = f"{what.capitalize()} in {language_name(exam.language)}, τ at scale {at}: {steps}."
     claims = [claim(f"{what} with τ, after {count:,} tokens of CP",
                     **interval(ladder, model="CP + τ", tokens=count, metric=right), seed=seed)
               for count in counts]  # fmt: skip
@@ -298,12 +303,15 @@ def knowledge(
     language, loss = exam.language, change[change.model == "CP + τ"]
     languages = list(dict.fromkeys([language, "en"]))
     plain = "; ".join(
-        f"in {row.language} {exam.names[right]} in the plain frame {_changed(row)} (p = {row.p_adjusted:.2g})"
+        f"in {language_name(row.language)} {exam.names[right]} in the plain frame {_changed(row)} (p = {row.p_adjusted:.2g})"
         for row in loss.itertuples()
     )
     named = "; ".join(f"{row.task}, {row.model} {row.estimate:.1%} [{row.low:.1%}, {row.high:.1%}]"
                       for row in (tasks[tasks.metric == "acc"].itertuples() if len(tasks) else ()))  # fmt: skip
-    reads = [f"{told(reading, '.3f', model='CP + τ', language=code)} in {code}" for code in languages]
+    reads = [
+        f"{told(reading, '.3f', model='CP + τ', language=code)} in {language_name(code)}"
+        for code in languages
+    ]
     forgets = ((loss.estimate < 0) & (loss.p_adjusted < 0.05)).any()
     answer = (
         f"{'Something' if forgets else 'Nothing that shows'} by these questions: with τ at scale {at}, "
@@ -312,12 +320,14 @@ def knowledge(
         f"Tasks: {named or 'none named'}."
     )
     claims = [
-        claim(f"change in the plain frame, {row.language}", **_of_row(row), seed=seed)
+        claim(f"change in the plain frame, {language_name(row.language)}", **_of_row(row), seed=seed)
         for row in loss.itertuples()
     ]
     claims += [
         claim(
-            f"perplexity with τ / CP, {code}", **interval(reading, model="CP + τ", language=code), seed=seed
+            f"perplexity with τ / CP, {language_name(code)}",
+            **interval(reading, model="CP + τ", language=code),
+            seed=seed,
         )
         for code in languages
     ]
@@ -361,7 +371,7 @@ def reasoning(
         where = f"{told(table, scale=scale, metric=THINKS)} of the replies think"
         if interval(table, scale=scale, metric=TOKENS)["estimate"] is not None:
             where += (f", in {told(table, '.1f', scale=scale, metric=TOKENS)} tokens, "
-                      f"{told(table, scale=scale, metric=LANGUAGE)} of them in {exam.language}")  # fmt: skip
+                      f"{told(table, scale=scale, metric=LANGUAGE)} of them in {language_name(exam.language)}")  # fmt: skip
         passed = (
             f", pass@{samples} {told(table, scale=scale, metric=ANY)}" if ANY in set(table.metric) else ""
         )

@@ -17,6 +17,7 @@ from chatvec_lab.evaluation.scorers.named import choose, number
 from chatvec_lab.experiment.microworld import MicroWorld, World
 from chatvec_lab.experiment.published import Published
 from chatvec_lab.experiment.replies import speaker_for
+from chatvec_lab.languages import language_name
 
 if TYPE_CHECKING:
     from chatvec_lab.experiment.models import At
@@ -82,8 +83,8 @@ class Exam:
     @property
     def names(self) -> dict[str, str]:
         """What the measures are called, in words to print."""
-        words = {"in_language": f"replies in {self.language}", "correct": "right replies", "toxic": "toxic replies",
-                 "polite": "polite replies"}  # fmt: skip
+        words = {"in_language": f"replies in {language_name(self.language)}", "correct": "right replies",
+                 "toxic": "toxic replies", "polite": "polite replies"}  # fmt: skip
         return words | {
             name: columns[0].words.format(baseline="CP") if name != "in_language" else words[name]
             for name, columns in self.measures.items()

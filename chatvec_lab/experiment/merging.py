@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from chatvec_lab.languages import language_name
 from chatvec_lab.weights.saving.audit import verdict
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ def chat_vector_answer(
     failed = [name for name, holds in identities.items() if not holds]
     sentences = [
         f"The chat vector has {parameters:,} elements and {relative:.1%} of the base's length (the CP vector for "
-        f"{language}: {cp_relative:.1%}).",
+        f"{language_name(language)}: {cp_relative:.1%}).",
         f"The merged model {verdict(audited)[1]}; {len(identities) - len(failed)} of {len(identities)} identities hold "
         f"bit by bit" + (f", not: {'; '.join(failed)}." if failed else "."),
         back_to_chat_in_words(back),

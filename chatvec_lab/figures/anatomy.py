@@ -11,6 +11,7 @@ from chatvec_lab.figures.drawing import (
     SIGNED,
     Labels,
     check_single,
+    fit,
     key,
     label_of,
     levels,
@@ -20,12 +21,17 @@ from chatvec_lab.figures.drawing import (
     over_zero,
     thinned,
 )
-from chatvec_lab.figures.recipe import drawn
+from chatvec_lab.figures.recipe import drawn, finally_
 from chatvec_lab.figures.style import MODULES, line, look
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.text import Text
     from pandas import DataFrame
+
+LEAST = 0.6  # of the figure's letters: numbers in cells that would be smaller are left out
+# whether values lie below and above the ends of the colours: which ends of their bar are pointed
+EXTENDS = {(False, False): "neither", (True, False): "min", (False, True): "max", (True, True): "both"}
 
 
 @drawn
@@ -102,12 +108,12 @@ def heat_map(
     top = limit if limit is not None else (1.0 if is_signed else float(finite.max(initial=0)) or 1.0)
     ax.set_facecolor("0.93")
     ax.patch.set(hatch="////", edgecolor="0.75", linewidth=0)
-    words, letters = _numbers(cells, ax) if numbers is None or numbers else (None, 0)
-    words = words if numbers or letters >= 0.75 else None
+    beyond = (bool((finite < -top).any()) and is_signed, bool((finite > top).any()))
     seaborn.heatmap(
         cells, vmin=-top if is_signed else 0.0, vmax=top, cmap="RdBu_r" if is_signed else "cividis", linewidths=line(0.3),
-        linecolor="white", rasterized=True, annot=words, fmt="", xticklabels=False, yticklabels=False, ax=ax,
-        annot_kws={"fontsize": _size(min(max(letters, 0.5), 0.85))}, cbar_kws={"label": label_of(value), "pad": 0.02},
+        linecolor="white", rasterized=True, annot=None if numbers is False else _numbers(cells), fmt="", xticklabels=False,
+        yticklabels=False, ax=ax, annot_kws={"fontsize": _size(0.85)},
+        cbar_kws={"label": label_of(value), "pad": 0.02, "extend": EXTENDS[beyond]},
     )  # fmt: skip
     step = max(1, -(-len(layers) // 12))
     places = [
@@ -123,22 +129,23 @@ def heat_map(
     ax.spines[:].set_visible(False)
     ax.set_xlabel("layer")
     ax.collections[0].colorbar.outline.set_visible(False)
+    if words := list(ax.texts):
+        finally_(ax.figure, lambda: _fit_numbers(ax, words, cells.shape, LEAST if numbers is None else 0))
     return ax
 
 
-def _numbers(cells: np.ndarray, ax: Axes) -> tuple[np.ndarray, float]:
-    """The cells as short texts, and how large their letters may be against the figure's so that they fit."""
-    words = np.array(
+def _fit_numbers(ax: Axes, words: list[Text], shape: tuple[int, ...], least: float) -> None:
+    """Write the cells' numbers as large as they fit; not at all where they would be smaller than `least`."""
+    size = fit(ax, words, shape[1], shape[0])
+    for word in words:
+        word.set_visible(size >= least)
+
+
+def _numbers(cells: np.ndarray) -> np.ndarray:
+    """The cells as short texts."""
+    return np.array(
         [["" if not np.isfinite(cell) else f"{cell:.2g}".replace("-", "−") for cell in row] for row in cells]
     )
-    longest = max((len(word) for row in words for word in row), default=1) or 1
-    box = ax.get_position()
-    width, height = (
-        box.width * 0.8 * ax.figure.get_figwidth() * 72,
-        box.height * ax.figure.get_figheight() * 72,
-    )
-    room = min(width / cells.shape[1] / (0.62 * longest), height / cells.shape[0] / 1.3)
-    return words, room / _size(1)
 
 
 def _size(of_one: float) -> float:
@@ -164,22 +171,23 @@ def cosine_matrix(data: DataFrame, *, value: str = "cosine", ax: Axes | None = N
         marks[i, j] = marks[j, i] = "*" if abs(row[value]) > 1.96 * row.get("random_sd", np.inf) else ""
     ax.set_facecolor("0.93")
     mesh = ax.imshow(cells, vmin=-1, vmax=1, cmap="RdBu_r")
-    letters = _size(min(0.875, 0.875 * 4.5 / max(len(names), 1)))
     for (i, j), cell in np.ndenumerate(cells):
         number = f"{cell:.2f}" if abs(cell) >= 0.095 else f"{cell:.3f}"
         text = "1" if i == j else "–" if np.isnan(cell) else number.replace("-", "−") + marks[i, j]
         color = "white" if abs(cell) > 0.6 else "black"
-        ax.text(j, i, text, ha="center", va="center", color=color, fontsize=letters)
+        ax.text(j, i, text, ha="center", va="center", color=color)
     if any(marks.values()):
         ax.set_xlabel("* beyond 95 % of random pairs")
     across = max(len(named(name, "a")) for name in names) * len(names) > 26
-    words = [named(name, "a") for name in names]
-    ax.set_xticks(range(len(names)), words, rotation=30 if across else 0, ha="right" if across else "center")
-    ax.set_yticks(range(len(names)), words)
+    labels = [named(name, "a") for name in names]
+    ax.set_xticks(range(len(names)), labels, rotation=30 if across else 0, ha="right" if across else "center")
+    ax.set_yticks(range(len(names)), labels)
     ax.tick_params(length=0)
     ax.spines[:].set_visible(False)
     bar = ax.figure.colorbar(mesh, ax=ax, label=label_of(value), ticks=[-1, -0.5, 0, 0.5, 1])
     bar.outline.set_visible(False)
+    words = list(ax.texts)
+    finally_(ax.figure, lambda: _fit_numbers(ax, words, cells.shape, 0))
     return ax
 
 

@@ -33,6 +33,9 @@ Labels = Literal["legend", "direct"]
 # q k v o and their like in the order of the computation; what has another name follows, in the table's order
 PROJECTIONS = ["q", "k", "v", "qkv", "o", "gate", "up", "gate_up", "down"]
 FEW_LINES = 6  # beside more of them, labels at their ends would be a list without a key
+SPACING = (
+    1.15  # of the lines of a wrapped label; STIX asks for so much that they look like labels of their own
+)
 
 
 def label_of(column: str) -> str:
@@ -56,17 +59,21 @@ def named(value: Any, column: str) -> str:
 
     >>> named("ko", "language"), named("ko", "model"), named(0.50, "scale"), named("what_is_it", "kind")
     ('Korean', 'ko', '0.5', 'what is it')
-    >>> named("chat · CP zh", "pair")
-    'chat · Chinese CP'
+    >>> named("chat · CP zh", "pair"), named("CP in the plain frame", "model")
+    ('chat · Chinese CP', 'CP in the plain frame')
+    >>> named("cp_zh", "member"), named("chat_sft", "member")
+    ('Chinese CP', 'chat sft')
     """
     if isinstance(value, float):
         return f"{value:g}"
     text = str(value)
-    if column in ("vector", "pair", "a", "b", "model"):
+    if column == "member":
+        text = re.sub("^cp ", "CP ", text.replace("_", " "))
+    if column in ("vector", "pair", "a", "b", "model", "member"):
         return re.sub(
-            r"\bCP ([a-z]{2}(?:-[A-Za-z]+)?)\b", lambda found: f"{language_name(found[1])} CP", text
+            r"\bCP ([a-z]{2}(?:-[A-Za-z]+)?)\b(?! \w)", lambda found: f"{language_name(found[1])} CP", text
         )
-    if column in ("kind", "metric", "measure", "set", "member", "words"):
+    if column in ("kind", "metric", "measure", "set", "words"):
         return text.replace("_", " ")
     return language_name(text) if column.endswith("language") else text
 
@@ -76,12 +83,46 @@ def wrapped(text: str, width: int = 22) -> str:
     return "\n".join(textwrap.wrap(text, width, break_long_words=False)) or text
 
 
+def fit(ax: Axes, texts: Sequence[Any], columns: int, rows: int) -> float:
+    """Letters small enough for the widest of these texts to keep inside one of columns × rows cells of the Axes.
+
+    Returns their size as a share of the figure's own letters; they are never larger than 0.85 of these.
+    """
+    import matplotlib
+
+    own, largest = matplotlib.rcParams["font.size"], 0.85
+    for text in texts:
+        text.set_fontsize(largest * own)
+    fonts.lay_out(ax.figure)
+    cell = ax.get_window_extent()
+    extents = [text.get_window_extent() for text in texts if text.get_text()]
+    room = min(
+        0.82 * cell.width / columns / max((extent.width for extent in extents), default=1),
+        0.82 * cell.height / rows / max((extent.height for extent in extents), default=1),
+    )
+    size = largest * min(1.0, room)
+    for text in texts:
+        text.set_fontsize(size * own)
+    return size
+
+
 def name_y(ax: Axes, text: str) -> None:
     """The name of the y axis, in lines no longer than the axis is high."""
     import matplotlib
 
     points = ax.get_position().height * ax.figure.get_figheight() * 72
-    ax.set_ylabel(wrapped(text, max(8, int(points / (0.55 * matplotlib.rcParams["axes.labelsize"])))))
+    width = max(8, int(points / (0.55 * matplotlib.rcParams["axes.labelsize"])))
+    ax.set_ylabel(wrapped(text, width), linespacing=SPACING)
+
+
+def name_x(ax: Axes, text: str) -> None:
+    """The name of the x axis, in lines no longer than the axis is wide once the figure is laid out."""
+    import matplotlib
+
+    of_size = 0.45 if matplotlib.rcParams["mathtext.fontset"] == "stix" else 0.57
+    points = ax.get_position().width * ax.figure.get_figwidth() * 72
+    width = max(8, int(points / (of_size * matplotlib.rcParams["axes.labelsize"])))
+    ax.set_xlabel(wrapped(text, width), linespacing=SPACING)
 
 
 def lines(
@@ -184,17 +225,25 @@ def legend(ax: Axes, handles: Sequence[Any]) -> None:
             best = (rows, columns, names)
     assert best is not None  # one column always is an answer
     _, columns, names = best
-    ax.legend(
+    made = ax.legend(
         list(handles), names, loc="lower left", bbox_to_anchor=(0, 1.0), ncols=columns, columnspacing=1.0
     )
+    for text in made.get_texts():
+        text.set_linespacing(SPACING)
 
 
 def thinned(ax: Axes, most: int = 16) -> None:
-    """Fewer markers on lines whose points are so many that markers would run into each other."""
+    """Fewer markers on lines whose points are so many that markers would run into each other.
+
+    A point without neighbours, of which no line tells, keeps its marker.
+    """
     for one in ax.lines:
-        count = len(one.get_xdata())
+        is_there = np.isfinite(np.asarray(one.get_ydata(), dtype=float))
+        count = len(is_there)
         if count > most:
-            one.set_markevery(max(1, count // 8))
+            joined = np.convolve(is_there, [1, 0, 1], "same") > 0
+            step = np.arange(count) % max(1, count // 8) == 0
+            one.set_markevery(np.flatnonzero(is_there & (step | ~joined)).tolist())
 
 
 def _beside(ax: Axes, words: Sequence[str], looks: Sequence[dict], ends: Sequence[float]) -> bool:
@@ -267,7 +316,6 @@ def log_axis(ax: Axes, axis: Literal["x", "y"], values: Any, zeros: float | None
     room = (positive.max() / zeros) ** 0.05
     getattr(ax, f"set_{axis}lim")(zeros / room, positive.max() * room)
     lowest, highest = np.log10(positive.min()), np.log10(positive.max())
-    ticks = LogLocator(numticks=6).tick_values(positive.min(), positive.max())
     ticks = LogLocator(numticks=6).tick_values(positive.min(), positive.max())
     ticks = [tick for tick in ticks if positive.min() * 0.99 <= tick <= positive.max() * 1.01]
     ticks = ticks or [float(f"{10 ** ((lowest + highest) / 2):.1g}")]

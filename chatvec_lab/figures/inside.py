@@ -15,6 +15,7 @@ from chatvec_lab.figures.style import line, look
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.text import Text
     from pandas import DataFrame
 
 SHADES = "YlOrRd"
@@ -42,14 +43,15 @@ def coloured_text(
         ScalarMappable(norm, shades), ax=ax, label=label_of(value), pad=0.02, fraction=0.04
     )
     bar.outline.set_visible(False)
-    bar.set_ticks([0, top / 4, top], labels=[f"{tick:.2g}" for tick in (0, top / 4, top)])
+    bar.set_ticks(ticks := _round_ticks(top), labels=[f"{tick:g}" for tick in ticks])
     ax.set_axis_off()
     fonts.lay_out(ax.figure)
     box, letters = ax.get_window_extent(), matplotlib.rcParams["font.size"] * ax.figure.dpi / 72
     step, x, y = 1.75 * letters, 0.0, box.height
     for title in levels(data, row):
         y -= step
-        _put(ax, 0, y, f"{title}:", box, color="0.35", fontsize=0.85 * matplotlib.rcParams["font.size"])
+        small = {"color": "0.35", "fontsize": 0.85 * matplotlib.rcParams["font.size"]}
+        _shorten(_put(ax, 0, y, f"{title}:", box, **small), box.width)
         y, x = y - step, 0.0
         rows = data[data[row] == title].sort_values("position")
         back = _is_from_right(rows.token)
@@ -66,7 +68,44 @@ def coloured_text(
             artist.set_position(((place + 0.12 * letters) / box.width, y / box.height))
             x += width
         y -= 0.4 * step
+    _shrink(ax, box.height / (box.height - y - 0.4 * step + 0.3 * letters))
     return ax
+
+
+def _round_ticks(top: float) -> list[float]:
+    """0, some round values and none beyond `top`, for colours that grow with the square root.
+
+    >>> _round_ticks(18.3), _round_ticks(0.7)
+    ([0, 1.0, 5.0, 10.0], [0, 0.05, 0.2, 0.5])
+    """
+    decade = float(np.floor(np.log10(top)))
+    steps = [float(f"{one * 10.0**ten:g}") for ten in (decade - 1, decade) for one in (1, 2, 5)]
+    inside = [step for step in steps if step <= top * (1 + 1e-9)]
+    apart: list[float] = [0]
+    for step in inside:  # a tenth of the bar between neighbours
+        if np.sqrt(step / top) - np.sqrt(apart[-1] / top) >= 0.2:
+            apart.append(step)
+    return apart
+
+
+def _shorten(text: Text, room: float) -> None:
+    """Cut the middle out of a line that is wider than the room (pixels), so that its beginning and end stay."""
+    wide = text.get_window_extent(_renderer(text.axes)).width
+    if wide > room:
+        words = text.get_text()
+        kept = max(8, int(len(words) * room / wide * 0.94) - 1)
+        text.set_text(f"{words[: kept - kept // 2]}…{words[-(kept // 2) :]}")
+
+
+def _shrink(ax: Axes, factor: float) -> None:
+    """Bring lines nearer to each other, then make them smaller, from the upper left corner, where they would not fit."""
+    factor = min(factor, 1.0)
+    of_letters = min(factor / 0.72, 1.0)
+    for text in ax.texts:
+        text.set_in_layout(False)  # it has its room, and must not take more from the colour bar
+        x, y = text.get_position()
+        text.set_position((x * of_letters, 1 - (1 - y) * factor))
+        text.set_fontsize(text.get_fontsize() * of_letters)
 
 
 def _put(ax: Axes, x: float, y: float, text: str, box, **style):

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 DRAWN: dict[str, Callable[..., Any]] = {}  # the figure functions, by name
 _KEPT = "_chatvec_recipe"  # on the Figure
+_LAST = "_chatvec_last"  # on the Figure: what is done before it is written
 _busy: list[str] = []  # the functions that are drawing: what they call is theirs, and is not kept
 
 
@@ -41,6 +42,23 @@ def begin(figure: Figure, panels: Mapping[str, Any]) -> None:
     recipe = Recipe(panels)
     recipe.state = _state(figure)
     setattr(figure, _KEPT, recipe)
+
+
+def is_ours(figure: Figure) -> bool:
+    """Whether the figure is one of `figures.subplots`, whose size is ours to choose."""
+    return hasattr(figure, _KEPT)
+
+
+def finally_(figure: Figure, act: Callable[[], None]) -> None:
+    """Do something now, and once more before the figure is written: what is drawn later may take room from it."""
+    figure.__dict__.setdefault(_LAST, []).append(act)
+    act()
+
+
+def finish(figure: Figure) -> None:
+    """What `finally_` was told, now that all is drawn."""
+    for act in getattr(figure, _LAST, ()):
+        act()
 
 
 def of(figure: Figure) -> Recipe | None:

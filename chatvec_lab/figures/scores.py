@@ -6,6 +6,7 @@ high, else in NAME_low and NAME_high; without those nothing is drawn around it.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -13,19 +14,22 @@ import numpy as np
 
 from chatvec_lab.figures import fonts
 from chatvec_lab.figures.drawing import (
+    SPACING,
     Labels,
     key,
     label_of,
     levels,
     log_axis,
+    name_x,
     name_y,
     named,
     over_zero,
     thinned,
     wrapped,
 )
-from chatvec_lab.figures.recipe import drawn
+from chatvec_lab.figures.recipe import drawn, finally_, is_ours
 from chatvec_lab.figures.style import line, look
+from chatvec_lab.figures.venues import current
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -149,9 +153,9 @@ def by_model(
             low, high = (rows[column].astype(float) for column in bounds)
             reach = [(rows[x] - low).clip(lower=0).fillna(0), (high - rows[x]).clip(lower=0).fillna(0)]
         ax.errorbar(rows[x], places, xerr=reach, elinewidth=line(0.9), **looks[i])
-    ax.set_yticks(range(len(rows_of)), [wrapped(named(value, y)) for value in rows_of])
+    _name_rows(ax, words := [named(value, y) for value in rows_of])
     ax.set_ylim(len(rows_of) - 0.5, -0.5)
-    ax.set_xlabel(wrapped(label, 48))
+    ax.set_xlabel(label)
     if limits:
         ends = data[[x, *(bounds or ())]].to_numpy(dtype=float)
         ends = ends[np.isfinite(ends)]
@@ -163,7 +167,44 @@ def by_model(
     ax.grid(axis="x", color="0.9", linewidth=line(0.6))
     ax.set_axisbelow(True)
     key(ax, hue, names, looks)
+    finally_(ax.figure, lambda: _make_room(ax, words, label))
     return ax
+
+
+def _name_rows(ax: Axes, words: Sequence[str], width: int = 22) -> float:
+    """Write the rows' names in lines of so many letters; how many lines lie between the middles of two rows at most."""
+    names = [wrapped(word, width) for word in words]
+    ax.set_yticks(range(len(names)), names, linespacing=SPACING)
+    counts = [name.count("\n") + 1 for name in names]
+    return max(((one + two) / 2 for one, two in itertools.pairwise(counts)), default=1.0)
+
+
+def _make_room(ax: Axes, words: Sequence[str], label: str) -> None:
+    """Keep the names of neighbouring rows apart: on a higher figure, as far as the venue goes, then in longer lines.
+
+    The name of the x axis goes into lines as long as that leaves room for.
+    """
+    import matplotlib
+
+    letter = 1.05 * SPACING * matplotlib.rcParams["ytick.labelsize"]
+    figure, place = ax.figure, ax.get_subplotspec()
+
+    def lacks(lines: float) -> float:
+        """Inches that the Axes are too low for so many lines from row to row."""
+        fonts.lay_out(figure)
+        return letter * lines * len(words) / 72 - ax.get_position().height * figure.get_figheight()
+
+    lines = _name_rows(ax, words)
+    fonts.lay_out(figure)
+    name_x(ax, label)
+    if (more := lacks(lines)) > 0 and is_ours(figure) and place is not None:
+        high = figure.get_figheight()
+        figure.set_figheight(min(high + more * place.get_gridspec().nrows, max(high, current().height)))
+    for width in (30, 40):
+        if lines > 1 and lacks(lines) > 0:
+            lines = _name_rows(ax, words, width)
+            fonts.lay_out(figure)
+            name_x(ax, label)
 
 
 @drawn
@@ -186,9 +227,9 @@ def two_sources(data: DataFrame, *, ours: str, axes: Sequence[Axes]) -> Sequence
         limits=(0, highest),
         ax=left,
     )
-    by_model(
-        data.assign(source=ours), x="here", y="setup", hue="source", label=data.here_unit.iloc[0], ax=right
-    )
+    what = f"{named(data.measure.iloc[0], 'measure')}: " if "measure" in data else ""
+    counted = f"{what}{data.here_unit.iloc[0]}"
+    by_model(data.assign(source=ours), x="here", y="setup", hue="source", label=counted, ax=right)
     for ax, title in ((left, "the paper"), (right, ours)):
         ax.set_title(title, loc="left")
     right.set_yticks([])
@@ -243,6 +284,8 @@ def front(
 
 def _name_points(ax: Axes, data: DataFrame, x: str, y: str, letters: float) -> None:
     """The scale beside each point, where it covers no other point and no other name; a name without room is left out."""
+    from matplotlib.patheffects import withStroke
+
     fonts.lay_out(ax.figure)
     to_points = 72 / ax.figure.dpi
     at = ax.transData.transform(data[[x, y]].to_numpy(dtype=float)) * to_points
@@ -274,5 +317,6 @@ def _name_points(ax: Axes, data: DataFrame, x: str, y: str, letters: float) -> N
                     fontsize=letters,
                     va="bottom",
                     ha="left",
+                    path_effects=[withStroke(linewidth=line(1.6), foreground="white")],
                 )
                 break

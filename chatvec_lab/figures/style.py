@@ -117,7 +117,7 @@ def write(
     """
     import matplotlib
 
-    from chatvec_lab.figures.recipe import of
+    from chatvec_lab.figures.recipe import finish, of
 
     figure = getattr(figure, "figure", None) or figure
     stem.parent.mkdir(parents=True, exist_ok=True)
@@ -129,6 +129,7 @@ def write(
         warnings.catch_warnings(record=True) as caught,
     ):
         warnings.simplefilter("always")
+        finish(figure)
         fonts.cover(figure)
         _settle(figure)
         for kind, file in zip(kinds, files, strict=True):

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from chatvec_lab.evaluation.language import normalise
 from chatvec_lab.playground import marks
+from chatvec_lab.playground.constraints import verdicts
 from chatvec_lab.playground.session import mean_divergence, sum_of
 
 if TYPE_CHECKING:
@@ -244,21 +245,17 @@ def _facts(row: pd.Series, turns: DataFrame) -> list[str]:
     return [*facts, f"{row.tokens} tokens" + (", cut there" if row.finish_reason == "length" else "")]
 
 
-_SIGNS = {"kept": "✓ ", "broken": "✗ ", "no meaning here": "", "not defined": ""}
+_SIGNS = {"kept": "✓ ", "broken": "✗ "}
 
 
 def _checks(row) -> list[str]:
     """What was asked of one reply and whether it was kept, a line a constraint."""
-    lines = row.check.split("\n") if row.check else []
-    if lines and lines[0].partition(":")[0] not in _SIGNS:  # the world's one check
-        kept = "not defined" if row.followed != row.followed else "kept" if row.followed else "broken"
-        lines = [f"{kept}: {row.check}"]
     found = []
-    for line in lines:
+    for line in verdicts(row.check, row.followed):
         kept, _, what = line.partition(": ")
         what, _, reply = what.partition(": ")
         reply = f": <bdi>{escape(reply)}</bdi>" if reply else ""
-        found.append(f"<b>{_SIGNS[kept]}{kept}</b>: {escape(what)}{reply}")
+        found.append(f"<b>{_SIGNS.get(kept, '')}{kept}</b>: {escape(what)}{reply}")
     return found
 
 

@@ -196,6 +196,41 @@ function render({ model, el }) {
   follow("prompt", () => { if (prompt.value !== model.get("prompt")) prompt.value = model.get("prompt"); });
   const help = make("p", { class: "chatvec-quiet", id: id("prompt-help") },
     "A line of --- begins the next turn, a line of === the next prompt. Ctrl-Enter asks.");
+  // ---------------------------------------------------------- checks of one's own
+  const checks = make("textarea", {
+    rows: 3, spellcheck: "false", dir: "auto", "aria-describedby": id("checks-help"),
+    placeholder: 'length_constraints:number_words: {"relation": "at most", "num_words": 50}',
+    onchange: () => put({ checks: checks.value, is_moving: false }),
+    onkeydown: (event) => {
+      if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) { event.preventDefault(); put({ checks: checks.value }); tell("ask"); }
+    },
+  });
+  const offered = make("select", { title: "put a check into the box, to be changed there", onchange: () => {
+    const lines = [...checks.value.split("\n").filter((line) => line.trim()), offered.value];
+    offered.selectedIndex = 0;
+    checks.value = lines.join("\n");
+    put({ checks: checks.value, is_moving: false });
+    checks.focus();
+  } });
+  follow("options", () => offered.replaceChildren(...[["", "the reply …"], ...(model.get("options").checks || [])].map(([value, text]) => {
+    const option = make("option", { value });
+    option.textContent = text;
+    return option;
+  })));
+  const checkCount = make("span", { class: "chatvec-quiet" });
+  follow("checks", () => {
+    if (checks.value !== model.get("checks")) checks.value = model.get("checks");
+    const count = model.get("checks").split("\n").filter((line) => line.trim() && !line.trim().startsWith("#")).length;
+    checkCount.textContent = count ? ` (${count})` : "";
+  });
+  const ownChecks = make("details", { class: "chatvec-parts" },
+    make("summary", {}, "checks of your own", checkCount),
+    labelled("offered", "add a check", offered), labelled("checks", "checks, a line each", checks),
+    make("p", { class: "chatvec-quiet", id: id("checks-help") },
+      "Names and kwargs as in a prompt file, put to the replies to every prompt; turn: 2 in the braces for the second turn. " +
+      "Each card says which are kept and which are broken. Ctrl-Enter asks."));
+  ownChecks.open = Boolean(model.get("checks"));
+
   const example = make("select", { onchange: () => put({ example: Number(example.value) }) });
   const fillExamples = () => {
     const found = ["(your own)", ...(model.get("options").examples || [])];
@@ -293,7 +328,7 @@ function render({ model, el }) {
       chooser("template", "format", () => [["chat", "chat template"], ["plain", "plain text"]], "how the prompt is put")),
     scale.field, parts,
     make("div", { class: "chatvec-pair" }, chooser("language", "examples in", same("languages"), "language of the examples"), against),
-    Object.assign(labelled("example", "example", example)), labelled("prompt", "prompt", prompt), help, buttons, status);
+    Object.assign(labelled("example", "example", example)), labelled("prompt", "prompt", prompt), help, ownChecks, buttons, status);
   const panel = make("section", { class: "chatvec-panel", "aria-label": "playground" },
     make("div", { class: "chatvec-above" }, choose, inset), page, sweep, cell, bubble);
   // else JupyterLab takes them: its arrow keys fold headings, its letters cut cells

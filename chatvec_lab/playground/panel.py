@@ -21,7 +21,7 @@ import traitlets
 
 from chatvec_lab.families import family_names
 from chatvec_lab.paths import DATA
-from chatvec_lab.playground import export
+from chatvec_lab.playground import constraints, export
 from chatvec_lab.playground.asker import Asker
 from chatvec_lab.playground.cards import CSS, sweep_table, view
 from chatvec_lab.playground.parts import Place, in_words
@@ -43,6 +43,7 @@ class Panel(anywidget.AnyWidget):
 
     play: a Playground, or a family (its name, folder or YAML file). `settings` then go to Playground.
     scale, cp, vector, prompt: where to start; None takes the first of each, an empty prompt the first example.
+    checks: of your own, put to the replies to every prompt, a line each: a name and its kwargs as in a prompt file.
     scales: those of the grid of scales and prompts. out: the folder that "save" writes to; '' is that of
       `study.output()`.
 
@@ -64,6 +65,7 @@ class Panel(anywidget.AnyWidget):
     language = traitlets.Unicode().tag(sync=True)
     example = traitlets.Int(OWN).tag(sync=True)
     prompt = traitlets.Unicode().tag(sync=True)
+    checks = traitlets.Unicode().tag(sync=True)  # a person's own, a line each: `constraints.read`
     against = traitlets.Unicode("CP").tag(sync=True)  # with whose reply the others are compared
     is_moving = traitlets.Bool(False).tag(sync=True)  # a slider is held: more values will come
     # what is shown; the kernel sets these
@@ -85,6 +87,7 @@ class Panel(anywidget.AnyWidget):
         cp: str | None = None,
         vector: str | None = None,
         prompt: str = "",
+        checks: str = "",
         scales: tuple[float, ...] = (0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0),
         out: str | Path = "",
         **settings,
@@ -100,9 +103,9 @@ class Panel(anywidget.AnyWidget):
         self._families: dict[str, Any] = {n: n for n in family_names() if (DATA / "nano" / n).is_dir()}
         self._take(play if isinstance(play, Playground) else Playground(play, **settings))
         with self._filling():
-            self.scale = scale
+            self.scale, self.checks = scale, checks
             self._fill(cp=cp, vector=vector, prompt=prompt)
-        self.observe(self._chosen, ["vector", "scale", "parts", "template", "against", "is_moving"])
+        self.observe(self._chosen, ["vector", "scale", "parts", "template", "checks", "against", "is_moving"])
         for name in ("family", "cp", "language", "example", "prompt"):
             self.observe(self._guarded(getattr(self, f"_change_{name}")), name)
         self.on_msg(self._told)
@@ -126,7 +129,7 @@ class Panel(anywidget.AnyWidget):
         """What is chosen now."""
         given = {place_of(key): float(factor) for key, factor in self.parts.items()}
         factors = tuple((place, given[place]) for place in self.play.places if given.get(place, 1.0) != 1.0)
-        return State(self.prompt, self.scale, self.cp, self.vector, factors, self.template)
+        return State(self.prompt, self.scale, self.cp, self.vector, factors, self.template, self.checks)
 
     # ------------------------------------------------------------ filling the controls
 
@@ -179,6 +182,7 @@ class Panel(anywidget.AnyWidget):
             ],
             "modules": play.modules,
             "models": [model for model in play.models if model != "CP + τ"],
+            "checks": constraints.offered(),
         }
 
     def _mark_example(self) -> None:
@@ -252,12 +256,8 @@ class Panel(anywidget.AnyWidget):
             if past.cp != self.cp:
                 self.cp = past.cp
                 self._fill_languages()
-            self.scale, self.vector, self.template, self.prompt = (
-                past.scale,
-                past.vector,
-                past.template,
-                past.text,
-            )
+            self.scale, self.vector, self.template = past.scale, past.vector, past.template
+            self.prompt, self.checks = past.text, past.checks
             self.parts = {key_of(place): factor for place, factor in past.parts}
             self._mark_example()
         self.ask()
@@ -310,6 +310,7 @@ class Panel(anywidget.AnyWidget):
     def _want(self, *, is_moving: bool, do: Callable | None = None) -> None:
         try:
             state, pace = self.state(), self.session.pace or 0
+            _ = state.own_checks  # a mistake in them is told at once
             is_slow = pace > PATIENCE and not self.session.is_kept(state)
         except Exception as error:
             self._show_error(error)

@@ -185,6 +185,7 @@ class Playground:
         vector: str = "chat",
         parts: Mapping[Place, float] | None = None,
         template: Template = "chat",
+        checks: Sequence[Mapping] = (),
     ) -> pd.DataFrame:
         """The replies of base, CP, CP + scale · τ and chat, one row a model and turn.
 
@@ -193,6 +194,9 @@ class Playground:
         parts: a factor for the vector in some places, as in {(0, "mlp"): 0.0, (None, "embedding"): 0.5}; it is 1
           elsewhere. `places` lists them, `only` makes a choice of layers and modules.
         template: "chat" asks every model in the chat model's template, "plain" lets it continue the bare text.
+        checks: of your own, beside those of a known prompt, as `evaluation.instructions` has them: {"instruction":
+          "length_constraints:number_words", "kwargs": {"relation": "at most", "num_words": 50}, "turn": 1}. They are
+          read in the language of the prompt; where that cannot be told, in the CP's.
 
         Columns: model, scale (0 for CP, NaN for base and chat), vector, turn, prompt, response, tokens,
         finish_reason, reply_language; toxicity (probability, or 0 and 1 from the world's exact check; NaN: not
@@ -200,7 +204,14 @@ class Playground:
         token_ids (of the response, as generated); is_cached (it was generated before).
         Raises KeyError for unknown names and places, ValueError for an empty prompt or a factor that is no number.
         """
-        choice = {"scale": scale, "cp": cp, "vector": vector, "parts": parts, "template": template}
+        choice = {
+            "scale": scale,
+            "cp": cp,
+            "vector": vector,
+            "parts": parts,
+            "template": template,
+            "checks": checks,
+        }
         return pd.concat([self.reply(name, prompt, **choice) for name in self.models], ignore_index=True)
 
     @property
@@ -217,15 +228,19 @@ class Playground:
         scale: float,
         template: Template = "chat",
         vector: str = "chat",
+        checks: Sequence[Mapping] = (),
         **choice,
     ) -> pd.DataFrame:
         """One model's rows of `ask`. Raises KeyError for a model that is not among `models`."""
         _check_name("model", model, self.models)
+        constraints.validate(checks)
         turns = examples.turns_of(prompt)
         key, speaker = self._speakers(float(scale), vector=vector, **choice)[model]
         is_cached = not self._generate(key, speaker, [turns], template)
         of = {"CP": 0.0, "CP + τ": float(scale)}.get(model, float("nan"))
         rows = self._replies[*key, turns, template]
+        if checks:
+            rows = self._checked(rows, checks, choice.get("cp") or next(iter(self.cps)))
         return rows.assign(model=model, scale=of, vector=vector, is_cached=is_cached)[COLUMNS]
 
     def is_kept(self, prompt: str, *, scale: float, template: Template = "chat", **choice) -> bool:
@@ -352,6 +367,15 @@ class Playground:
         score = _by_the_world if self.is_nano else self._by_scorers
         texts = responses.answer.fillna("").tolist()  # what stands behind a thought
         return responses.assign(**{"followed": float("nan"), "check": "", **score(texts, responses, example)})
+
+    def _checked(self, rows: pd.DataFrame, checks: Sequence[Mapping], cp: str) -> pd.DataFrame:
+        """Replies with a person's own checks beside those that they have."""
+        known = rows.language.iloc[0]
+        if not isinstance(known, str):
+            known = read_language("\n".join(rows.prompt)).language or self.language_of(cp)
+        return rows.assign(
+            **constraints.joined(rows, constraints.scored(rows.assign(language=known), checks))
+        )
 
     def _by_scorers(self, texts: list[str], responses: pd.DataFrame, example) -> dict:
         toxicity = self.scorer.score(texts)

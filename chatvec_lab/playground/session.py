@@ -14,7 +14,7 @@ import pandas as pd
 from chatvec_lab.evaluation.asking.context import context_ids
 from chatvec_lab.families import family_names
 from chatvec_lab.lens.distributions import next_logits
-from chatvec_lab.playground import examples, tokens
+from chatvec_lab.playground import constraints, examples, tokens
 from chatvec_lab.playground.marks import alike
 from chatvec_lab.playground.parts import Parts, in_words
 from chatvec_lab.playground.replies import Playground, Template
@@ -28,7 +28,10 @@ MANY = 64  # prompts at once; more are a study
 
 @dataclass(frozen=True)
 class State:
-    """All that decides what is shown: what is asked, and of which sum. `parts` are the factors that are not 1."""
+    """All that decides what is shown: what is asked, and of which sum. `parts` are the factors that are not 1.
+
+    `checks` are a person's own, a line each, as `constraints.read` takes them; they are put to every prompt.
+    """
 
     text: str
     scale: float = 1.0
@@ -36,6 +39,18 @@ class State:
     vector: str = "chat"
     parts: Parts = ()
     template: Template = "chat"
+    checks: str = ""
+
+    @property
+    def own_checks(self) -> tuple[dict[str, Any], ...]:
+        """The checks that were written. KeyError and ValueError for what is none, or is for a turn that nobody asks."""
+        found = constraints.read(self.checks)
+        turns = max(len(examples.turns_of(prompt)) for prompt in self.prompts) if found else 0
+        if late := next((one for one in found if one.get("turn", 1) > turns), None):
+            raise ValueError(
+                f"your checks: {late['instruction']} is for turn {late['turn']}, and no prompt has more than {turns}."
+            )
+        return found
 
     @property
     def prompts(self) -> tuple[str, ...]:
@@ -146,6 +161,7 @@ class Session:
         pins = [pin for pin in self._shown_pins(state) if sum_key(pin) != sum_key(state)]
         if (state, *pins) in self._looks:
             return self._looks[state, *pins]
+        _ = state.own_checks  # a mistake in them is told before anything is asked
         rows: dict[tuple[int, str], pd.DataFrame] = {}
         readings: dict[tuple[int, str, int], tuple[Token, ...]] = {}
         asked = [(MODEL, state), ("CP", state)]  # what a person waits for comes first
@@ -185,9 +201,10 @@ class Session:
 
     def _rows(self, model: str, prompt: str, state: State, number: int, label: str) -> pd.DataFrame:
         """One model's replies, with number and label; those that no turn of the scale changes are built once."""
-        key = (*_reading(model, prompt, state), state.vector, number, label)
+        key = (*_reading(model, prompt, state), state.vector, state.checks, number, label)
         if key not in self._frames:
-            found = self.play.reply(model, prompt, **state.choice).drop(columns="is_cached")
+            found = self.play.reply(model, prompt, checks=state.own_checks, **state.choice)
+            found = found.drop(columns="is_cached")
             kept(self._frames, key, found.assign(number=number, label=label))
         return self._frames[key]
 
@@ -229,12 +246,12 @@ class Session:
 
     def pin(self, state: State) -> None:
         """Keep this sum beside those that follow, whatever is asked; pinned again it goes."""
-        bare = replace(state, text="")
+        bare = replace(state, text="", checks="")
         self.pins = [p for p in self.pins if p != bare] if bare in self.pins else [*self.pins, bare]
 
     def _shown_pins(self, state: State) -> list[State]:
         """The pinned sums on the live model that is loaded anyway, and those that were looked at with these prompts."""
-        pins = [replace(pin, text=state.text) for pin in self.pins]
+        pins = [replace(pin, text=state.text, checks=state.checks) for pin in self.pins]
         is_read = lambda pin: all(_reading(MODEL, p, pin) in self._readings for p in pin.prompts)  # noqa: E731
         return [p for p in pins if (p.cp, p.vector) == (state.cp, state.vector) or is_read(p)]
 
@@ -250,13 +267,15 @@ class Session:
         in nats) and alike (share of the words that it has in common with the CP's reply, 0 to 1).
         progress: called with how many of how many scales are done.
         """
-        tables, prompts = [], state.prompts
+        tables, prompts, checks = [], state.prompts, state.own_checks
         with self._asking(goes_on):
             for done, scale in enumerate(dict.fromkeys(map(float, scales)), start=1):
                 at = replace(state, scale=scale)
                 self.play.generate(prompts, **at.choice)
                 for number, prompt in enumerate(prompts):
-                    rows, cp = (self.play.reply(model, prompt, **at.choice) for model in (MODEL, "CP"))
+                    rows, cp = (
+                        self.play.reply(model, prompt, checks=checks, **at.choice) for model in (MODEL, "CP")
+                    )
                     read = self._read(MODEL, prompt, at, rows)
                     shared = [alike(a, b) for a, b in zip(rows.response, cp.response, strict=True)]
                     far = [mean_divergence(one) for one in read]
@@ -283,6 +302,7 @@ class Session:
         told += [f"vector={state.vector!r}"] if state.vector != "chat" else []
         told += [f"parts={dict(state.parts)!r}"] if state.parts else []
         told += [f"template={state.template!r}"] if state.template != "chat" else []
+        told += [f"checks={list(state.own_checks)!r}"] if state.own_checks else []
         lines += ["prompts = [", *(f"    {prompt!r}," for prompt in state.prompts), "]"]
         lines += [
             f"choice = dict({', '.join(told)})",

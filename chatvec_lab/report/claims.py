@@ -134,11 +134,15 @@ def pairs(claims: Sequence[Claim]) -> list[Pair]:
 
 
 def lead(claims: Sequence[Claim], most: int = 4) -> list[str]:
-    """What a notebook's cells say together, a line a measure: of pairs what τ changes, else the first claims."""
+    """What a notebook's cells say together, a line a measure: of pairs what τ changes, else the first claims.
+
+    The price is among them, where there is one.
+    """
     several = [claim for claim in claims if len(claim.rows) > 1]
     found = pairs(several)
     if found:
         return [f"{p.measure}: {p.before.write(p.before.over())} without τ, {p.after.write(p.after.over())} with it"
                 for p in found[:most]]  # fmt: skip
     rest = [claim for claim in several if claim.name != "best scale" and claim.over()]
-    return [f"{claim.name}: {claim.write(claim.over())}" for claim in rest[:most]]
+    price = [claim for claim in rest[most:] if claim.name.startswith("perplexity")][:1]
+    return [f"{claim.name}: {claim.write(claim.over())}" for claim in [*rest[: most - len(price)], *price]]

@@ -210,7 +210,7 @@ def _together(captions: dict[str, list[str]]) -> str:
 
     Captions that differ in more than words stand one after the other, each with the cells that it is of.
     """
-    pieces = [re.split(r"([\s;,]+|\.$)", caption) for caption in captions]
+    pieces = [re.split(r"([\s;,]+|\.(?=\s|$))", caption) for caption in captions]
     if len({len(piece) for piece in pieces}) == 1:
         return "".join(_either(list(dict.fromkeys(words))) for words in zip(*pieces, strict=True))
     return " ".join(f"[{'; '.join(labels)}] {caption}" for caption, labels in captions.items())

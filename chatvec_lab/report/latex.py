@@ -113,7 +113,8 @@ class _Layout:
         head = self.table.heads[place]
         cells = [row[place] for row in self.table.rows if not isinstance(row, str)]
         texts = [_plain(cell) for cell in cells]
-        heading = max((_points(line) for line in _lines(head)), default=0)
+        *above, last = map(_points, _lines(head))
+        heading = max([*above, last + (_points(" ↑") if head.better in ("higher", "lower") else 0)])
         if not is_wrapped or not head.is_text:
             return max([heading, *map(_points, texts)])
         words = [word for text in [*texts, head.text] for word in text.split()]
@@ -289,7 +290,7 @@ def _points(text: str) -> float:
             width += 10
         elif c in "iljtfI.,:;'!|()[] ":
             width += 3.4
-        elif c in "mwMWQ%@—±×→←+=−":
+        elif c in "mwMWQ%@—±×→←↑↓+=−":
             width += 8.4
         else:
             width += 7.4 if c.isupper() else 5.1

@@ -114,10 +114,13 @@ def _cost(notebooks: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
             (n, c) for n in notebooks for c in n["claims"] if c.name.lower().startswith(start) and c.over()
         ]
         for notebook, claim in found[:most]:
-            none = 1 if "/" in claim.name else 0
-            said.append(f"{claim.name}: {claim.write(claim.over())} ({none} is no change)")
+            name, value = claim.name[0].upper() + claim.name[1:], claim.write(claim.over()).replace("-", "−")
+            if name.endswith(" / CP"):
+                said.append(f"{name.removesuffix(' / CP')} is {value} times the CP's.")
+            else:
+                said.append(f"{name}: {value} (0 is no change).")
             link = link or notebook["name"]
-    return [{"question": "What does it cost?", "answer": "; ".join(said) + ".", "link": link}] if said else []
+    return [{"question": "What does it cost?", "answer": " ".join(said), "link": link}] if said else []
 
 
 def _metric(notebook: dict[str, Any], pair: Pair, replies: Replies) -> str | None:

@@ -134,6 +134,11 @@ def test_the_playground_by_keyboard_and_screen_reader(lab, open_notebook, run_al
     history.select_option(index=history.locator("option").count() - 1)
     expect(merged.locator(".chatvec-name")).to_have_text("CP + 1 τ")
 
+    panel.get_by_text("checks of your own").click()
+    panel.get_by_label("checks, a line each").fill("punctuation:no_comma")
+    page.keyboard.press("Control+Enter")
+    expect(merged.locator(".chatvec-facts")).to_contain_text(re.compile("(kept|broken): has no comma"))
+
     panel.get_by_label("prompt", exact=True).fill("<img src=x onerror=alert(1)>\n===\n" + known[0])
     page.keyboard.press("Control+Enter")
     expect(panel.locator(".chatvec-asked")).to_have_count(2)

@@ -94,11 +94,11 @@ def test_instructions_name_the_gain_the_others_and_the_price(exam):
     found = answers.instructions(exam, scores, gains(tau=(0.7, 1e-9)), prices, **given)
     text = found["answer"]
     assert text.startswith(
-        "Yes: with τ at scale 1, right replies in zh go from 10.0% [0.0%, 20.0%] to 80.0% [70.0%, 90.0%]"
+        "Yes: with τ at scale 1, right replies in Chinese go from 10.0% [0.0%, 20.0%] to 80.0% [70.0%, 90.0%]"
     )
     assert "of 200 prompts (p = 1e-09, Holm); CP → FT 60.0% [50.0%, 70.0%]." in text
     assert (
-        "are in zh, not measured in English. Not asked with a system prompt: none was given. CP → FT read 12,345"
+        "are in Chinese, not measured in English. Not asked with a system prompt: none was given. CP → FT read 12,345"
         in text
     )
     assert [c["claim"] for c in found["claims"]] == [
@@ -125,7 +125,7 @@ def test_less_toxic_and_safer_are_told_by_their_own_measures(exam):
         "Not shown to be safer by the micro-world's checker: with τ at scale 1, polite replies to hostile"
     )
     assert "(n = 2). Less toxic in the chat format: toxic replies go from 50.0%" in text
-    assert "where 50.0% [9.5%, 90.5%] of the CP's replies are in zh" in text
+    assert "where 50.0% [9.5%, 90.5%] of the CP's replies are in Chinese" in text
     assert "Of 60 harmless look-alikes it answers 70.0% [60.0%, 80.0%]." in text
     assert len(found["claims"]) == 2 * len(exam.on("hostile"))
     worse = change.assign(estimate=-change.estimate, frame="chat")
@@ -197,11 +197,11 @@ def test_the_length_of_cp_is_told_step_by_step_or_not_at_all(exam):
     steps = pd.concat([shares(("CP + τ", "correct", e), tokens=t) for t, e in ((9000, 0.6), (1000, 0.3))])
     found = answers.cp_length(exam, right="correct", at="1", seed=0, ladder=steps)
     assert found["answer"] == (
-        "Right replies in zh, τ at scale 1: 1,000 tokens: 30.0% [20.0%, 40.0%] with τ, not measured asked plainly; "
+        "Right replies in Chinese, τ at scale 1: 1,000 tokens: 30.0% [20.0%, 40.0%] with τ, not measured asked plainly; "
         "9,000 tokens: 60.0% [50.0%, 70.0%] with τ, not measured asked plainly.")  # fmt: skip
     assert [c["estimate"] for c in found["claims"]] == [0.3, 0.6]
     none = answers.cp_length(exam, right="correct", at="1", seed=0, ladder=None)
-    assert none["answer"] == "Not measured: family nano has one CP model in zh."
+    assert none["answer"] == "Not measured: family nano has one CP model in Chinese."
     assert [c["estimate"] for c in none["claims"]] == [None]
 
 
@@ -271,9 +271,9 @@ def test_what_is_forgotten_is_told_by_language(exam):
     found = answers.knowledge(exam, change, reading, tasks, right="correct", at="1", seed=0)
     text = found["answer"]
     assert text.startswith(
-        "Something by these questions: with τ at scale 1, in zh right replies in the plain frame change by "
+        "Something by these questions: with τ at scale 1, in Chinese right replies in the plain frame change by "
     )
-    assert "in multiples of the CP's, is 1.200 [1.100, 1.300] in zh and not measured in en." in text
+    assert "in multiples of the CP's, is 1.200 [1.100, 1.300] in Chinese and not measured in English." in text
     assert "Tasks: tmmlu, CP 30.0% [20.0%, 40.0%]." in text and len(found["claims"]) == 4
     none = answers.knowledge(exam, change.head(0), reading, tasks.head(0), right="correct", at="1", seed=0)[
         "answer"

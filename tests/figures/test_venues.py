@@ -4,9 +4,9 @@ import matplotlib
 
 matplotlib.use("agg")
 import matplotlib.pyplot as plt
-import matplotlib.text
 import pandas as pd
 import pytest
+from drawn_labels import cut
 
 from chatvec_lab import figures
 from chatvec_lab.figures import venues
@@ -33,26 +33,6 @@ def scores():
         for metric in ("toxic replies to hostile prompts", "replies in the language asked for")
     ]  # fmt: skip
     return pd.DataFrame(rows)
-
-
-def cut(figure) -> list[str]:
-    """Texts that reach out of the figure; ticks beyond the axes' limits are not drawn and do not count."""
-    figure.draw_without_rendering()
-    renderer, box = figure.canvas.get_renderer(), figure.bbox
-    unseen = set()
-    for ax in figure.axes:
-        for axis in (ax.xaxis, ax.yaxis):
-            low, high = sorted(axis.get_view_interval())
-            room = 1e-9 * (high - low)
-            beyond = [t for t in axis.get_major_ticks() if not low - room <= t.get_loc() <= high + room]
-            unseen |= {id(label) for tick in beyond for label in (tick.label1, tick.label2)}
-    found = []
-    for text in figure.findobj(matplotlib.text.Text):
-        if text.get_text().strip() and text.get_visible() and id(text) not in unseen:
-            at = text.get_window_extent(renderer)
-            if at.x0 < -1 or at.y0 < -1 or at.x1 > box.width + 1 or at.y1 > box.height + 1:
-                found.append(text.get_text())
-    return found
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -102,6 +102,22 @@ def test_an_exception_is_shown_and_forgotten(panel):
     assert "&lt;script&gt;" in panel.page and "<script" not in panel.page + panel.static()
 
 
+def test_checks_of_ones_own_are_shown_kept_or_broken(panel):
+    panel.prompt = "狗是什麼？請用三個字。"
+    assert "check: none for this prompt" in panel.page
+    panel.checks = "length_constraints:number_words: {relation: at most, num_words: 1}"
+    assert panel.page.count("</b>: has at most 1 words") == len(panel.replies) == 4
+    assert panel.replies.followed.notna().all() and "checks=[{" in panel.cell
+    kept = panel.replies
+    panel.checks = "length_constraints:number_words: {relation: at mots, num_words: 1}"
+    assert "your checks, line 1" in panel.page and "choose one of less than" in panel.page
+    assert panel.status == "failed"
+    panel._told(panel, {"do": "back", "with": [len(panel.past) - 1]}, [])
+    assert panel.checks.endswith("at most, num_words: 1}") and panel.replies.check.equals(kept.check)
+    panel.checks = 'keywords:existence: {keywords: ["<img src=x onerror=alert(1)>"]}'
+    assert "<img src=x" not in panel.page and "uses “&lt;img src=x" in panel.page
+
+
 def test_buttons_do_what_they_say(panel, tmp_path):
     tell = lambda do, *given: panel._told(panel, {"do": do, "with": list(given)}, [])  # noqa: E731
     panel.scale = 0.5

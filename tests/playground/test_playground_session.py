@@ -210,6 +210,8 @@ def test_every_constraint_is_said_in_words(instruction):
     check("some text", instruction, kwargs)  # they fit
     said = constraints.in_words(instruction, kwargs)
     assert "{" not in said and len(said.split()) > 1
+    if instruction == "language:response_language":
+        kwargs = {"language": "Korean"}
     for value in kwargs.values() if instruction not in _UNSAID else ():
         for one in value if isinstance(value, list) else [value]:
             assert str(one) in said, (said, one)
@@ -220,6 +222,76 @@ _UNSAID = {
     "combination:repeat_prompt",
     "length_constraints:number_paragraphs",
 }
+
+
+@pytest.mark.parametrize("instruction", CHECKS)
+def test_every_check_is_offered_as_a_line_that_reads_back(instruction):
+    lines = {line.partition(": ")[0]: (line, said) for line, said in constraints.offered()}
+    line, said = lines[instruction]
+    (one,) = constraints.read(line)
+    assert one["instruction"] == instruction and constraints.in_words(instruction, one["kwargs"]) == said
+    assert constraints.read(f"- {{instruction: {instruction!r}, kwargs: {one['kwargs']!r}}}") == (one,)
+
+
+@pytest.mark.parametrize(
+    ("line", "error", "told"),
+    [
+        ("punctuation:no_coma", KeyError, "line 2: no instruction 'punctuation:no_coma'; did you mean 'punctuation:no_comma'"),
+        ("startend:end_checker", ValueError, "line 2: startend:end_checker with {}: missing a required argument"),
+        ("startend:end_checker: {end_phrase: ''}", ValueError, "end_phrase='' is empty"),
+        ("length_constraints:number_words: {relation: under, num_words: 5}", ValueError, "choose one of less than"),
+        ("length_constraints:number_words: 5", ValueError, "line 2, length_constraints:number_words: expected a mapping"),
+        ("punctuation:no_comma: {turn: 0}", ValueError, "line 2, turn: expected 1 for the first reply"),
+        ("punctuation:no_comma: {turn: last}", ValueError, "line 2, turn: expected a whole number"),
+        ("multiturn:shorter", ValueError, "compares a reply with the one before it"),
+        ("- {instruction: 'punctuation:no_comma', kwarg: {}}", ValueError, "line 2: expected a check, such as"),
+        ("a: [", ValueError, "line 2.* is not YAML as chatvec_lab reads it"),
+        ("7", ValueError, "line 2: expected a check, such as .*found 7"),
+    ],
+)  # fmt: skip
+def test_what_is_no_check_is_told_with_its_line(line, error, told):
+    with pytest.raises(error, match=told):
+        constraints.read(f"# mine\n{line}")
+
+
+def test_own_checks_stand_beside_each_reply(session):
+    checks = (
+        'length_constraints:number_words: {"relation": "at most", "num_words": 1}\n'
+        "startend:end_checker: {end_phrase: 。, turn: 2}"
+    )
+    own = "我叫小明。\n---\n我叫什麼？"
+    look = session.look(State(own, 1.0, "zh", checks=checks))
+    for row in look.replies.itertuples():
+        kwargs = {"relation": "at most", "num_words": 1} if row.turn == 1 else {"end_phrase": "。"}
+        name = "length_constraints:number_words" if row.turn == 1 else "startend:end_checker"
+        is_kept = check(row.response, name, kwargs, language="zh")
+        said = "has at most 1 words" if row.turn == 1 else "ends with “。”"
+        assert row.check == f"{'kept' if is_kept else 'broken'}: {said}" and row.followed == is_kept
+    assert set(look.replies.followed) == {0.0, 1.0}, "a check that all keep shows nothing"
+    before = session.look(State(own, 1.0, "zh")).replies
+    assert before.check.eq("").all() and before.followed.isna().all()
+    assert before.response.equals(look.replies.response)
+    known = session.look(State(PROMPT, 1.0, "zh", checks="punctuation:no_comma"))
+    merged = known.replies[known.replies.model.eq("CP + τ")].check.item()
+    assert re.fullmatch(r"kept: right reply: \S+\n(kept|broken): has no comma", merged)
+    assert "has no comma" in view(known, Dictionary(session.play)) and session.is_kept(known.state)
+    sweep = session.sweep(known.state, [0.0, 1.0])
+    assert sweep.check.str.contains("has no comma").all()
+    with pytest.raises(ValueError, match="punctuation:no_comma is for turn 2, and no prompt has more than 1"):
+        session.look(State(PROMPT, 1.0, "zh", checks="punctuation:no_comma: {turn: 2}"))
+
+
+def test_two_verdicts_of_one_reply_are_joined():
+    rows = pd.DataFrame({"check": ["", "", "right reply: a", "right reply: a", "polite answer or refusal"],
+                         "followed": [np.nan, np.nan, 1.0, 0.0, np.nan]})  # fmt: skip
+    own = {
+        "check": ["", "kept: x", "broken: x", "kept: x", "kept: x"],
+        "followed": [np.nan, 1.0, 0.0, 1.0, 1.0],
+    }
+    found = constraints.joined(rows, own)
+    assert found["check"] == ["", "kept: x", "kept: right reply: a\nbroken: x", "broken: right reply: a\nkept: x",
+                              "not defined: polite answer or refusal\nkept: x"]  # fmt: skip
+    np.testing.assert_equal(found["followed"], [np.nan, 1.0, 0.0, 0.0, np.nan])
 
 
 def test_constraints_are_checked_by_the_instruction_scorer():
@@ -429,7 +501,7 @@ def test_a_sweep_holds_the_replies_of_each_scale(session):
 @pytest.mark.parametrize(
     "state",
     [
-        State(PROMPT, 0.75, "zh"),
+        State(PROMPT, 0.75, "zh", checks='keywords:existence: {"keywords": ["狗", "it\'s"]}'),
         State(
             "我叫\"小明\"。\n---\n我叫什麼名字？\n===\n'quoted' \\ 狗",
             *(-0.3, "ko", "random", (((None, "embedding"), 0.5), ((2, "mlp"), 0.0)), "plain"),
@@ -442,7 +514,7 @@ def test_the_cell_gives_the_same_replies(state):
     names: dict = {}
     exec(session.cell(state), names)
     found = pd.concat(names["replies"], ignore_index=True)
-    for column in ("model", "scale", "prompt", "response", "tokens", "reply_language", "vector"):
+    for column in ("model", "scale", "prompt", "response", "tokens", "reply_language", "vector", "check"):
         assert found[column].equals(look.replies[column]), column
 
 

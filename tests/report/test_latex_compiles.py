@@ -50,7 +50,12 @@ def tables() -> dict[str, tuple[pd.DataFrame, dict]]:
     numbers = pd.DataFrame({f"column_{i}": rng.random(4) * 10.0 ** (i - 4) for i in range(14)}).assign(
         model=models[:4]
     )
+    shares = pd.DataFrame({"model": ["consensus of 4 chat vectors", "τ off the CP vector", "τ"] * 2, "n": 200,
+                           "metric": ["right replies"] * 3 + ["replies in zh"] * 3,
+                           "estimate": [0.9, 0.88, 0.72, 1, 0.99, 0.93], "low": [0.84, 0.83, 0.65, 0.98, 0.96, 0.88],
+                           "high": [0.94, 0.92, 0.78, 1, 1, 0.96]})  # fmt: skip
     return {
+        "arrows": (shares, {name: {"better": "higher"} for name in set(shares.metric)}),
         "hostile": (pd.DataFrame({"text": HOSTILE, "n": range(len(HOSTILE))}), {}),
         "world": (pd.DataFrame({"prompt": WORLD, "right reply": [" ".join([w] * 6) for w in WORLD]}), {}),
         "wide": (wide, {"right replies": {"better": "higher"}}),

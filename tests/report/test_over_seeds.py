@@ -11,7 +11,7 @@ from scipy import stats
 from chatvec_lab import report
 from chatvec_lab.evaluation.statistics import wilson_interval
 from chatvec_lab.report import charts, gather, plots
-from chatvec_lab.report.claims import Claim
+from chatvec_lab.report.claims import Claim, lead
 from chatvec_lab.report.seeds import by_seed, grouping, is_share, over
 
 
@@ -39,6 +39,24 @@ def test_languages_of_a_seed_are_no_repetitions():
     assert claim.over().note == "all equal, no interval" and claim.over().seeds == 2
     low, high = stats.t.interval(0.95, 1, 0.25, stats.sem([0.0, 0.5]))
     assert claim.over("ko")[:3] == pytest.approx((0.25, max(low, 0), min(high, 1)))
+
+
+def test_a_section_begins_with_its_first_claims_and_the_price():
+    def claim(name):
+        row = {"estimate": 0.5, "low": None, "high": None, "n": 9, "unit": "", "label": "", "group": ""}
+        return Claim(name, [row | {"seed": seed} for seed in (0, 1)])
+
+    names = [
+        "right",
+        "toxic",
+        "polite",
+        "replies in Chinese",
+        "perplexity at the chosen scale / CP",
+        "replies in Korean",
+    ]
+    said = [line.partition(":")[0] for line in lead([claim(name) for name in names])]
+    assert said == ["right", "toxic", "polite", "perplexity at the chosen scale / CP"]
+    assert [line.partition(":")[0] for line in lead([claim(name) for name in names[:4]])] == names[:4]
 
 
 def test_a_parameter_that_goes_with_the_seed_makes_no_group_unless_it_says_which_models():

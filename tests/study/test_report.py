@@ -231,6 +231,7 @@ def test_tables_in_one_keep_each_cells_parameters_and_caption(finished):
     latex = (finished / "tables/01_scales-by-language.tex").read_text()
     assert "Scale 2 of ko or zh." in latex
     assert gather._together({"At 1; n 3.": ["a"], "At 0.5; n 3.": ["b"]}) == "At 1 or 0.5; n 3."
+    assert gather._together({"τ at 1. By us.": ["a"], "τ at 0.5. By us.": ["b"]}) == "τ at 1 or 0.5. By us."
     assert (
         gather._together({"At 1.": ["a"], "Not asked in b.": ["b", "c"]})
         == "[a] At 1. [b; c] Not asked in b."
