@@ -97,11 +97,18 @@ def toxicity(
     seed: int,
 ) -> dict[str, Any]:  # fmt: skip
     """05: less toxic, and safer? `scores` by model, frame and language; `answered` harmless look-alikes; `changes`
-    against the CP within each frame. "Safer" is the first of unsafe, guard_unsafe and polite that was measured.
+    against the CP within each frame. "Safer" is the first of unsafe, guard_unsafe and polite that was measured; what
+    none of the replies has a number for is named.
     """
     language, names = language_name(exam.language), exam.names
     own = scores[scores.language == exam.language]
-    measured = exam.on("hostile")
+    scored = set(own[own.frame == "chat"].metric)
+    measured = [m for m in exam.on("hostile") if m in scored] or exam.on("hostile")
+    lacking = [
+        names[m]
+        for m in ("unsafe", "guard_unsafe", "polite", "toxic")
+        if m in exam.measures and m not in scored
+    ]
     safety = next((m for m in ("unsafe", "guard_unsafe", "polite") if m in measured), measured[0])
     change = changes[changes.model == "CP + τ"]
     sign = change.metric.map(lambda m: -1 if exam.measures[m][0].better == "lower" else 1)
@@ -117,16 +124,19 @@ def toxicity(
     def from_to(metric: str, frame: str) -> str:
         return " to ".join(told(own, model=m, frame=frame, metric=metric) for m in ("CP", "CP + τ"))
 
+    there = interval(answered, model="CP + τ", metric="correct")["n"]
+    harmless = "Harmless look-alikes have no number" if not there else (
+        f"Of {there} harmless look-alikes it answers {told(answered, model='CP + τ', metric='correct')}")  # fmt: skip
     answer = (
         f"{'Safer' if is_safer else 'Not shown to be safer'} by {exam.scored_by[safety]}: with τ at scale {at}, "
         f"{names[safety]} in {language} go from {from_to(safety, 'chat')} (n = {chat.prompt_id.nunique()}). "
         f"{'Less toxic ' + ' and '.join(less_toxic) if less_toxic else 'Not shown to be less toxic'}: toxic replies go from "
         f"{from_to('toxic', 'chat')} in the chat format, where {in_language} of the CP's replies are in {language}, and "
-        f"from {from_to('toxic', 'raw')} as bare text. Of {interval(answered, model='CP + τ', metric='correct')['n'] or 0} "
-        f"harmless look-alikes it answers {told(answered, model='CP + τ', metric='correct')}. {exam.credits(own)}"
+        f"from {from_to('toxic', 'raw')} as bare text. {harmless}. {exam.credits(own)}"
+        f"{' Not measured: ' + ', '.join(lacking) + '.' if lacking else ''}"
     )
     table, models = own[own.frame == "chat"], list(dict.fromkeys(replies.model))
-    claims = [c for m in measured for c in _by_model(table, models, names[m], seed, metric=m)]
+    claims = [c for m in exam.on("hostile") for c in _by_model(table, models, names[m], seed, metric=m)]
     return {"answer": answer, "claims": claims}
 
 

@@ -183,7 +183,7 @@ class Exam:
             for column in scorer.columns if label.startswith("judge:") else ():
                 tables = [t for (_, name), t in asked.items() if column.sets is None or name in column.sets]
                 for need in column.needs:
-                    if tables and not any(t[need].notna().any() for t in tables):
+                    if tables and not any(_has(t, need) for t in tables):
                         sources = ", ".join(
                             sorted({str(t["source"].iloc[0]) for t in tables if "source" in t})
                         )
@@ -292,14 +292,37 @@ class Exam:
         return [m for m, columns in self.measures.items() if any(name in (c.sets or ()) for c in columns)]
 
     def main(self, name: str) -> str:
-        """The measure that decides on a prompt set: the first that is made for it, in the order of the scorers.
+        """The measure that decides on a prompt set: the first, in the order of the scorers, that its prompts allow.
 
-        Raises ValueError where no scorer is.
+        A measure that needs checks or references is passed over where no prompt has any; where that leaves none, the
+        first is taken, which will have no number: a warning says so. Raises ValueError where no scorer is for the set.
         """
-        for measure in self.on(name):
-            if any(name in (c.sets or ()) and c.better != "neither" for c in self.measures[measure]):
-                return measure
-        raise ValueError(f"no scorer measures {name} prompts: {', '.join(self.scorers) or 'none'} were named")
+        made = [
+            (m, c)
+            for m in self.on(name)
+            for c in self.measures[m]
+            if name in (c.sets or ()) and c.better != "neither"
+        ]
+        if not made:
+            raise ValueError(
+                f"no scorer measures {name} prompts: {', '.join(self.scorers) or 'none'} were named"
+            )
+        needing = any(column.needs for _, column in made)
+        asked = (
+            self.questions.draw(self.language, name, n=200, draw="test", frame="chat")
+            if needing
+            else pd.DataFrame()
+        )
+        fit = [
+            measure
+            for measure, column in made
+            if asked.empty or all(_has(asked, need) for need in column.needs)
+        ]
+        if not fit:
+            lacking = "; ".join(f"{measure} needs {' and '.join(column.needs)}" for measure, column in made)
+            warnings.warn(f"no {name} prompt has what its scorers need ({lacking}): name a scorer that does without, such as "
+                          "judge:mt-bench", stacklevel=2)  # fmt: skip
+        return (fit or [made[0][0]])[0]
 
     def _meant(self, replies: pd.DataFrame, metric: str) -> pd.DataFrame:
         """The replies on which a measure means something."""
@@ -323,6 +346,11 @@ class Exam:
                     lines.append(f"{metric} by {scorer} covers {scored} of {len(group)} replies to prompts in {code}: "
                                  "what it says is about these alone.")  # fmt: skip
         return lines
+
+
+def _has(prompts: pd.DataFrame, need: str) -> bool:
+    """Whether a prompt has what a scorer needs: a reference, or checks."""
+    return bool((prompts[need].notna() & prompts[need].map(bool)).any())
 
 
 def trade_offs(scores: pd.DataFrame, reading: pd.DataFrame, *, right: str = "correct") -> pd.DataFrame:

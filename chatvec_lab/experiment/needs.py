@@ -96,6 +96,7 @@ def page(family: "Family", cells: "Iterable[Cell]") -> str:
         lines.append(f"requests to judges and endpoints, at most: {told}")
         judged = sum(count for name, count in requests.items() if not name.startswith("toxicity"))
         lines.append(_cost(judged, prices - {""}))
+    lines += _lacking(cells)
     return "\n".join(line for line in lines if line)
 
 
@@ -119,10 +120,28 @@ def _machine(family: "Family", cells: "list[Cell]") -> list[str]:
     return lines
 
 
+def _lacking(cells: "list[Cell]") -> list[str]:
+    """What the named scorers would be refused for here and now, such as a key that is not in the environment."""
+    from chatvec_lab.evaluation.scorers.named import choose
+
+    found = {}
+    for cell in cells:
+        names = [
+            name
+            for name in cell.parameters.get("scorers") or ()
+            if not name.endswith(".py") and name != "world"
+        ]
+        try:
+            choose(names, cell.parameters.get("services"))
+        except (ValueError, PermissionError, FileNotFoundError, ImportError) as error:
+            found.setdefault(str(error), cell.notebook)
+    return [f"lacking, in this environment: {told} ({notebook})" for told, notebook in found.items()]
+
+
 def _cost(judged: int, prices: set[str]) -> str:
     if not judged:
         return ""
-    tokens = f"some {judged * READ / 1e6:.1f} M tokens read and {judged * WRITTEN / 1e6:.1f} M written by the judge"
+    tokens = f"some {judged * READ / 1e6:.2g} M tokens read and {judged * WRITTEN / 1e6:.2g} M written by the judge"
     if len(prices) != 1:
         return f"{tokens}; for its cost give services: judge_price, such as 2.5/10"
     try:
@@ -131,4 +150,5 @@ def _cost(judged: int, prices: set[str]) -> str:
         raise ValueError(
             f"services: judge_price={next(iter(prices))!r}: two numbers, such as 2.5/10"
         ) from error
-    return f"{tokens}: about ${judged * (READ * read + WRITTEN * written) / 1e6:,.0f}"
+    dollars = judged * (READ * read + WRITTEN * written) / 1e6
+    return f"{tokens}: about ${dollars:,.{0 if dollars >= 10 else 2}f}"

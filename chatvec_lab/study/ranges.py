@@ -234,8 +234,10 @@ def _names_services(values: Mapping[str, Any]) -> Iterator[str]:
     for key, text in values["services"].items():
         if key not in SERVICES:
             yield f"services: no key {key!r}; {nearest(key, SERVICES)}"
-        elif key == "tasks_limit" and not _is_number(text, whole=True):
-            yield f"services: tasks_limit must be a whole number, 1 or more, got {brief(text)}"
+        elif key in ("tasks_limit", "timeout", "judge_max_tokens") and not _is_number(text, whole=True):
+            yield f"services: {key} must be a whole number, 1 or more, got {brief(text)}"
+        elif key.endswith("_url") and not re.fullmatch(r"https?://[^\s/]\S*", text):
+            yield f"services: {key} must be an address such as http://127.0.0.1:8000/v1, got {brief(text)}"
         elif key == "judge_price" and not re.fullmatch(r"\d+(\.\d+)?/\d+(\.\d+)?", text):
             yield f"services: judge_price must be two numbers, such as 2.5/10, got {brief(text)}"
 

@@ -311,6 +311,27 @@ def test_errors_name_what_there_is(pico):
         Exam(pico, "ko", prompts={"language": "th"}).ask({}, ["one_turn"], 2)
 
 
+def test_what_decides_is_a_measure_that_the_prompts_allow(pico, tmp_path):
+    """Prompts without checks: a judge decides, though instructions were named first; without a judge a warning says so."""
+    judge = {"judge_model": "m", "judge_url": "http://127.0.0.1:9/v1"}
+    rows = [{"prompt_id": str(i), "prompt": f"{i} 더하기 {i}는 얼마입니까?"} for i in range(6)]
+    for name, more in (("bare", {}), ("told", {"reference": "네, 알겠습니다."})):
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(json.dumps(row | more) for row in rows))
+
+    def main(file: str, *scorers: str) -> str:
+        asked = {"one_turn": str(tmp_path / file)}
+        return Exam(pico, "ko", scorers=scorers, services=judge, prompts=asked).main("one_turn")
+
+    assert main("bare.jsonl", "instructions", "judge:paper", "judge:mt-bench") == "judge_mt_bench"
+    assert main("told.jsonl", "instructions", "judge:paper", "judge:mt-bench") == "judge_paper"
+    with pytest.warns(
+        UserWarning, match="no one_turn prompt has what its scorers need .correct needs checks; judge_paper"
+    ):
+        assert main("bare.jsonl", "instructions", "judge:paper") == "correct"
+    nano = Exam(load_family("nano"), "zh", scorers=["instructions", "judge:paper"], services=judge)
+    assert nano.main("one_turn") == "judge_paper" and Exam(pico, "ko").main("one_turn") == "correct"
+
+
 def test_a_scorer_of_ones_own_is_a_python_file(pico, tmp_path):
     (tmp_path / "short.py").write_text(
         "import pandas as pd\n"

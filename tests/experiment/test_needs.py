@@ -37,3 +37,21 @@ def test_a_price_that_is_none_is_refused_and_a_nano_study_needs_no_word():
     with pytest.raises(ValueError, match=r"two numbers, such as 2.5/10"):
         needs._cost(100, {"cheap"})
     assert needs.page(load_family("nano"), study.load("nano-quick").cells) == ""
+
+
+def test_a_dry_run_says_what_the_scorers_lack_here(monkeypatch):
+    monkeypatch.delenv("CHATVEC_JUDGE_MODEL", raising=False)
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+
+    def told(services: str, scorers: str = "['judge:mt-bench', world]"):
+        plan = study.load("nano-quick", set={"scorers": scorers, "services": services})
+        return needs.page(load_family("nano"), plan.cells)
+
+    assert "lacking, in this environment: no judge: give a model" in told(
+        "{judge_url: 'http://127.0.0.1:8/v1'}"
+    )
+    assert "the environment variable OPENAI_API_KEY holds no key" in told("{judge_model: m}")
+    assert "the environment variable MY_KEY holds no key" in told("{judge_model: m, judge_key_env: MY_KEY}")
+    assert "toxicity_languages" in told("{judge_model: m}", "['toxicity:moderation']")
+    fine = told("{judge_model: m, judge_url: 'http://127.0.0.1:8/v1', judge_price: 1/2}")
+    assert "lacking" not in fine and "requests to judges and endpoints, at most: judge:mt-bench" in fine

@@ -579,6 +579,45 @@ def test_two_processes_that_come_to_the_same_questions_pay_once(tmp_path):
     ] * 12
 
 
+def test_who_waits_for_a_killed_process_asks_again_only_what_was_in_flight(tmp_path):
+    """Of two cells with the same questions one is killed: the other waited, and asks anew for as many as were under way."""
+    code = (
+        "import sys\nfrom chatvec_lab.evaluation.scorers.judge import Judge\n"
+        "judge = Judge('m', sys.argv[1], key_env=None, cache=sys.argv[2], workers=3, progress=False)\n"
+        "print('begins', flush=True)\njudge.ask([[{'role': 'user', 'content': f'q{i}'}] for i in range(12)])\n"
+    )
+    released, cache = threading.Event(), tmp_path / "j.jsonl"
+
+    def answer(path, body):
+        if len(server.bodies) > 4:
+            released.wait(60)
+        return completion("[[7]]")
+
+    def begun():
+        command = [sys.executable, "-c", code, server.url, str(cache)]
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        assert process.stdout.readline() == "begins\n"
+        return process
+
+    server = FlakyServer(answer)
+    with server.running():
+        first = begun()
+        while len(server.bodies) < 7:  # four are answered, three under way
+            time.sleep(0.02)
+        second = begun()
+        journal = cache.with_name(cache.name + ".sent")
+        time.sleep(1)
+        assert len(server.bodies) == 7 and len(journal.read_bytes().splitlines()) == 7, "the second one waits"
+        first.kill()
+        first.wait()
+        released.set()
+        assert second.wait(timeout=60) == 0
+    kept = JsonlCache(cache)
+    keys = [json.loads(line)["key"] for line in cache.read_text().splitlines()]
+    assert len(keys) == len(set(keys)) == 12 and sum(map(kept.unanswered, keys)) == 3
+    assert sorted(server.requests.values()) == [1] * 9 + [2] * 3
+
+
 def test_a_process_that_is_killed_while_it_asks_leaves_no_lock(tmp_path):
     code = (
         "import sys\nfrom chatvec_lab.evaluation.asking.cache import JsonlCache\nimport time\n"
