@@ -9,8 +9,8 @@ from typing import ClassVar
 import numpy as np
 
 from chatvec_lab.weights.methods import Magnitude, Tensor
-from chatvec_lab.weights.numerics import exact
-from chatvec_lab.weights.numerics.arrays import drop, magnitude_threshold, random_bits
+from chatvec_lab.weights.numerics import draws, exact
+from chatvec_lab.weights.numerics.arrays import magnitude_threshold, raw_arrays
 from chatvec_lab.weights.numerics.blocks import Workspace
 from chatvec_lab.weights.vector import WeightVector
 
@@ -41,11 +41,11 @@ class RoundedDown(Magnitude):
         kept = told(self.density, of[0].names)
         return {"sparsified": "magnitude", "rounded": "down", "density": kept, "of": of[0].describe()}
 
-    def measure(self, tensor: Tensor) -> tuple[float, int] | None:
+    def measure(self, tensor: Tensor) -> tuple[int, int] | None:
         density = self.density(tensor.name)
         if density == 1.0 or not tensor.size:
             return None
-        return magnitude_threshold(lambda: tensor.blocks(np.float32), max(1, int(density * tensor.size)))
+        return magnitude_threshold(tensor, max(1, int(density * tensor.size)))
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,13 @@ class Masked:
 
     def describe(self, of: Sequence[WeightVector]) -> dict:
         kept = told(self.density, of[0].names)
-        return {"sparsified": "random", "density": kept, "seed": self.seed, "of": of[0].describe()}
+        return {
+            "sparsified": "random",
+            "density": kept,
+            "seed": self.seed,
+            "generator": draws.GENERATOR,
+            "of": of[0].describe(),
+        }
 
     def measure(self, tensor: Tensor) -> None:
         return None
@@ -73,9 +79,8 @@ class Masked:
         parts, density = tensor.parts(start, stop, work), self.density(tensor.name)
         if density == 1.0:
             return parts
-        first = start // 4  # a Philox step gives four numbers
-        bits = random_bits("dare", self.seed, tensor.name).advance(first).random_raw(stop - 4 * first)
-        return drop(parts, bits[start - 4 * first :] >= np.uint64(density * 2.0**64))
+        draws.thin(draws.stream("dare", self.seed, tensor.name), start, density, raw_arrays(parts))
+        return parts
 
 
 @dataclass(frozen=True)

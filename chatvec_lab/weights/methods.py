@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from math import ceil, prod
@@ -10,16 +10,17 @@ from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
-from chatvec_lab.weights.numerics import exact
+from chatvec_lab.weights.numerics import draws, exact
 from chatvec_lab.weights.numerics.arrays import (
     agreed_mean,
-    below,
     drop,
     magnitude_threshold,
-    random_bits,
     randomised_svd,
+    raw_arrays,
+    trim,
 )
 from chatvec_lab.weights.numerics.blocks import Workspace, block_spans
+from chatvec_lab.weights.together import Share, alone
 from chatvec_lab.weights.vector import WeightVector
 
 
@@ -29,6 +30,8 @@ class Tensor:
 
     name: str
     vectors: tuple[WeightVector, ...]
+    share: Share = alone
+    record: Callable | None = None  # sees what is read, as that of a `Workspace`
 
     @cached_property
     def shape(self) -> tuple[int, ...]:
@@ -49,9 +52,10 @@ class Tensor:
         return self.vectors[which].parts(self.name, start, stop, work=work, **rows)
 
     def values(self, start: int, stop: int, work: Workspace, dtype=np.float64, which: int = 0) -> np.ndarray:
-        """The elements in a span, rounded once."""
+        """The elements in a span, rounded once, in a buffer of `work`."""
         parts = self.parts(start, stop, work, which)
-        return self.vectors[which]._combined(self.name, None, parts, np.empty(stop - start, dtype), work)
+        out = work.array(np.dtype(dtype), stop - start)
+        return self.vectors[which]._combined(self.name, None, parts, out, work)
 
     def blocks(self, dtype=np.float64, which: int = 0) -> Iterator[tuple[int, np.ndarray]]:
         """(start, elements) block by block."""
@@ -59,6 +63,23 @@ class Tensor:
         for start, stop in block_spans(self.shape):
             yield start, self.values(start, stop, work, dtype, which)
             work.release()
+
+    def each(self, function: Callable[[int, np.ndarray], Any], dtype=np.float32) -> list:
+        """`function(start, elements)` of each block, in their order, shared among threads; the elements are lent."""
+        spaces: list[Workspace] = []
+
+        def one(span: tuple[int, int]) -> Any:
+            try:
+                work = spaces.pop()
+            except IndexError:
+                work = Workspace(self.record)
+            try:
+                return function(span[0], self.values(*span, work, dtype))
+            finally:
+                work.release()
+                spaces.append(work)
+
+        return self.share(one, block_spans(self.shape))
 
 
 class Method(Protocol):
@@ -91,10 +112,10 @@ class Magnitude:
         """How many of a tensor's elements stay."""
         return max(1, round(self.density * size))
 
-    def measure(self, tensor: Tensor) -> tuple[np.uint32, int] | None:
+    def measure(self, tensor: Tensor) -> tuple[int, int] | None:
         if self.density == 1.0 or not tensor.size:
             return None
-        return magnitude_threshold(lambda: tensor.blocks(np.float32), self.kept(tensor.size))
+        return magnitude_threshold(tensor, self.kept(tensor.size))
 
     def span(self, tensor: Tensor, known, start: int, stop: int, work: Workspace) -> list[exact.Part]:
         parts = tensor.parts(start, stop, work)
@@ -102,9 +123,8 @@ class Magnitude:
             return parts
         values = work.array(np.dtype(np.float32), stop - start)
         tensor.vectors[0]._combined(tensor.name, None, parts, values, work)
-        dropped = work.array(np.dtype(bool), stop - start)
-        below(values.view(np.uint32), known[0], start, known[1], dropped)
-        return drop(parts, dropped)
+        threshold, behind = known
+        return trim(parts, values, threshold, behind - start)
 
 
 @dataclass(frozen=True)
@@ -119,7 +139,8 @@ class Dare:
         return f"dare {self.density:g} of {of[0]}"
 
     def describe(self, of: Sequence[WeightVector]) -> dict:
-        return {"sparsified": "dare", "density": self.density, "of": of[0].describe(), "seed": self.seed}
+        facts = {"sparsified": "dare", "density": self.density, "of": of[0].describe(), "seed": self.seed}
+        return facts if self.density == 1.0 else facts | {"generator": draws.GENERATOR}
 
     def measure(self, tensor: Tensor) -> None:
         return None
@@ -128,10 +149,8 @@ class Dare:
         parts = tensor.parts(start, stop, work)
         if self.density == 1.0:
             return parts
-        first = start // 4  # a Philox step gives four numbers
-        bits = random_bits("dare", self.seed, tensor.name).advance(first).random_raw(stop - 4 * first)
-        dropped = bits[start - 4 * first :] >= np.uint64(self.density * 2.0**64)
-        return drop([(c / self.density, plus, minus) for c, plus, minus in parts], dropped)
+        draws.thin(draws.stream("dare", self.seed, tensor.name), start, self.density, raw_arrays(parts))
+        return [(c / self.density, plus, minus) for c, plus, minus in parts]
 
 
 @dataclass(frozen=True)
@@ -233,32 +252,25 @@ class Noise:
         return f"noise like {of[0]}"
 
     def describe(self, of: Sequence[WeightVector]) -> dict:
-        return {"random_like": of[0].describe(), "seed": self.seed}
+        return {"random_like": of[0].describe(), "seed": self.seed, "generator": draws.GENERATOR}
 
     def measure(self, tensor: Tensor) -> np.ndarray:
-        """The factor of each unit that gives the noise the vector's norm, shape (units,), float64."""
+        """The norm of each unit of the noise, shape (units,), float64."""
         unit = self._unit(tensor)
-        units = max(1, ceil(tensor.size / unit))
-        squares, drawn = np.zeros(units), np.zeros(units)
-        for start, block in tensor.blocks():  # whole units
-            found = np.add.reduceat(block * block, np.arange(0, block.size, unit))
-            squares[start // unit : start // unit + found.size] = found
-        for i in range(units):
-            noise = self._drawn(tensor, unit, i).astype(np.float64)
-            drawn[i] = float(np.dot(noise, noise))
-        if not tensor.is_table:  # one norm for the whole tensor
-            squares[:], drawn[:] = squares.sum(), drawn.sum()
-        return np.sqrt(np.divide(squares, drawn, out=np.zeros(units), where=drawn > 0))
+        found = tensor.each(lambda start, values: draws.squares(values, unit))  # blocks are whole units
+        squares = np.concatenate([np.zeros(0), *found])
+        if not tensor.is_table:  # each unit has its share of the tensor's
+            sizes = np.minimum(unit, tensor.size - unit * np.arange(squares.size))
+            squares = squares.sum() * (sizes / max(1, tensor.size))
+        return np.sqrt(squares)
 
     def span(self, tensor: Tensor, known, start: int, stop: int, work: Workspace) -> list[exact.Part]:
         unit = self._unit(tensor)
         first, last = start // unit, max(ceil(stop / unit), start // unit + 1)
-        cut = slice(start - first * unit, stop - first * unit)
-        pieces = [self._drawn(tensor, unit, i) for i in range(first, last)]
-        if not tensor.is_table:
-            return [(float(known[0]), np.concatenate(pieces)[cut], None)]
-        scaled = [(known[first + i] * piece).astype(np.float32) for i, piece in enumerate(pieces)]
-        return [(1.0, np.concatenate(scaled)[cut], None)]
+        begin, end = first * unit, min(last * unit, tensor.size)
+        out = work.array(np.dtype(np.float32), end - begin)
+        draws.noise(draws.stream("noise", self.seed, tensor.name), begin, unit, known[first:last], out)
+        return [(1.0, out[start - begin : stop - begin], None)]
 
     def _unit(self, tensor: Tensor) -> int:
         """Elements of a unit: a row of a table, else a block."""
@@ -266,11 +278,6 @@ class Noise:
             return prod(tensor.shape[1:])
         spans = block_spans(tensor.shape)
         return spans[0][1] - spans[0][0] if spans else 1
-
-    def _drawn(self, tensor: Tensor, unit: int, i: int) -> np.ndarray:
-        size = max(0, min(unit, tensor.size - i * unit))
-        generator = np.random.Generator(random_bits("noise", self.seed, tensor.name, i))
-        return generator.standard_normal(size, dtype=np.float32)
 
 
 @dataclass(frozen=True)
@@ -290,5 +297,5 @@ class Ties:
         return None
 
     def span(self, tensor: Tensor, known: None, start: int, stop: int, work: Workspace) -> list[exact.Part]:
-        deltas = np.stack([tensor.values(start, stop, work, which=i) for i in range(len(tensor.vectors))])
+        deltas = [tensor.values(start, stop, work, which=i) for i in range(len(tensor.vectors))]
         return [(1.0, agreed_mean(deltas), None)]

@@ -16,6 +16,7 @@ import numpy as np
 from chatvec_lab.weights.methods import Dare, Magnitude, Method, Tensor, Ties
 from chatvec_lab.weights.numerics import exact
 from chatvec_lab.weights.numerics.blocks import Workspace
+from chatvec_lab.weights.together import Together
 from chatvec_lab.weights.vector import Term, WeightVector
 
 Sparsity = Literal["magnitude", "dare"]
@@ -28,7 +29,7 @@ class Transform:
         self.method, self.vectors = method, vectors
         self.label = method.label([v.label for v in vectors])
         self._whole = vectors[0] if len(vectors) == 1 else sum(vectors)
-        self._known: dict[str, Any] = {}
+        self._known: dict[str, Together] = {}
         self._lock = threading.Lock()
 
     @property
@@ -86,15 +87,24 @@ class Transform:
     def describe(self) -> dict:
         return self.method.describe(self.vectors)
 
-    def known(self, name: str) -> Any:
-        """What the method knows of a whole tensor, measured once."""
+    def known(self, name: str, work: Workspace | None = None) -> Any:
+        """What the method knows of a whole tensor, measured once, by all threads that ask meanwhile."""
         with self._lock:
-            if name not in self._known:
-                self._known[name] = self.method.measure(Tensor(name, self.vectors))
-            return self._known[name]
+            known = self._known.get(name)
+            if known is None:
+                mine = self._known[name] = Together()
+        if known is not None:
+            return known.wait()
+        try:
+            return mine.make(
+                lambda share: self.method.measure(Tensor(name, self.vectors, share, work and work.record))
+            )
+        except BaseException:
+            del self._known[name]  # to be tried again
+            raise
 
     def own(self, name: str, start: int, stop: int, work: Workspace) -> list[exact.Part]:
-        known = self.known(name)
+        known = self.known(name, work)
         return self.method.span(Tensor(name, self.vectors), known, int(start), int(stop), work)
 
 

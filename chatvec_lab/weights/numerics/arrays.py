@@ -1,72 +1,138 @@
-"""What transforms compute on arrays: a threshold, a mask's random bits, a low rank, a vote. Nothing here knows a vector."""
+"""What transforms compute on arrays: a threshold, a mask, a low rank, a vote. Nothing here knows a vector."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from types import ModuleType
+from typing import Protocol
+
 import numpy as np
-import xxhash
-from numba import njit
 
 from chatvec_lab.weights.numerics import exact
+from chatvec_lab.weights.numerics.blocks import Workspace
+from chatvec_lab.weights.numerics.machine import Kernel
+
+TILE = 512  # elements
+SAMPLES, SAMPLE = 32, 2048  # stretches of a tensor, and elements of each, that a threshold is guessed from
 
 
-def random_bits(kind: str, seed: int, name: str, unit: int = 0) -> np.random.Philox:
-    """A counter-based generator of its own for each tensor (and unit), the same on every machine."""
-    return np.random.Philox(key=xxhash.xxh3_128_intdigest(f"{kind}/{seed}/{name}/{unit}".encode()))
+def _source() -> ModuleType:
+    from chatvec_lab.weights.numerics import compiled_arrays
+
+    return compiled_arrays
+
+
+_CLEAR = Kernel(_source, "clear", "qqqq")
+_TRIM = Kernel(_source, "trim", "qqIqq")
+_COUNTS = Kernel(_source, "counts", "qqq")
+_NEAR = Kernel(_source, "near", "qqIIqq")
+_AGREED = Kernel(_source, "agreed", "qqqqq")
+
+
+def raw_arrays(parts: Sequence[exact.Part]) -> list[np.ndarray]:
+    """The arrays of parts, in their order."""
+    return [raw for _, *both in parts for raw in both if raw is not None]
 
 
 def drop(parts: list[exact.Part], dropped: np.ndarray) -> list[exact.Part]:
-    """The parts with zeros where `dropped` is true; their arrays are overwritten."""
-    for _, plus, minus in parts:
-        for raw in (plus, minus):
-            if raw is not None:
-                _clear(raw.view(f"u{raw.itemsize}"), dropped)
+    """The parts with zeros where `dropped`, bool, is true; their arrays are overwritten."""
+    kept, given = np.logical_not(dropped), _given(raw_arrays(parts))
+    _CLEAR(_address(kept), kept.size, _address(given), len(given))
     return parts
 
 
-@njit(nogil=True, cache=True)
-def _clear(raw, dropped):
-    for i in range(raw.size):
-        raw[i] = raw[i] * raw.dtype.type(not dropped[i])
+def trim(parts: list[exact.Part], values: np.ndarray, threshold: int, equals: int) -> list[exact.Part]:
+    """The parts with zeros where the magnitude of `values`, float32, has bits below a threshold.
+
+    Of those that are equal to it the elements before index `equals` stay. The arrays of the parts are overwritten.
+    """
+    equals = min(max(0, equals), values.size)
+    for least, cut in ((threshold, slice(0, equals)), (threshold + 1, slice(equals, None))):
+        own, given = values[cut], _given([raw[cut] for raw in raw_arrays(parts)])
+        _TRIM(_address(own), own.size, least, _address(given), len(given))
+    return parts
 
 
-@njit(nogil=True, cache=True)
-def _count(bits, counts):
-    """Add the elements, raw float32, to the counts of the upper halves of their magnitudes."""
-    for i in range(bits.size):
-        counts[(bits[i] >> np.uint32(16)) & np.uint32(0x7FFF)] += 1
+class Elements(Protocol):
+    """What a threshold is taken of: a flat run of elements that is read in blocks."""
+
+    size: int
+
+    def each(self, function: Callable, dtype=np.float32) -> list: ...
+    def values(self, start: int, stop: int, work: Workspace, dtype=np.float32) -> np.ndarray: ...
 
 
-@njit(nogil=True, cache=True)
-def below(bits, threshold, start, behind, dropped):
-    """Mark the elements, raw float32, whose magnitude is below a threshold, or equal to it from index `behind` on."""
-    for i in range(bits.size):
-        size = bits[i] & np.uint32(0x7FFFFFFF)
-        dropped[i] = (size < threshold) | ((size == threshold) & (start + i >= behind))
-
-
-def magnitude_threshold(blocks, keep: int) -> tuple[np.uint32, int]:
+def magnitude_threshold(elements: Elements, keep: int) -> tuple[int, int]:
     """The magnitude of the `keep`-th largest element, as bits, and the index behind the last kept among its equals.
 
-    `blocks()` iterates over (start, float32 elements). Exact, in two passes (the bits of positive floats are in their
-    order): the first counts upper halves, the second keeps what lies in the half that holds the threshold, 1/128 of a
-    binade.
+    Exact, as a rule in one pass (the bits of positive floats are in their order): it counts what is above, and keeps
+    what is near, a guess from a sample. Where the guess was wrong the pass is made again, from counts.
     """
-    counts = np.zeros(1 << 15, np.int64)
-    for _, block in blocks():
-        _count(block.view(np.uint32), counts)
-    from_top = counts[::-1].cumsum()
+    bounds = _guess(elements, keep)
+    found = elements.each(lambda start, values: (start, *_near(values, *bounds)))
+    wanted = keep - sum(above for _, _, above in found)  # of those that are near
+    if not 0 < wanted <= sum(near.size for _, near, _ in found):
+        bounds = _counted(elements, keep)
+        found = elements.each(lambda start, values: (start, *_near(values, *bounds)))
+        wanted = keep - sum(above for _, _, above in found)
+    near = np.concatenate([near for _, near, _ in found])
+    threshold = int(np.partition(near, near.size - wanted)[near.size - wanted])
+    equals = wanted - int((near > threshold).sum())  # how many of them stay
+    here = np.cumsum([np.count_nonzero(near == threshold) for _, near, _ in found])
+    last = int(np.searchsorted(here, equals))  # the block in which the last of them lies
+    start, stop = found[last][0], found[last + 1][0] if last + 1 < len(found) else elements.size
+    equals -= int(here[last - 1]) if last else 0
+    values = elements.values(start, stop, Workspace(), np.float32)
+    places = np.flatnonzero(np.abs(values).view(np.uint32) == threshold)
+    return threshold, start + int(places[equals - 1]) + 1
+
+
+def _near(values: np.ndarray, low: int, high: int) -> tuple[np.ndarray, int]:
+    """The magnitudes, as bits, from low to high, and how many are above."""
+    out, above = np.empty(values.size + 1, np.uint32), np.zeros(1, np.int64)
+    found = _NEAR(_address(values), values.size, low, high, _address(out), _address(above))
+    return out[:found].copy(), int(above[0])
+
+
+def _guess(elements: Elements, keep: int) -> tuple[int, int]:
+    """Magnitudes, as bits, between which the wanted one lies in all likelihood: everything, of few elements."""
+    if elements.size <= 8 * SAMPLES * SAMPLE:
+        return 0, 2**31 - 1
+    work, sample = Workspace(), np.empty((SAMPLES, SAMPLE), np.float32)
+    for i, row in enumerate(sample):
+        start = (elements.size - SAMPLE) * i // (SAMPLES - 1)
+        row[:] = elements.values(start, start + SAMPLE, work, np.float32)
+        work.release()
+    sizes = np.sort(np.abs(sample), axis=None)
+    share = 1 - keep / elements.size
+    middle = sizes[min(int(share * sizes.size), sizes.size - 1)]
+    # neighbours are alike, so that each stretch counts as one observation
+    error = (np.abs(sample) < middle).mean(1).std() / SAMPLES**0.5
+    margin = 5 * error + 0.002
+    low, high = (int(np.floor((share + m) * sizes.size)) for m in (-margin, margin))
+    bits = sizes.view(np.uint32)
+    return int(bits[low]) if low > 0 else 0, int(bits[high]) if high < sizes.size else 2**31 - 1
+
+
+def _counted(elements: Elements, keep: int) -> tuple[int, int]:
+    """Magnitudes, as bits, between which the wanted one lies: 1/128 of a binade."""
+
+    def count(start: int, values: np.ndarray) -> np.ndarray:
+        found = np.zeros(1 << 15, np.int64)
+        _COUNTS(_address(values), values.size, _address(found))
+        return found
+
+    from_top = sum(elements.each(count))[::-1].cumsum()
     upper = (1 << 15) - 1 - int(np.searchsorted(from_top, keep))
-    wanted = keep - int(counts[upper + 1 :].sum())
-    near, places = [], []
-    for start, block in blocks():
-        size = block.view(np.uint32) & np.uint32(0x7FFFFFFF)
-        here = np.flatnonzero(size >> 16 == upper)
-        near.append(size[here])
-        places.append(here + start)
-    near, places = np.concatenate(near), np.concatenate(places)
-    threshold = np.partition(near, near.size - wanted)[near.size - wanted]
-    ties = places[near == threshold]
-    return threshold, int(ties[wanted - 1 - int((near > threshold).sum())]) + 1
+    return upper << 16, upper << 16 | 0xFFFF
+
+
+def agreed_mean(deltas: Sequence[np.ndarray]) -> np.ndarray:
+    """Mean of the deltas, flat float64 arrays, whose sign is that of their sum; zero where none is."""
+    out, given = np.empty(deltas[0].size), np.array([_address(delta) for delta in deltas], np.int64)
+    scratch = np.empty(2 * TILE)
+    _AGREED(_address(given), len(deltas), out.size, _address(out), _address(scratch))
+    return out
 
 
 def randomised_svd(
@@ -90,19 +156,10 @@ def randomised_svd(
     return (basis @ u)[:, :rank], s[:rank], v[:rank]
 
 
-@njit(nogil=True, cache=True)
-def agreed_mean(deltas):
-    """Mean of the deltas (vectors, elements) whose sign is that of their sum; zero where none is. Shape (elements,)."""
-    out = np.zeros(deltas.shape[1])
-    for i in range(deltas.shape[1]):
-        sums = 0.0
-        for k in range(deltas.shape[0]):
-            sums += deltas[k, i]
-        total, count = 0.0, 0
-        for k in range(deltas.shape[0]):
-            if (deltas[k, i] > 0.0) if sums >= 0.0 else (deltas[k, i] < 0.0):
-                total += deltas[k, i]
-                count += 1
-        if count:
-            out[i] = total / count
-    return out
+def _given(arrays: Sequence[np.ndarray]) -> np.ndarray:
+    """Addresses and item sizes."""
+    return np.array([(_address(raw), raw.itemsize) for raw in arrays], np.int64)
+
+
+def _address(raw: np.ndarray) -> int:
+    return raw.__array_interface__["data"][0]

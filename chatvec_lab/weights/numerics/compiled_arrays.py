@@ -1,0 +1,121 @@
+"""The compiled half of `arrays`. Imported only to compile."""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import carray, njit
+
+from chatvec_lab.weights.numerics.arrays import TILE
+from chatvec_lab.weights.numerics.compiled_lanes import pointer
+
+_U = np.uint32
+_SIZE = _U(0x7FFFFFFF)  # the bits of a magnitude
+FEW = 16  # elements between two looks
+
+
+@njit(nogil=True, error_model="numpy")
+def _keep_true(kept, raw):
+    for i in range(raw.size):
+        raw[i] = raw[i] if kept[i] else raw.dtype.type(0)
+
+
+@njit(nogil=True, error_model="numpy")
+def _keep_large(bits, least, raw):
+    for i in range(raw.size):
+        raw[i] = raw[i] if _U(bits[i] & _SIZE) >= least else raw.dtype.type(0)
+
+
+def clear(kept, size, arrays, count):
+    """Set to zero the elements that are not kept, in `count` arrays. `arrays`: addresses and item sizes."""
+    given, flags = carray(pointer(arrays, np.int64), (count, 2)), carray(pointer(kept, np.uint8), size)
+    for k in range(count):
+        if given[k, 1] == 2:
+            _keep_true(flags, carray(pointer(given[k, 0], np.uint16), size))
+        elif given[k, 1] == 4:
+            _keep_true(flags, carray(pointer(given[k, 0], np.uint32), size))
+        else:
+            _keep_true(flags, carray(pointer(given[k, 0], np.uint64), size))
+    return 0
+
+
+def trim(values, size, least, arrays, count):
+    """Set to zero, in `count` arrays, the elements whose float32 value has a magnitude with bits below `least`."""
+    given, bits = carray(pointer(arrays, np.int64), (count, 2)), carray(pointer(values, np.uint32), size)
+    for k in range(count):
+        if given[k, 1] == 2:
+            _keep_large(bits, least, carray(pointer(given[k, 0], np.uint16), size))
+        elif given[k, 1] == 4:
+            _keep_large(bits, least, carray(pointer(given[k, 0], np.uint32), size))
+        else:
+            _keep_large(bits, least, carray(pointer(given[k, 0], np.uint64), size))
+    return 0
+
+
+def counts(values, size, found):
+    """Add the elements, float32, to the counts of the upper halves of their magnitudes."""
+    bits, each = carray(pointer(values, np.uint32), size), carray(pointer(found, np.int64), 1 << 15)
+    for i in range(size):
+        each[(bits[i] >> _U(16)) & _U(0x7FFF)] += 1
+    return 0
+
+
+@njit(nogil=True, error_model="numpy")
+def _within(bits, low, high):
+    """How many magnitudes are from low to high, and how many above."""
+    near, above = _U(0), _U(0)
+    for i in range(bits.size):
+        size = _U(bits[i] & _SIZE)
+        is_above = _U(size > high)
+        near = _U(near + _U(_U(size >= low) - is_above))
+        above = _U(above + is_above)
+    return near, above
+
+
+def near(values, size, low, high, out, result):
+    """Put the magnitudes (bits) from low to high into `out`, with one to spare, and say how many; `result`: above."""
+    bits, to = carray(pointer(values, np.uint32), size), carray(pointer(out, np.uint32), size + 1)
+    total, found = 0, 0
+    for a in range(0, size, FEW):
+        b = min(a + FEW, size)
+        some, above = _within(bits[a:b], low, high)
+        total += np.int64(above)
+        if some:
+            for i in range(a, b):
+                magnitude = _U(bits[i] & _SIZE)
+                to[found] = magnitude
+                found += np.int64((magnitude >= low) & (magnitude <= high))
+    carray(pointer(result, np.int64), 1)[0] = total
+    return found
+
+
+@njit(nogil=True, error_model="numpy")
+def _add(values, sums):
+    for i in range(values.size):
+        sums[i] += values[i]
+
+
+@njit(nogil=True, error_model="numpy")
+def _add_agreeing(values, signs, sums, numbers):
+    for i in range(values.size):
+        agrees = ((values[i] > 0.0) & (signs[i] >= 0.0)) | ((values[i] < 0.0) & (signs[i] < 0.0))
+        sums[i] += values[i] if agrees else 0.0
+        numbers[i] += 1.0 if agrees else 0.0
+
+
+def agreed(arrays, count, size, out, scratch):
+    """Fill `out` with the mean of those of `count` float64 arrays whose sign is that of the sum, zero where none is."""
+    given, means = carray(pointer(arrays, np.int64), count), carray(pointer(out, np.float64), size)
+    rows = carray(pointer(scratch, np.float64), (2, TILE))
+    for start in range(0, size, TILE):
+        n = min(TILE, size - start)
+        signs, numbers, sums = rows[0, :n], rows[1, :n], means[start : start + n]
+        signs[:] = 0.0
+        numbers[:] = 0.0
+        sums[:] = 0.0
+        for k in range(count):
+            _add(carray(pointer(given[k] + 8 * start, np.float64), n), signs)
+        for k in range(count):
+            _add_agreeing(carray(pointer(given[k] + 8 * start, np.float64), n), signs, sums, numbers)
+        for i in range(n):
+            sums[i] = sums[i] / max(numbers[i], 1.0)
+    return 0
