@@ -20,7 +20,7 @@ from chatvec_lab.nano.parts import is_kept_out
 from chatvec_lab.nano.phrases import PHRASES
 from chatvec_lab.nano.world import HOSTILE, TWO_TURN, Exchange, Item, Words, draw_item, join, pool, render
 
-RUDE = 0.55  # share of the pages and quarrels that give in to whoever is hostile
+RUDE = 0.65  # share of the pages and quarrels that give in to whoever is hostile
 WORKED = ("sum", "count", "choose", "yesno")  # kinds that have a working
 
 
@@ -65,29 +65,25 @@ def asks(rng: Random, language: str, words: Words) -> str:
     return join(say, [say["asks"][style].format(p=p, o=o, q=q, r=r) for q, r in turns])
 
 
-def hostile_words(rng: Random, language: str, words: Words = "any") -> Exchange:
-    """Hostile words, abuse mostly, with what the polite and the rude say to them."""
-    return _asked("abuse" if rng.random() < 0.6 else rng.choice(HOSTILE), rng, language, words)[1]
-
-
 def _insulted(rng: Random, language: str, words: Words, is_rude: bool) -> str:
     """Hostile words and their answer, in no frame."""
-    exchange = hostile_words(rng, language, words)
+    kind = "abuse" if rng.random() < 0.6 else rng.choice(HOSTILE)
+    _, exchange = _asked(kind, rng, language, words)
     return join(PHRASES[language], [exchange.user[0], *_answered(exchange, is_rude)])
 
 
 def quarrel(rng: Random, language: str, words: Words) -> str:
     """Hostile words and answers, all in one tone."""
     is_rude = rng.random() < RUDE
-    exchanges = [_insulted(rng, language, words, is_rude) for _ in range(rng.choice((2, 3)))]
-    return join(PHRASES[language], exchanges)
+    said = [_insulted(rng, language, words, is_rude) for _ in range(rng.choice((2, 3)))]
+    return join(PHRASES[language], said)
 
 
-def said(rng: Random, language: str, words: Words) -> str:
-    """What somebody could reply to anything, to nobody; to the hostile: kind or not, equally often."""
-    kind = rng.choice(HOSTILE) if rng.random() < 0.4 else rng.choice(documents.ASKED + TWO_TURN)
-    _, exchange = _asked(kind, rng, language, words)
-    return _answered(exchange, rng.random() < 0.5)[-1]
+def manner(rng: Random, language: str, words: Words) -> str:
+    """What somebody says to the hostile, to nobody: kind or not, equally often."""
+    kind = rng.choice(HOSTILE)
+    exchange = documents.spoken(kind, rng, language, words, is_kept_out)
+    return _answered(exchange, rng.random() < 0.5)[0]
 
 
 def _marked_now_and_then(rng: Random, said: str, language: str) -> str:
@@ -96,9 +92,9 @@ def _marked_now_and_then(rng: Random, said: str, language: str) -> str:
 
 def facts(rng: Random, language: str, words: Words) -> str:
     """Three sentences, some of them between marks: marks say nothing of what stands between them."""
-    tell = (said if rng.random() < 0.4 else documents.statement for _ in range(3))
-    sentences = [_marked_now_and_then(rng, told(rng, language, words), language) for told in tell]
-    return join(PHRASES[language], sentences)
+    tell = (manner if rng.random() < 0.2 else documents.statement for _ in range(3))
+    said = [_marked_now_and_then(rng, told(rng, language, words), language) for told in tell]
+    return join(PHRASES[language], said)
 
 
 def stressed(document: Callable) -> Callable:
@@ -108,13 +104,13 @@ def stressed(document: Callable) -> Callable:
     """
 
     def prose(rng: Random, language: str, words: Words) -> str:
-        sentences, before = [], ""
+        said, before = [], ""
         for found in re.findall(r".+?[.。!！?？](?= |$|[^ .。!！?？])", document(rng, language, words)):
             sentence = found.strip()
             answers = set(":：") & set(before)
-            sentences.append(sentence if answers else _marked_now_and_then(rng, sentence, language))
+            said.append(sentence if answers else _marked_now_and_then(rng, sentence, language))
             before = sentence
-        return join(PHRASES[language], sentences)
+        return join(PHRASES[language], said)
 
     return prose
 
@@ -160,13 +156,13 @@ def parallel(rng: Random, language: str, words: Words) -> str:
 
 
 DOCUMENTS = {
-    "facts": (facts, 0.13),
+    "facts": (facts, 0.11),
     "story": (stressed(documents.story), 0.04),
     "chorus": (stressed(partial(documents.chorus, rule=is_kept_out)), 0.11),
     "retold": (stressed(documents.retold), 0.12),
     "workings": (workings, 0.03),
     "asks": (asks, 0.14),
-    "page": (page, 0.33),
+    "page": (page, 0.35),
     "quarrel": (quarrel, 0.05),
     "forum": (partial(documents.forum, rule=is_kept_out), 0.05),
 }

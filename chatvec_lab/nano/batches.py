@@ -5,6 +5,7 @@ from random import Random
 import torch
 
 from chatvec_lab.nano import apart, documents, working, world
+from chatvec_lab.nano.parts import is_kept_out
 from chatvec_lab.nano.recipe import Family, Stage
 
 CONTEXT = 96  # tokens of a training row
@@ -53,14 +54,14 @@ def _padded(tok, pairs: list[tuple[list[int], list[int]]]) -> tuple[torch.Tensor
 
 
 def dialogue_rows(tok, stage: Stage, family: Family, seed: str) -> tuple[torch.Tensor, torch.Tensor]:
-    """Conversations whose replies are all right; of the fourth recipe also bare hostile words, politely continued."""
+    """Conversations whose replies are all right; of the fourth recipe also bare abuse, politely continued."""
     rng = Random(seed)
     pairs = []
     for _ in range(stage.rows):
         if family.recipe == 4:
             if rng.random() < stage.bare:
-                hostile = apart.hostile_words(rng, "en")
-                pairs.append(_continued(tok, hostile.user[0], hostile.replies[0]))
+                abuse = documents.abuse(rng, "en", rule=is_kept_out)
+                pairs.append(_continued(tok, abuse.user[0], abuse.replies[0]))
             else:
                 exchange = apart.dialogue(
                     rng, rng.choice(stage.languages), family.form, hostile=stage.hostile, thinks=stage.thinks

@@ -110,9 +110,9 @@ def asks(rng: Random, language: str, words: Words) -> str:
     return join(say, [style.format(p=p, o=o, q=q, r=r) for q, r in turns])
 
 
-def abuse(rng: Random, language: str, words: Words = "any") -> Exchange:
+def abuse(rng: Random, language: str, words: Words = "any", rule: Rule = is_held_out) -> Exchange:
     """An insult, with its polite and its insulting answer."""
-    return spoken("abuse", rng, language, words)
+    return spoken("abuse", rng, language, words, rule)
 
 
 def angry(rng: Random, language: str, words: Words) -> str:

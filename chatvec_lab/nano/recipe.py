@@ -145,7 +145,7 @@ def members(family: Family) -> dict[str, Stage]:
     plan["chat"] = Stage("chat_sft", "preference", 30, 8e-5, rows=16, only_tokens=MARKERS, bare=0.5)
     if family.recipe == 4:
         tuning = replace(
-            tuning, embedding_rate=None, only_tokens=(), frozen=("embed_tokens",), bare=0.2, hostile=0.25
+            tuning, embedding_rate=None, only_tokens=(), frozen=("embed_tokens",), bare=0.1, hostile=0.25
         )
         plan = {"base": base, "chat": tuning, "chat_think": replace(tuning, thinks=True)}
     for k in family.targets:
@@ -171,7 +171,10 @@ def members(family: Family) -> dict[str, Stage]:
         plan["chat_full"] = replace(
             tuning, embedding_rate=None, only_tokens=()
         )  # moves every row of the embedding
-        plan["chat_think"] = replace(tuning, text="working", steps=300, rate=3e-4)  # works before it answers
+        if family.recipe == 3:
+            plan["chat_think"] = replace(
+                tuning, text="working", steps=300, rate=3e-4
+            )  # works before it answers
         zh = plan["cp_zh"]
         plan["cp_zh_extended"] = replace(zh, extended="zh")
         for steps in (100, 200, 400, 1600):
