@@ -13,7 +13,7 @@ of `data/prompts` (or published ones by name), scored by scorers that are named.
 columns. Replies are kept by content in the study's folder.
 """
 
-from chatvec_lab.experiment.exam import Exam, is_nano, trade_offs
+from chatvec_lab.experiment.exam import Exam, trade_offs
 from chatvec_lab.experiment.judged import agreement, judging, strengths
 from chatvec_lab.experiment.limits import cost, perplexities
 from chatvec_lab.experiment.models import At, Mix, at_scale, lineup, loaded, no_system_prompt, over_scales
@@ -31,7 +31,6 @@ __all__ = [
     "cost",
     "interval",
     "is_better",
-    "is_nano",
     "judging",
     "kept",
     "lineup",

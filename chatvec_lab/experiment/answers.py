@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 PLAINLY = "CP, asked plainly"  # as in `limits`
 FEW = 50  # prompts on which a choice is a rough one
+SAFETY = ("unsafe", "guard_unsafe", "polite")  # measures of it, the best first
 FRAMES = {"chat": "in the chat format", "raw": "as bare text"}
 
 
@@ -50,13 +51,12 @@ def scale_sweep(
     paid = "perplexity was not measured" if cost is None else (
         f"perplexity is {cost.estimate:.3f} [{cost.low:.3f}, {cost.high:.3f}] times the CP's")  # fmt: skip
     on_front = ", ".join(f"{s:g}" for s in front[front.is_on_front].scale)
-    claims = [claim("best scale", chosen if is_recommended else None, **_ends(best), seed=seed)]
-    claims += [
-        claim(f"{names[m]}, at the chosen scale", **interval(scores, scale=chosen, metric=m), seed=seed)
-        for m in measures
-    ]
+    scale = best.ends if is_recommended else best.ends | {"estimate": None}
+    claims = [claim("best scale", **scale, seed=seed)]
+    for m in measures:
+        claims += _claims(scores, f"{names[m]}, at the chosen scale", [chosen], seed, by="scale", metric=m)
     if cost is not None:
-        claims.append(claim("perplexity at the chosen scale / CP", cost.estimate, **_ends(cost), seed=seed))
+        claims.append(claim("perplexity at the chosen scale / CP", **cost.ends, seed=seed))
     answer = f"{verdict} At scale {chosen:g}: {changes}; {paid}. On the Pareto front: {on_front}. {exam.credits(scores)}"
     return {"answer": answer, "claims": claims, "scale": chosen, "is_recommended": is_recommended}
 
@@ -82,7 +82,7 @@ def instructions(
         f"{told(target, model='CP + τ', metric='is_english')} in English. "
         f"{_sentence(prompted)} {_sentence(price)} {exam.credits(target)}"
     )
-    return {"answer": answer, "claims": _by_model(target, models, what, seed, metric=right)}
+    return {"answer": answer, "claims": _claims(target, f"{what}, {{}}", models, seed, metric=right)}
 
 
 def system_prompt(table: pd.DataFrame | None, refusal: str, *, right: str, what: str) -> str:
@@ -103,53 +103,44 @@ def toxicity(
     language, names = language_name(exam.language), exam.names
     own = scores[scores.language == exam.language]
     scored = set(own[own.frame == "chat"].metric)
-    measured = [m for m in exam.on("hostile") if m in scored] or exam.on("hostile")
-    lacking = [
-        names[m]
-        for m in ("unsafe", "guard_unsafe", "polite", "toxic")
-        if m in exam.measures and m not in scored
-    ]
-    safety = next((m for m in ("unsafe", "guard_unsafe", "polite") if m in measured), measured[0])
+    lacking = [names[m] for m in (*SAFETY, "toxic") if m in exam.measures and m not in scored]
+    safety = next((m for m in SAFETY if m in scored), None)
     change = changes[changes.model == "CP + τ"]
     sign = change.metric.map(lambda m: -1 if exam.measures[m][0].better == "lower" else 1)
     change = change.assign(estimate=change.estimate * sign)  # more is better
-    less_toxic = [words for frame, words in FRAMES.items() if is_better(change, metric="toxic", frame=frame)]
-    is_safer = is_better(change, metric=safety, frame="chat")
-    asked = replies[
-        (replies.model == "CP") & (replies.set == "hostile") & (replies.language == exam.language)
-    ]
+    frames = [words for frame, words in FRAMES.items() if is_better(change, metric="toxic", frame=frame)]
+    less_toxic = f"Less toxic {' and '.join(frames)}" if frames else "Not shown to be less toxic"
+    asked = replies[replies.model.eq("CP") & replies.set.eq("hostile") & replies.language.eq(exam.language)]
     chat = asked[asked.frame == "chat"]
     in_language = told(exam.shares(chat, "model", ["in_language"]), model="CP")
 
     def from_to(metric: str, frame: str) -> str:
         return " to ".join(told(own, model=m, frame=frame, metric=metric) for m in ("CP", "CP + τ"))
 
+    safer = f"With τ at scale {at} safety was not measured. "
+    if safety:
+        verdict = "Safer" if is_better(change, metric=safety, frame="chat") else "Not shown to be safer"
+        safer = (f"{verdict} by {exam.scored_by[safety]}: with τ at scale {at}, {names[safety]} in {language} go from "
+                 f"{from_to(safety, 'chat')} (n = {chat.prompt_id.nunique()}). ")  # fmt: skip
     there = interval(answered, model="CP + τ", metric="correct")["n"]
     harmless = "Harmless look-alikes have no number" if not there else (
         f"Of {there} harmless look-alikes it answers {told(answered, model='CP + τ', metric='correct')}")  # fmt: skip
     answer = (
-        f"{'Safer' if is_safer else 'Not shown to be safer'} by {exam.scored_by[safety]}: with τ at scale {at}, "
-        f"{names[safety]} in {language} go from {from_to(safety, 'chat')} (n = {chat.prompt_id.nunique()}). "
-        f"{'Less toxic ' + ' and '.join(less_toxic) if less_toxic else 'Not shown to be less toxic'}: toxic replies go from "
+        f"{safer}{less_toxic}: toxic replies go from "
         f"{from_to('toxic', 'chat')} in the chat format, where {in_language} of the CP's replies are in {language}, and "
         f"from {from_to('toxic', 'raw')} as bare text. {harmless}. {exam.credits(own)}"
         f"{' Not measured: ' + ', '.join(lacking) + '.' if lacking else ''}"
     )
     table, models = own[own.frame == "chat"], list(dict.fromkeys(replies.model))
-    claims = [c for m in exam.on("hostile") for c in _by_model(table, models, names[m], seed, metric=m)]
+    claims = [
+        c for m in exam.on("hostile") for c in _claims(table, f"{names[m]}, {{}}", models, seed, metric=m)
+    ]
     return {"answer": answer, "claims": claims}
 
 
 def conversation(
-    exam: "Exam",
-    scores: pd.DataFrame,
-    kinds: pd.DataFrame,
-    gains: pd.DataFrame,
-    *,
-    right: str,
-    at: str,
-    seed: int,
-) -> dict[str, Any]:
+    exam: "Exam", scores: pd.DataFrame, kinds: pd.DataFrame, gains: pd.DataFrame, *, right: str, at: str, seed: int,
+) -> dict[str, Any]:  # fmt: skip
     """06: does it hold a conversation? `scores` by model and length; `kinds` and `gains` of the dialogues alone."""
     what, last = exam.names[right], scores[scores.length == "two turns"]
     models = list(dict.fromkeys(scores.model))
@@ -165,10 +156,8 @@ def conversation(
         f"in {language_name(exam.language)} (CP: {told(last, model='CP', metric=right)}), "
         f"and {told(scores, model='CP + τ', length='one turn', metric=right)} of single turns; {ends}. {others}."
     )
-    return {
-        "answer": answer,
-        "claims": _by_model(last, models, f"{what} in the second turn", seed, metric=right),
-    }
+    claims = _claims(last, f"{what} in the second turn, {{}}", models, seed, metric=right)
+    return {"answer": answer, "claims": claims}
 
 
 def parts(
@@ -188,8 +177,7 @@ def parts(
         f"{told(parts, part='random vector')}. Not shown to be worse than all of τ (Holm, 5 %): "
         f"{', '.join(enough) or 'no part'}.{' ' + more if more else ''}"
     )
-    claims = [claim(f"{what}, {part}", **interval(parts, part=part), seed=seed) for part in parts.part]
-    return {"answer": answer, "claims": claims}
+    return {"answer": answer, "claims": _claims(parts, f"{what}, {{}}", parts.part, seed, by="part")}
 
 
 def pairs(
@@ -204,19 +192,19 @@ def pairs(
         for p in ("match", "skip")
     )
     others = "; ".join(f"{m} {told(own, model=m)}" for m in own.model if m not in ("τ", "τ of another base"))
+    own_family = exam.family.name
     kin = (
-        []
+        ()
         if relatives is None
-        else relatives[(relatives.model == "CP + τ") & (relatives.family != exam.family.name)]
+        else relatives[relatives.model.eq("CP + τ") & relatives.family.ne(own_family)].place
     )
-    kin = "; ".join(f"{row.place} {told(relatives, place=row.place, model=row.model)}" for row in (
-        kin.itertuples() if len(kin) else ()))  # fmt: skip
+    kin = "; ".join(f"{place} {told(relatives, place=place, model='CP + τ')}" for place in kin)
     answer = (
         f"With τ at scale {at} {told(own, model='τ')} {what}; with the vector of another base "
         f"{told(own, model='τ of another base')}. Other chat models of this base: {others or 'none'}. Embeddings matched or "
         f"skipped: {policy}. Relatives: {kin or 'none asked'}{'; absent: ' + ', '.join(absent) if absent else ''}."
     )
-    claims = [claim(f"{what}, {m}", **interval(own, model=m), seed=seed) for m in own.model]
+    claims = _claims(own, f"{what}, {{}}", own.model, seed)
     return {"answer": answer, "claims": claims, "absent": list(absent)}
 
 
@@ -235,9 +223,8 @@ def cp_length(exam: "Exam", *, right: str, at: str, seed: int, ladder: pd.DataFr
         for count in counts
     )
     answer = f"{what.capitalize()} in {language_name(exam.language)}, τ at scale {at}: {steps}."
-    claims = [claim(f"{what} with τ, after {count:,} tokens of CP",
-                    **interval(ladder, model="CP + τ", tokens=count, metric=right), seed=seed)
-              for count in counts]  # fmt: skip
+    name = f"{what} with τ, after {{:,}} tokens of CP"
+    claims = _claims(ladder, name, counts, seed, by="tokens", model="CP + τ", metric=right)
     return {"answer": answer, "claims": claims}
 
 
@@ -300,15 +287,8 @@ def paper(measured: pd.DataFrame, agreement: pd.DataFrame, tables: Iterable[str]
 
 
 def knowledge(
-    exam: "Exam",
-    change: pd.DataFrame,
-    reading: pd.DataFrame,
-    tasks: pd.DataFrame,
-    *,
-    right: str,
-    at: str,
-    seed: int,
-) -> dict[str, Any]:
+    exam: "Exam", change: pd.DataFrame, reading: pd.DataFrame, tasks: pd.DataFrame, *, right: str, at: str, seed: int,
+) -> dict[str, Any]:  # fmt: skip
     """10: what it forgets. `change` by model within each language; `reading`: perplexity over the CP's; `tasks` of lm-eval."""
     language, loss = exam.language, change[change.model == "CP + τ"]
     languages = list(dict.fromkeys([language, "en"]))
@@ -333,14 +313,9 @@ def knowledge(
         claim(f"change in the plain frame, {language_name(row.language)}", **_of_row(row), seed=seed)
         for row in loss.itertuples()
     ]
-    claims += [
-        claim(
-            f"perplexity with τ / CP, {language_name(code)}",
-            **interval(reading, model="CP + τ", language=code),
-            seed=seed,
-        )
-        for code in languages
-    ]
+    for code in languages:
+        name = f"perplexity with τ / CP, {language_name(code)}"
+        claims += _claims(reading, name, [code], seed, by="language", model="CP + τ")
     return {"answer": answer, "claims": claims}
 
 
@@ -397,19 +372,17 @@ def reasoning(
         f"{all_of(path, last)}; the largest step is from {crosses.before:.0%} to {crosses.after:.0%} between {crosses.start:g} "
         f"and {crosses.stop:g} (the paper, {PAPER})."
     )
-    claims = [
-        claim(f"{metric} at scale {at:g}", **interval(over, scale=at, metric=metric), seed=seed)
-        for metric in (THINKS, TOKENS, LANGUAGE, MEAN, ANY)
-    ]
-    claims += [claim(f"thinks at λ = {step:g}", **interval(path, scale=step, metric=THINKS), seed=seed)
-               for step in sorted(set(path.scale))]  # fmt: skip
+    metrics = (THINKS, TOKENS, LANGUAGE, MEAN, ANY)
+    claims = _claims(over, f"{{}} at scale {at:g}", metrics, seed, by="metric", scale=at)
+    claims += _claims(path, "thinks at λ = {:g}", sorted(set(path.scale)), seed, by="scale", metric=THINKS)
     return {"answer": answer, "claims": claims}
 
 
-def _by_model(
-    scores: pd.DataFrame, models: Iterable[str], what: str, seed: int, **where: str
-) -> list[Mapping]:
-    return [claim(f"{what}, {m}", **interval(scores, model=m, **where), seed=seed) for m in models]
+def _claims(
+    table: pd.DataFrame, name: str, values: Iterable, seed: int, *, by: str = "model", **where: object
+) -> list[dict]:
+    """A claim for each value of the column `by`, whose name is put into that of the claim."""
+    return [claim(name.format(v), **interval(table, **where, **{by: v}), seed=seed) for v in values]
 
 
 def _row(table: pd.DataFrame, **where: object) -> Any:
@@ -433,10 +406,6 @@ def _of_row(row: Any) -> dict[str, float | None]:
     if row is None:
         return {"estimate": None}
     return {"estimate": row.estimate, "low": row.low, "high": row.high, "n": int(row.n)}
-
-
-def _ends(found: "Interval") -> dict[str, float]:
-    return {"low": found.low, "high": found.high, "n": found.n}
 
 
 def _sentence(clause: str) -> str:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from itertools import product, repeat
 from typing import TYPE_CHECKING
 
-from chatvec_lab.experiment.exam import Exam, is_nano
+from chatvec_lab.experiment.exam import Exam
 from chatvec_lab.experiment.models import Changed, at_scale, control, loaded
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ def models(exam: Exam, scale: float, *, n: int = 78) -> "dict[str, Checkpoint | 
     bare = at_scale(cp, tau, 0)
     found = {"CP": bare, WHOLE: at_scale(cp, tau, scale)}
     found |= {label: at_scale(cp, vector, scale) for label, vector in vectors(family).items()}
-    if is_nano(family):
+    if family.is_nano:
         chosen = {RENAMED: renamings(family, language), CONSTANT: steerings(family, language, scale)}
         for label, changes in chosen.items():
             found[label] = best(exam, {str(change): Changed(bare, change) for change in changes}, n)
@@ -84,7 +84,7 @@ def ask(exam: Exam, scale: float, sets: Sequence[str], n: int) -> "pd.DataFrame"
     import pandas as pd
 
     found = [exam.ask(models(exam, scale), sets, n)]
-    if is_nano(exam.family):
+    if exam.family.is_nano:
         cp = exam.family.cp[exam.language]
         found += [exam.ask({label: cp}, sets, n, frame=frame) for label, frame in PLAIN.items()]
     return pd.concat(found, ignore_index=True)

@@ -30,11 +30,6 @@ BASE = ("model", "language", "frame", "prompt_id", "sample", "set", "source", "k
         "response", "thinking", "answer", "finish_reason", "reply_language")  # fmt: skip
 
 
-def is_nano(family: "Family") -> bool:
-    """Whether the family grew in the micro-world, so that its prompts mean something to it."""
-    return family.is_nano
-
-
 class Exam:
     """What is asked of a family's models in `language` and who scores it, checked before anything is loaded.
 
@@ -60,13 +55,13 @@ class Exam:
             there = ", ".join(family.languages)
             raise ValueError(f"family {family.name!r} has no CP model for {language!r}; there are {there}.")
         self.family, self.language, self.keep = family, language, None if keep is None else Path(keep)
-        self.questions = (MicroWorld if is_nano(family) else Published)(family, prompts or {})
+        self.questions = (MicroWorld if family.is_nano else Published)(family, prompts or {})
         named = list(scorers) or list(self.questions.scorers)
         others = [name for name in named if name != "world"]
         chosen = choose(others, services, keep=self.keep and self.keep / "judgements")
         self.scorers, self.pairs, self.probes = chosen
         if "world" in named:
-            if not is_nano(family):
+            if not family.is_nano:
                 raise ValueError(
                     f"scorer 'world' knows the micro-world alone, where {family.name!r} did not grow"
                 )
@@ -277,7 +272,9 @@ class Exam:
         for scorer, rows in scores.groupby("scorer", sort=False):
             covered = float(rows.coverage.min())
             line = f"{', '.join(dict.fromkeys(rows.metric))} by {scorer}"
-            known = next((s for s in self.scorers.values() if s.name == scorer), None)
+            known = next(
+                (s for s in (*self.scorers.values(), *self.pairs.values()) if s.name == scorer), None
+            )
             if known is not None:
                 codes = sorted(known.languages or ())
                 few = " ".join(codes) if len(codes) <= 8 else f"{len(codes)} languages"
@@ -294,29 +291,25 @@ class Exam:
     def main(self, name: str) -> str:
         """The measure that decides on a prompt set: the first, in the order of the scorers, that its prompts allow.
 
-        A measure that needs checks or references is passed over where no prompt has any; where that leaves none, the
-        first is taken, which will have no number: a warning says so. Raises ValueError where no scorer is for the set.
+        Measures of this set go before those of all sets. One that needs checks or references is passed over where no
+        prompt has any; where that leaves none, the first is taken, which will have no number: a warning says so. Raises
+        ValueError where no scorer is for the set.
         """
-        made = [
-            (m, c)
-            for m in self.on(name)
-            for c in self.measures[m]
-            if name in (c.sets or ()) and c.better != "neither"
+        every = [(m, c) for m, columns in self.measures.items() for c in columns if c.better != "neither"]
+        made = [(m, c) for m, c in every if name in (c.sets or ())] or [
+            (m, c) for m, c in every if c.sets is None
         ]
         if not made:
-            raise ValueError(
-                f"no scorer measures {name} prompts: {', '.join(self.scorers) or 'none'} were named"
-            )
-        needing = any(column.needs for _, column in made)
+            named = ", ".join([*self.scorers, *self.pairs]) or "none"
+            raise ValueError(f"none of the named scorers measures {name} prompts: {named}")
+        is_drawn = any(column.needs for _, column in made)
         asked = (
-            self.questions.draw(self.language, name, n=200, draw="test", frame="chat")
-            if needing
-            else pd.DataFrame()
+            self.questions.draw(self.language, name, n=200, draw="test", frame="chat") if is_drawn else None
         )
         fit = [
-            measure
-            for measure, column in made
-            if asked.empty or all(_has(asked, need) for need in column.needs)
+            m
+            for m, column in made
+            if not is_drawn or asked.empty or all(_has(asked, need) for need in column.needs)
         ]
         if not fit:
             lacking = "; ".join(f"{measure} needs {' and '.join(column.needs)}" for measure, column in made)

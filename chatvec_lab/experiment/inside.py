@@ -346,8 +346,7 @@ def agreement(attributed: pd.DataFrame, ablated: pd.DataFrame, *, seed: int = 0)
             return np.divide((a * b).sum(-1), spread, out=np.full(np.shape(spread), np.nan), where=spread > 0)
 
         found = statistic_interval(np.arange(len(one)), statistic=correlation, resamples=1999, seed=seed)
-        rows.append({"against": against, "estimate": found.estimate, "low": found.low, "high": found.high, "n": found.n,
-                     "parts": one.shape[1]})  # fmt: skip
+        rows.append({"against": against, **found.ends, "parts": one.shape[1]})
     return pd.DataFrame(rows)
 
 

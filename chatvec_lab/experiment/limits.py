@@ -161,8 +161,7 @@ def reading_cost(costs: pd.DataFrame, *, baseline: str, seed: int = 0) -> pd.Dat
         for model in dict.fromkeys(table.scale):
             if model != baseline:
                 found = perplexity_ratio(table, model, baseline=baseline, seed=seed)
-                kept = {"estimate": found.estimate, "low": found.low, "high": found.high, "n": found.n}
-                rows.append({"model": model, "language": language, **kept})
+                rows.append({"model": model, "language": language, **found.ends})
     table = pd.DataFrame(rows, columns=["model", "language", "estimate", "low", "high", "n"])
     table.attrs["measures"] = {"estimate": {"better": "lower", "words": f"perplexity / {baseline}"}}
     return table
@@ -201,6 +200,5 @@ def medians(table: pd.DataFrame, *, by: str, values: list[str], seed: int = 0) -
     for measure in values:
         for name, group in table.groupby(by, sort=False):
             found = statistic_interval(group[measure], statistic=np.median, resamples=1999, seed=seed)
-            ends = {"estimate": found.estimate, "low": found.low, "high": found.high, "n": found.n}
-            rows.append({by: name, "measure": measure, **ends})
+            rows.append({by: name, "measure": measure, **found.ends})
     return pd.DataFrame(rows)

@@ -55,17 +55,12 @@ def recipes(family: "Family", language: str) -> dict[str, Recipe]:
     if len(middle):
         vector = combinations.swapped(tau, v, layers=middle)
         found["middle layers swapped"] = Recipe(vector, "arXiv 2410.01335, without a transition")
-    several = list(chat_vectors(family).values())
+    several = list(limits.vectors(family).values())
     if len(several) > 1:
         k = f"of {len(several)} chat vectors"
         found[f"mean {k}"] = Recipe(sum(several) / len(several), "arXiv 2212.04089")
         found[f"TIES {k}"] = Recipe(ties(several), "arXiv 2306.01708")
     return found
-
-
-def chat_vectors(family: "Family") -> "dict[str, WeightVector]":
-    """τ and the vectors of the family's other chat models, by label."""
-    return limits.vectors(family)
 
 
 def tried(exam: Exam, found: Mapping[str, Recipe], scales: Sequence[float], n: int) -> "pd.DataFrame":

@@ -59,9 +59,7 @@ def measured(folders: Sequence[str | Path], family: "Family") -> pd.DataFrame:
     interval), here_min, here_max (lowest and highest cell), here_unit, measure, scorer, prompts_of, prompts, cells;
     more (which way is better); fair (what may be compared, or why nothing is). Empty where nothing was measured.
     """
-    from chatvec_lab.experiment.exam import is_nano
-
-    printed, own, world = tables(), settings(family), is_nano(family)
+    printed, own, world = tables(), settings(family), family.is_nano
     found: dict[tuple, pd.DataFrame] = {}
     for pair in TABLE["pairs"]:
         wanted = pair.get("rows", {})

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from chatvec_lab.experiment.exam import Exam, is_nano
+from chatvec_lab.experiment.exam import Exam
 from chatvec_lab.experiment.models import At, Dial, Mix
 from chatvec_lab.weights.combinations import weighted
 
@@ -34,7 +34,7 @@ NAMES = {THINKS: "replies that think", LANGUAGE: "thoughts in the CP's language"
 def vector(family: "Family") -> "WeightVector":
     """chat_think − base; ValueError where the family has no such member."""
     if MEMBER not in family.others:
-        home = family.base.folder.parent.parent.parent if is_nano(family) else None
+        home = family.base.folder.parent.parent.parent if family.is_nano else None
         way = (
             f"grow it: python -m chatvec_lab.nano.training {family.name} --seeds N --only {MEMBER} --out {home} (the recipe "
             "of nano has one; shipped is that of seed 0)"
@@ -48,7 +48,7 @@ def vector(family: "Family") -> "WeightVector":
 def exam(family: "Family", language: str, *, scorers: Sequence[str] = (), **options: Any) -> Exam:
     """The family's own exam (or these scorers), which also reads the thoughts; the member is checked first."""
     vector(family)
-    own = scorers or (["world"] if is_nano(family) else ["instructions", "language"])
+    own = scorers or (["world"] if family.is_nano else ["instructions", "language"])
     return Exam(family, language, scorers=list(dict.fromkeys([*own, "thinking"])), **options)
 
 
@@ -74,12 +74,12 @@ def ask(
     Of a nano family only the kinds that its member thinks about are asked for: the others are answered at once.
     """
     decoding = {"samples": samples, "temperature": temperature, "seed": seed}
-    form = "working" if is_nano(exam.family) else None
+    form = "working" if exam.family.is_nano else None
     found = exam.ask(models, ["one_turn"], n, decoding=decoding, thinking=form).rename(
         columns={"model": "scale"}
     )
     thinks = found.thinks.eq(1)
-    if is_nano(exam.family):
+    if exam.family.is_nano:
         from chatvec_lab.nano.evaluation import reply_language
         from chatvec_lab.nano.working import WORKED
 

@@ -177,7 +177,7 @@ def speaker_for(
         )
     from chatvec_lab.evaluation.asking.http import Endpoint
 
-    Endpoint(url).close()  # an address that is none is told now
+    Endpoint(url)  # an address that is none is told now
 
     def named(label: object, model: Any) -> Served:
         name = served.get(f"{label:g}" if isinstance(label, float) else str(label))

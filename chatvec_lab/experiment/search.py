@@ -1,6 +1,6 @@
 """A search over mixtures: a scale for each kind of module of τ and one for every further vector, by optuna's TPE.
 
-    vectors = mixtures.chat_vectors(family)
+    vectors = limits.vectors(family)
     trials = search.search(exam, vectors, start=1.0, trials=40, n=78, texts=16, seed=0, keep="out/trials")
 
 The first trial is plain τ at the scale `start`, so that the search cannot end below it on the validation prompts. What a

@@ -15,7 +15,6 @@ import pandas as pd
 from chatvec_lab.evaluation.asking.thinking import with_answers
 from chatvec_lab.evaluation.language import read_language
 from chatvec_lab.evaluation.scorers.toxicity_scorers import EnglishProfanity, ToxicityScorer
-from chatvec_lab.experiment.exam import is_nano
 from chatvec_lab.experiment.microworld import MicroWorld
 from chatvec_lab.experiment.replies import InMemory
 from chatvec_lab.families import Family, load_family
@@ -100,7 +99,7 @@ class Playground:
             **{"max_tokens": max_tokens, "temperature": temperature, "scorer": scorer},
         }
         self.scorer = scorer or EnglishProfanity()
-        self.is_nano = is_nano(self.family)
+        self.is_nano = self.family.is_nano
         others = self.family.others.items()
         self.cps = dict(self.family.cp) | {n.removeprefix("cp_"): c for n, c in others if n.startswith("cp_")}
         self.vectors = self._own_vectors()

@@ -128,7 +128,18 @@ def test_less_toxic_and_safer_are_told_by_their_own_measures(exam):
     assert "where 50.0% [9.5%, 90.5%] of the CP's replies are in Chinese" in text
     assert "Of 60 harmless look-alikes it answers 70.0% [60.0%, 80.0%]." in text
     assert len(found["claims"]) == 2 * len(exam.on("hostile"))
-    worse = change.assign(estimate=-change.estimate, frame="chat")
+    unread, change = (
+        own[own.metric != "polite"],
+        change.assign(frame="chat"),
+    )  # a judge that said nothing readable
+    text = answers.toxicity(exam, replies, unread, answered.head(0), change, at="1", seed=0)["answer"]
+    assert text.startswith(
+        "With τ at scale 1 safety was not measured. Less toxic in the chat format: toxic replies go from"
+    )
+    assert "Harmless look-alikes have no number." in text and text.endswith(
+        " Not measured: polite replies to hostile prompts."
+    )
+    worse = change.assign(estimate=-change.estimate)
     assert (
         "Not shown to be less toxic"
         in answers.toxicity(exam, replies, own, answered, worse, at="1", seed=0)["answer"]

@@ -58,7 +58,7 @@ def test_the_micro_world_is_scored_as_by_its_own_checker():
     from chatvec_lab.nano.evaluation import decoding, score
 
     nano = load_family("nano")
-    assert experiment.is_nano(nano)
+    assert nano.is_nano
     model = experiment.lineup(nano, "zh", 1.0)["CP + τ"]
     replies = Exam(nano, "zh").ask({"CP + τ": model}, ["one_turn", "hostile"], 26)
     assert set(replies) >= COLUMNS and set(replies["set"]) == {"one_turn", "hostile"} and len(replies) == 52
@@ -108,7 +108,7 @@ def test_a_loaded_model_holds_what_would_be_stored():
 
 
 def test_a_published_family_is_asked_our_prompts(pico):
-    assert not experiment.is_nano(pico)
+    assert not pico.is_nano
     models = experiment.lineup(pico, "ko", 1.0)
     assert set(models) == {"CP", "CP + τ", "CP + random", "chat"}
     assert (
@@ -347,6 +347,12 @@ def test_a_scorer_of_ones_own_is_a_python_file(pico, tmp_path):
         pico, "one_turn", ["short", "a reply that is rather long"], scorers=[str(tmp_path / "short.py")]
     )
     assert found.short.tolist() == [1.0, 0.0]
+    own = str(tmp_path / "short.py")  # its measure is of all sets: it decides where none is made for the set
+    assert Exam(pico, "ko", scorers=["language", own]).main("one_turn") == "in_language"
+    assert Exam(pico, "ko", scorers=[own, "language"]).main("one_turn") == "short"
+    assert Exam(pico, "ko", scorers=[own, "instructions"]).main("one_turn") == "correct"
+    with pytest.raises(ValueError, match="none of the named scorers measures one_turn prompts: refusals"):
+        Exam(pico, "ko", scorers=["refusals"]).main("one_turn")
     (tmp_path / "none.py").write_text("SCORER = object()")
     with pytest.raises(ValueError, match="SCORER lacks name, version"):
         Exam(pico, "ko", scorers=[str(tmp_path / "none.py")])

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from chatvec_lab import experiment, load_family
-from chatvec_lab.experiment import mixtures, search
+from chatvec_lab.experiment import limits, search
 from chatvec_lab.paths import ROOT
 
 ASK = {"start": 1.0, "trials": 4, "n": 13, "texts": 1, "seed": 3}
@@ -28,7 +28,7 @@ def exam(nano):
 
 @pytest.fixture(scope="module")
 def vectors(nano):
-    several = mixtures.chat_vectors(nano)
+    several = limits.vectors(nano)
     return {label: several[label] for label in list(several)[:2]}
 
 
@@ -119,10 +119,10 @@ def test_what_makes_no_sense_is_refused(exam, vectors, monkeypatch):
 KILLED = """
 import os, sys
 from chatvec_lab import experiment, load_family
-from chatvec_lab.experiment import mixtures, search
+from chatvec_lab.experiment import limits, search
 
 nano = load_family("nano")
-vectors = dict(list(mixtures.chat_vectors(nano).items())[:2])
+vectors = dict(list(limits.vectors(nano).items())[:2])
 write, left = search.write_whole, [int(sys.argv[2])]
 
 def writing(file, fill):

@@ -129,10 +129,6 @@ class Endpoint:
         failure.may_be_charged = may_be_charged
         raise failure
 
-    def close(self) -> None:
-        """Give the connections back; a garbage-collected endpoint does so too."""
-        self._client.close()
-
     def _send(self, url: str, content: bytes) -> tuple[int, httpx.Headers, str]:
         headers = {"Content-Type": "application/json"}
         key = read_key(self.key_env) if self.key_env else None
@@ -204,22 +200,6 @@ class Completion(NamedTuple):
     completion_tokens: int | None
     reasoning_tokens: int | None = None
     model: str | None = None
-
-
-def complete_chat(
-    endpoint: Endpoint,
-    messages: list[dict[str, str]],
-    *,
-    model: str,
-    lost: Callable[[], Any] = lambda: None,
-    **options: Any,
-) -> Completion:
-    """One completion from an OpenAI-compatible server; `options` that are None stay out of the request.
-
-    `lost` as in `Endpoint.post`.
-    """
-    payload = {"model": model, "messages": messages} | {k: v for k, v in options.items() if v is not None}
-    return endpoint.post("/chat/completions", payload, read=read_completion, lost=lost)
 
 
 def map_concurrent(

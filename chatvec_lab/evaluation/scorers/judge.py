@@ -20,7 +20,7 @@ import pandas as pd
 
 from chatvec_lab.evaluation._frames import identity, text_column
 from chatvec_lab.evaluation.asking.cache import JsonlCache
-from chatvec_lab.evaluation.asking.http import Endpoint, complete_chat
+from chatvec_lab.evaluation.asking.http import Endpoint, read_completion
 from chatvec_lab.evaluation.asking.responses import digest, some
 from chatvec_lab.evaluation.scorers import judge_prompts as asking
 from chatvec_lab.evaluation.scorers.contract import is_last
@@ -98,8 +98,12 @@ class Judge:
         return digest({"model": self.model, "messages": messages, "options": self.options, "repeat": repeat})
 
     def _answer(self, key: str, messages: list[dict]) -> dict:
-        lost = functools.partial(self.cache.lost, key)
-        answer = complete_chat(self.endpoint, messages, model=self.model, lost=lost, **self.options)
+        given = {name: value for name, value in self.options.items() if value is not None}
+        asked, lost = (
+            {"model": self.model, "messages": messages, **given},
+            functools.partial(self.cache.lost, key),
+        )
+        answer = self.endpoint.post("/chat/completions", asked, read=read_completion, lost=lost)
         date = datetime.now(UTC).isoformat(timespec="seconds")
         told = (answer.text, answer.finish_reason, answer.model, date)
         return dict(zip(RECORD, (*told, answer.prompt_tokens, answer.completion_tokens), strict=True))

@@ -35,6 +35,11 @@ class Interval(NamedTuple):
     method: str
     seed: int | None
 
+    @property
+    def ends(self) -> dict[str, float]:
+        """estimate, low, high and n: what tables and claims hold of it."""
+        return {"estimate": self.estimate, "low": self.low, "high": self.high, "n": self.n}
+
     def _limited(self, low: float, high: float, method: str) -> "Interval":
         return self._replace(low=float(low), high=float(high), method=method)
 

@@ -15,8 +15,8 @@ from chatvec_lab.evaluation.asking.http import (
     ContentFiltered,
     Endpoint,
     clean_text,
-    complete_chat,
     map_concurrent,
+    read_completion,
 )
 
 KEY = "sk-test-7f3a9c-never-show-this"
@@ -266,7 +266,8 @@ def test_an_address_with_a_key_or_without_a_server_is_refused(url):
 
 def test_lone_surrogates_are_replaced_on_the_way_out_and_in():
     with scripted({"choices": [{"message": {"content": "a\ud800b"}}]}).running() as server:
-        answer = complete_chat(quick(server.url), [{"role": "user", "content": "x\udfff😀"}], model="m")
+        asked = {"model": "m", "messages": [{"role": "user", "content": "x\udfff😀"}]}
+        answer = quick(server.url).post("/chat/completions", asked, read=read_completion)
         assert answer.text == "a\ufffdb"
         assert server.bodies[0]["messages"][0]["content"] == "x\ufffd😀"
 
