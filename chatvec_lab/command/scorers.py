@@ -23,6 +23,10 @@ def run(options) -> int:
     """Print the page, or what the scorer made of the labelled sentences."""
     from chatvec_lab.evaluation.scorers import named
 
+    if bare := [text for text in options.service if "=" not in text]:
+        raise ValueError(
+            f"--service {bare[0]}: NAME=VALUE, such as toxicity_url=http://127.0.0.1:9000/comments:analyze"
+        )
     given = dict(text.partition("=")[::2] for text in options.service)
     print(named.page() if not options.check else named.checked(options.check, given))
     return 0

@@ -73,7 +73,7 @@ def requests_of(scorers: Iterable[str], replies: Counter) -> Counter:
 
 def page(family: "Family", cells: "Iterable[Cell]") -> str:
     """The needs of these cells, a line each; '' for a family so small that nothing needs to be said."""
-    asked, requests, longest, prices = Counter(), Counter(), 0, set()
+    asked, requests, judged, longest = Counter(), Counter(), Counter(), 0
     cells = list(cells)
     for cell in cells:
         values = cell.parameters
@@ -83,9 +83,13 @@ def page(family: "Family", cells: "Iterable[Cell]") -> str:
         ]
         replies = replies_of(cell.notebook, values, 4 + len(trained) + ("cp_ft" in trained))
         asked += replies
-        requests += requests_of(values.get("scorers") or (), replies)
+        services = values.get("services") or {}
+        for name, count in requests_of(values.get("scorers") or (), replies).items():
+            requests[name] += count
+            own = services.get("safety_price") if name == "safety:judge" else None
+            if not name.startswith("toxicity"):
+                judged[own or services.get("judge_price", "")] += count
         longest = max(longest, int((values.get("prompts") or {}).get("max_tokens", 256)))
-        prices.add((values.get("services") or {}).get("judge_price", ""))
     lines = _machine(family, cells) if any(facts.get("parameters") for facts in family.facts.values()) else []
     if lines and (total := asked.total()):
         hours = total * longest / SPEED / 3600
@@ -94,10 +98,9 @@ def page(family: "Family", cells: "Iterable[Cell]") -> str:
     if requests:
         told = ", ".join(f"{name} {count:,}" for name, count in requests.items())
         lines.append(f"requests to judges and endpoints, at most: {told}")
-        judged = sum(count for name, count in requests.items() if not name.startswith("toxicity"))
-        lines.append(_cost(judged, prices - {""}))
+        lines += [_cost(judged)] if judged else []
     lines += _lacking(cells)
-    return "\n".join(line for line in lines if line)
+    return "\n".join(lines)
 
 
 def _machine(family: "Family", cells: "list[Cell]") -> list[str]:
@@ -126,11 +129,9 @@ def _lacking(cells: "list[Cell]") -> list[str]:
 
     found = {}
     for cell in cells:
-        names = [
-            name
-            for name in cell.parameters.get("scorers") or ()
-            if not name.endswith(".py") and name != "world"
-        ]
+        named = cell.parameters.get("scorers") or ()
+        names = [name for name in named if not name.endswith(".py") and name != "world"]
+        names += [f"knowledge:{task}" for task in cell.parameters.get("tasks") or ()]
         try:
             choose(names, cell.parameters.get("services"))
         except (ValueError, PermissionError, FileNotFoundError, ImportError) as error:
@@ -138,17 +139,14 @@ def _lacking(cells: "list[Cell]") -> list[str]:
     return [f"lacking, in this environment: {told} ({notebook})" for told, notebook in found.items()]
 
 
-def _cost(judged: int, prices: set[str]) -> str:
-    if not judged:
-        return ""
-    tokens = f"some {judged * READ / 1e6:.2g} M tokens read and {judged * WRITTEN / 1e6:.2g} M written by the judge"
-    if len(prices) != 1:
+def _cost(judged: Counter) -> str:
+    """What so many questions cost, by the price of their judge; "" is a price that is not told."""
+    every = judged.total()
+    tokens = (
+        f"some {every * READ / 1e6:.2g} M tokens read and {every * WRITTEN / 1e6:.2g} M written by the judge"
+    )
+    if "" in judged:
         return f"{tokens}; for its cost give services: judge_price, such as 2.5/10"
-    try:
-        read, written = map(float, next(iter(prices)).split("/"))
-    except ValueError as error:
-        raise ValueError(
-            f"services: judge_price={next(iter(prices))!r}: two numbers, such as 2.5/10"
-        ) from error
-    dollars = judged * (READ * read + WRITTEN * written) / 1e6
+    prices = [(count, *map(float, price.split("/"))) for price, count in judged.items()]
+    dollars = sum(count * (READ * read + WRITTEN * written) for count, read, written in prices) / 1e6
     return f"{tokens}: about ${dollars:,.{0 if dollars >= 10 else 2}f}"

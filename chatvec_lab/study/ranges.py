@@ -238,8 +238,8 @@ def _names_services(values: Mapping[str, Any]) -> Iterator[str]:
             yield f"services: {key} must be a whole number, 1 or more, got {brief(text)}"
         elif key.endswith("_url") and not re.fullmatch(r"https?://[^\s/]\S*", text):
             yield f"services: {key} must be an address such as http://127.0.0.1:8000/v1, got {brief(text)}"
-        elif key == "judge_price" and not re.fullmatch(r"\d+(\.\d+)?/\d+(\.\d+)?", text):
-            yield f"services: judge_price must be two numbers, such as 2.5/10, got {brief(text)}"
+        elif key in ("judge_price", "safety_price") and not re.fullmatch(r"\d+(\.\d+)?/\d+(\.\d+)?", text):
+            yield f"services: {key} must be two numbers, such as 2.5/10, got {brief(text)}"
 
 
 def _names_served(values: Mapping[str, Any]) -> Iterator[str]:

@@ -42,6 +42,7 @@ WRONG = {
     "scorers": [(["instruction"], "did you mean 'instructions'?"), (["toxicity:perspectve"], "'toxicity:perspective'"),
                 (["none.py"], "no file 'none.py'"), (["language", "language"], "each once")],
     "services": [({"judge": "x"}, "no key 'judge'"), ({"judge_price": "cheap"}, "two numbers"),
+                 ({"safety_price": "1"}, "safety_price must be two"),
                  ({"judge_url": "/v1"}, "judge_url must be an address"), ({"toxicity_url": "localhost:9"}, "an address"),
                  ({"timeout": "soon"}, "timeout must be a whole number"), ({"judge_max_tokens": "0"}, "1 or more"),
                  ({"tasks_limit": "0"}, "1 or more")],

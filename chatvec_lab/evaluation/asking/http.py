@@ -268,7 +268,8 @@ def read_key(key_env: str) -> str:
     key = secrets.key(key_env)
     if key is None:
         raise PermissionError(
-            f"the environment variable {key_env} holds no key: export it, or say key_env=None"
+            f"the environment variable {key_env} holds no key: export it; for a server that wants none say key_env=None, "
+            "in a study its address alone"
         )
     return key
 

@@ -57,11 +57,11 @@ def page() -> str:
 
 def checked(name: str, services: Mapping[str, str]) -> str:
     """How well a toxicity scorer tells rude sentences from harmless ones, by language (`toxicity.validate`)."""
-    from chatvec_lab.evaluation.scorers.toxicity import Toxicity, validate
+    from chatvec_lab.evaluation.scorers.toxicity import validate
 
-    scorer = choose([name], services).scorers.get(name)
-    if not isinstance(scorer, Toxicity):
+    if not name.startswith("toxicity:"):
         raise ValueError(f"--check tries scorers of toxicity, on labelled sentences; {name!r} is none")
+    scorer = choose([name], services).scorers[name]
     table = validate(scorer.of).pivot(index="language", columns="metric", values="estimate").round(2)
     said = f"{scorer.name} {scorer.version}: small numbers of sentences, read them as such"
     return f"{said}\n{table.to_string()}"
@@ -133,8 +133,12 @@ def _made(name: str, services: Mapping[str, str], keep: Path | None) -> Any:
         case "knowledge", _ if rest:
             limit = number(services, "tasks_limit", None)
             return LmEvalTask(rest, include_path=services.get("tasks"), limit=limit)
+    raise _unknown(name)
+
+
+def _unknown(name: str) -> ValueError:
     near = nearest(name, [line.name for line in CATALOGUE])
-    raise ValueError(f"no scorer {name!r}; {near} (`python -m chatvec_lab scorers` tells what each needs)")
+    return ValueError(f"no scorer {name!r}; {near} (`python -m chatvec_lab scorers` tells what each needs)")
 
 
 def number(services: Mapping[str, str], name: str, default: int | None) -> int | None:
@@ -194,6 +198,9 @@ def _toxicity(which: str, services: Mapping[str, str], keep: Path | None):
         if url:  # a server of one's own has no quota of one a second
             options |= {"url": url, "per_second": None if not url.startswith(own) else 1.0}
         return toxicity_endpoints.PerspectiveEndpoint(**options)
+    is_model = "/" in which or Path(which).is_dir()
+    if which != "moderation" and not is_model:
+        raise _unknown(f"toxicity:{which}")
     if not languages:
         raise ValueError(f"toxicity:{which} needs services: toxicity_languages, those that it is trusted in")
     if which == "moderation":
