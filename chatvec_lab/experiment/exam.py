@@ -118,8 +118,9 @@ class Exam:
             self.questions.decoding(frame) | ({"system": system} if system else {}) | dict(decoding or {})
         )
         said: dict[tuple, pd.DataFrame] = {}
-        for label, model in models.items():
-            with self.speaker_for(label, model) as speaker:
+        # all of them before the first is asked: a server may lack a name
+        for label, made in [(label, self.speaker_for(label, model)) for label, model in models.items()]:
+            with made as speaker:
                 for key, table in asked.items():
                     talks = table[["prompt_id", "language", "turns"]].to_dict("records")
                     replies = speaker.reply(talks, **settings)
