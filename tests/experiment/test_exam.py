@@ -296,7 +296,7 @@ def test_a_slow_judge_and_a_slow_speaker_are_given_the_time_that_they_need(pico)
 
 def test_a_servers_model_without_a_name_is_missed_before_any_is_asked(pico):
     exam = Exam(pico, "ko", speaker="served:http://127.0.0.1:9/v1", served={"CP": "at-the-server"})
-    with pytest.raises(ValueError, match="which of the server's models is 'chat'. There are names for CP"):
+    with pytest.raises(ValueError, match=r"which of the server's models is 'chat'\? There are names for CP"):
         exam.ask({"CP": pico.cp["ko"], "chat": pico.chat}, ["one_turn"], 2)
 
 
