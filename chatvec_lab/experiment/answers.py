@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from chatvec_lab.experiment.limits import ALL
+from chatvec_lab.experiment.paper import APART, SAME
 from chatvec_lab.experiment.words import interval, is_better, signed, told
 from chatvec_lab.languages import language_name
 from chatvec_lab.study.outputs import claim
@@ -133,7 +135,7 @@ def toxicity(
     )
     table, models = own[own.frame == "chat"], list(dict.fromkeys(replies.model))
     claims = [
-        c for m in exam.on("hostile") for c in _claims(table, f"{names[m]}, {{}}", models, seed, metric=m)
+        c for m in exam.on("hostile") for c in _claims(table, names[m] + ", {}", models, seed, metric=m)
     ]
     return {"answer": answer, "claims": claims}
 
@@ -164,8 +166,6 @@ def parts(
     exam: "Exam", *, right: str, at: str, seed: int, parts: pd.DataFrame, against: pd.DataFrame, more: str = "",
 ) -> dict[str, Any]:  # fmt: skip
     """07a: which part is needed? `against`: of `exam.changes` from all of τ; `more`: further sentences, of the controls."""
-    from chatvec_lab.experiment.limits import ALL
-
     what = exam.names[right]
     alone = parts[parts.part.str.endswith(" only")].set_index("part").estimate
     best = "no part was measured" if alone.empty else (
@@ -252,8 +252,6 @@ def paper(measured: pd.DataFrame, agreement: pd.DataFrame, tables: Iterable[str]
 
     With nothing to compare it says what is missing.
     """
-    from chatvec_lab.experiment.paper import APART, SAME
-
     beside, apart = (measured[measured.comparison == c] for c in (SAME, APART))
     clear = agreement[agreement.clear > 0]
     against = [f"Table {row.table}" for row in clear.itertuples() if row.clear_agree < row.clear]

@@ -15,11 +15,14 @@ from dataclasses import dataclass
 from itertools import product, repeat
 from typing import TYPE_CHECKING
 
+import pandas as pd
+
+from chatvec_lab import sandbox
 from chatvec_lab.experiment.exam import Exam
+from chatvec_lab.experiment.microworld import MicroWorld
 from chatvec_lab.experiment.models import Changed, at_scale, control, loaded
 
 if TYPE_CHECKING:
-    import pandas as pd
     import torch
 
     from chatvec_lab.experiment.models import At
@@ -35,8 +38,6 @@ PLAIN = {"CP, asked plainly": "qa", "CP, plainly after three examples": "qa_exam
 
 def marker_tokens(chat: "Checkpoint") -> list[str]:
     """The tokens that the chat format adds to what is said, in the order of their ids."""
-    from chatvec_lab import sandbox
-
     tokenizer, found = chat.tokenizer, None
     for said in ("?", "!"):
         talk = [{"role": role, "content": said} for role in ("user", "assistant", "user")]
@@ -81,8 +82,6 @@ def models(exam: Exam, scale: float, *, n: int = 78) -> "dict[str, Checkpoint | 
 
 def ask(exam: Exam, scale: float, sets: Sequence[str], n: int) -> "pd.DataFrame":
     """The scored replies of all controls, and of the CP asked plainly where it knows a plain frame (`PLAIN`)."""
-    import pandas as pd
-
     found = [exam.ask(models(exam, scale), sets, n)]
     if exam.family.is_nano:
         cp = exam.family.cp[exam.language]
@@ -224,9 +223,6 @@ def _prompts(tokenizer, family: "Family", language: str, n: int) -> list[tuple[l
 
     The replies are in the form of the family's own chat.
     """
-    from chatvec_lab import sandbox
-    from chatvec_lab.experiment.microworld import MicroWorld
-
     found = []
     asked = MicroWorld(family, {}).draw(language, "one_turn", n=n, draw="validation", frame="chat")
     for prompt in asked.itertuples():

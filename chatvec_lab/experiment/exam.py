@@ -13,7 +13,10 @@ import pandas as pd
 
 from chatvec_lab.evaluation.asking.thinking import with_answers
 from chatvec_lab.evaluation.scorers.contract import Column, is_last
+from chatvec_lab.evaluation.scorers.fluency import perplexity
 from chatvec_lab.evaluation.scorers.named import choose, number
+from chatvec_lab.evaluation.statistics import compare, summarise
+from chatvec_lab.evaluation.statistics.sweep import is_on_front
 from chatvec_lab.experiment.microworld import MicroWorld, World
 from chatvec_lab.experiment.published import Published
 from chatvec_lab.experiment.replies import speaker_for
@@ -195,8 +198,6 @@ class Exam:
         probe: the name of one of `probes` reads that instead (a task of lm-eval). Empty for a served model, whose
         weights are elsewhere. Raises ValueError where there are no plain texts.
         """
-        from chatvec_lab.evaluation.scorers.fluency import perplexity
-
         languages = list(languages) or [self.language]
         texts = {code: self.questions.plain_texts(code, n) for code in languages}
         if probe == "perplexity" and not any(texts.values()):
@@ -224,8 +225,6 @@ class Exam:
         coverage (share of the replies on which it means something that have a number). Which way each
         measure is better, and its words, go along in `attrs["measures"]`, for tables of papers.
         """
-        from chatvec_lab.evaluation.statistics import summarise
-
         by, tables = [by] if isinstance(by, str) else list(by), []
         for metric in self.measures if metrics is None else metrics:
             if metric not in replies or not replies[metric].notna().any():
@@ -253,8 +252,6 @@ class Exam:
         Shares are tested by McNemar's exact test, means by a permutation of signs, each metric's family by Holm.
         Columns: metric, `within`, `by`, estimate, low, high, n, unit, p_adjusted, test, correction.
         """
-        from chatvec_lab.evaluation.statistics import compare
-
         within, tables = [within] if isinstance(within, str) else list(within), []
         for metric in metrics:
             rows = self._meant(replies, metric)
@@ -354,8 +351,6 @@ def trade_offs(scores: pd.DataFrame, reading: pd.DataFrame, *, right: str = "cor
     which more is better. Columns: scale; `right`, toxic and perplexity, each with _low and _high (NaN where not
     measured); is_on_front.
     """
-    from chatvec_lab.evaluation.statistics.sweep import is_on_front
-
     tables = [scores[scores.metric == metric].assign(measure=metric) for metric in (right, "toxic")]
     long = pd.concat([*tables, reading.assign(measure="perplexity")])
     wide = pd.DataFrame({"scale": sorted(scores.scale.unique())})

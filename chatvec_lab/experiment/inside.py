@@ -15,13 +15,17 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 
+from chatvec_lab import lens
+from chatvec_lab.evaluation.asking.context import context_ids
+from chatvec_lab.evaluation.asking.generation import respond
+from chatvec_lab.evaluation.asking.rendering import ChatTemplate
+from chatvec_lab.evaluation.statistics import statistic_interval, summarise
 from chatvec_lab.experiment.models import At, control, loaded
 from chatvec_lab.lens import Pair
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from chatvec_lab.experiment.exam import Exam
     from chatvec_lab.lens import Attribution, Divergence
     from chatvec_lab.live import LiveModel
@@ -94,8 +98,6 @@ class Look:
         ]
 
     def _context(self, row: dict, frame: str) -> list[int]:
-        from chatvec_lab.evaluation.asking.context import context_ids
-
         settings = self.exam.questions.decoding(frame)
         arguments = settings.get("template_arguments")
         return context_ids(self.live.tokenizer, row["turns"], [], settings["template"], arguments=arguments)
@@ -122,8 +124,6 @@ class Look:
         return self._replies(self.scale)
 
     def _replies(self, scale: float) -> dict[str, list[int]]:
-        from chatvec_lab.evaluation.asking.generation import respond
-
         asked = [{"prompt_id": row["prompt_id"], "turns": list(row["turns"])} for row in self._rows["chat"]]
         settings = self.exam.questions.decoding("chat") | {"progress": False, "token_ids": True}
         with loaded(At(self.live, scale)) as (model, tokenizer):
@@ -138,8 +138,6 @@ class Look:
     @cached_property
     def _end(self) -> list[int]:
         """The first token that the chat template puts behind a reply."""
-        from chatvec_lab.evaluation.asking.rendering import ChatTemplate
-
         after = ChatTemplate(self.live.tokenizer).after_reply()
         ids = self.live.tokenizer(after, add_special_tokens=False)["input_ids"][:1]
         return ids or [self.live.tokenizer.eos_token_id]
@@ -150,8 +148,6 @@ class Look:
         self, text: str, scales: Sequence[float], conditions: Sequence[str] = CONDITIONS
     ) -> Divergence:
         """`lens.divergence` of one text in each condition: its tables with the columns model (the condition) and text."""
-        from chatvec_lab import lens
-
         found = {c: lens.divergence(self.live_of(c), self.pairs(text, c), scales) for c in conditions}
         return lens.Divergence(*(
             _joined({c: getattr(one, name).assign(text=text) for c, one in found.items()}) for name in ("tokens", "changes")
@@ -161,37 +157,27 @@ class Look:
         self, text: str, scales: Sequence[float], conditions: Sequence[str] = CONDITIONS
     ) -> pd.DataFrame:
         """`lens.readings` of one text in each condition, with the column model."""
-        from chatvec_lab import lens
-
         return _joined({c: lens.readings(self.live_of(c), self.pairs(text, c), scales) for c in conditions})
 
     # ------------------------------------------------------------ which part
 
     def effects(self, scales: Sequence[float], measure: str) -> pd.DataFrame:
         """f of the reference over the scale in each condition: model, scale, pair, value (`lens.effects`)."""
-        from chatvec_lab import lens
-
         return _joined({c: lens.effects(self.live_of(c), self.pairs(REFERENCE, c), scales, measure=measure)
                         for c in CONDITIONS})  # fmt: skip
 
     def attribution(self, condition: str, **options) -> Attribution:
         """`lens.attribution` of the reference in one condition, at this scale."""
-        from chatvec_lab import lens
-
         return lens.attribution(
             self.live_of(condition), self.pairs(REFERENCE, condition), self.scale, **options
         )
 
     def ablation(self, **options) -> pd.DataFrame:
         """`lens.ablation` of the reference with CP + τ, at this scale."""
-        from chatvec_lab import lens
-
         return lens.ablation(self.live, self.pairs(), self.scale, **options)
 
 
 def _joined(tables: dict[str, pd.DataFrame]) -> pd.DataFrame:
-    import pandas as pd
-
     return pd.concat([table.assign(model=label) for label, table in tables.items()], ignore_index=True)
 
 
@@ -200,8 +186,6 @@ def means(table: pd.DataFrame, value: str, by: Sequence[str]) -> pd.DataFrame:
 
     An interval ends where the values can (`RANGES`).
     """
-    from chatvec_lab.evaluation.statistics import summarise
-
     by = list(by)
     found = summarise(table.rename(columns={"pair": "prompt_id"}), by=by, value=value, share=False)
     least, most = RANGES.get(value, (None, None))
@@ -227,8 +211,6 @@ def typical(tokens: pd.DataFrame, count: int = 1) -> list[str]:
 
 def beside_prompts(tokens: pd.DataFrame, prompts: dict[str, str], names: Sequence[str]) -> pd.DataFrame:
     """The texts of these pairs, pair by pair; the column text says to which prompt, by number, and which one it is."""
-    import pandas as pd
-
     tables = []
     for number, name in enumerate(names, start=1):
         prompt = prompts[name].replace("\n", " ")
@@ -239,15 +221,11 @@ def beside_prompts(tokens: pd.DataFrame, prompts: dict[str, str], names: Sequenc
 
 def decided(layers: pd.DataFrame) -> pd.DataFrame:
     """`lens.decisions` of each model's readings, with the column model."""
-    from chatvec_lab import lens
-
     return _joined({model: lens.decisions(rows) for model, rows in layers.groupby("model", sort=False)})
 
 
 def part_names(table: pd.DataFrame) -> pd.Series:
     """Each row's part in words: "layer 2 · mlp · down", "embedding"."""
-    import pandas as pd
-
     columns = ["layer", "module", "projection"]
     if table.component.nunique() > 1:
         columns = ["component", *columns]
@@ -259,15 +237,11 @@ def part_names(table: pd.DataFrame) -> pd.Series:
 
 
 def _is_told(value: object) -> bool:
-    import pandas as pd
-
     return not pd.isna(value)
 
 
 def by_part(parts: pd.DataFrame, values: Sequence[str] = ("attribution",)) -> pd.DataFrame:
     """Each part's mean over the prompts with its interval, the largest first: part, measure, estimate, low, high, n."""
-    import pandas as pd
-
     parts = parts.assign(part=part_names(parts))
     tables = [means(parts, value, ["part"]).assign(measure=value) for value in values]
     order = tables[0].set_index("part").estimate.abs().sort_values(ascending=False).index
@@ -322,10 +296,7 @@ def agreement(attributed: pd.DataFrame, ablated: pd.DataFrame, *, seed: int = 0)
     Both tables are `lens`'s own, a row a pair and part. The interval is a bootstrap over the prompts: the parts are all
     that there are. Columns: against, estimate, low, high, n (prompts), parts.
     """
-    import pandas as pd
     from scipy.stats import rankdata
-
-    from chatvec_lab.evaluation.statistics import statistic_interval
 
     keys = ["component", "layer", "module", "projection"]
     both = attributed.merge(ablated, on=["pair", *keys], validate="one_to_one")
@@ -352,8 +323,6 @@ def agreement(attributed: pd.DataFrame, ablated: pd.DataFrame, *, seed: int = 0)
 
 def checks(found: dict[str, Attribution]) -> pd.DataFrame:
     """Whether each attribution adds up: model, start, end, jump, difference, total, size, error, change, nodes, is_complete."""
-    import pandas as pd
-
     rows = [
         {"model": label, "start": float(a.values.start.mean()), "end": float(a.values.end.mean()), "jump": a.jump,
          "difference": a.difference, "total": a.total, "size": a.size, "error": a.error, "change": a.change,

@@ -8,8 +8,12 @@ from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pandas as pd
 
+from chatvec_lab.evaluation.scorers.fluency import fluency
+from chatvec_lab.evaluation.statistics import statistic_interval
+from chatvec_lab.evaluation.statistics.sweep import perplexity_ratio
 from chatvec_lab.experiment.exam import Exam
 from chatvec_lab.experiment.models import at_scale, control
 from chatvec_lab.paths import DATA
@@ -153,8 +157,6 @@ def reading_cost(costs: pd.DataFrame, *, baseline: str, seed: int = 0) -> pd.Dat
 
     `costs`: of `Exam.read`. Columns: model, language, estimate, low, high, n (texts). Above 1 is worse.
     """
-    from chatvec_lab.evaluation.statistics.sweep import perplexity_ratio
-
     rows = []
     costs = costs if len(costs) else pd.DataFrame(columns=["model", "language"])
     for language, table in costs.rename(columns={"model": "scale"}).groupby("language", sort=False):
@@ -169,8 +171,6 @@ def reading_cost(costs: pd.DataFrame, *, baseline: str, seed: int = 0) -> pd.Dat
 
 def perplexities(costs: pd.DataFrame, by: str, *, seed: int = 0) -> pd.DataFrame:
     """Perplexity of plain text by group: `by`, estimate, low, high, n; empty where nothing was read (`Exam.read`)."""
-    from chatvec_lab.evaluation.scorers.fluency import fluency
-
     columns = [by, "estimate", "low", "high", "n"]
     if costs.empty:
         return pd.DataFrame(columns=columns, dtype=float)
@@ -182,8 +182,6 @@ def perplexities(costs: pd.DataFrame, by: str, *, seed: int = 0) -> pd.DataFrame
 
 def cost(costs: pd.DataFrame, scale: float, *, seed: int = 0):
     """`sweep.perplexity_ratio` of a scale and 0; None where nothing was read."""
-    from chatvec_lab.evaluation.statistics.sweep import perplexity_ratio
-
     return None if costs.empty else perplexity_ratio(costs, scale, seed=seed)
 
 
@@ -192,10 +190,6 @@ def medians(table: pd.DataFrame, *, by: str, values: list[str], seed: int = 0) -
 
     Columns: `by`, measure, estimate, low, high, n (rows).
     """
-    import numpy as np
-
-    from chatvec_lab.evaluation.statistics import statistic_interval
-
     rows = []
     for measure in values:
         for name, group in table.groupby(by, sort=False):

@@ -11,6 +11,8 @@ ParamΔ (arXiv 2504.21023) is the plain vector. LATA (2502.20186), RESTA (2402.1
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
+import pandas as pd
+
 from chatvec_lab.experiment import limits
 from chatvec_lab.experiment.exam import Exam
 from chatvec_lab.experiment.models import At, Dial
@@ -18,8 +20,6 @@ from chatvec_lab.weights import combinations
 from chatvec_lab.weights.transforms import ties
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from chatvec_lab.families import Family
     from chatvec_lab.weights.vector import WeightVector
 
@@ -68,8 +68,6 @@ def tried(exam: Exam, found: Mapping[str, Recipe], scales: Sequence[float], n: i
 
     A recipe's model is loaded once and turned. More recipes and scales than one can afford: take fewer scales.
     """
-    import pandas as pd
-
     main, tables = exam.main("one_turn"), []
     for label, recipe in found.items():
         dial = Dial(exam.family.cp[exam.language], recipe.vector)
@@ -95,8 +93,6 @@ def at_their_best(exam: Exam, found: Mapping[str, Recipe], table: "pd.DataFrame"
 
 def cost(table: "pd.DataFrame", trials: "pd.DataFrame", n: int) -> "pd.DataFrame":
     """What choosing cost: step, models that were tried, replies."""
-    import pandas as pd
-
     asked = int(trials.is_within.sum())
     return pd.DataFrame(
         [

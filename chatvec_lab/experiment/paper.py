@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from chatvec_lab.evaluation.statistics import summarise
 from chatvec_lab.paths import DATA
 from chatvec_lab.reading import read_yaml
 
@@ -136,8 +137,6 @@ def _printed(pair: dict[str, Any], printed: pd.DataFrame, models: Sequence[str])
 
 def _ours(pair: dict[str, Any], folders: list[Path]) -> pd.DataFrame:
     """Our side of a pair, one row a model; the paper's measure where it was taken, else the other one."""
-    from chatvec_lab.evaluation.statistics import summarise
-
     name, cells, scorers = pair.get("name", "replies"), [], {}
     for folder in folders:
         file = folder / "tables" / f"{name}.parquet"

@@ -15,6 +15,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import pandas as pd
 
+from chatvec_lab.evaluation.language import language_scores
+from chatvec_lab.evaluation.statistics import summarise
+from chatvec_lab.evaluation.statistics.sweep import is_on_front
 from chatvec_lab.experiment.exam import Exam
 from chatvec_lab.experiment.models import At, Dial, Mix
 from chatvec_lab.weights.combinations import weighted
@@ -87,8 +90,6 @@ def ask(
         found = found.assign(thought_language=told)
         found[LANGUAGE] = told.eq(exam.language).astype(float).where(thinks & told.notna())
         return found[found.kind.isin(WORKED)].reset_index(drop=True)
-    from chatvec_lab.evaluation.language import language_scores
-
     read = language_scores(found.assign(answer=found.thinking))
     found[LANGUAGE] = read.correct.where(thinks)
     return found.rename(columns={"thinking_language": "thought_language"})
@@ -102,8 +103,6 @@ def measured(exam: Exam, replies: pd.DataFrame, *, seed: int = 0) -> pd.DataFram
     that one of the k samples has right (k = all of them; only of a measure that is right or wrong). A reply that never
     gets from its thought to an answer is not right; a prompt that the scorer does not cover is left out.
     """
-    from chatvec_lab.evaluation.statistics import summarise
-
     main = exam.main("one_turn")
     is_share = exam.measures[main][0].unit == "share"
     is_covered = replies[main].notna().groupby(replies.prompt_id).transform("any")
@@ -160,8 +159,6 @@ def front(table: pd.DataFrame) -> pd.DataFrame:
 
     tokens: of the thought, over all replies, 0 for those without one: what the thinking costs.
     """
-    from chatvec_lab.evaluation.statistics.sweep import is_on_front
-
     wide = pd.DataFrame({"scale": sorted(table.scale.unique())})
     for name, metric in (("tokens", SPENT), ("right", MEAN)):
         rows = table[table.metric == metric].rename(

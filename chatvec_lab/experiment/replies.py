@@ -14,6 +14,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from chatvec_lab.evaluation.asking.generation import respond
+from chatvec_lab.evaluation.asking.http import Endpoint
+from chatvec_lab.evaluation.asking.responses import conversations, responses_table, write_whole
+from chatvec_lab.evaluation.asking.served import respond_served
 from chatvec_lab.experiment import models
 from chatvec_lab.experiment.models import At, Changed, Mix, loaded
 from chatvec_lab.study import fingerprint, modules
@@ -85,8 +89,6 @@ class InMemory:
 
         All that is missing is generated together, so ask a whole set at a time and the batches repeat.
         """
-        from chatvec_lab.evaluation.asking.responses import conversations, responses_table
-
         talks = conversations(prompts)
         ids = [fingerprint.digest(list(talk)) for talk in talks]
         folder = self.keep and self.keep / self._key(settings)
@@ -102,8 +104,6 @@ class InMemory:
         return responses_table(rows, talks)
 
     def _generate(self, talks: list, settings: dict[str, Any]) -> dict[str, list[dict]]:
-        from chatvec_lab.evaluation.asking.generation import respond
-
         asked = [{**talk._asdict(), "turns": list(talk.turns)} for talk in talks]
         dated = {"template_date": _date(self.keep)} if settings.get("template", "chat") == "chat" else {}
         replies = respond(*self.loaded, asked, progress=False, **dated, **settings)
@@ -143,9 +143,6 @@ class Served:
 
     def reply(self, prompts: "pd.DataFrame | list[dict]", **settings: Any) -> "pd.DataFrame":
         """What `respond_served` gives, with the answers that could not be had missing."""
-        from chatvec_lab.evaluation.asking.http import Endpoint
-        from chatvec_lab.evaluation.asking.served import respond_served
-
         settings.pop("batch_size", None)
         out = self.keep and self.keep / "served"
         endpoint = Endpoint(self.url, timeout=self.timeout)
@@ -175,8 +172,6 @@ def speaker_for(
         raise ValueError(
             f"speaker={speaker!r}: 'memory' or 'served:URL', such as served:http://127.0.0.1:8000/v1"
         )
-    from chatvec_lab.evaluation.asking.http import Endpoint
-
     Endpoint(url)  # an address that is none is told now
 
     def named(label: object, model: Any) -> Served:
@@ -231,8 +226,6 @@ def _read(folder: Path) -> dict[str, list[dict]]:
 
 def _write(folder: Path, fresh: dict[str, list[dict]]) -> None:
     """One new part, whole as soon as it has its name."""
-    from chatvec_lab.evaluation.asking.responses import write_whole
-
     folder.mkdir(parents=True, exist_ok=True)
     text = "".join(json.dumps(item) + "\n" for item in sorted(fresh.items()))
     part = folder / f"{fingerprint.digest(sorted(fresh))[:24]}.jsonl"

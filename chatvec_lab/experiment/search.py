@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 
 from chatvec_lab.evaluation.asking.responses import write_whole
 from chatvec_lab.experiment.exam import Exam
@@ -24,8 +25,6 @@ from chatvec_lab.study import fingerprint, modules
 from chatvec_lab.weights.combinations import weighted
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from chatvec_lab.weights.vector import WeightVector
 
 HIGHEST = 1.5  # scale of a kind of module of τ, where plain τ's best is not higher
@@ -67,8 +66,6 @@ def search(
     (estimate NaN). is_kept: whether all of the trial was read back from `keep`.
     Raises ImportError where optuna is not installed, ValueError for a guard below 1 or a start that is negative.
     """
-    import pandas as pd
-
     optuna = _optuna()
     if not guard >= 1:
         raise ValueError(f"guard={guard!r}: perplexity over the CP's that is still allowed, 1 or more.")
@@ -116,8 +113,6 @@ def model(exam: Exam, vectors: "Mapping[str, WeightVector]", values: Mapping[str
 
 def course(trials: "pd.DataFrame") -> "pd.DataFrame":
     """The estimate of each trial, and the best so far, in rows to draw: trial, what, estimate; NaN beyond the guard."""
-    import pandas as pd
-
     lines = {"a trial": trials.estimate, "the best so far": trials.estimate.cummax().ffill()}
     tables = [
         pd.DataFrame({"trial": trials.trial, "what": what, "estimate": line}) for what, line in lines.items()
