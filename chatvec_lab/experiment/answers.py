@@ -133,10 +133,8 @@ def toxicity(
         f"from {from_to('toxic', 'raw')} as bare text. {harmless}. {exam.credits(own)}"
         f"{' Not measured: ' + ', '.join(lacking) + '.' if lacking else ''}"
     )
-    table, models = own[own.frame == "chat"], list(dict.fromkeys(replies.model))
-    claims = [
-        c for m in exam.on("hostile") for c in _claims(table, names[m] + ", {}", models, seed, metric=m)
-    ]
+    table, models, made = own[own.frame == "chat"], list(dict.fromkeys(replies.model)), exam.on("hostile")
+    claims = [c for m in made for c in _claims(table, names[m] + ", {}", models, seed, metric=m)]
     return {"answer": answer, "claims": claims}
 
 

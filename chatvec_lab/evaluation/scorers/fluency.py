@@ -217,23 +217,16 @@ def lm_eval_tasks(
 
 
 class LmEvalTask:
-    """One task of lm-evaluation-harness as a probe of the model in memory; `chat` asks through the chat template."""
+    """One task of lm-evaluation-harness as a probe of the model in memory."""
 
-    def __init__(
-        self,
-        task: str,
-        *,
-        include_path: str | Path | None = None,
-        limit: int | None = None,
-        chat: bool = False,
-    ):
+    def __init__(self, task: str, *, include_path: str | Path | None = None, limit: int | None = None):
         if include_path and not Path(include_path).is_dir():
             raise FileNotFoundError(f"no folder {include_path} with tasks of lm-eval for {task!r}")
         try:
             self.version = f"lm-eval {metadata.version('lm-eval')}"
         except metadata.PackageNotFoundError as error:
             raise ImportError(f"knowledge:{task} needs lm-eval: pip install 'chatvec_lab[lmeval]'") from error
-        self.name, self._options = task, {"include_path": include_path, "limit": limit, "chat": chat}
+        self.name, self._options = task, {"include_path": include_path, "limit": limit}
 
     def read(self, model, tokenizer) -> pd.DataFrame:
         return lm_eval_tasks(model, tokenizer, [self.name], **self._options)
