@@ -190,12 +190,8 @@ def pairs(
         for p in ("match", "skip")
     )
     others = "; ".join(f"{m} {told(own, model=m)}" for m in own.model if m not in ("τ", "τ of another base"))
-    own_family = exam.family.name
-    kin = (
-        ()
-        if relatives is None
-        else relatives[relatives.model.eq("CP + τ") & relatives.family.ne(own_family)].place
-    )
+    kin = pd.DataFrame(columns=["model", "family", "place"]) if relatives is None else relatives
+    kin = kin[kin.model.eq("CP + τ") & kin.family.ne(exam.family.name)].place
     kin = "; ".join(f"{place} {told(relatives, place=place, model='CP + τ')}" for place in kin)
     answer = (
         f"With τ at scale {at} {told(own, model='τ')} {what}; with the vector of another base "
@@ -208,11 +204,9 @@ def pairs(
 
 def cp_length(exam: "Exam", *, right: str, at: str, seed: int, ladder: pd.DataFrame | None) -> dict[str, Any]:
     """07c: how much continual pre-training? `ladder` by model and tokens; None where the family has one CP model."""
-    what = exam.names[right]
+    what, language = exam.names[right], language_name(exam.language)
     if ladder is None:
-        answer = (
-            f"Not measured: family {exam.family.name} has one CP model in {language_name(exam.language)}."
-        )
+        answer = f"Not measured: family {exam.family.name} has one CP model in {language}."
         return {"answer": answer, "claims": [claim(f"{what} with τ, by tokens of CP", None, seed=seed)]}
     counts = sorted(set(ladder.tokens))
     steps = "; ".join(
@@ -220,7 +214,7 @@ def cp_length(exam: "Exam", *, right: str, at: str, seed: int, ladder: pd.DataFr
         f"{told(ladder, model=PLAINLY, tokens=count, metric=right)} asked plainly"
         for count in counts
     )
-    answer = f"{what.capitalize()} in {language_name(exam.language)}, τ at scale {at}: {steps}."
+    answer = f"{what.capitalize()} in {language}, τ at scale {at}: {steps}."
     name = f"{what} with τ, after {{:,}} tokens of CP"
     claims = _claims(ladder, name, counts, seed, by="tokens", model="CP + τ", metric=right)
     return {"answer": answer, "claims": claims}
@@ -294,10 +288,8 @@ def knowledge(
     )
     named = "; ".join(f"{row.task}, {row.model} {row.estimate:.1%} [{row.low:.1%}, {row.high:.1%}]"
                       for row in (tasks[tasks.metric == "acc"].itertuples() if len(tasks) else ()))  # fmt: skip
-    reads = [
-        f"{told(reading, '.3f', model='CP + τ', language=code)} in {language_name(code)}"
-        for code in languages
-    ]
+    costs = {code: told(reading, ".3f", model="CP + τ", language=code) for code in languages}
+    reads = [f"{cost} in {language_name(code)}" for code, cost in costs.items()]
     forgets = ((loss.estimate < 0) & (loss.p_adjusted < 0.05)).any()
     answer = (
         f"{'Something' if forgets else 'Nothing that shows'} by these questions: with τ at scale {at}, "
@@ -305,9 +297,9 @@ def knowledge(
         f"{' and '.join(reads)}. "
         f"Tasks: {named or 'none named'}."
     )
+    name = "change in the plain frame, {}".format
     claims = [
-        claim(f"change in the plain frame, {language_name(row.language)}", **_of_row(row), seed=seed)
-        for row in loss.itertuples()
+        claim(name(language_name(row.language)), **_of_row(row), seed=seed) for row in loss.itertuples()
     ]
     for code in languages:
         name = f"perplexity with τ / CP, {language_name(code)}"
