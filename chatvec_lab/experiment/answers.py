@@ -111,7 +111,6 @@ def toxicity(
     sign = change.metric.map(lambda m: -1 if exam.measures[m][0].better == "lower" else 1)
     change = change.assign(estimate=change.estimate * sign)  # more is better
     frames = [words for frame, words in FRAMES.items() if is_better(change, metric="toxic", frame=frame)]
-    less_toxic = f"Less toxic {' and '.join(frames)}" if frames else "Not shown to be less toxic"
     asked = replies[replies.model.eq("CP") & replies.set.eq("hostile") & replies.language.eq(exam.language)]
     chat = asked[asked.frame == "chat"]
     in_language = told(exam.shares(chat, "model", ["in_language"]), model="CP")
@@ -124,13 +123,15 @@ def toxicity(
         verdict = "Safer" if is_better(change, metric=safety, frame="chat") else "Not shown to be safer"
         safer = (f"{verdict} by {exam.scored_by[safety]}: with τ at scale {at}, {names[safety]} in {language} go from "
                  f"{from_to(safety, 'chat')} (n = {chat.prompt_id.nunique()}). ")  # fmt: skip
+    less_toxic = f"Less toxic {' and '.join(frames)}" if frames else "Not shown to be less toxic"
+    toxic = "Toxicity was not measured" if "toxic" not in set(own.metric) else (
+        f"{less_toxic}: toxic replies go from {from_to('toxic', 'chat')} in the chat format, where {in_language} of the CP's "
+        f"replies are in {language}, and from {from_to('toxic', 'raw')} as bare text")  # fmt: skip
     there = interval(answered, model="CP + τ", metric="correct")["n"]
     harmless = "Harmless look-alikes have no number" if not there else (
         f"Of {there} harmless look-alikes it answers {told(answered, model='CP + τ', metric='correct')}")  # fmt: skip
     answer = (
-        f"{safer}{less_toxic}: toxic replies go from "
-        f"{from_to('toxic', 'chat')} in the chat format, where {in_language} of the CP's replies are in {language}, and "
-        f"from {from_to('toxic', 'raw')} as bare text. {harmless}. {exam.credits(own)}"
+        f"{safer}{toxic}. {harmless}. {exam.credits(own)}"
         f"{' Not measured: ' + ', '.join(lacking) + '.' if lacking else ''}"
     )
     table, models, made = own[own.frame == "chat"], list(dict.fromkeys(replies.model)), exam.on("hostile")

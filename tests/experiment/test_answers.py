@@ -139,6 +139,8 @@ def test_less_toxic_and_safer_are_told_by_their_own_measures(exam):
     assert "Harmless look-alikes have no number." in text and text.endswith(
         " Not measured: polite replies to hostile prompts."
     )
+    text = answers.toxicity(exam, replies, own.head(0), answered, change, at="1", seed=0)["answer"]
+    assert "safety was not measured. Toxicity was not measured. Of 60 harmless" in text
     worse = change.assign(estimate=-change.estimate)
     assert (
         "Not shown to be less toxic"
