@@ -70,19 +70,19 @@ def instructions(
     """04: does it follow instructions? `scores` and `gains` by model; `prices` of `routes`; `prompted`: of `system_prompt`."""
     language, what = language_name(exam.language), exam.names[right]
     target = scores[scores.language == exam.language]
-    models = list(dict.fromkeys(target.model))
-    gain = _row(gains, model="CP + τ")
+    models, gain = list(dict.fromkeys(target.model)), _row(gains, model="CP + τ")
     others = [f"{m} {told(target, model=m, metric=right)}" for m in models
               if m not in ("CP", "CP + τ", "chat → CP", "chat")]  # fmt: skip
+    own, english = (told(target, model="CP + τ", metric=m) for m in ("in_language", "is_english"))
+    spoken = "The language of its replies was not measured" if own == english == "not measured" else (
+        f"Of its replies {own} are in {language}, {english} in English")  # fmt: skip
     paid = _row(prices, model="CP → FT") if len(prices) else None
     price = "adding τ read no token" if paid is None else (
         f"CP → FT read {int(paid.tokens_beyond_cp):,} tokens of instructions in {language}; adding τ read none")  # fmt: skip
     answer = (
         f"{'Yes' if is_better(gains, model='CP + τ') else 'Not shown'}: with τ at scale {at}, {what} in {language} go from "
         f"{told(target, model='CP', metric=right)} to {told(target, model='CP + τ', metric=right)}{_of(gain, 'prompts')}; "
-        f"{'; '.join(others)}. Of its replies {told(target, model='CP + τ', metric='in_language')} are in {language}, "
-        f"{told(target, model='CP + τ', metric='is_english')} in English. "
-        f"{_sentence(prompted)} {_sentence(price)} {exam.credits(target)}"
+        f"{'; '.join(others)}. {spoken}. {_sentence(prompted)} {_sentence(price)} {exam.credits(target)}"
     )
     return {"answer": answer, "claims": _claims(target, f"{what}, {{}}", models, seed, metric=right)}
 

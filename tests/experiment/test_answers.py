@@ -106,6 +106,10 @@ def test_instructions_name_the_gain_the_others_and_the_price(exam):
     ]
     none = answers.instructions(exam, scores, gains(), prices.head(0), **given)["answer"]
     assert none.startswith("Not shown") and "Adding τ read no token." in none
+    unread = answers.instructions(
+        exam, scores[scores.metric.ne("in_language")], gains(), prices.head(0), **given
+    )["answer"]
+    assert "The language of its replies was not measured. Not asked" in unread
     assert answers.system_prompt(scores.assign(system="with"), "", right="correct", what="right replies") == (
         "with a system prompt right replies are 80.0% [70.0%, 90.0%]")  # fmt: skip
 
