@@ -85,8 +85,13 @@ class Look:
     @property
     def reference(self) -> str:
         """What the reference is, in words."""
-        own = "CP + τ's own reply, since these prompts have no reference"
+        own = "CP + τ's own reply (these prompts have no reference)"
         return "the reference reply" if self._has_reference else own
+
+    @property
+    def texts(self) -> list[str]:
+        """What is read: the replies of both models and the reference, each text once."""
+        return [CP_REPLY, REPLY, REFERENCE] if self._has_reference else [CP_REPLY, REFERENCE]
 
     def pairs(self, text: str = REFERENCE, condition: str = WHOLE) -> list[Pair]:
         """The prompts in a condition's frame, each with the tokens of one of three texts, the mark that ends it behind."""

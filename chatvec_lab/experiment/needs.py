@@ -51,6 +51,8 @@ def replies_of(notebook: str, values: Mapping[str, Any], models: int) -> Counter
         "07c": {"one_turn": n * 16},
         "07d": {"one_turn": n * 8, "two_turn": n * 2},
         "10": {"one_turn": n * 2 * min(models, 4)},
+        "11": {"one_turn": n * 2},
+        "12": {"one_turn": n},
         "13": {"one_turn": chosen + n * 11},
         "14": {"one_turn": sampled},
     }
@@ -116,6 +118,12 @@ def _machine(family: "Family", cells: "list[Cell]") -> list[str]:
             f"{size:.0f} GB more while a scale is turned ({3 * size:.0f} where τ is quantised or transformed)"
         )
         lines.append(f"memory: {one} for one model of {most / 1e9:.1f} G parameters, and {turned}")
+    lens = [cell for cell in cells if _number(cell.notebook) in ("11", "12")]
+    if lens:
+        is_wide = any(_number(c.notebook) == "12" or c.parameters.get("dtype") == "float32" for c in lens)
+        kept = f"{6 * size:.0f} GB of the machine for what they are made of"
+        told = f"{(4 if is_wide else 2) * size:.0f} GB{' in float32' if is_wide else ''}, and {kept}"
+        lines.append(f"memory to look inside (11, 12): two live models, CP + τ and a random vector: {told}")
     members = len(family.members)
     merged = sum(size for cell in cells if cell.notebook.startswith("01"))
     saved = f"{merged:.0f} GB for merged models that are saved"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from math import prod
@@ -83,6 +85,13 @@ def opened(checkpoint: Checkpoint, device, dtype: torch.dtype) -> tuple[torch.nn
         if checkpoint.generation_config:
             model.generation_config = GenerationConfig.from_dict(checkpoint.generation_config)
     return model.eval(), checked_places(checkpoint, model)
+
+
+def give_back_memory() -> None:
+    """Let the system have what was freed between what is kept; only the C library of Linux is asked to."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
+    if trim:
+        trim(0)
 
 
 def _root(checkpoint: Checkpoint) -> Checkpoint:

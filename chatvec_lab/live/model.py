@@ -106,6 +106,7 @@ class LiveModel:
         self._slots = [slot for slot in made if tau_device == "cpu" or not self._taken(slot)]
         self._threads = _Threads(sum(slot.size for slot in self._slots))
         self.scale = 0.0
+        loading.give_back_memory()
 
     def _rounded(self, name: str, place: torch.Tensor, dtype) -> torch.dtype:
         """What a save would store: the chosen dtype, also where transformers keeps a weight in another one."""

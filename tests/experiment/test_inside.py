@@ -50,6 +50,7 @@ def test_without_references_the_models_own_reply_stands_in(look, monkeypatch):
         row["reference"] = None
     assert other.reference.startswith("CP + τ's own reply")
     assert other.pairs() == other.pairs(inside.REPLY)
+    assert other.texts == [inside.CP_REPLY, inside.REFERENCE], "no text twice"
 
 
 def test_the_effect_is_the_vectors_and_the_chat_formats(look):

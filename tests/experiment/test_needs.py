@@ -25,6 +25,7 @@ def test_replies_and_requests_are_counted():
     assert needs.replies_of("13_mixtures", searched, 6) == {"one_turn": 100 + 35 + 110}
     thought = {"n": 10, "samples": 4, "scales": [0.0, 1.0], "steps": [0.0, 0.5, 1.0]}
     assert needs.replies_of("14_reasoning", thought, 6) == {"one_turn": 200}
+    assert needs.replies_of("11_tokens", {"n": 10}, 6) == {"one_turn": 20}, "the CP's and CP + τ's"
 
 
 def test_the_papers_study_tells_its_judge_and_its_price():
@@ -36,6 +37,17 @@ def test_the_papers_study_tells_its_judge_and_its_price():
         "GPT-4 rates, gpt-3.5-turbo judges what is safe"
     )
     assert "memory: 27 GB of a GPU" in told and "disk:" in told and "hours" in told
+
+
+def test_to_look_inside_takes_two_live_models():
+    sailor = study.load("qwen1.5-0.5b-sailor")
+    told = needs.page(load_family("qwen1.5-0.5b-sailor"), sailor.cells)
+    every = load_family("qwen1.5-0.5b-sailor").facts.values()
+    parameters = max(int(facts.get("parameters", 0)) for facts in every)
+    assert f"two live models, CP + τ and a random vector: {8 * parameters / 1e9:.0f} GB in float32" in told
+    assert f"{12 * parameters / 1e9:.0f} GB of the machine" in told
+    few = [cell for cell in sailor.cells if cell.notebook < "11"]
+    assert "look inside" not in needs.page(load_family("qwen1.5-0.5b-sailor"), few)
 
 
 def test_a_price_that_is_none_is_refused_and_a_nano_study_needs_no_word():

@@ -108,6 +108,19 @@ def test_a_system_prompt_is_asked_with_where_the_template_knows_it(out):
     )
 
 
+def test_inside_a_published_family_its_own_reply_is_the_reference_and_the_parts_add_up(out):
+    for name in ("11_tokens", "12_attribution"):
+        assert "CP + τ's own reply (these prompts have no reference)" in summary(out, name)["answer"]
+    tokens = pd.read_parquet(out("11_tokens") / "tables" / "tokens.parquet")
+    assert tokens.groupby("model").pair.nunique().eq(4).all() and tokens.model.nunique() == 3
+    checks = pd.read_parquet(out("12_attribution") / "tables" / "checks.parquet").set_index("model")
+    assert checks.is_complete.all() and (checks.error < 0.02).all(), checks
+    parts = pd.read_parquet(out("12_attribution") / "tables" / "parts.parquet")
+    assert parts.estimate.sum() == pytest.approx(
+        checks.difference["CP + τ"], abs=0.02 * checks["size"]["CP + τ"]
+    )
+
+
 def test_what_has_no_scorer_has_no_number(out):
     """A pico model writes no language that the English profanity scorer covers: no toxicity, not 0."""
     replies = pd.read_parquet(out("05_toxicity") / "tables" / "replies.parquet")
