@@ -136,6 +136,7 @@ def heat_map(
 
 def _fit_numbers(ax: Axes, words: list[Text], shape: tuple[int, ...], least: float) -> None:
     """Write the cells' numbers as large as they fit; not at all where they would be smaller than `least`."""
+    words = [word for word in words if word.axes is ax]  # not those that somebody took away
     size = fit(ax, words, shape[1], shape[0])
     for word in words:
         word.set_visible(size >= least)

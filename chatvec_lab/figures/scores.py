@@ -182,8 +182,11 @@ def _name_rows(ax: Axes, words: Sequence[str], width: int = 22) -> float:
 def _make_room(ax: Axes, words: Sequence[str], label: str) -> None:
     """Keep the names of neighbouring rows apart: on a higher figure, as far as the venue goes, in longer lines, or smaller.
 
-    The name of the x axis goes into lines as long as that leaves room for.
+    The name of the x axis goes into lines as long as that leaves room for. Names that somebody changed are let be.
     """
+    plain = [" ".join(text.get_text().split()) for text in [*ax.get_yticklabels(), ax.xaxis.label]]
+    if plain != [" ".join(word.split()) for word in [*words, label]]:
+        return
     size = ax.get_yticklabels()[0].get_size()
     figure, place = ax.figure, ax.get_subplotspec()
 

@@ -186,3 +186,30 @@ def test_numbers_fit_their_cells_and_colours_that_end_say_so():
     figure.draw_without_rendering()
     room = left.get_window_extent().width / 4
     assert all(text.get_window_extent().width < room for text in left.texts if text.get_visible())
+
+
+def test_what_is_changed_by_hand_stays_as_it_was_made(tmp_path):
+    table = pd.DataFrame(
+        {"model": ["CP", "CP + τ"], "estimate": 0.5, "low": 0.4, "high": 0.6, "metric": "right"}
+    )
+    cells = pd.DataFrame({"layer": [0, 1], "module": "mlp", "relative_l2": [0.01, 0.2]})
+    figure, (left, middle, right) = figures.subplots(1, 3, width="text", ratio=0.3)
+    figures.by_model(table, label="share", ax=left)
+    figures.by_model(table, label="share", ax=middle)
+    figures.heat_map(cells, ax=right)
+    left.set_xlabel("mine")
+    middle.set_yticks([])
+    right.texts[0].remove()
+    figures.save(figure, tmp_path / "mine")
+    assert left.get_xlabel() == "mine" and not middle.get_yticklabels() and len(right.texts) == 1
+    _, panels = figures.subplots(1, 2, width="text")
+    paper = table.rename(
+        columns={"model": "setup", "estimate": "here", "low": "here_low", "high": "here_high"}
+    )
+    figures.two_sources(
+        paper.assign(table="7", paper=[90, 95], paper_unit="percent", here_unit="share"),
+        ours="ours",
+        axes=panels,
+    )
+    figures.save(panels[0].figure, tmp_path / "two")
+    assert len(panels[0].get_yticklabels()) == 2 and not panels[1].get_yticklabels()
