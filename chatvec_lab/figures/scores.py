@@ -234,8 +234,9 @@ def two_sources(data: DataFrame, *, ours: str, axes: Sequence[Axes]) -> Sequence
         limits=(0, highest),
         ax=left,
     )
-    what = f"{named(data.measure.iloc[0], 'measure')}: " if "measure" in data else ""
-    counted = f"{what}{data.here_unit.iloc[0]}"
+    counted = data.here_unit.iloc[0]
+    if "measure" in data:  # the axis shows from where to where it goes
+        counted = f"{named(data.measure.iloc[0], 'measure')}: {counted.removesuffix(', 0 to 1')}"
     by_model(data.assign(source=ours), x="here", y="setup", hue="source", label=counted, ax=right)
     for ax, title in ((left, "the paper"), (right, ours)):
         ax.set_title(title, loc="left")
