@@ -27,7 +27,7 @@ from chatvec_lab.figures.drawing import (
     thinned,
     wrapped,
 )
-from chatvec_lab.figures.recipe import drawn, finally_, is_ours
+from chatvec_lab.figures.recipe import drawn, is_ours, now_and_last
 from chatvec_lab.figures.style import line, look
 from chatvec_lab.figures.venues import current
 
@@ -167,7 +167,7 @@ def by_model(
     ax.grid(axis="x", color="0.9", linewidth=line(0.6))
     ax.set_axisbelow(True)
     key(ax, hue, names, looks)
-    finally_(ax.figure, lambda: _make_room(ax, words, label))
+    now_and_last(ax.figure, lambda: _make_room(ax, words, label))
     return ax
 
 
