@@ -21,7 +21,7 @@ from chatvec_lab.figures.drawing import (
     over_zero,
     thinned,
 )
-from chatvec_lab.figures.recipe import drawn, finally_
+from chatvec_lab.figures.recipe import drawn, now_and_last
 from chatvec_lab.figures.style import MODULES, line, look
 
 if TYPE_CHECKING:
@@ -130,12 +130,13 @@ def heat_map(
     ax.set_xlabel("layer")
     ax.collections[0].colorbar.outline.set_visible(False)
     if words := list(ax.texts):
-        finally_(ax.figure, lambda: _fit_numbers(ax, words, cells.shape, LEAST if numbers is None else 0))
+        now_and_last(ax.figure, lambda: _fit_numbers(ax, words, cells.shape, LEAST if numbers is None else 0))
     return ax
 
 
 def _fit_numbers(ax: Axes, words: list[Text], shape: tuple[int, ...], least: float) -> None:
     """Write the cells' numbers as large as they fit; not at all where they would be smaller than `least`."""
+    words = [word for word in words if word.axes is ax]  # not those that somebody took away
     size = fit(ax, words, shape[1], shape[0])
     for word in words:
         word.set_visible(size >= least)
@@ -187,7 +188,7 @@ def cosine_matrix(data: DataFrame, *, value: str = "cosine", ax: Axes | None = N
     bar = ax.figure.colorbar(mesh, ax=ax, label=label_of(value), ticks=[-1, -0.5, 0, 0.5, 1])
     bar.outline.set_visible(False)
     words = list(ax.texts)
-    finally_(ax.figure, lambda: _fit_numbers(ax, words, cells.shape, 0))
+    now_and_last(ax.figure, lambda: _fit_numbers(ax, words, cells.shape, 0))
     return ax
 
 

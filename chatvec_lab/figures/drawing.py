@@ -79,8 +79,18 @@ def named(value: Any, column: str) -> str:
 
 
 def wrapped(text: str, width: int = 22) -> str:
-    """A long label in several lines, which takes less of a narrow figure."""
-    return "\n".join(textwrap.wrap(text, width, break_long_words=False)) or text
+    """A long label in several lines, about as long as each other, which take less of a narrow figure.
+
+    >>> wrapped("vision-language model + τ")
+    'vision-language\\nmodel + τ'
+    """
+    lines = textwrap.wrap(text, width, break_long_words=False)
+    for narrower in range(width - 1, 0, -1):  # as few lines, none of them a word left over
+        found = textwrap.wrap(text, narrower, break_long_words=False)
+        if len(found) > len(lines) or max(map(len, found), default=0) > narrower:
+            break
+        lines = found
+    return "\n".join(lines) or text
 
 
 def fit(ax: Axes, texts: Sequence[Any], columns: int, rows: int) -> float:

@@ -49,14 +49,14 @@ def is_ours(figure: Figure) -> bool:
     return hasattr(figure, _KEPT)
 
 
-def finally_(figure: Figure, act: Callable[[], None]) -> None:
+def now_and_last(figure: Figure, act: Callable[[], None]) -> None:
     """Do something now, and once more before the figure is written: what is drawn later may take room from it."""
     figure.__dict__.setdefault(_LAST, []).append(act)
     act()
 
 
 def finish(figure: Figure) -> None:
-    """What `finally_` was told, now that all is drawn."""
+    """What `now_and_last` was told, now that all is drawn."""
     for act in getattr(figure, _LAST, ()):
         act()
 

@@ -27,7 +27,7 @@ from chatvec_lab.figures.drawing import (
     thinned,
     wrapped,
 )
-from chatvec_lab.figures.recipe import drawn, finally_, is_ours
+from chatvec_lab.figures.recipe import drawn, is_ours, now_and_last
 from chatvec_lab.figures.style import line, look
 from chatvec_lab.figures.venues import current
 
@@ -167,7 +167,7 @@ def by_model(
     ax.grid(axis="x", color="0.9", linewidth=line(0.6))
     ax.set_axisbelow(True)
     key(ax, hue, names, looks)
-    finally_(ax.figure, lambda: _make_room(ax, words, label))
+    now_and_last(ax.figure, lambda: _make_room(ax, words, label))
     return ax
 
 
@@ -180,31 +180,38 @@ def _name_rows(ax: Axes, words: Sequence[str], width: int = 22) -> float:
 
 
 def _make_room(ax: Axes, words: Sequence[str], label: str) -> None:
-    """Keep the names of neighbouring rows apart: on a higher figure, as far as the venue goes, then in longer lines.
+    """Keep the names of neighbouring rows apart: on a higher figure, as far as the venue goes, in longer lines, or smaller.
 
-    The name of the x axis goes into lines as long as that leaves room for.
+    The name of the x axis goes into lines as long as that leaves room for. Names that somebody changed are let be.
     """
-    import matplotlib
-
-    letter = 1.05 * SPACING * matplotlib.rcParams["ytick.labelsize"]
+    plain = [" ".join(text.get_text().split()) for text in [*ax.get_yticklabels(), ax.xaxis.label]]
+    if plain != [" ".join(word.split()) for word in [*words, label]]:
+        return
+    size = ax.get_yticklabels()[0].get_size()
     figure, place = ax.figure, ax.get_subplotspec()
 
-    def lacks(lines: float) -> float:
-        """Inches that the Axes are too low for so many lines from row to row."""
+    def named_in(width: int) -> tuple[float, float]:
+        """With names in lines of so many letters: inches that the Axes have, and that they are too low."""
+        lines = _name_rows(ax, words, width)
         fonts.lay_out(figure)
-        return letter * lines * len(words) / 72 - ax.get_position().height * figure.get_figheight()
+        name_x(ax, label)
+        fonts.lay_out(figure)
+        has = ax.get_position().height * figure.get_figheight()
+        lacks = 1.05 * SPACING * size * lines * len(words) / 72 - has
+        return has, lacks if lacks > 0.01 else 0
 
-    lines = _name_rows(ax, words)
-    fonts.lay_out(figure)
-    name_x(ax, label)
-    if (more := lacks(lines)) > 0 and is_ours(figure) and place is not None:
+    has, lacks = named_in(22)
+    if lacks and is_ours(figure) and place is not None:
         high = figure.get_figheight()
-        figure.set_figheight(min(high + more * place.get_gridspec().nrows, max(high, current().height)))
-    for width in (30, 40):
-        if lines > 1 and lacks(lines) > 0:
-            lines = _name_rows(ax, words, width)
-            fonts.lay_out(figure)
-            name_x(ax, label)
+        figure.set_figheight(min(high + lacks * place.get_gridspec().nrows, max(high, current().height)))
+        has, lacks = named_in(22)
+    if lacks and any(len(word) > 22 for word in words):
+        for width in (30, 40):
+            has, lacks = named_in(width) if lacks else (has, lacks)
+        if lacks:
+            has, lacks = named_in(30)
+    if lacks:
+        ax.tick_params(axis="y", labelsize=size * max(has / (has + lacks), 0.5))
 
 
 @drawn
@@ -227,8 +234,9 @@ def two_sources(data: DataFrame, *, ours: str, axes: Sequence[Axes]) -> Sequence
         limits=(0, highest),
         ax=left,
     )
-    what = f"{named(data.measure.iloc[0], 'measure')}: " if "measure" in data else ""
-    counted = f"{what}{data.here_unit.iloc[0]}"
+    counted = data.here_unit.iloc[0]
+    if "measure" in data:  # the axis shows from where to where it goes
+        counted = f"{named(data.measure.iloc[0], 'measure')}: {counted.removesuffix(', 0 to 1')}"
     by_model(data.assign(source=ours), x="here", y="setup", hue="source", label=counted, ax=right)
     for ax, title in ((left, "the paper"), (right, ours)):
         ax.set_title(title, loc="left")

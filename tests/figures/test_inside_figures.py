@@ -6,6 +6,7 @@ import matplotlib
 import numpy as np
 import pandas as pd
 import pytest
+from drawn_labels import boxes, cut, on_one_another
 
 from chatvec_lab import figures
 from chatvec_lab.figures.inside import SHADES, visible
@@ -101,3 +102,20 @@ def test_they_are_drawn_again_from_their_recipe():
     kept = recipe.of(figure)
     again = figures.redraw(kept.data(figure), kept.tables)
     assert [t.get_text() for t in again.axes[0].texts] == [t.get_text() for t in ax.texts]
+
+
+def test_texts_without_room_come_nearer_then_smaller_and_long_titles_keep_their_ends():
+    title = "a prompt that goes on and on " * 9
+    rows = [
+        (f"{k}. {title} its end", place, token, float(place))
+        for k in range(9)
+        for place, token in enumerate("abc")
+    ]
+    table = pd.DataFrame(rows, columns=["text", "position", "token", "divergence"])
+    figure, ax = figures.subplots(width="text", ratio=0.25)
+    figures.coloured_text(table, ax=ax)
+    assert cut(figure) == [] == on_one_another(figure) and len(boxes(figure)) > 9 * 4
+    titles = [text.get_text() for text in ax.texts if "…" in text.get_text()]
+    assert len(titles) == 9 and all(
+        t.startswith(f"{k}. a prompt") and t.endswith("its end:") for k, t in enumerate(titles)
+    )

@@ -7,6 +7,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
+from drawn_labels import cut, on_one_another
 
 from chatvec_lab import figures
 
@@ -151,3 +152,64 @@ def test_direct_labels_stand_at_the_ends_and_apart():
     assert not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[:i])
     many = pd.concat([table.assign(vector=table.vector + str(i)) for i in range(4)])
     assert figures.layer_profile(many, hue="vector", labels="direct").get_legend() is not None
+
+
+@pytest.mark.parametrize("venue", ["acl", "slides"])
+def test_rows_with_long_names_keep_apart(venue, tmp_path):
+    names = [f"a control that has a name of two lines, number {k}" for k in range(12)]
+    table = pd.DataFrame({"model": names, "estimate": 0.5, "low": 0.4, "high": 0.6, "metric": "right"})
+    with figures.venue(venue) as at:
+        figure, ax = figures.subplots(ratio=0.6)
+        figures.by_model(table, label="share of the replies to hostile prompts that are right", ax=ax)
+        figures.save(figure, tmp_path / "rows")
+        assert on_one_another(figure) == [] == cut(figure)
+        assert figures.size(ratio=0.6)[1] < figure.get_figheight() <= at.height
+        mine, ax = plt.subplots(figsize=(4, 2))
+        figures.by_model(table, label="share", ax=ax)
+        assert mine.get_figheight() == 2, "a figure of one's own keeps its size"
+
+
+def test_a_point_without_neighbours_keeps_its_marker():
+    values = [np.nan if k % 5 else 0.5 for k in range(20)] + [0.1] * 20
+    table = pd.DataFrame({"trial": range(40), "estimate": values, "what": "a trial"})
+    ax = figures.over(table, x="trial", hue="what", label="right")
+    assert {0, 5, 10, 15} <= set(ax.lines[0].get_markevery()) and len(ax.lines[0].get_markevery()) < 12
+
+
+def test_numbers_fit_their_cells_and_colours_that_end_say_so():
+    table = pd.DataFrame({"layer": [0, 1, 2, 3], "module": "mlp", "relative_l2": [0.01, 0.2, 0.0088, 1.8]})
+    figure, (left, right) = figures.subplots(1, 2, width="text", ratio=0.3)
+    figures.heat_map(table, limit=0.2, ax=left)
+    figures.heat_map(table, numbers=False, ax=right)
+    assert left.collections[0].colorbar.extend == "max" and right.collections[0].colorbar.extend == "neither"
+    assert [text.get_text() for text in left.texts] == ["0.01", "0.2", "0.0088", "1.8"] and not right.texts
+    figure.draw_without_rendering()
+    room = left.get_window_extent().width / 4
+    assert all(text.get_window_extent().width < room for text in left.texts if text.get_visible())
+
+
+def test_what_is_changed_by_hand_stays_as_it_was_made(tmp_path):
+    table = pd.DataFrame(
+        {"model": ["CP", "CP + τ"], "estimate": 0.5, "low": 0.4, "high": 0.6, "metric": "right"}
+    )
+    cells = pd.DataFrame({"layer": [0, 1], "module": "mlp", "relative_l2": [0.01, 0.2]})
+    figure, (left, middle, right) = figures.subplots(1, 3, width="text", ratio=0.3)
+    figures.by_model(table, label="share", ax=left)
+    figures.by_model(table, label="share", ax=middle)
+    figures.heat_map(cells, ax=right)
+    left.set_xlabel("mine")
+    middle.set_yticks([])
+    right.texts[0].remove()
+    figures.save(figure, tmp_path / "mine")
+    assert left.get_xlabel() == "mine" and not middle.get_yticklabels() and len(right.texts) == 1
+    _, panels = figures.subplots(1, 2, width="text")
+    paper = table.rename(
+        columns={"model": "setup", "estimate": "here", "low": "here_low", "high": "here_high"}
+    )
+    figures.two_sources(
+        paper.assign(table="7", paper=[90, 95], paper_unit="percent", here_unit="share"),
+        ours="ours",
+        axes=panels,
+    )
+    figures.save(panels[0].figure, tmp_path / "two")
+    assert len(panels[0].get_yticklabels()) == 2 and not panels[1].get_yticklabels()
