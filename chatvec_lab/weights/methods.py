@@ -241,8 +241,10 @@ class Rows:
 class Noise:
     """Gaussian noise with the vector's L2 norm in each tensor, and in each row of a table: the control.
 
-    Row by row, so that rows without a difference get none, and any CP's choice of rows has the vector's norm.
-    Every unit (a block, or a row of a table) has its own generator, so any span can be made alone.
+    Row by row, so that rows without a difference get none, and any CP's choice of rows has the vector's norm. In other
+    tensors each block of some 262,144 elements has its share of the norm, √(its elements / all), so that a block is drawn
+    and scaled at once. An element's number depends on seed, tensor and place alone (`numerics.draws`), so any span can be
+    made by itself; it is rounded to float32 once it is scaled.
     """
 
     seed: int

@@ -8,6 +8,7 @@ from pico import CP_TOKENS
 from chatvec_lab import Checkpoint
 from chatvec_lab.weights.layout.naming import parts_of
 from chatvec_lab.weights.numerics.arrays import randomised_svd
+from chatvec_lab.weights.numerics.draws import GENERATOR
 from chatvec_lab.weights.transforms import ties
 
 
@@ -136,6 +137,13 @@ def test_noise_has_the_norms_and_nothing_else(tau):
     name = "model.embed_tokens.weight"
     assert torch.equal(noise.read(name, slice(7, 9)), noise.read(name)[7:9])
     assert noise.chat_side is None and tau.chat_side is not None
+
+
+def test_the_recipe_names_the_generator(tau):
+    """Other numbers from the same seed are another recipe: nothing is resumed or looked up across them."""
+    for vector in (tau.random_like(0), tau.sparsified("dare", density=0.5)):
+        assert vector.describe()[0]["generator"] == GENERATOR
+    assert "generator" not in tau.sparsified("dare", density=1.0).describe()[0]
 
 
 def test_rows_of_tokens_and_the_rest_are_the_vector(tau):

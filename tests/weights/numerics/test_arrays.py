@@ -1,0 +1,81 @@
+"""What transforms compute: the threshold of the largest elements whatever the sample said, masks, and a vote."""
+
+import numpy as np
+import pytest
+
+from chatvec_lab.weights.numerics import arrays
+
+BLOCK = 50_000
+
+
+class Given:
+    """Elements that lie in memory, read in blocks; counts the passes."""
+
+    def __init__(self, values):
+        self.all, self.size, self.passes = values.astype(np.float32), values.size, 0
+
+    def each(self, function, dtype=np.float32):
+        self.passes += 1
+        return [
+            function(start, self.all[start : start + BLOCK].copy()) for start in range(0, self.size, BLOCK)
+        ]
+
+    def values(self, start, stop, work, dtype=np.float32):
+        return self.all[start:stop].copy()
+
+
+RNG = np.random.default_rng(0)
+NORMAL = RNG.standard_normal(700_000)
+UNLIKE = (
+    np.where(np.arange(700_000) % 22_516 < 2_048, 100.0, 1e-3) * NORMAL
+)  # as the sample sees it, and elsewhere
+CASES = {
+    "normal": (NORMAL, 1),
+    "few": (NORMAL[:1000], 1),
+    "whole numbers": (np.round(3 * NORMAL), 1),
+    "zeros": (NORMAL * (NORMAL > 1), 1),
+    "rows of other sizes": (NORMAL * np.repeat(np.linspace(0.1, 3, 700), 1000), 1),
+    "unlike its sample": (UNLIKE, 3),
+}
+
+
+@pytest.mark.parametrize("keep", [1, 100, 0.3, 0.5, 1.0])
+@pytest.mark.parametrize("case", CASES)
+def test_the_largest_stay_and_of_equals_the_first(case, keep):
+    values, most = CASES[case]
+    elements = Given(values)
+    keep = keep if isinstance(keep, int) else round(keep * elements.size)
+    threshold, behind = arrays.magnitude_threshold(elements, keep)
+    order = np.lexsort((np.arange(elements.size), -np.abs(elements.all)))
+    kept = np.zeros(elements.size, bool)
+    kept[order[:keep]] = True
+    size = np.abs(elements.all).view(np.uint32)
+    assert np.array_equal(kept, (size > threshold) | ((size == threshold) & (np.arange(size.size) < behind)))
+    assert elements.passes <= most, "one pass, unless the sample misled"
+
+
+@pytest.mark.parametrize("equals", [-5, 0, 3, 9, 50])
+def test_trimming_clears_every_array_of_every_part(equals):
+    values = np.float32([1, -2, 2, 0, 3, 2, -2, 1, 4])
+    threshold = int(np.float32(2).view(np.uint32))
+    kept = (np.abs(values) > 2) | ((np.abs(values) == 2) & (np.arange(9) < equals))
+    own = [np.arange(1, 10).astype(kind) for kind in ("u2", "f4", "f8", "f2")]
+    parts = [(1.0, own[0].copy(), own[3].copy()), (0.5, own[1].copy(), None), (2.0, own[2].copy(), None)]
+    arrays.trim(parts, values, threshold, equals)
+    for raw, old in zip(arrays.raw_arrays(parts), (own[0], own[3], own[1], own[2]), strict=True):
+        assert np.array_equal(raw, np.where(kept, old, 0))
+
+
+def test_dropping_clears_what_is_marked():
+    parts = [(1.0, np.float32([1, -np.inf, np.nan, 4]), np.uint16([1, 2, 3, 4]))]
+    arrays.drop(parts, np.array([False, True, True, False]))
+    assert parts[0][1].tolist() == [1, 0, 0, 4] and parts[0][2].tolist() == [1, 0, 0, 4]
+
+
+@pytest.mark.parametrize("count", [1, 2, 5])
+def test_the_vote_is_its_formula(count):
+    deltas = [np.round(RNG.standard_normal(1300)) for _ in range(count)]
+    sign = np.where(sum(deltas) >= 0, 1.0, -1.0)
+    agree = np.stack([np.sign(delta) == sign for delta in deltas])
+    expected = (np.stack(deltas) * agree).sum(0) / np.maximum(agree.sum(0), 1)
+    assert np.allclose(arrays.agreed_mean(deltas), expected, rtol=1e-15)
