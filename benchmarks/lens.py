@@ -3,9 +3,10 @@
     python benchmarks/lens.py [divergence readings attribution] [--layers 22] [--pairs 4] [--tokens 96] [--plain]
 
 TinyLlama-1.1B shapes in bfloat16, made by shapes.py, held in float32 (LiveModel(..., dtype="float32")). Each look is a process
-of its own. Printed, in GB of 10^9 bytes: the model's weights; the sides that are kept beside it (the CP's elements, and τ's:
-chat's and base's); the process's peak resident memory, as the kernel reports it, Python and its libraries in it; the excess of
-the peak over model and sides. Half of the tokens of a pair are asked, half are said. An attribution is of one node of the
+of its own. Printed, in GB of 10^9 bytes: the model's weights; the sides beside it (the CP's elements, and τ's: chat's and
+base's, mapped from their files); the process's peak resident memory, as the kernel reports it, Python and its libraries in
+it; the excess of the peak over model and sides; and the most that the process held of its own, without pages of files,
+which the kernel may take back. Half of the tokens of a pair are asked, half are said. An attribution is of one node of the
 integral, with activation checkpointing (not with --plain), since more nodes take more time and no more memory.
 """
 
@@ -15,7 +16,9 @@ import random
 import resource
 import subprocess
 import sys
+import threading
 import time
+from pathlib import Path
 
 from shapes import WORK, make
 
@@ -30,6 +33,7 @@ def look(what: str, layers: int, pairs: int, tokens: int, has_checkpointing: boo
     folders = make(WORK / f"shapes-{layers}", members=("base", "chat", "cp"), layers=layers)
     base, chat, cp = (Checkpoint(folders[member]) for member in ("base", "chat", "cp"))
     live = LiveModel(cp, chat - base, device="cpu", dtype="float32")
+    watch = Watch()
     loaded, drawn, began = peak(), random.Random(0), time.perf_counter()
 
     def words() -> list[int]:
@@ -51,8 +55,27 @@ def look(what: str, layers: int, pairs: int, tokens: int, has_checkpointing: boo
         "sides": sum(side.nbytes for side in sides if side is not None) / 1e9,
         "loaded": loaded,
         "peak": peak(),
+        "own": watch.most(),
         "seconds": seconds,
     }
+
+
+class Watch(threading.Thread):
+    """Looks ten times a second at the memory of this process's own (RssAnon)."""
+
+    def __init__(self):
+        super().__init__(daemon=True)
+        self._most, self._ends = 0.0, threading.Event()
+        self.start()
+
+    def run(self) -> None:
+        while not self._ends.wait(0.1):
+            status = Path("/proc/self/status").read_text()
+            self._most = max(self._most, int(status.split("RssAnon:")[1].split()[0]) * 1024 / 1e9)
+
+    def most(self) -> float:
+        self._ends.set()
+        return self._most
 
 
 def peak() -> float:
@@ -77,14 +100,16 @@ def main() -> None:
         return print(json.dumps(told))
     settings = [f"--{name}={getattr(options, name)}" for name in ("layers", "pairs", "tokens")]
     settings += ["--plain"] * options.plain
-    print("| | model | sides | peak when loaded | peak | excess over model and sides | seconds |")
-    print("|---|---|---|---|---|---|---|")
+    print(
+        "| | model | sides | peak when loaded | peak | excess over model and sides | of its own | seconds |"
+    )
+    print("|---|---|---|---|---|---|---|---|")
     for what in looks:
         # in a process of its own: the peak is a process's, and a child's begins with its parent's
         command = [sys.executable, __file__, what, "--alone", *settings]
         told = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
         excess = told["peak"] - told["model"] - told["sides"]
-        columns = [*(told[name] for name in ("model", "sides", "loaded", "peak")), excess]
+        columns = [*(told[name] for name in ("model", "sides", "loaded", "peak")), excess, told["own"]]
         print(
             f"| {what} | {' | '.join(f'{gb:.2f} GB' for gb in columns)} | {told['seconds']:.0f} |", flush=True
         )
