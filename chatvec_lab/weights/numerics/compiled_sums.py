@@ -6,39 +6,36 @@ import numpy as np
 from numba import carray, njit
 
 from chatvec_lab.weights.numerics.compiled_lanes import _fma, load, pointer
-from chatvec_lab.weights.numerics.sums import ROW, TILE
+from chatvec_lab.weights.numerics.sums import TILE
 
 _X, _Y, _HIGH, _LOW, _BOUND = (
-    i * ROW for i in range(5)
+    i * TILE for i in range(5)
 )  # where the rows begin: one array, so that loops vectorise
 _NONE, _BFLOAT16, _FLOAT16, _FLOAT32, _FLOAT64 = range(5)
-_DELTAS = 5 * ROW  # a row for each term
-_SIGN, _REST = np.uint64(1 << 63), np.uint64((1 << 63) - 1)
 _TINY = 2.0**-900  # a product below this may have an error that float64 cannot hold
 
 
 @njit(nogil=True, error_model="numpy")
-def _widen(address, code, start, to):
-    """Elements from `start` on as float64, into a row: always exact. A missing array is zero."""
-    n = to.size
+def _widen(address, code, start, n, tile, row):
+    """Elements from `start` on as float64, into a row of the tile: always exact. A missing array is zero."""
     if code == _BFLOAT16:
         a = carray(pointer(address + 2 * start, np.uint16), n)
         for i in range(n):
-            to[i] = load(a[i])
+            tile[row + i] = load(a[i])
     elif code == _FLOAT16:
         b = carray(pointer(address + 2 * start, np.int16), n)
         for i in range(n):
-            to[i] = load(b[i])
+            tile[row + i] = load(b[i])
     elif code == _FLOAT32:
         c = carray(pointer(address + 4 * start, np.float32), n)
         for i in range(n):
-            to[i] = c[i]
+            tile[row + i] = c[i]
     elif code == _FLOAT64:
         d = carray(pointer(address + 8 * start, np.float64), n)
         for i in range(n):
-            to[i] = d[i]
+            tile[row + i] = d[i]
     else:
-        to[:] = 0.0
+        tile[row : row + n] = 0.0
 
 
 @njit(nogil=True, error_model="numpy", inline="always")
@@ -83,8 +80,8 @@ def _add_any(coefficient, addresses, codes, start, n, tile):
         b = carray(pointer(addresses[1] + 4 * start, np.float32), n)
         _add(coefficient, a, b, n, tile)
     else:
-        _widen(addresses[0], codes[0], start, tile[_X : _X + n])
-        _widen(addresses[1], codes[1], start, tile[_Y : _Y + n])
+        _widen(addresses[0], codes[0], start, n, tile, _X)
+        _widen(addresses[1], codes[1], start, n, tile, _Y)
         _add(coefficient, tile[_X : _X + n], tile[_Y : _Y + n], n, tile)
 
 
@@ -170,183 +167,21 @@ def _round(n, tile, address, code, start):
             d[i] = tile[_HIGH + i]
 
 
-@njit(nogil=True, error_model="numpy")
-def _delta(coefficient, plus, minus, n, tile, deltas):
-    """A row of differences, the sum so far with it; how many differences are not exact."""
-    inexact = np.uint64(0)
-    for i in range(n):
-        x, y = np.float64(load(plus[i])), np.float64(load(minus[i]))
-        d = x - y
-        deltas[i] = d
-        tile[_HIGH + i] = _fma(coefficient, d, tile[_HIGH + i])
-        inexact += np.uint64(not ((d + y == x) & (x - d == y)))
-    return np.int64(inexact)
-
-
-@njit(nogil=True, error_model="numpy")
-def _add_plain(coefficient, deltas, n, tile):
-    for i in range(n):
-        tile[_HIGH + i] = _fma(coefficient, deltas[i], tile[_HIGH + i])
-
-
-@njit(nogil=True, error_model="numpy")
-def _delta_any(coefficient, addresses, codes, start, n, tile, deltas):
-    if codes[1] == _NONE:
-        _widen(addresses[0], codes[0], start, deltas)
-        _add_plain(coefficient, deltas, n, tile)
-        return 0
-    code = codes[0] if codes[0] == codes[1] else _NONE
-    if code == _BFLOAT16:
-        a = carray(pointer(addresses[0] + 2 * start, np.uint16), n)
-        b = carray(pointer(addresses[1] + 2 * start, np.uint16), n)
-        return _delta(coefficient, a, b, n, tile, deltas)
-    if code == _FLOAT16:
-        a = carray(pointer(addresses[0] + 2 * start, np.int16), n)
-        b = carray(pointer(addresses[1] + 2 * start, np.int16), n)
-        return _delta(coefficient, a, b, n, tile, deltas)
-    if code == _FLOAT32:
-        a = carray(pointer(addresses[0] + 4 * start, np.float32), n)
-        b = carray(pointer(addresses[1] + 4 * start, np.float32), n)
-        return _delta(coefficient, a, b, n, tile, deltas)
-    _widen(addresses[0], codes[0], start, tile[_X : _X + n])
-    _widen(addresses[1], codes[1], start, tile[_Y : _Y + n])
-    return _delta(coefficient, tile[_X : _X + n], tile[_Y : _Y + n], n, tile, deltas)
-
-
-@njit(nogil=True, error_model="numpy", inline="always")
-def _cut(s, hidden):
-    """The bits of the magnitude of s, of a small one with a hidden bit, so that its unit stands where others' does."""
-    size = np.uint64(np.float64(s).view(np.uint64) & _REST).view(np.float64)
-    return np.float64(size + (hidden if size < hidden else 0.0)).view(np.uint64)
-
-
-@njit(nogil=True, error_model="numpy")
-def _from_middle(n, tile, dropped, hidden):
-    """Turn the CP's row _X into its distance from the middle between the stored neighbours of the sum."""
-    half = np.uint64(np.uint64(1) << np.uint64(dropped - np.uint64(1)))
-    for i in range(n):
-        s = tile[_HIGH + i] + 0.0  # a zero is positive, as in the general way
-        tile[_HIGH + i] = s
-        cut = np.uint64(np.uint64(_cut(s, hidden) >> dropped) << dropped)
-        middle = np.uint64(cut | half).view(np.float64)
-        middle -= hidden if abs(s) < hidden else 0.0
-        sign = np.uint64(np.float64(s).view(np.uint64) & _SIGN)
-        tile[_X + i] -= np.uint64(np.float64(middle).view(np.uint64) | sign).view(np.float64)
-        tile[_LOW + i] = 0.0
-        tile[_BOUND + i] = 0.0
-
-
-@njit(nogil=True, error_model="numpy")
-def _add_to_distance(coefficient, deltas, n, tile):
-    """The distance grows by a product, exactly: what it loses goes to _LOW, and what that loses is bounded."""
-    for i in range(n):
-        d = deltas[i]
-        p = coefficient * d
-        e = _fma(coefficient, d, -p)
-        s, r = _two_sum(tile[_X + i], p)
-        tile[_X + i] = s
-        lost, low = e + r, tile[_LOW + i]
-        w = low + lost
-        tile[_LOW + i] = w
-        is_exact = (lost - e == r) & (lost - r == e) & (w - low == lost) & (w - lost == low)
-        tile[_BOUND + i] += 0.0 if is_exact else abs(lost) + abs(w)
-
-
-@njit(nogil=True, error_model="numpy")
-def _prove(n, tile, largest):
-    """The distance as one number whose sign is right; how many elements that is not proven for."""
-    unproven = np.uint64(0)
-    for i in range(n):
-        size, distance, lost = abs(tile[_HIGH + i]), tile[_X + i], tile[_BOUND + i]
-        total = distance + tile[_LOW + i]
-        is_zero = (size == 0.0) & (abs(distance) < _TINY)
-        normal = (size >= 2.0**-100) & (size < largest)
-        proven = ((lost == 0.0) & (normal | is_zero)) | ((abs(total) > 2.0**-40 * lost) & normal)
-        tile[_X + i] = total
-        unproven += np.uint64(not proven)
-    return np.int64(unproven)
-
-
-@njit(nogil=True, error_model="numpy")
-def _round_by_distance(n, tile, out, dropped, hidden, bias, to_sign):
-    """Round once to the format of the output, raw: the neighbour towards zero, or one unit more."""
-    for i in range(n):
-        s, distance = tile[_HIGH + i], tile[_X + i]
-        bits = np.float64(s).view(np.uint64)
-        sign = np.uint64(bits & _SIGN)
-        away = np.uint64(np.float64(distance).view(np.uint64) ^ sign).view(np.float64)
-        number = np.uint64(_cut(s, hidden) >> dropped)
-        odd = np.uint64(number & np.uint64(1))
-        up = np.uint64(np.uint64(away > 0.0) | np.uint64(np.uint64(away == 0.0) & odd))
-        below = np.uint64(np.uint64(abs(s) < hidden) << np.uint64(10))  # only float16 has a hidden bit
-        number = np.uint64(np.uint64(number - bias) + np.uint64(up - below))
-        number = np.uint64(number * np.uint64(s != 0.0))
-        out[i] = np.uint64(number | np.uint64(sign >> to_sign))
-
-
-@njit(nogil=True, error_model="numpy")
-def _quickly(cp, cp_code, factors, given, out, out_code, start, n, tile):
-    """Fill a tile by the sum in float64, the exact side of the middle deciding; False where an element is not proven."""
-    dropped, hidden, largest, bias = np.uint64(45), 0.0, 2.0**127, np.uint64((1023 - 127) << 7)
-    if out_code == _FLOAT16:
-        dropped, hidden, largest, bias = np.uint64(42), 2.0**-14, 65504.0, np.uint64((1023 - 15) << 10)
-    elif out_code == _FLOAT32:
-        dropped, bias = np.uint64(29), np.uint64((1023 - 127) << 23)
-    _widen(cp, cp_code, start, tile[_HIGH : _HIGH + n])
-    inexact = 0
-    for k in range(factors.size):
-        row = tile[_DELTAS + k * ROW : _DELTAS + k * ROW + n]
-        inexact += _delta_any(factors[k], given[k, :, 0], given[k, :, 1], start, n, tile, row)
-    if inexact:
-        return False
-    _widen(cp, cp_code, start, tile[_X : _X + n])
-    _from_middle(n, tile, dropped, hidden)
-    for k in range(factors.size):
-        row = tile[_DELTAS + k * ROW : _DELTAS + k * ROW + n]
-        _add_to_distance(factors[k], row, n, tile)
-    if _prove(n, tile, largest):
-        return False
-    if out_code == _FLOAT32:
-        a = carray(pointer(out + 4 * start, np.uint32), n)
-        _round_by_distance(n, tile, a, dropped, hidden, bias, np.uint64(32))
-    else:
-        b = carray(pointer(out + 2 * start, np.uint16), n)
-        _round_by_distance(n, tile, b, dropped, hidden, bias, np.uint64(48))
-    return True
-
-
-def sums(
-    cp,
-    cp_code,
-    coefficients,
-    arrays,
-    terms,
-    is_quick,
-    threshold,
-    out,
-    out_code,
-    size,
-    tile,
-    open_,
-    room,
-    result,
-):
-    """Fill `out` with cp + sum of coefficients * (plus - minus); `is_quick`: no float64 is among the formats.
+def sums(cp, cp_code, coefficients, arrays, terms, threshold, out, out_code, size, tile, open_, room, result):
+    """Fill `out` with cp + sum of coefficients * (plus - minus).
 
     All but numbers are addresses. `arrays` holds for each term address and code of plus, then of minus. `result` gets
     how many elements are out of range; how many are open is returned, and the first `room` of them are in `open_`.
     """
-    tile = carray(pointer(tile, np.float64), _DELTAS + terms * ROW)
+    tile = carray(pointer(tile, np.float64), 5 * TILE)
     given = carray(pointer(arrays, np.int64), (terms, 2, 2))
     factors = carray(pointer(coefficients, np.float64), terms)
     listed = carray(pointer(open_, np.int64), room)
     bad, unsure = 0, 0
     for start in range(0, size, TILE):
         n = min(TILE, size - start)
-        if is_quick and _quickly(cp, cp_code, factors, given, out, out_code, start, n, tile):
-            continue
-        _widen(cp, cp_code, start, tile[_HIGH : _HIGH + n])
-        tile[_LOW:_DELTAS] = 0.0
+        _widen(cp, cp_code, start, n, tile, _HIGH)
+        tile[_LOW:] = 0.0
         for k in range(terms):
             _add_any(factors[k], given[k, :, 0], given[k, :, 1], start, n, tile)
         found_bad, found_unsure = _settle(n, tile, threshold, out_code == _FLOAT64)

@@ -17,8 +17,7 @@ import numpy as np
 
 from chatvec_lab.weights.numerics.machine import Kernel
 
-TILE = 512  # elements; five float64 rows of a tile are 20 KB, and each term has one
-ROW = TILE + 16  # rows that are a power of two apart would compete for one place in the cache
+TILE = 512  # elements; the five float64 rows of a tile are 20 KB
 
 
 def _source() -> ModuleType:
@@ -27,9 +26,8 @@ def _source() -> ModuleType:
     return compiled_sums
 
 
-_SUMS = Kernel(_source, "sums", "qqqqqqdqqqqqqq")
+_SUMS = Kernel(_source, "sums", "qqqqqdqqqqqqq")
 _CODES = {np.dtype(d): i + 1 for i, d in enumerate((np.uint16, np.float16, np.float32, np.float64))}
-_FLOAT64 = 4
 
 
 def fill(
@@ -43,18 +41,14 @@ def fill(
     Raw flat arrays of one length, as in `exact.combine`.
     """
     given = [_flat(a) for a in (cp, *(a for _, plus, minus in parts for a in (plus, minus)))]
-    places = [(_address(a), _code(a)) for a in given]
-    first, arrays = places[0], np.array(places[1:], np.int64)
-    coefficients = np.array([c for c, _, _ in parts], np.float64)
-    tile, bad, open_ = np.empty((5 + len(parts)) * ROW + 8), np.zeros(1, np.int64), np.empty(64, np.int64)
-
-    is_quick = _code(out) < _FLOAT64 and max(code for _, code in places) < _FLOAT64
-    is_quick = is_quick and all(2.0**-60 < abs(c) < 2.0**60 for c in coefficients)
+    first, *flat = [(_address(a), _code(a)) for a in given]
+    arrays, coefficients = np.array(flat, np.int64), np.array([c for c, _, _ in parts], np.float64)
+    tile, bad, open_ = np.empty(5 * TILE), np.zeros(1, np.int64), np.empty(64, np.int64)
 
     def run() -> int:
         return _SUMS(
-            *first, _address(coefficients), _address(arrays), len(parts), is_quick, threshold, _address(out), _code(out),
-            out.size, -(-_address(tile) // 64) * 64, _address(open_), open_.size, _address(bad),
+            *first, _address(coefficients), _address(arrays), len(parts), threshold, _address(out), _code(out),
+            out.size, _address(tile), _address(open_), open_.size, _address(bad),
         )  # fmt: skip
 
     unsure = run()
