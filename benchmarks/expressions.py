@@ -40,9 +40,9 @@ EXPRESSIONS = {
     "three differences": Expression("cp + (0.7 * tau + 0.3 * second - 0.2 * (cp - base))", "bcbobpp"),
     "float32 output": Expression("cp + 0.7 * tau", "bcp", "{'dtype': 'float32'}", 2),
     "DARE": Expression("cp + tau.sparsified('dare', density=0.3, seed=0)", "bcp"),
-    "magnitude": Expression("cp + tau.sparsified('magnitude', density=0.3)", "bcbcbcp"),
+    "magnitude": Expression("cp + tau.sparsified('magnitude', density=0.3)", "bcbcp"),
     "noise": Expression("cp + tau.random_like(0)", "bcp"),
-    "TIES of two": Expression("cp + ties([tau, second])", "bcbcbcbobobop"),
+    "TIES of two": Expression("cp + ties([tau, second])", "bcbcbobop"),
 }
 
 

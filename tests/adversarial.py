@@ -42,15 +42,19 @@ def wrong(seed: int, size: int) -> tuple[str, int, int]:
 
 
 def campaign(seed: int, sums: int, size: int = 20_000, kept: Path | None = None) -> list[dict]:
-    """`sums` random sums; with `kept`, a file of lines, those that stand there are not tried again."""
+    """`sums` random sums; with `kept`, a file of lines, those that stand there are not tried again.
+
+    Each second sum has a few elements only: one that is hard must not hide behind the hard ones beside it.
+    """
     done = (
         []
         if kept is None or not kept.exists()
         else [json.loads(line) for line in kept.read_text().splitlines()]
     )
     for number in range(len(done), sums):
-        told, ours, naive = wrong(seed * 10**6 + number, size)
-        done.append({"sum": told, "elements": size, "wrong": ours, "wrong in float64": naive})
+        elements = size if number % 2 else 1 + number % 61
+        told, ours, naive = wrong(seed * 10**6 + number, elements)
+        done.append({"sum": told, "elements": elements, "wrong": ours, "wrong in float64": naive})
         if kept is not None:
             with kept.open("a") as file:
                 file.write(json.dumps(done[-1]) + "\n")

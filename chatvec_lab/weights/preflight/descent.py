@@ -8,7 +8,9 @@ cosine with its base stays near 1. A few rows of a few tensors are enough to tel
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import groupby
 from math import prod, sqrt
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -192,21 +194,29 @@ def holding(
     Only tensors that get the vector count, and rows of tokens that base, chat and CP all have. ValueError when CP and
     base do not pair (a family within a larger model).
     """
-    delta, work = merged.cp.minus(base, allow_mixed=True), Workspace()
+    delta = merged.cp.minus(base, allow_mixed=True)
     names = [n for n in merged.cp.names if not merged.is_carried(n) and delta.resolve(merged.named(n))]
     if not names:
         raise ValueError(f"no tensor of {merged.cp.label} that gets the vector is one of {base.label}.")
-    sums, read = [], 0
-    for name, start, stop in _places(merged, names, elements, places, seed):
-        work.release()
-        cp = exact.widen(work.fill(merged.cp, name, start, stop)).astype(np.float64)
-        tau = _sum(merged.parts(name, start, stop, work), stop - start)
-        own = _sum(delta.parts(merged.named(name), start, stop, work=work), stop - start)
-        product, apart, base_part = own * tau, own - tau, cp - own
-        sums.append(
-            (product.sum(), tau @ tau, own @ own, apart @ apart, base_part @ base_part, product @ product)
-        )
-        read += stop - start
+
+    def of_a_tensor(spans: list[tuple[str, int, int]]) -> list[tuple[float, ...]]:
+        sums, work = [], Workspace()
+        for name, start, stop in spans:
+            work.release()
+            cp = exact.widen(work.fill(merged.cp, name, start, stop)).astype(np.float64)
+            tau = _sum(merged.parts(name, start, stop, work), stop - start)
+            own = _sum(delta.parts(merged.named(name), start, stop, work=work), stop - start)
+            product, apart, base_part = own * tau, own - tau, cp - own
+            sums.append(
+                (product.sum(), tau @ tau, own @ own, apart @ apart, base_part @ base_part, product @ product)
+            )
+        return sums
+
+    taken = list(_places(merged, names, elements, places, seed))
+    by_tensor = [list(spans) for _, spans in groupby(taken, key=lambda place: place[0])]
+    with ThreadPoolExecutor(2) as pool:  # a transformed vector is measured tensor by tensor, which takes long
+        sums = [row for found in pool.map(of_a_tensor, by_tensor) for row in found]
+    read = sum(stop - start for _, start, stop in taken)
     total = sum(prod(merged.cp.shape(name)) for name in names)
     table = np.array(sums or [(0.0,) * 6])
     with_tau, squared, moved, apart, length, products = table.sum(axis=0)
