@@ -119,7 +119,7 @@ def test_tiles_in_doubt_are_settled_by_the_host(families, tmp_path, device, monk
 def test_tau_stays_on_the_host_when_asked_or_without_room(families, tmp_path, device, monkeypatch):
     cp, tau = opened(families("llama"))
     asked = LiveModel(cp, tau, device=device, tau_device="cpu")
-    monkeypatch.setattr("chatvec_lab.live.gpu_share.memory", lambda device: (9000, 10_000))
+    monkeypatch.setattr("chatvec_lab.live.resident.memory", lambda device: (9000, 10_000))
     tight = LiveModel(cp, tau, device=device)
     assert asked.gpu_share == 0 and 0 < tight.gpu_share < 1
     saved = saved_bits(cp + 0.7 * tau, tmp_path / "saved")
@@ -168,7 +168,7 @@ def test_a_gpu_that_fills_up_leaves_the_rest_to_the_host(families, tmp_path, dev
 
 
 def test_what_torch_keeps_of_freed_tensors_counts_as_free(monkeypatch):
-    from chatvec_lab.live.gpu_share import memory
+    from chatvec_lab.live.resident import memory
 
     kept = [900]
     monkeypatch.setattr(torch.cuda, "empty_cache", kept.clear)
@@ -177,7 +177,7 @@ def test_what_torch_keeps_of_freed_tensors_counts_as_free(monkeypatch):
 
 
 def test_the_scale_is_nan_when_even_the_way_back_is_interrupted(families, tmp_path, device, monkeypatch):
-    from chatvec_lab.live.gpu_share import Resident
+    from chatvec_lab.live.resident import Resident
 
     cp, tau = opened(families("llama"))
     live = LiveModel(cp, tau, device=device)

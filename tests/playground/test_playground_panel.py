@@ -265,7 +265,7 @@ def test_any_family_has_a_panel(families, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_turn_of_the_slider_takes_less_than_a_fifth_of_a_second(panel):
+def test_a_turn_of_the_slider_takes_less_than_three_tenths_of_a_second(panel):
     """Of the processor's time; how long a person waits is the machine's affair too, and printed."""
     seconds, waited = [], []
     for step in range(1, 30):
@@ -276,7 +276,7 @@ def test_a_turn_of_the_slider_takes_less_than_a_fifth_of_a_second(panel):
     print(
         f"\nmedian of {len(seconds)} turns: {np.median(seconds):.3f} s of work, {np.median(waited):.3f} s of waiting"
     )
-    assert np.median(seconds) < 0.2
+    assert np.median(seconds) < 0.3
 
 
 # ------------------------------------------------------------ the notebook
