@@ -96,8 +96,9 @@ class Mapped(Workspace):
     """Hands out what lies in a plain file as it lies there, and reads the rest."""
 
     def fill(self, source: Checkpoint, name: str, start: int, stop: int) -> np.ndarray:
-        tensors = source.tensors
-        found = tensors.mapped(name) if isinstance(tensors, files.Stored) else None
+        # a merged model's tensors are its CP's, and are computed
+        is_plain = type(source) is Checkpoint and isinstance(source.tensors, files.Stored)
+        found = source.tensors.mapped(name) if is_plain else None
         return super().fill(source, name, start, stop) if found is None else found[start:stop]
 
 

@@ -477,6 +477,18 @@ def test_what_is_mapped_gives_the_same_bits(families, tmp_path, options, residen
     assert all(is_mapped(slot.cp) == (resident == "none") for slot in inner)
 
 
+@pytest.mark.parametrize("resident", ["cp", "all", "none"])
+def test_a_merged_model_is_computed_and_never_mapped(families, tmp_path, resident):
+    cp, tau = opened(families("llama"))
+    merged = cp + 0.5 * tau
+    vector = merged - tau.base
+    live = LiveModel(merged, vector, resident=resident)
+    for scale in (0.7, 0):
+        live.scale = scale
+        saved = saved_bits(merged + scale * vector, tmp_path / str(scale), force=["descent", "cp-is-base"])
+        assert differing(bits(live.model), saved) == []
+
+
 def test_a_mapped_file_that_changed_is_refused_and_the_scale_stays(families, tmp_path):
     folders = [tmp_path / Path(folder).name for folder in families("llama")]
     for there, here in zip(families("llama"), folders, strict=True):
