@@ -7,6 +7,7 @@ does not keep it from looping or from asking for memory; that is done here.
 import contextlib
 import ctypes
 import functools
+import gc
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -32,7 +33,7 @@ def render(tokenizer, messages: Sequence[Mapping[str, Any]], **options: Any) -> 
     for text in template.values() if isinstance(template, dict) else [template or ""]:
         _check(text)
     try:
-        with _alone, _limited_memory(), _limited_time():
+        with _alone, _limited_memory(), _uncollected(), _limited_time():
             text = tokenizer.apply_chat_template(messages, tokenize=False, **options)
     except TemplateError:
         raise
@@ -89,7 +90,7 @@ def _limited_time() -> Iterator[None]:
         seconds = SECONDS
         while not done.wait(seconds):
             ctypes.pythonapi.PyThreadState_SetAsyncExc(thread, ctypes.py_object(_TooLong))
-            seconds = 0.1
+            seconds = 0.5
 
     watcher = threading.Thread(target=watch, daemon=True, name="chatvec-template")
     watcher.start()
@@ -101,6 +102,18 @@ def _limited_time() -> Iterator[None]:
                 done.set()
                 watcher.join()
         ctypes.pythonapi.PyThreadState_SetAsyncExc(thread, None)
+
+
+@contextlib.contextmanager
+def _uncollected() -> Iterator[None]:
+    """No garbage collection: an exception that arrives in one of its callbacks is printed and lost."""
+    was = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was:
+            gc.enable()
 
 
 @contextlib.contextmanager
