@@ -84,11 +84,12 @@ class _TooLong(BaseException):
 @contextlib.contextmanager
 def _limited_time() -> Iterator[None]:
     """Stop this thread when the time is up, and again until it has stopped: code on the way may swallow an exception."""
-    thread, done = ctypes.c_ulong(threading.get_ident()), threading.Event()
+    thread, done, thrown = ctypes.c_ulong(threading.get_ident()), threading.Event(), threading.Event()
 
     def watch() -> None:
         seconds = SECONDS
         while not done.wait(seconds):
+            thrown.set()
             ctypes.pythonapi.PyThreadState_SetAsyncExc(thread, ctypes.py_object(_TooLong))
             seconds = 0.5
 
@@ -101,7 +102,12 @@ def _limited_time() -> Iterator[None]:
             with contextlib.suppress(_TooLong):  # one that comes this late
                 done.set()
                 watcher.join()
-        ctypes.pythonapi.PyThreadState_SetAsyncExc(thread, None)
+        # an exception called back would leave Python's flag up, and under a profiler every call then hangs
+        with contextlib.suppress(_TooLong):
+            if thrown.is_set():
+                ctypes.pythonapi.PyThreadState_SetAsyncExc(thread, ctypes.py_object(_TooLong))
+                while True:
+                    pass
 
 
 @contextlib.contextmanager

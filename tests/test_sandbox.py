@@ -1,6 +1,7 @@
 """Templates made to harm end in one sentence, within seconds and within a gigabyte."""
 
 import contextlib
+import cProfile
 import resource
 import sys
 import time
@@ -105,3 +106,13 @@ def test_a_stop_that_is_swallowed_comes_again(monkeypatch):
         sandbox.render(Swallowing(GOOD), SAID)
     time.sleep(0.3)  # nothing comes late
     assert sandbox.render(Tokenizer(GOOD), SAID) == "user: chatvec\n"
+
+
+@pytest.mark.parametrize("template", ["loops that are silent", None])
+def test_a_profiler_goes_on_after_a_rendering(template, monkeypatch):
+    """`%prun` of a cell that renders: with an exception called back, the first call afterwards never ended."""
+    monkeypatch.setattr(sandbox, "SECONDS", 0.3)
+    with cProfile.Profile(), contextlib.suppress(ValueError):
+        sandbox.render(Tokenizer(HOSTILE[template] if template else GOOD), SAID)
+    profile = cProfile.Profile()
+    assert profile.runcall(sandbox.render, Tokenizer(GOOD), SAID) == "user: chatvec\n"
