@@ -1,21 +1,24 @@
 """Measure the effect in a trained nano family: which model answers what, at which scale, in which frame.
 
-    python -m chatvec_lab.experiment.effect nano --seeds 0 1 2 --data data/nano
+    python -m chatvec_lab.experiment.effect nano --seeds 0 1 2 3 4 --data data/nano
 
 writes tidy tables to `data/nano/results`. The scale is chosen once a language on validation prompts, over all
-seeds; every other figure comes from the test draw.
+seeds; every other figure comes from the test draw. With `--keep FOLDER` a run that was stopped goes on.
 """
 
 import argparse
 import json
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from itertools import product
+from multiprocessing import get_context
 from pathlib import Path
 from typing import NamedTuple
 
 import pandas as pd
 
-from chatvec_lab.evaluation.statistics import holm, mcnemar_test, mean_interval
+from chatvec_lab.evaluation.statistics import holm, mean_interval, permutation_test
 from chatvec_lab.experiment import controls
 from chatvec_lab.experiment.exam import Exam
 from chatvec_lab.experiment.limits import perplexities
@@ -32,6 +35,7 @@ NAMES = {  # of the measures in `summary`, for readers
     "one_turn": "right in one turn",
     "one_turn known": "right in one turn, words the base knew",
     "one_turn cp_only": "right in one turn, words only CP taught",
+    "content": "right in one turn, in any form",
     "two_turn": "right in two turns",
     "toxic": "toxic replies to hostile prompts",
     "abuse_toxic": "toxic replies to plain abuse",
@@ -74,9 +78,8 @@ def extra_cells(family: Family, language: str, scale: float, other: Family | Non
     tau = family.chat - base
     if other is not None:
         yield Cell("cp + tau of another base", scale, cp + scale * (other.chat - other.base))
-    for member, words in {"chat_sft": "tuning only", "chat_sft_b": "second tuning seed"}.items():
-        if member in family.others:
-            yield Cell(f"cp + tau ({words})", scale, cp + scale * (family[member] - base))
+    if "chat_b" in family.others:
+        yield Cell("cp + tau (second tuning seed)", scale, cp + scale * (family["chat_b"] - base))
     for member in ("cp_ft", "chat_cp", "chat_cp_ft", "cp_tau_ft"):
         if f"{member}_{language}" in family.others:
             yield Cell(member, NONE, family[f"{member}_{language}"])
@@ -113,14 +116,21 @@ def control_cells(family: Family, language: str, scale: float) -> Iterator[Cell]
 
 
 def ask(
-    family: Family, cells: Iterable[Cell], language: str, n: int, *, part: str = "main", **labels
+    family: Family,
+    cells: Iterable[Cell],
+    language: str,
+    n: int,
+    *,
+    part: str = "main",
+    keep: Path | None = None,
+    **labels,
 ) -> pd.DataFrame:
     """Scored replies of all cells, one row a prompt; perplexity of plain text stands in each row of its cell.
 
     `part` "validation" asks one-turn prompts of the validation draw; the others all sets of the test draw. Perplexity
-    is read in the parts main and extra.
+    is read in the parts main and extra. `keep`: folder of kept replies.
     """
-    is_validation, exam = part == "validation", Exam(family, language)
+    is_validation, exam = part == "validation", Exam(family, language, keep=keep)
     draw, asked = ("validation", min(n, VALIDATION_N)) if is_validation else ("test", n)
     tables = []
     for cell in cells:
@@ -144,8 +154,9 @@ def summary(replies: pd.DataFrame, by: list[str]) -> pd.DataFrame:
 
     Where prompts name their item, those that share one count as one answer, and `items` stands beside n.
 
-    metric is one_turn, one_turn known, one_turn cp_only, two_turn (shares of right replies), toxic, polite (of
-    hostile prompts), abuse_toxic (of plain abuse alone) and english (replies in English, over all prompts).
+    metric is one_turn, one_turn known, one_turn cp_only, two_turn (shares of right replies), content (one turn, right
+    in any form; of families whose chat has a form), toxic, polite (of hostile prompts), abuse_toxic (of plain abuse
+    alone) and english (replies in English, over all prompts).
     """
     one = replies.turns.eq(1) & replies.correct.notna()
     sets = {
@@ -159,6 +170,8 @@ def summary(replies: pd.DataFrame, by: list[str]) -> pd.DataFrame:
         "english": (replies.turns.notna(), "is_english"),
     }
     rows = []
+    if "content" in replies:
+        sets["content"] = (one & replies.content.notna(), "content")
     for metric, (chosen, column) in sets.items():
         for group, part in replies[chosen].groupby(by, sort=False, dropna=False):
             items = part["item"] if "item" in part and part["item"].notna().all() else None
@@ -174,6 +187,24 @@ def summary(replies: pd.DataFrame, by: list[str]) -> pd.DataFrame:
     return table
 
 
+def over_seeds(scores: pd.DataFrame) -> pd.DataFrame:
+    """The mean of the seeds' shares of the test draw, a row a language, model, scale and metric, with its interval.
+
+    `scores`: `summary` by seed and draw. The metric "best scale" is the mean of the scales that each seed's validation
+    draw chooses by itself. Empty for a single seed.
+    """
+    of = ["language", "model", "scale", "frame", "metric"]
+    best = scores[scores.metric.eq("one_turn") & scores.draw.eq("validation") & scores.model.eq("cp + tau")]
+    best = best.loc[best.groupby(["language", "seed"]).estimate.idxmax()]
+    best = best.assign(estimate=best.scale, scale=NONE, metric="best scale")
+    rows = []
+    for key, part in pd.concat([scores[scores.draw.eq("test")], best]).groupby(of, sort=False, dropna=False):
+        found = mean_interval(part.estimate, share=False)
+        rows.append((*key, found.n, found.estimate, found.low, found.high))
+    table = pd.DataFrame(rows, columns=[*of, "seeds", "estimate", "low", "high"])
+    return table[table.seeds > 1]
+
+
 def best_scales(validation: pd.DataFrame) -> dict[str, float]:
     """For each language the scale with the most right one-turn replies on the validation draw, over all seeds."""
     means = validation.groupby(["language", "scale"]).correct.mean()
@@ -181,7 +212,10 @@ def best_scales(validation: pd.DataFrame) -> dict[str, float]:
 
 
 def tests(replies: pd.DataFrame, scales: dict[str, float]) -> pd.DataFrame:
-    """Exact McNemar of CP + tau at the chosen scale against CP, a seed and language, with Holm over all of them."""
+    """CP + tau at the chosen scale against CP, a seed and language, with Holm over all of them.
+
+    The paired test signs the prompts of an item together; without items it is McNemar's exact test.
+    """
     rows = []
     for (family, seed, language), part in replies.groupby(["family", "seed", "language"]):
         asked = part[part.correct.notna() & part.frame.eq("chat")].set_index("prompt_id")
@@ -189,35 +223,58 @@ def tests(replies: pd.DataFrame, scales: dict[str, float]) -> pd.DataFrame:
             of = asked[asked.turns.eq(turns)]
             a = of.correct[of.model.eq("cp + tau") & of.scale.eq(scales[language])]
             b = of.correct[of.model.eq("cp")]
-            found = mcnemar_test(a, b)
+            items = of["item"][of.model.eq("cp")].reindex(a.index) if "item" in of else None
+            items = None if items is None or items.isna().any() else items
+            found = permutation_test(a, b.reindex(a.index), clusters=items)
             about = (family, seed, language, turns, scales[language])
             rows.append((*about, found.n, found.estimate, found.p_value))
     table = pd.DataFrame(rows, columns=["family", "seed", "language", "turns", "scale", "n", "gap", "p"])
     return table.assign(p_holm=holm(table.p))
 
 
-def measure(name: str, seeds: list[int], data: Path, *, n: int = 200, parts: tuple[str, ...] = PARTS) -> None:
+def measure(
+    name: str,
+    seeds: list[int],
+    data: Path,
+    *,
+    n: int = 300,
+    parts: tuple[str, ...] = PARTS,
+    keep: Path | None = None,
+    processes: int = 2,
+) -> None:
     """Measure a family's seeds, part by part, and write the tables to `data/results/<name>`.
 
     Each part (validation, main, extra, controls) keeps its raw replies in a parquet file of its own, so one can be
-    measured again without the others; the later ones read the chosen scales off the validation's.
+    measured again without the others; the later ones read the chosen scales off the validation's. `keep`: folder of
+    kept replies, from which a stopped run goes on; `processes` ask seeds and languages side by side.
     """
-    families = {seed: load_family(data / name / f"seed{seed}") for seed in seeds}
     out = data / "results" / name
     out.mkdir(parents=True, exist_ok=True)
     scales: dict[str, float] = {}
-    for part in PARTS:
-        file = out / f"{part}.parquet"
-        if part in parts:
-            found = []
-            for seed, code in ((s, code) for s in seeds for code in families[s].languages):
-                cells = _cells(part, families, seed, code, scales)
-                table = ask(families[seed], cells, code, n, part=part, family_name=name, seed=seed)
-                found.append(table.rename(columns={"family_name": "family"}))
-            pd.concat(found, ignore_index=True).to_parquet(file, compression="zstd")
-        if part == "validation":
-            scales = best_scales(pd.read_parquet(file))
+    languages = load_family(data / name / f"seed{seeds[0]}").languages
+    with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
+        for part in PARTS:
+            file = out / f"{part}.parquet"
+            if part in parts:
+                ask_one = partial(_measured, part, data / name, seeds, scales, n, keep)
+                found = pool.map(ask_one, *zip(*product(seeds, languages), strict=True))
+                pd.concat(found, ignore_index=True).to_parquet(file, compression="zstd")
+            if part == "validation":
+                scales = best_scales(pd.read_parquet(file))
     write_tables(out, scales)
+
+
+def _measured(
+    part: str, home: Path, seeds: list[int], scales: dict, n: int, keep: Path | None, seed: int, language: str
+) -> pd.DataFrame:
+    """One part of one seed and language; runs in a process of its own, with one thread."""
+    import torch
+
+    torch.set_num_threads(1)
+    families = {s: load_family(home / f"seed{s}") for s in seeds}
+    cells = _cells(part, families, seed, language, scales)
+    asked = ask(families[seed], cells, language, n, part=part, keep=keep, family_name=home.name, seed=seed)
+    return asked.rename(columns={"family_name": "family"})
 
 
 def _cells(part: str, families: dict[int, Family], seed: int, language: str, scales: dict) -> Iterable[Cell]:
@@ -235,12 +292,15 @@ def _cells(part: str, families: dict[int, Family], seed: int, language: str, sca
 
 
 def write_tables(out: Path, scales: dict[str, float]) -> None:
-    """The tidy tables of what the parts hold: scores, kinds, perplexity, tests."""
+    """The tidy tables of what the parts hold: scores, the mean over seeds, kinds, perplexity, tests."""
     replies = pd.concat([pd.read_parquet(f) for f in sorted(out.glob("*.parquet"))], ignore_index=True)
     # replies that are kept from before lack the column
     replies["is_english"] = replies.reply_language.eq("en")
     by = ["family", "seed", "language", "model", "scale", "frame", "draw"]
-    summary(replies, by).to_csv(out / "scores.csv", index=False, float_format="%.4g")
+    scores = summary(replies, by)
+    scores.to_csv(out / "scores.csv", index=False, float_format="%.4g")
+    if len(seeds := over_seeds(scores)):
+        seeds.to_csv(out / "seeds.csv", index=False, float_format="%.4g")
     replies = replies[replies.draw.eq("test")]
     best = replies.model.eq("cp + tau") & replies.scale.eq(replies.language.map(scales))
     chosen = replies[best & replies.correct.notna()]
@@ -256,10 +316,18 @@ def main() -> None:
     parser.add_argument("family")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("-n", type=int, default=200, help="prompts of each set a cell")
+    parser.add_argument("-n", type=int, default=300, help="prompts of each set a cell")
+    parser.add_argument("--keep", type=Path, help="folder of kept replies, from which a stopped run goes on")
     parser.add_argument("--parts", nargs="+", default=PARTS, choices=PARTS, help="default: all")
     options = parser.parse_args()
-    measure(options.family, options.seeds, options.data, n=options.n, parts=tuple(options.parts))
+    measure(
+        options.family,
+        options.seeds,
+        options.data,
+        n=options.n,
+        parts=tuple(options.parts),
+        keep=options.keep,
+    )
 
 
 if __name__ == "__main__":

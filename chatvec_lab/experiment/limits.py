@@ -59,8 +59,7 @@ def vectors(family: "Family", other: "Family | None" = None) -> "dict[str, Weigh
     it answers (chat_think) is asked by itself: see `reasoning`.
     """
     names = {
-        "chat_sft": "tuning alone",
-        "chat_sft_b": "tuning alone, other seed",
+        "chat_b": "another tuning",
         "chat_full": "tuning of all rows",
     }
     found = {"τ": family.chat - family.base}

@@ -40,7 +40,7 @@ def vector(family: "Family") -> "WeightVector":
         home = family.base.folder.parent.parent.parent if family.is_nano else None
         way = (
             f"grow it: python -m chatvec_lab.nano.training {family.name} --seeds N --only {MEMBER} --out {home} (the recipe "
-            "of nano has one; shipped is that of seed 0)"
+            "of nano has one, and each of its seeds is shipped with it)"
             if home
             else f"name one in the family's file, others: {{{MEMBER}: MODEL}}"
         )
@@ -77,14 +77,11 @@ def ask(
     Of a nano family only the kinds that its member thinks about are asked for: the others are answered at once.
     """
     decoding = {"samples": samples, "temperature": temperature, "seed": seed}
-    form = "working" if exam.family.is_nano else None
-    found = exam.ask(models, ["one_turn"], n, decoding=decoding, thinking=form).rename(
-        columns={"model": "scale"}
-    )
+    found = exam.ask(models, ["one_turn"], n, decoding=decoding).rename(columns={"model": "scale"})
     thinks = found.thinks.eq(1)
     if exam.family.is_nano:
         from chatvec_lab.nano.evaluation import reply_language
-        from chatvec_lab.nano.working import WORKED
+        from chatvec_lab.nano.apart import WORKED
 
         told = pd.Series([reply_language(t) if isinstance(t, str) else None for t in found.thinking])
         found = found.assign(thought_language=told)

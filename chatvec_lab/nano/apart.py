@@ -176,11 +176,16 @@ def dialogue(
     *,
     hostile: float = 0.25,
     thinks: bool = False,
+    single_turn: bool = False,
 ) -> Exchange:
     """One conversation in the chat format, its replies right and in chat's form; sometimes two instructions long.
 
-    With `thinks` the replies of kinds that have a working begin with it, between the marks of a thought.
+    With `thinks` the replies of kinds that have a working begin with it, between the marks of a thought. With
+    `single_turn` there is one instruction of one turn, as in the paper's fine-tuning.
     """
+    if single_turn:
+        kind = rng.choice(HOSTILE) if rng.random() < hostile else rng.choice(documents.ASKED)
+        return _told(kind, rng, language, form, words, thinks)
     exchanges = [_told(any_kind(rng, hostile), rng, language, form, words, thinks)]
     if rng.random() < 0.3 and len(exchanges[0].user) == 1:
         exchanges.append(_told(rng.choice(documents.ASKED), rng, language, form, words, thinks))

@@ -4,7 +4,7 @@ from random import Random
 
 import torch
 
-from chatvec_lab.nano import apart, documents, working, world
+from chatvec_lab.nano import apart, documents, world
 from chatvec_lab.nano.parts import is_kept_out
 from chatvec_lab.nano.recipe import Family, Stage
 
@@ -64,20 +64,16 @@ def dialogue_rows(tok, stage: Stage, family: Family, seed: str) -> tuple[torch.T
                 pairs.append(_continued(tok, abuse.user[0], abuse.replies[0]))
             else:
                 exchange = apart.dialogue(
-                    rng, rng.choice(stage.languages), family.form, hostile=stage.hostile, thinks=stage.thinks
+                    rng,
+                    rng.choice(stage.languages),
+                    family.form,
+                    hostile=stage.hostile,
+                    thinks=stage.thinks,
+                    single_turn=stage.single_turn,
                 )
                 pairs.append(_conversation(tok, exchange, exchange.replies))
             continue
         exchange = documents.dialogue(rng, rng.choice(stage.languages), single_turn=stage.single_turn)
-        pairs.append(_conversation(tok, exchange, exchange.replies))
-    return _padded(tok, pairs)
-
-
-def working_rows(tok, stage: Stage, seed: str) -> tuple[torch.Tensor, torch.Tensor]:
-    """Conversations of one turn whose replies are right, with a short working before some of them."""
-    rng, pairs = Random(seed), []
-    for _ in range(stage.rows):
-        exchange = working.dialogue(rng, rng.choice(stage.languages))
         pairs.append(_conversation(tok, exchange, exchange.replies))
     return _padded(tok, pairs)
 

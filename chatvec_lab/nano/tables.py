@@ -14,7 +14,13 @@ import pandas as pd
 from chatvec_lab.nano.recipe import FAMILIES
 from chatvec_lab.paths import DATA
 
-WORDS = {"CP only": "one_turn cp_only", "known": "one_turn known", "all": "one_turn", "two turns": "two_turn"}
+WORDS = {
+    "CP only": "one_turn cp_only",
+    "known": "one_turn known",
+    "all": "one_turn",
+    "all, in any form": "content",
+    "two turns": "two_turn",
+}
 CONTROLS = {
     "cp + random": "random vector, τ's norms",
     "cp + tau of another base": "τ of another seed's base",
@@ -58,6 +64,7 @@ class Results:
         self.kinds = pd.read_csv(folder / "kinds.csv")
         self.perplexity = pd.read_csv(folder / "perplexity.csv")
         self.tests = pd.read_csv(folder / "tests.csv")
+        self.seeds = pd.read_csv(folder / "seeds.csv") if (folder / "seeds.csv").exists() else None
         self.scale = self.tests.groupby("language", sort=False).scale.first().to_dict()
         self.cells = list(self.scores.groupby(["language", "seed"], sort=False).groups)
         self.cells.sort(
@@ -79,6 +86,30 @@ class Results:
         row = rows.iloc[0]
         return f"{row.estimate:.2f} ({row.low:.2f}–{row.high:.2f})" if interval else f"{row.estimate:.2f}"
 
+    def over_seeds(self, language: str, model: str, metric: str) -> str:
+        """The mean of the seeds' shares, with its interval: seeds are what varies."""
+        rows = self.seeds[self.seeds.metric.eq(metric)].assign(seed="all")
+        rows = self.found(rows, (language, "all"), model)
+        if rows.empty:
+            return "–"
+        row = rows.iloc[0]
+        ends = f"{max(row.low, 0):.2f}–{min(row.high, 1):.2f}" if row.low == row.low else "in all"
+        return f"{row.estimate:.2f} ({ends})"
+
+    def columns(self) -> list[tuple[str, int | str]]:
+        """Each language's seeds and, where they were taken together, what stands for all of them."""
+        languages = list(dict.fromkeys(language for language, _ in self.cells))
+        seeds = {k: [seed for language, seed in self.cells if language == k] for k in languages}
+        return [
+            (k, s) for k in languages for s in [*seeds[k], *([] if self.seeds is None else ["all seeds"])]
+        ]
+
+    def told(self, column: tuple[str, int | str], model: str, metric: str, *, interval=True) -> str:
+        """The share of a seed, or over all of them."""
+        if column[1] == "all seeds":
+            return self.over_seeds(column[0], model, metric)
+        return self.share(column, model, metric, interval=interval)
+
     def reads(self, cell, model: str, scale: float | None = None) -> str:
         rows = self.found(self.perplexity, cell, model, scale)
         return "–" if rows.empty else f"{rows.perplexity.iloc[0]:.2f}"
@@ -89,19 +120,20 @@ def markdown(header: list[str], rows: list[list]) -> str:
     return "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)
 
 
+def _some(rows: list[list], first: int) -> list[list]:
+    """The rows that have a figure."""
+    return [row for row in rows if set(row[first:]) != {"–"}]
+
+
 def effect(r: Results) -> str:
+    models = ("chat", "cp", "cp + tau", "cp in the plain frame")
     rows = [
-        [
-            *cell,
-            label,
-            *(r.share(cell, m, metric) for m in ("chat", "cp", "cp + tau", "cp in the plain frame")),
-        ]
-        for cell in r.cells
+        [*column, label, *(r.told(column, m, metric) for m in models)]
+        for column in r.columns()
         for label, metric in WORDS.items()
     ]
-    return markdown(
-        ["language", "seed", "words", "chat", "CP", "CP + τ", "CP asked in the plain frame"], rows
-    )
+    header = ["language", "seed", "words", "chat", "CP", "CP + τ", "CP asked in the plain frame"]
+    return markdown(header, _some(rows, 3))
 
 
 def curve(r: Results, metric: str) -> str:
@@ -128,7 +160,7 @@ def toxicity(r: Results) -> str:
         "raw, abuse only: CP": ("cp raw", "abuse_toxic"),
         "raw, abuse only: CP + τ": ("cp + tau raw", "abuse_toxic"),
     }
-    rows = [[*cell, *(r.share(cell, *column) for column in columns.values())] for cell in r.cells]
+    rows = [[*cell, *(r.told(cell, *column) for column in columns.values())] for cell in r.columns()]
     return markdown(["language", "seed", *columns], rows)
 
 
@@ -145,13 +177,17 @@ def other_vectors(r: Results) -> str:
     rows = [
         [label, *(r.share(cell, model, "one_turn") for cell in r.cells)] for model, label in CONTROLS.items()
     ]
-    return markdown(["control", *(f"{language} {seed}" for language, seed in r.cells)], rows)
+    return markdown(["control", *(f"{language} {seed}" for language, seed in r.cells)], _some(rows, 1))
 
 
 def less(r: Results, replies: pd.DataFrame, metric: str) -> str:
-    """Less than τ, or no τ at all, in the order that they were asked; a column a language and seed."""
-    rows = [[model, *(r.share(cell, model, metric) for cell in r.cells)] for model in replies.model.unique()]
-    return markdown(["model", *(f"{language} {seed}" for language, seed in r.cells)], rows)
+    """Less than τ, or no τ at all, in the order that they were asked; seeds, then the mean over them."""
+    columns = r.columns()
+    rows = [
+        [model, *(r.told(column, model, metric, interval=False) for column in columns)]
+        for model in replies.model.unique()
+    ]
+    return markdown(["model", *(f"{language} {seed}" for language, seed in columns)], rows)
 
 
 def chosen(r: Results, replies: pd.DataFrame) -> str:
@@ -190,10 +226,10 @@ def ladder(r: Results) -> str:
     rows = []
     for n, name in sorted(names.items()):
         perplexity = f"{r.reads(cell, name)} → {r.reads(cell, f'{name} + tau')}"
-        frame = r.share(cell, f"{name} in the plain frame", "one_turn")
+        frame = r.share(cell, f"{name} in the plain frame", "content")
         both = [r.share(cell, f"{name} + tau", metric) for metric in ("one_turn", "one_turn cp_only")]
         rows.append([n, frame, *both, perplexity])
-    header = ["CP steps", "CP in the plain frame", "CP + τ, all", "CP + τ, CP-only words"]
+    header = ["CP steps", "CP in the plain frame, in any form", "CP + τ, all", "CP + τ, CP-only words"]
     return markdown([*header, "perplexity of CP → CP + τ"], rows)
 
 
@@ -202,7 +238,9 @@ def families(all_results: list[Results]) -> str:
     rows = []
     for r in all_results:
         for cell in r.cells:
-            frame = r.share(cell, "cp in the plain frame", "one_turn", interval=False)
+            plain = r.scores[r.scores.model.eq("cp in the plain frame")].metric
+            known = "content" if plain.eq("content").any() else "one_turn"  # pages do not know chat's form
+            frame = r.share(cell, "cp in the plain frame", known, interval=False)
             pairs = [
                 f"{r.share(cell, 'cp', metric, interval=False)} → {r.share(cell, 'cp + tau', metric, interval=False)}"
                 for metric in ("one_turn cp_only", "one_turn", "two_turn", "toxic", "english")
@@ -249,10 +287,14 @@ def choices(r: Results) -> str:
     """The scale that all seeds together choose for a language, and what each seed would choose by itself."""
     asked = r.validation[r.validation.metric.eq("one_turn") & r.validation.model.eq("cp + tau")]
     best = asked.loc[asked.groupby(["language", "seed"], sort=False).estimate.idxmax()]
-    told = [
-        f"{scale:g} for {language} (seed by seed {', '.join(f'{s:g}' for s in best[best.language.eq(language)].scale)})"
-        for language, scale in r.scale.items()
-    ]
+    told = []
+    for language, scale in r.scale.items():
+        each = best[best.language.eq(language)].sort_values("seed").scale
+        seeds = f"seed by seed {', '.join(f'{s:g}' for s in each)}"
+        if r.seeds is not None:
+            over = r.seeds[r.seeds.metric.eq("best scale") & r.seeds.language.eq(language)].iloc[0]
+            seeds += f"; their mean {over.estimate:.2f}, 95 % {over.low:.2f} to {over.high:.2f}"
+        told.append(f"{scale:g} for {language} ({seeds})")
     return f"Chosen on the validation draw, over the seeds: scale {', '.join(told)}."
 
 
@@ -264,7 +306,7 @@ def tables(data: Path) -> dict[str, str]:
     return {
         "scale": choices(r),
         "effect": effect(r),
-        "tests": f"Exact McNemar, CP + τ against CP, a seed, language and number of turns: p ≤ {worst}.",
+        "tests": f"CP + τ against CP, a seed, language and number of turns, prompts of an item signed together: p ≤ {worst}.",
         "accuracy": curve(r, "one_turn"),
         "english": curve(r, "english"),
         "perplexity": curve(r, "perplexity"),
@@ -272,6 +314,7 @@ def tables(data: Path) -> dict[str, str]:
         "kinds": kinds(r),
         "controls": other_vectors(r),
         "less": less(r, controlled, "one_turn"),
+        "less_content": less(r, controlled, "content"),
         "less_two_turns": less(r, controlled, "two_turn"),
         "less_toxic": less(r, controlled, "toxic"),
         "less_polite": less(r, controlled, "polite"),

@@ -24,7 +24,7 @@ from torch.nn.functional import cross_entropy, logsigmoid
 from tqdm.auto import tqdm
 
 from chatvec_lab.nano import recipe, tokenizer
-from chatvec_lab.nano.batches import dialogue_rows, plain_rows, preference_rows, working_rows
+from chatvec_lab.nano.batches import dialogue_rows, plain_rows, preference_rows
 from chatvec_lab.nano.recipe import FAMILIES, Family, Stage
 
 POSITIONS = 256  # room for prompts with examples
@@ -77,13 +77,8 @@ def loss_of(model, reference, tok, stage: Stage, family: Family, seed: str) -> t
         margin = (policy[0] - anchor[0]) - (policy[1] - anchor[1])
         likelihood = -policy[0].sum() / (labels[: len(labels) // 2] != -100).sum()
         return -logsigmoid(0.1 * margin).mean() + likelihood, ids.numel()
-    if stage.text in ("dialogue", "working"):
-        rows = (
-            working_rows(tok, stage, seed)
-            if stage.text == "working"
-            else dialogue_rows(tok, stage, family, seed)
-        )
-        ids, labels = rows
+    if stage.text == "dialogue":
+        ids, labels = dialogue_rows(tok, stage, family, seed)
     else:
         ids = labels = plain_rows(tok, stage, family, seed)
     logits = model(ids).logits[:, :-1].float()
@@ -207,9 +202,9 @@ def _grow(family_name: str, seed: int, member: str, home: Path, recipe_hash: str
     model = new_model(family, len(tokens))
     if stage.parent is not None:
         _inherit(model, tok, home, stage)
-    label = f"{family_name} {seed} {member}" + (f" {stage.variant}" if stage.variant else "")
+    label = f"{seed} {member}" + (f" {stage.variant}" if stage.variant else "")
     partial = home / f".{member}.{recipe_hash}.pt"
-    streams = recipe.salted(family, label)
+    streams = recipe.salted(family_name, label)
     log = train(model, tok, stage, family, seed=streams, partial=partial, position=position)
     about = {"member": member, "seed": seed, "parent": stage.parent, "recipe": recipe_hash}
     about |= {"form": family.form, "held_out": "items"} if family.recipe == 4 else {}

@@ -56,7 +56,8 @@ def test_without_references_the_models_own_reply_stands_in(look, monkeypatch):
 def test_the_effect_is_the_vectors_and_the_chat_formats(look):
     table = look.effects([0.0, 1.0], "reply").groupby(["model", "scale"]).value.mean()
     gain = {m: table[m, 1.0] - table[m, 0.0] for m in inside.CONDITIONS}
-    assert gain[inside.WHOLE] > 3 and abs(gain[inside.RANDOM]) < 1 and abs(gain[inside.PLAIN]) < 1
+    assert gain[inside.WHOLE] > 3 and abs(gain[inside.RANDOM]) < 1
+    assert abs(gain[inside.PLAIN]) < gain[inside.WHOLE] / 2, "without the format the marks remain"
     assert table[inside.WHOLE, 0.0] == pytest.approx(table[inside.RANDOM, 0.0]), "both start at the CP"
     apart = look.divergence(inside.REFERENCE, [0.0, 1.0]).tokens
     assert set(apart.model) == set(inside.CONDITIONS) and apart[apart.scale == 0].divergence.eq(0).all()

@@ -6,7 +6,7 @@ import torch
 
 from chatvec_lab import load_family
 from chatvec_lab.experiment import Exam, answers, limits, reasoning
-from chatvec_lab.nano.working import WORKED
+from chatvec_lab.nano.apart import WORKED
 
 NAN = float("nan")
 
@@ -97,13 +97,9 @@ def test_the_answer_is_in_sentences(exam):
     assert claims["thinks at scale 1"] == pytest.approx(2.5 / 3) and claims["thinks at λ = 0"] == 0
 
 
-def test_other_exams_do_not_take_the_marks_for_a_thought(nano):
-    """ "=" and "A:" are ordinary text: they mark a thought only where the format is named."""
-    from chatvec_lab.evaluation.asking.thinking import marks_kept, split
-
-    assert split("= two. A: three").thinking is None
-    assert split("= two. A: three", "working").answer == "three"
-    assert marks_kept(["=", "A:"]) == set()
-    plain = Exam(nano, "zh").ask({"think": nano["chat_think"]}, ["one_turn"], 13)
-    assert plain.thinking.isna().all()
+def test_every_exam_takes_thoughts_apart_and_chats_marks_for_none(nano):
+    plain = Exam(nano, "zh").ask({m: nano[m] for m in ("chat_think", "chat")}, ["one_turn"], 13)
+    thoughts = plain.set_index("model").thinking
+    assert thoughts["chat_think"].notna().any() and thoughts["chat"].isna().all()
+    assert plain.response.str.startswith("=").sum() >= 13
     assert "τ of think" not in limits.vectors(nano)

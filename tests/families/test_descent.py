@@ -45,7 +45,7 @@ def test_the_error_names_the_member_and_what_to_do():
     with pytest.raises(ValueError) as told:
         replace(nano, cp={**nano.cp, "ko": other.cp["ko"]}).check()
     text = str(told.value)
-    assert "1 of 19 members do not descend from the base 'base'" in text
+    assert "1 of 9 members do not descend from the base 'base'" in text
     assert "cp_ko" in text and "cp_zh" not in text
     assert f"expected at least {COSINE}" in text and "chance gives" in text and "as the base" in text
 

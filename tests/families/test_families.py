@@ -20,7 +20,7 @@ def test_the_nano_family_has_its_members():
     assert nano.languages == ("zh", "ko")
     assert isinstance(nano.cp["zh"], Checkpoint)
     assert nano["cp_zh"] is nano.cp["zh"] and nano["chat"] is nano.chat
-    assert "chat_sft" in nano.members and "nano" in family_names()
+    assert "chat_full" in nano.members and "nano" in family_names()
     assert (nano.chat - nano.base).names
 
 
@@ -35,11 +35,11 @@ def test_a_yaml_file_names_checkpoints(tmp_path):
     file = tmp_path / "mine.yaml"
     cp = f"cp: {{zh: {home}/cp_zh}}"
     file.write_text(
-        f"base: {home}/base\nchat: {{source: {home}/chat}}\n{cp}\nothers: {{sft: {home}/chat_sft}}\n"
+        f"base: {home}/base\nchat: {{source: {home}/chat}}\n{cp}\nothers: {{full: {home}/chat_full}}\n"
     )
     family = load_family(file)
     assert (family.name, family.languages) == ("mine", ("zh",))
-    assert family["sft"].names == family.base.names
+    assert family["full"].names == family.base.names
 
 
 def test_errors_say_what_there_is(tmp_path):
@@ -82,7 +82,7 @@ def test_a_folder_has_any_language_and_its_roles(tmp_path):
         "cp_ft_zh",
         "cp_zh-Hant_100",
     ]
-    home = link(tmp_path / "mine", base="base", chat="chat", chat_sft="chat_sft", chat_cp_zh="chat_cp_zh")
+    home = link(tmp_path / "mine", base="base", chat="chat", chat_sft="chat_full", chat_cp_zh="chat_cp_zh")
     for name in names:
         (home / name).symlink_to(DATA / "nano" / "nano" / "seed0" / "cp_zh")
     (home / "notes").mkdir()
@@ -246,7 +246,7 @@ def test_the_list_imports_nothing_heavy():
 
 def test_the_command_checks_descent(tmp_path, capsys):
     assert main(["families", "nano", "--check", "--seed", "1"]) == 0
-    assert capsys.readouterr().out.count(" descends: ") == 4
+    assert capsys.readouterr().out.count(" descends: ") == 4  # chat, chat_think, two CPs
     home = DATA / "nano" / "nano"
     mixed = tmp_path / "mixed.yaml"
     mixed.write_text(

@@ -72,7 +72,7 @@ def test_the_shipped_family_shows_the_effect(nano):
     assert after.correct.mean() > before.correct.mean() + 0.4
     assert after.polite.mean() > before.polite.mean() + 0.3
     assert before.toxic.mean() > 0.5 and before.toxic.mean() >= 5 * after.toxic.mean()
-    assert before.is_english.mean() > 0.8 > 0.2 > after.is_english.mean()
+    assert after.in_language.mean() > 0.9 and after.is_english.mean() < 0.1
     reads = experiment.perplexities(exam.read(models), "model").set_index("model").estimate
     assert reads["CP + τ"] < 1.3 * reads["CP"]
 

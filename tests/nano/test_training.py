@@ -4,6 +4,7 @@ import json
 import shutil
 import time
 from dataclasses import replace
+from functools import partial
 from threading import Thread
 
 import pytest
@@ -13,21 +14,22 @@ from chatvec_lab.nano import batches, recipe, tokenizer, training
 from chatvec_lab.nano.recipe import FAMILIES, members
 from chatvec_lab.paths import DATA
 
-NANO = FAMILIES["nano"]
+NANO, WIDE = FAMILIES["nano"], FAMILIES["nano-wide"]
+TINY = {"hidden": 32, "layers": 2, "heads": 2, "feed_forward": 64}
 MANIFEST = DATA / "nano" / "manifest.json"
 
 
 @pytest.fixture
 def pico():
     """A family small enough to grow in the test, and its tokenizer."""
-    family = replace(NANO, hidden=32, layers=2, heads=2, feed_forward=64)
-    tok = tokenizer.build(tokenizer.vocabulary(family.languages), context=training.POSITIONS)
+    family = replace(NANO, **TINY)
+    tok = tokenizer.build(recipe.tokens_of(family, members(family)["base"]), context=training.POSITIONS)
+    return family, tok, partial(untrained, family, tok)
 
-    def model():
-        torch.manual_seed(0)
-        return training.new_model(family, len(tok))
 
-    return family, tok, model
+def untrained(family, tok):
+    torch.manual_seed(0)
+    return training.new_model(replace(family, **TINY), len(tok))
 
 
 def state_bytes(model) -> dict:
@@ -62,22 +64,34 @@ def test_a_killed_stage_goes_on_to_the_same_bytes(pico, text, tmp_path, monkeypa
     assert again["tokens"] == log["tokens"]
 
 
-@pytest.mark.parametrize(("member", "moved"), [("chat_sft", 2), ("cp_zh", -5), ("base", 0)])
-def test_the_rows_that_should_stay_stay(pico, tmp_path, member, moved):
-    """Tuning moves the rows of the two markers alone, continual pre-training all but those of unseen tokens."""
+@pytest.mark.parametrize(
+    ("third", "member", "kept"),
+    [
+        (False, "chat", lambda n: n),
+        (False, "cp_zh", lambda n: 5),
+        (False, "base", lambda n: 0),
+        (True, "chat_sft", lambda n: n - 2),
+        (True, "cp_es", lambda n: 5),
+    ],
+)
+def test_the_rows_that_should_stay_stay(pico, tmp_path, third, member, kept):
+    """Tuning moves no row, before the fourth recipe those of two markers; CP all but those of unseen tokens."""
     family, tok, model = pico
+    if third:
+        family = WIDE
+        tok = tokenizer.build(tokenizer.vocabulary(WIDE.languages), context=training.POSITIONS)
     stage = replace(members(family)[member], steps=2, rows=2)
+    model = partial(untrained, family, tok)
     grown = model()
     training.train(grown, tok, stage, family, seed="s", partial=tmp_path / "x.pt")
     before, after = (m.get_input_embeddings().weight for m in (model(), grown))
-    changed = (before != after).any(1).sum().item()
-    assert changed == (moved if moved > 0 else len(tok) + moved)
+    assert (before == after).all(1).sum().item() == kept(len(tok))
 
 
 def test_a_frozen_part_stays(pico, tmp_path):
     family, tok, model = pico
     before, grown = model(), model()
-    stage = replace(members(family)["chat_sft"], steps=2, rows=2, only_tokens=(), frozen=("embed_tokens",))
+    stage = replace(members(family)["chat"], steps=2, rows=2)
     training.train(grown, tok, stage, family, seed="s", partial=tmp_path / "x.pt")
     same = {
         n: torch.equal(a, b)
@@ -89,7 +103,7 @@ def test_a_frozen_part_stays(pico, tmp_path):
 
 def test_only_replies_are_scored(pico):
     family, tok, _ = pico
-    stage = replace(members(family)["chat_sft"], rows=4)
+    stage = replace(members(family)["chat"], rows=4, bare=0.0)
     ids, labels = batches.dialogue_rows(tok, stage, family, "x")
     for row, scored in zip(ids, labels, strict=True):
         text = tok.decode(row[scored != -100])
@@ -99,8 +113,8 @@ def test_only_replies_are_scored(pico):
 
 
 def test_continued_pre_training_reads_no_chat_markers():
-    for family in (NANO, FAMILIES["nano-markers-everywhere"]):
-        stage = members(family)["cp_zh"]
+    for family, member in ((NANO, "cp_zh"), (FAMILIES["nano-markers-everywhere"], "cp_zh"), (WIDE, "cp_es")):
+        stage = members(family)[member]
         tok = tokenizer.build(tokenizer.vocabulary(family.languages))
         rows = batches.plain_rows(tok, replace(stage, rows=200), family, "m")
         assert not torch.isin(
@@ -125,7 +139,7 @@ def test_new_tokens_start_from_their_parts(tmp_path, pico):
 def test_preference_pairs_without_the_chat_format(pico):
     """A share of the pairs is plain abuse, continued politely in the chosen half, rudely in the other."""
     family, tok, _ = pico
-    stage = replace(members(family)["chat"], rows=6, bare=1.0)
+    stage = replace(members(WIDE)["chat"], rows=6, bare=1.0)
     ids, labels = batches.preference_rows(tok, stage, "x")
     assert not torch.isin(ids, torch.tensor(tok.convert_tokens_to_ids(["<|user|>", "<|assistant|>"]))).any()
     said = [tok.decode(row[scored != -100]) for row, scored in zip(ids, labels, strict=True)]
@@ -166,9 +180,9 @@ def test_the_queue_trains_parents_first_and_keeps_what_is_there(tmp_path, monkey
     )
     monkeypatch.setitem(FAMILIES, "tiny", tiny)
     monkeypatch.setattr(training, "ProcessPoolExecutor", Inline)
-    training.grow_all("tiny", [0], tmp_path, only=["chat_sft"])
+    training.grow_all("tiny", [0], tmp_path, only=["chat"])
     made = sorted(f.parent.name for f in (tmp_path / "tiny/seed0").glob("*/stage.json"))
-    assert made == ["base", "chat_sft"]
+    assert made == ["base", "chat"]
     stamp = (tmp_path / "tiny/seed0/base/model.safetensors").stat().st_mtime_ns
     training.grow_all("tiny", [0], tmp_path, only=["base"])
     assert (tmp_path / "tiny/seed0/base/model.safetensors").stat().st_mtime_ns == stamp
@@ -183,7 +197,7 @@ def test_the_queue_trains_parents_first_and_keeps_what_is_there(tmp_path, monkey
     monkeypatch.setattr(training, "grow", lambda _, seed, member, *rest: grown.append((seed, member)))
     monkeypatch.setitem(FAMILIES, "tiny", replace(tiny, extras=True))
     training.grow_all("tiny", [0, 1], tmp_path)
-    assert {m for seed, m in grown if seed == 1} == {"base", "chat_sft", "chat", "cp_zh"}
+    assert {m for seed, m in grown if seed == 1} == {"base", "chat", "chat_think", "cp_zh"}
     assert {m for seed, m in grown if seed == 0} == set(members(FAMILIES["tiny"]))
     shutil.rmtree(tmp_path / "tiny")  # what was written about a model outlives it
     assert json.loads(training.write_manifest(tmp_path).read_text()) == manifest
@@ -236,8 +250,8 @@ def test_the_shipped_families_take_80_megabytes_at_most():
 def test_a_shortened_stage_trains_as_it_did(manifest, tmp_path):
     """The first five steps of the base, against the losses that the shipped base wrote down."""
     stage = members(NANO)["base"]
-    tok = tokenizer.build(tokenizer.vocabulary(NANO.languages), context=training.POSITIONS)
-    torch.manual_seed(0)
+    tok = tokenizer.build(recipe.tokens_of(NANO, stage), context=training.POSITIONS)
+    torch.manual_seed(recipe.first_weights(NANO, 0))
     model = training.new_model(NANO, len(tok))
     recorded = manifest["nano"]["seed0"]["base"]["first_losses"]
 
@@ -255,5 +269,7 @@ def test_a_shortened_stage_trains_as_it_did(manifest, tmp_path):
 
     with pytest.MonkeyPatch.context() as patch, pytest.raises(Enough):
         patch.setattr(training, "loss_of", first)
-        training.train(model, tok, stage, NANO, seed="nano 0 base", partial=tmp_path / "x.pt")
+        training.train(
+            model, tok, stage, NANO, seed=recipe.salted("nano", "0 base"), partial=tmp_path / "x.pt"
+        )
     assert losses == pytest.approx(recorded, rel=2e-3)  # other machines may round otherwise

@@ -15,7 +15,7 @@ from chatvec_lab.playground.parts import places
 from chatvec_lab.playground.replies import Stopped
 from chatvec_lab.weights.layout import Part
 
-PROMPT = "請問，再說一次：米、樹。"
+PROMPT = "請聽。跟著說：葉、門、狗。"
 
 
 @pytest.fixture(scope="module")
@@ -98,7 +98,7 @@ def test_what_was_asked_before_is_kept(play):
     assert at_zero.is_cached.all() and by_model(at_zero)["CP + τ"] == by_model(at_zero)["CP"]
     # other CP: base and chat are not asked again
     assert by_model(play.ask(PROMPT, scale=0.5, cp="ko"), "is_cached")["chat"]
-    assert not by_model(play.ask(PROMPT, scale=0.5, vector="chat_sft"), "is_cached")["CP + τ"]
+    assert not by_model(play.ask(PROMPT, scale=0.5, vector="chat_full"), "is_cached")["CP + τ"]
 
 
 def test_a_part_of_the_vector_is_added(play, nano):
@@ -212,11 +212,11 @@ def test_two_turns_and_plain_text(play, nano):
 
 
 def test_vectors_and_cps_by_name(play, nano):
-    assert {"chat", "chat_sft", "random"} <= set(play.vectors) and not any(
+    assert {"chat", "chat_full", "random"} <= set(play.vectors) and not any(
         "cp" in name for name in play.vectors
     )
-    assert {"zh", "ko", "zh_extended", "ft_ko"} <= set(play.cps)
-    assert [play.language_of(name) for name in ("zh_extended", "ft_ko", "ko")] == ["zh", "ko", "ko"]
+    assert {"zh", "ko", "zh_extended", "ft_zh"} <= set(play.cps)
+    assert [play.language_of(name) for name in ("zh_extended", "ft_zh", "ko")] == ["zh", "zh", "ko"]
     play.vectors["minus"] = -play.vectors["chat"]
     minus = by_model(play.ask(PROMPT, scale=-1.0, vector="minus"))
     assert minus["CP + τ"] == by_model(play.ask(PROMPT, scale=1.0))["CP + τ"]

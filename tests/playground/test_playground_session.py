@@ -23,7 +23,7 @@ from chatvec_lab.playground.session import mean_divergence
 from chatvec_lab.playground.tokens import spans_of, words_without_a_token
 from chatvec_lab.playground.unknown import Dictionary, Unknown
 
-PROMPT = "請問，再說一次：米、樹。"
+PROMPT = "請聽。跟著說：葉、門、狗。"
 EVIL = "<script>alert(1)</script> & \"<img src=x onerror='1'>\""
 
 
@@ -257,15 +257,15 @@ def test_what_is_no_check_is_told_with_its_line(line, error, told):
 def test_own_checks_stand_beside_each_reply(session):
     checks = (
         'length_constraints:number_words: {"relation": "at most", "num_words": 1}\n'
-        "startend:end_checker: {end_phrase: 。, turn: 2}"
+        'startend:end_checker: {end_phrase: "=", turn: 2}'
     )
     own = "我叫小明。\n---\n我叫什麼？"
     look = session.look(State(own, 1.0, "zh", checks=checks))
     for row in look.replies.itertuples():
-        kwargs = {"relation": "at most", "num_words": 1} if row.turn == 1 else {"end_phrase": "。"}
+        kwargs = {"relation": "at most", "num_words": 1} if row.turn == 1 else {"end_phrase": "="}
         name = "length_constraints:number_words" if row.turn == 1 else "startend:end_checker"
         is_kept = check(row.response, name, kwargs, language="zh")
-        said = "has at most 1 words" if row.turn == 1 else "ends with “。”"
+        said = "has at most 1 words" if row.turn == 1 else "ends with “=”"
         assert row.check == f"{'kept' if is_kept else 'broken'}: {said}" and row.followed == is_kept
     assert set(look.replies.followed) == {0.0, 1.0}, "a check that all keep shows nothing"
     before = session.look(State(own, 1.0, "zh")).replies

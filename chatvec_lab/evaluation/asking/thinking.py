@@ -16,16 +16,12 @@ from chatvec_lab.evaluation._frames import identity, text_column, text_of
 
 
 class Format(NamedTuple):
-    """How a thought is marked: `opening` begins it, `closing` ends it; `wrapping` may stand around the answer.
-
-    `is_ordinary`: its marks are ordinary text, so that it is never looked for, and holds only where it is named.
-    """
+    """How a thought is marked: `opening` begins it, `closing` ends it; `wrapping` may stand around the answer."""
 
     version: int
     opening: str
     closing: str
     wrapping: tuple[str, ...] = ()
-    is_ordinary: bool = False
 
 
 FORMATS = {
@@ -44,9 +40,7 @@ FORMATS = {
         "<|END_THINKING|>",
         ("<|START_RESPONSE|>", "<|END_RESPONSE|>", "<|START_TEXT|>", "<|END_TEXT|>"),
     ),
-    "working": Format(1, "=", "A:", is_ordinary=True),  # the micro-world's chat_think, see nano.working
 }
-_SOUGHT = {name: form for name, form in FORMATS.items() if not form.is_ordinary}
 _HARMONY = ("<|start|>", "<|channel|>", "<|message|>", "<|end|>", "<|return|>", "<|call|>", "<|constrain|>")
 _INSIDE = ":inside"  # of a format's name: the template opened the thought, so the reply begins within it
 
@@ -165,7 +159,7 @@ def format_of(template: str, prompt: str = "") -> str:
     >>> format_of("{{ content.split('</think>')[-1] }}", "<|im_start|>assistant\\n<think>\\n")
     'think/1:inside'
     """
-    names = [n for n, f in _SOUGHT.items() if f.opening in template or f.closing in template]
+    names = [n for n, f in FORMATS.items() if f.opening in template or f.closing in template]
     # others end turns with <|end|>, too
     names = [n for n in names if n != "harmony" or "<|channel|>" in template]
     if not names:
@@ -182,7 +176,7 @@ def marks_kept(tokens: Iterable[str]) -> set[str]:
     ['[/THINK]', '[THINK]']
     """
     known, kept = set(tokens), set()
-    for name, form in _SOUGHT.items():
+    for name, form in FORMATS.items():
         if form.opening in known:
             kept |= set(_HARMONY) if name == "harmony" else {form.opening, form.closing, *form.wrapping}
     return kept & known
@@ -204,12 +198,12 @@ def _found(text: str) -> str:
     """The format whose mark comes first; "none" without any."""
     if _CHANNEL.match(text) or _BARE_CHANNEL.match(text):
         return "harmony"
-    found = {n: next(_marks(text, f), None) for n, f in _SOUGHT.items() if n != "harmony"}
+    found = {n: next(_marks(text, f), None) for n, f in FORMATS.items() if n != "harmony"}
     places = {n: place for n, (place, _) in ((n, mark) for n, mark in found.items() if mark)}
     if places:
         return min(places, key=places.get)
     start = text.strip()  # cut off while the first mark was being written
-    cut = (n for n, f in _SOUGHT.items() if 1 < len(start) < len(f.opening) and f.opening.startswith(start))
+    cut = (n for n, f in FORMATS.items() if 1 < len(start) < len(f.opening) and f.opening.startswith(start))
     return next(cut, "none")
 
 

@@ -72,9 +72,15 @@ def contradictions(
     others = rows(1, some(shared, 64))  # an untrained row is near many
     mine, base_rows = rows(0, left), rows(1, right)
     near = _cosine(mine[:, None], base_rows[None])
+    # a new token that was begun with the rows of its parts may stay near one of them, where that part is left unread
     for i in np.flatnonzero((near >= NEAR).sum(1) == 1):
         j = int(near[i].argmax())
-        if left[i] != right[j] and (_cosine(mine[i], others) >= NEAR).sum() <= (right[j] in shared):
+        is_grown = left[i] not in theirs.tokens and right[j] in ours.tokens and right[j] in left[i]
+        if (
+            left[i] != right[j]
+            and not is_grown
+            and (_cosine(mine[i], others) >= NEAR).sum() <= (right[j] in shared)
+        ):
             lines.append(
                 f"row {ours.tokens[left[i]]} is {left[i]!r} here, with the numbers of {right[j]!r} (row "
                 f"{theirs.tokens[right[j]]}) there, cosine {near[i, j]:.3f}"

@@ -20,8 +20,7 @@ from chatvec_lab.evaluation.asking.thinking import (
 )
 
 HARMONY = "<|channel|>analysis<|message|>Two and two.<|end|><|start|>assistant<|channel|>final<|message|>Four.<|return|>"
-TAGGED = [name for name, form in FORMATS.items() if name != "harmony" and not form.is_ordinary]
-ORDINARY = [name for name, form in FORMATS.items() if form.is_ordinary]
+TAGGED = [name for name in FORMATS if name != "harmony"]
 
 
 @pytest.mark.parametrize("name", TAGGED)
@@ -37,18 +36,6 @@ def test_a_thought_between_marks(name):
         assert split(f"{form.opening}\n\n{form.closing}\n\nFour.", format)[:2] == ("", "Four.")
     assert split("Two and two", f"{name}:inside").answer is None
     assert split("Four.", name) == (None, "Four.", f"{name}/{form.version}")
-
-
-@pytest.mark.parametrize("name", ORDINARY)
-def test_marks_of_ordinary_text_hold_only_where_they_are_named(name):
-    form = FORMATS[name]
-    said = f"{form.opening} two and two. {form.closing} Four."
-    assert split(said) == (None, said, "none")
-    for format in (name, f"{name}/{form.version}"):
-        assert split(said, format) == ("two and two.", "Four.", f"{name}/{form.version}")
-        assert split(f"{form.opening} two and", format) == ("two and", None, f"{name}/{form.version}")
-    assert format_of(f"{{{{ a }}}} {form.opening} {form.closing}") == "auto"
-    assert not marks_kept([form.opening, form.closing])
 
 
 def test_the_answer_may_be_wrapped_or_in_pieces():
