@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pandas as pd
+from scipy import stats
 
 from chatvec_lab.evaluation.statistics import holm, mean_interval, permutation_test
 from chatvec_lab.experiment import controls
@@ -188,7 +189,7 @@ def summary(replies: pd.DataFrame, by: list[str]) -> pd.DataFrame:
 
 
 def over_seeds(scores: pd.DataFrame) -> pd.DataFrame:
-    """The mean of the seeds' shares of the test draw, a row a language, model, scale and metric, with its interval.
+    """The mean of the seeds' shares of the test draw, a row a language, model, scale and metric, with Student's interval.
 
     `scores`: `summary` by seed and draw. The metric "best scale" is the mean of the scales that each seed's validation
     draw chooses by itself. Empty for a single seed.
@@ -199,8 +200,9 @@ def over_seeds(scores: pd.DataFrame) -> pd.DataFrame:
     best = best.assign(estimate=best.scale, scale=NONE, metric="best scale")
     rows = []
     for key, part in pd.concat([scores[scores.draw.eq("test")], best]).groupby(of, sort=False, dropna=False):
-        found = mean_interval(part.estimate, share=False)
-        rows.append((*key, found.n, found.estimate, found.low, found.high))
+        each = part.estimate
+        half = stats.t.ppf(0.975, len(each) - 1) * each.sem() if each.nunique() > 1 else NONE
+        rows.append((*key, len(each), each.mean(), each.mean() - half, each.mean() + half))
     table = pd.DataFrame(rows, columns=[*of, "seeds", "estimate", "low", "high"])
     return table[table.seeds > 1]
 

@@ -1,6 +1,6 @@
 """Grow the nano families: one loop for every stage, deterministic, resumable, two processes at most.
 
-    python -m chatvec_lab.nano.training nano --seeds 0 1 2 --out data/nano
+    python -m chatvec_lab.nano.training nano --seeds 0 1 2 3 4 --out build/nano
 
 Each batch is drawn from the stage's seed and its step alone, so a run that was killed goes on from its last
 checkpoint and ends with the same bytes. One thread a process: two threads gave no speed-up at this size.

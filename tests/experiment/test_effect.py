@@ -1,10 +1,12 @@
 """The tables of what the nano family shows: counted by hand, and one cell asked as the published numbers were."""
 
 import pandas as pd
+import pytest
 
 from chatvec_lab import load_family
 from chatvec_lab.evaluation.statistics import wilson_interval
-from chatvec_lab.experiment.effect import Cell, ask, best_scales, summary
+from chatvec_lab.experiment import effect
+from chatvec_lab.experiment.effect import Cell, ask, best_scales, over_seeds, summary
 from chatvec_lab.nano import world
 from chatvec_lab.nano.evaluation import score
 
@@ -60,6 +62,45 @@ def test_the_best_scale_is_chosen_a_language_over_seeds():
         "zh": 1.0,
         "ko": 0.5,
     }
+
+
+def test_seeds_are_what_the_mean_over_them_counts():
+    """Three seeds, .6, .7 and .8: Student's interval with two degrees of freedom."""
+    rows = [("zh", s, "cp + tau", 1.0, "chat", "test", "one_turn", e) for s, e in enumerate((0.6, 0.7, 0.8))]
+    rows += [("zh", s, "cp", 0.0, "chat", "test", "one_turn", 0.0) for s in range(3)]
+    rows += [
+        ("zh", s, "cp + tau", x, "chat", "validation", "one_turn", e)
+        for s, best in enumerate((1.0, 1.0, 1.5))
+        for x, e in ((1.0, 0.5), (1.5, 0.6 if best == 1.5 else 0.4))
+    ]
+    columns = ["language", "seed", "model", "scale", "frame", "draw", "metric", "estimate"]
+    found = over_seeds(pd.DataFrame(rows, columns=columns)).set_index(["model", "metric"])
+    row = found.loc[("cp + tau", "one_turn")]
+    assert row.seeds == 3 and row.estimate == pytest.approx(0.7)
+    assert (row.low, row.high) == pytest.approx(
+        (0.7 - 4.302653 * 0.1 / 3**0.5, 0.7 + 4.302653 * 0.1 / 3**0.5)
+    )
+    assert found.loc[("cp", "one_turn")].isna().sum() >= 2, "equal in all seeds: no interval"
+    assert found.loc[("cp + tau", "best scale")].estimate == pytest.approx(3.5 / 3)
+
+
+def test_prompts_of_an_item_are_signed_together():
+    """Six items that all go one way: 2 of 2**6 signings are as extreme, however many prompts they have."""
+    rows = [
+        {"prompt_id": f"{i}/{j}", "item": str(i), "model": m, "scale": s, "correct": float(m == "cp + tau")}
+        for i in range(6)
+        for j in range(5)
+        for m, s in (("cp", 0.0), ("cp + tau", 1.0))
+    ]
+    about = {"family": "f", "seed": 0, "language": "zh", "frame": "chat"}
+    table = pd.DataFrame(rows).assign(**about)
+    both = pd.concat([table.assign(turns=1), table.assign(turns=2, prompt_id=table.prompt_id + "b")])
+    found = effect.tests(both, {"zh": 1.0})
+    assert (
+        found.gap.eq(1).all() and found.n.eq(30).all() and found.p.to_list() == pytest.approx([2 / 2**6] * 2)
+    )
+    alone = effect.tests(both.drop(columns="item"), {"zh": 1.0})
+    assert alone.p.to_list() == pytest.approx([2 / 2**30] * 2)
 
 
 def test_the_shipped_numbers_come_out_again():

@@ -138,7 +138,7 @@ def test_new_tokens_start_from_their_parts(tmp_path, pico):
 
 def test_preference_pairs_without_the_chat_format(pico):
     """A share of the pairs is plain abuse, continued politely in the chosen half, rudely in the other."""
-    family, tok, _ = pico
+    _, tok, _ = pico
     stage = replace(members(WIDE)["chat"], rows=6, bare=1.0)
     ids, labels = batches.preference_rows(tok, stage, "x")
     assert not torch.isin(ids, torch.tensor(tok.convert_tokens_to_ids(["<|user|>", "<|assistant|>"]))).any()

@@ -13,7 +13,6 @@ from chatvec_lab.evaluation.asking.thinking import (
     answer_of,
     answers,
     format_of,
-    marks_kept,
     split,
     thinking_scores,
     with_answers,
