@@ -115,6 +115,14 @@ def verdict(scores: "pd.DataFrame", measure: str) -> str:
     return f"More than half of the gain has {told}: so much of it needs no more than that."
 
 
+def verdicts(scores: "pd.DataFrame", measure: str) -> str:
+    """`verdict` of the measure, and of the right answer in any form where the exam knows of a form."""
+    found = verdict(scores, measure)
+    if "content" in set(scores.metric):
+        found += f" Right in any form: {verdict(scores, 'content')}"
+    return found
+
+
 def best(exam: Exam, candidates: dict, n: int):
     """Of several models the one with the most right one-turn replies on the validation draw; the first of equals."""
     measure = exam.main("one_turn")

@@ -188,6 +188,16 @@ def summary(replies: pd.DataFrame, by: list[str]) -> pd.DataFrame:
     return table
 
 
+def told(scores: pd.DataFrame, metrics: Iterable[str]) -> str:
+    """Measures of `summary` in a sentence, every model with its interval; those that are not there are left out."""
+    found = []
+    for metric in metrics:
+        rows = scores[scores.metric.isin([metric, NAMES[metric]])]
+        models = [f"{r.model} {r.estimate:.0%} [{r.low:.0%}, {r.high:.0%}]" for r in rows.itertuples()]
+        found += [f"{NAMES[metric]}: {'; '.join(models)}"] if models else []
+    return ". ".join(found)
+
+
 def over_seeds(scores: pd.DataFrame) -> pd.DataFrame:
     """The mean of the seeds' shares of the test draw, a row a language, model, scale and metric, with Student's interval.
 

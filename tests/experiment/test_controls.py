@@ -144,6 +144,12 @@ def test_shares_of_the_gain_by_hand():
     assert controls.verdict(few, "correct").startswith(
         "No control has more than half of the gain; the most has a (50%)"
     )
+    content = scores.assign(metric="content", estimate=scores.estimate.where(scores.model.ne("a"), 0.85))
+    both = controls.verdicts(pd.concat([scores, content]), "correct")
+    assert (
+        both.startswith(controls.verdict(scores, "correct")) and "Right in any form: More than half" in both
+    )
+    assert controls.verdicts(scores, "correct") == controls.verdict(scores, "correct")
     none = scores.assign(estimate=0.1)
     assert controls.verdict(none, "correct") == "CP + τ has no gain that a control could share."
 

@@ -31,6 +31,13 @@ def test_the_summary_counts_by_hand():
     assert shares.estimate["polite"] == 1 and shares.estimate["toxic"] == 0
 
 
+def test_measures_are_told_in_words():
+    rows = [("one_turn", "CP", 0.0, 0.0, 0.1), (effect.NAMES["one_turn"], "CP + τ", 0.8, 0.7, 0.9)]
+    scores = pd.DataFrame(rows, columns=["metric", "model", "estimate", "low", "high"])
+    said = effect.told(scores, ["one_turn", "content"])
+    assert said == "right in one turn: CP 0% [0%, 10%]; CP + τ 80% [70%, 90%]"
+
+
 def test_prompts_that_share_an_item_count_as_one_answer():
     """Ten items of four prompts that all go one way are ten answers, not forty."""
     table = pd.DataFrame(
