@@ -145,9 +145,9 @@ def curve(r: Results, metric: str) -> str:
             else r.share(cell, model, metric, scale, interval=False)
         )
 
-    scales = (0, 0.5, 1, 1.5, 2)
+    scales = (0, 0.5, 1, None, 1.5, 2)  # None: the chosen one
     rows = [[*cell, *(value(cell, scale) for scale in scales)] for cell in r.cells]
-    return markdown(["language", "seed", "scale 0", ".5", "1", "1.5", "2"], rows)
+    return markdown(["language", "seed", "scale 0", ".5", "1", "chosen", "1.5", "2"], rows)
 
 
 def toxicity(r: Results) -> str:
@@ -195,7 +195,7 @@ def chosen(r: Results, replies: pd.DataFrame) -> str:
     asked = replies.dropna(subset="change").drop_duplicates(["model", "language", "seed"])
     found = asked.set_index(["model", "language", "seed"]).change
     told = {key: f"`{change}`".replace("|", r"\|") for key, change in found.items()}
-    rows = [[model, *(told[(model, *cell)] for cell in r.cells)] for model in asked.model.unique()]
+    rows = [[model, *(told.get((model, *cell), "–") for cell in r.cells)] for model in asked.model.unique()]
     return markdown(["model", *(f"{language} {seed}" for language, seed in r.cells)], rows)
 
 

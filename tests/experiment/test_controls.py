@@ -75,8 +75,11 @@ def test_the_renamings_are_different_and_none_has_the_form(nano, bare, renamings
 
 
 @pytest.mark.slow
-def test_no_other_row_of_all_renames_better(nano, renamings):
-    assert controls.renamings(nano, "zh")[0] == renamings[0]
+def test_the_search_among_all_rows_finds_at_least_as_likely_a_renaming(nano, bare, renamings):
+    best = controls.renamings(nano, "zh")[0]
+    with loaded(bare) as (model, tokenizer):
+        likely = controls._Likelihood(model, tokenizer, controls._prompts(tokenizer, nano, "zh", 78))
+        assert likely.cost(best) <= likely.cost(renamings[0]) + 1e-6
 
 
 def test_the_likelier_renaming_is_ranked_first(nano, bare, renamings):
