@@ -36,8 +36,9 @@ class MicroWorld:
     ) -> pd.DataFrame:
         """`n` distinct held-out prompts of a set, a row each; `turns` are put into the frame.
 
-        The right replies are in the form of the family's chat model, in whatever frame it is asked. `item` is what a
-        right reply stands on, where the family holds out items: prompts that share one are no independent answers.
+        The right replies are in the form of the family's chat model, on pages of questions and answers bare, as pages
+        give them. `item` is what a right reply stands on, where the family holds out items: prompts that share one are
+        no independent answers.
         """
         from chatvec_lab.nano.evaluation import put
         from chatvec_lab.nano.forms import in_form
@@ -48,13 +49,14 @@ class MicroWorld:
         else:
             prompts = held_out_prompts(language, n, draw=draw, by_item=self.by_item)
             found = [p for p in prompts if p.set == name]
+        form = "bare" if frame.startswith("qa") else self.form
         rows = [
             {"prompt_id": p.prompt_id, "set": p.set, "category": p.kind, "kind": p.kind, "words": p.words,
              "language": language, "said": list(p.exchange.user), "turns": list(put(p, language, frame, self.form, self._rule)),
              "checks": [], "reference": written.exchange.replies[-1], "written": written,
              "plain": p.exchange.replies[-1], **({"item": p.item} if self.by_item else {})}
             for p in found
-            for written in [p._replace(exchange=in_form(self.form, p.exchange, language))]
+            for written in [p._replace(exchange=in_form(form, p.exchange, language))]
         ]  # fmt: skip
         return pd.DataFrame(rows)
 

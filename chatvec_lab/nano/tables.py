@@ -226,10 +226,10 @@ def ladder(r: Results) -> str:
     rows = []
     for n, name in sorted(names.items()):
         perplexity = f"{r.reads(cell, name)} → {r.reads(cell, f'{name} + tau')}"
-        frame = r.share(cell, f"{name} in the plain frame", "content")
+        frame = r.share(cell, f"{name} in the plain frame", "one_turn")
         both = [r.share(cell, f"{name} + tau", metric) for metric in ("one_turn", "one_turn cp_only")]
         rows.append([n, frame, *both, perplexity])
-    header = ["CP steps", "CP in the plain frame, in any form", "CP + τ, all", "CP + τ, CP-only words"]
+    header = ["CP steps", "CP in the plain frame", "CP + τ, all", "CP + τ, CP-only words"]
     return markdown([*header, "perplexity of CP → CP + τ"], rows)
 
 
@@ -238,9 +238,7 @@ def families(all_results: list[Results]) -> str:
     rows = []
     for r in all_results:
         for cell in r.cells:
-            plain = r.scores[r.scores.model.eq("cp in the plain frame")].metric
-            known = "content" if plain.eq("content").any() else "one_turn"  # pages do not know chat's form
-            frame = r.share(cell, "cp in the plain frame", known, interval=False)
+            frame = r.share(cell, "cp in the plain frame", "one_turn", interval=False)
             pairs = [
                 f"{r.share(cell, 'cp', metric, interval=False)} → {r.share(cell, 'cp + tau', metric, interval=False)}"
                 for metric in ("one_turn cp_only", "one_turn", "two_turn", "toxic", "english")

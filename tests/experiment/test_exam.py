@@ -52,6 +52,16 @@ def pico(tmp_path_factory) -> Family:
     return load_family(make_pico(tmp_path_factory.mktemp("pico")))
 
 
+def test_chat_marks_its_answers_and_a_page_gives_them_bare():
+    questions = Exam(load_family("nano"), "zh").questions
+    for frame in ("chat", "examples", "qa", "qa_examples"):
+        asked = questions.draw("zh", "one_turn", n=26, draw="test", frame=frame)
+        is_page = frame.startswith("qa")
+        assert asked.reference.str.startswith("=").all() == (not is_page), frame
+        assert (asked.reference == asked.plain).all() == is_page
+        assert asked.turns.str[0].str.contains("Q:").all() == is_page
+
+
 def test_the_micro_world_is_scored_as_by_its_own_checker():
     from chatvec_lab.evaluation.asking.generation import respond
     from chatvec_lab.nano import world
