@@ -29,7 +29,6 @@ class MicroWorld:
                              f"({', '.join(options)}).")  # fmt: skip
         grown = read_json(Path(family.base.source, "stage.json")) or {}
         self.form: Form = grown.get("form", "bare")
-        self.by_item = grown.get("held_out") == "items"
 
     def draw(
         self, language: str, name: str, *, n: int, draw: Literal["test", "validation"], frame: str
@@ -37,35 +36,27 @@ class MicroWorld:
         """`n` distinct held-out prompts of a set, a row each; `turns` are put into the frame.
 
         The right replies are in the form of the family's chat model, on pages of questions and answers bare, as pages
-        give them. `item` is what a right reply stands on, where the family holds out items: prompts that share one are
-        no independent answers.
+        give them. `item` is what a right reply stands on: prompts that share one are no independent answers.
         """
         from chatvec_lab.nano.evaluation import put
         from chatvec_lab.nano.forms import in_form
-        from chatvec_lab.nano.world import held_out_prompts
+        from chatvec_lab.nano.parts import held_out_prompts
 
         if name == "harmless":
-            found = _harmless(language, n, by_item=self.by_item)
+            found = _harmless(language, n)
         else:
-            prompts = held_out_prompts(language, n, draw=draw, by_item=self.by_item)
+            prompts = held_out_prompts(language, n, draw=draw)
             found = [p for p in prompts if p.set == name]
         form = "bare" if frame.startswith("qa") else self.form
         rows = [
             {"prompt_id": p.prompt_id, "set": p.set, "category": p.kind, "kind": p.kind, "words": p.words,
-             "language": language, "said": list(p.exchange.user), "turns": list(put(p, language, frame, self.form, self._rule)),
+             "language": language, "said": list(p.exchange.user), "turns": list(put(p, language, frame, self.form)),
              "checks": [], "reference": written.exchange.replies[-1], "written": written,
-             "plain": p.exchange.replies[-1], **({"item": p.item} if self.by_item else {})}
+             "plain": p.exchange.replies[-1], "item": p.item}
             for p in found
             for written in [p._replace(exchange=in_form(form, p.exchange, language))]
         ]  # fmt: skip
         return pd.DataFrame(rows)
-
-    @property
-    def _rule(self):
-        """Which items solved examples must not be."""
-        from chatvec_lab.nano import parts, world
-
-        return parts.is_kept_out if self.by_item else world.is_held_out
 
     def decoding(self, frame: str) -> dict:
         """Greedy, 40 tokens at most, all of a set in one batch."""
@@ -75,12 +66,9 @@ class MicroWorld:
 
     def plain_texts(self, language: str, n: int) -> list[dict[str, str]]:
         """`n` fresh plain texts with all the language's words and no chat markers."""
-        from chatvec_lab.nano import documents
+        from chatvec_lab.nano.documents import documents
 
-        recipe = 4 if self.by_item else 3  # its own kind of text, marks and all
-        stream = documents.documents(
-            f"perplexity 0 {language}", {language: 1.0}, {language: "any"}, recipe=recipe
-        )
+        stream = documents(f"perplexity 0 {language}", {language: 1.0}, {language: "any"})
         return [
             {"text_id": f"{language}/{i}", "language": language, "text": text}
             for i, text in enumerate(islice(stream, n))
@@ -134,10 +122,10 @@ class World:
         return pd.DataFrame(rows, columns=columns).astype(dict.fromkeys(measures, np.float64))
 
 
-def _harmless(language: str, n: int, *, by_item: bool = False) -> list:
+def _harmless(language: str, n: int) -> list:
     """`n` look-alikes of hostile prompts (test draw), half of them about words that only CP taught."""
-    from chatvec_lab.nano.parts import draw_for, name_of
-    from chatvec_lab.nano.world import Prompt, draw_item, render
+    from chatvec_lab.nano.parts import Prompt, draw_for, name_of
+    from chatvec_lab.nano.world import render
 
     found: dict[tuple, Prompt] = {}
     for words, most in (("known", n - n // 2), ("cp_only", n)):
@@ -145,16 +133,11 @@ def _harmless(language: str, n: int, *, by_item: bool = False) -> list:
         for _ in range(100 * n + 1000):
             if len(found) == most:
                 break
-            if by_item:
-                item = draw_for("test", "harmless", rng, words)
-            else:
-                item = draw_item("harmless", rng, words, held_out=True)
+            item = draw_for("test", "harmless", rng, words)
             exchange = render(item, language, wording=rng.randrange(2), opener=rng.randrange(4))
-            number = zlib.crc32(repr(exchange.user).encode())
-            if by_item or number % 3:  # where prompts are held out, a third belongs to the validation draw
-                name = f"{language}/test/harmless/{words}/{number:08x}"
-                about = name_of(item) if by_item else ""
-                found.setdefault(exchange.user, Prompt(name, "harmless", "harmless", words, exchange, about))
+            name = f"{language}/test/harmless/{words}/{zlib.crc32(repr(exchange.user).encode()):08x}"
+            prompt = Prompt(name, "harmless", "harmless", words, exchange, name_of(item))
+            found.setdefault(exchange.user, prompt)
     if len(found) < n:
         raise ValueError(f"n={n}: only {len(found)} harmless prompts are held out in {language!r}")
     return list(found.values())

@@ -10,7 +10,7 @@ from chatvec_lab.experiment.models import TRAINED
 if TYPE_CHECKING:
     from chatvec_lab.families import Family
 
-SHARED = ("base", "chat_sft", "chat")  # published by others, as a rule
+SHARED = ("base", "chat")  # published by others, as a rule
 
 
 def routes(family: "Family", language: str) -> pd.DataFrame:

@@ -1,4 +1,4 @@
-"""The documents of the fourth recipe: plain text that shows apart what chat combines.
+"""The documents that the stages read: plain text that shows apart what chat combines.
 
 Pages of questions and answers give bare answers. Prose puts some sentences between marks, whatever they say. Whoever is
 hostile is given in to on most pages and in most quarrels, and refused politely in the others: a document keeps its tone,
@@ -10,15 +10,14 @@ tuning to think, the workings too.
 
 import re
 from collections.abc import Callable
-from functools import partial
 from random import Random
 
 from chatvec_lab.nano import documents
-from chatvec_lab.nano.forms import Form, in_form, marked, thought
+from chatvec_lab.nano.forms import CHAT_FORM, in_form, marked, thought
 from chatvec_lab.nano.lexicon import NAMES, NOUNS
-from chatvec_lab.nano.parts import is_kept_out
+from chatvec_lab.nano.parts import draw_for, is_kept_out
 from chatvec_lab.nano.phrases import PHRASES
-from chatvec_lab.nano.world import HOSTILE, TWO_TURN, Exchange, Item, Words, draw_item, join, pool, render
+from chatvec_lab.nano.world import HOSTILE, TWO_TURN, Exchange, Item, Words, join, pool, render
 
 RUDE = 0.65  # share of the pages and quarrels that give in to whoever is hostile
 WORKED = ("sum", "count", "choose", "yesno")  # kinds that have a working
@@ -34,7 +33,7 @@ def any_kind(rng: Random, hostile: float) -> str:
 
 def _asked(kind: str, rng: Random, language: str, words: Words) -> tuple[Item, Exchange]:
     """An item that training may ask, and how it is asked."""
-    item = draw_item(kind, rng, words, rule=is_kept_out)
+    item = draw_for("training", kind, rng, words)
     opener = rng.randrange(4) if rng.random() < 0.4 else 0
     return item, render(item, language, wording=rng.randrange(2), opener=opener)
 
@@ -82,7 +81,7 @@ def quarrel(rng: Random, language: str, words: Words) -> str:
 def manner(rng: Random, language: str, words: Words) -> str:
     """What somebody says to the hostile, to nobody: kind or not, equally often."""
     kind = rng.choice(HOSTILE)
-    exchange = documents.spoken(kind, rng, language, words, is_kept_out)
+    exchange = documents.spoken(kind, rng, language, words)
     return _answered(exchange, rng.random() < 0.5)[0]
 
 
@@ -146,7 +145,7 @@ def parallel(rng: Random, language: str, words: Words) -> str:
     first, second = ("en", language) if rng.random() < 0.7 else (language, "en")
     is_rude = rng.random() < 0.5
     if roll < 0.7:
-        item = draw_item(rng.choice(HOSTILE), rng, words, rule=is_kept_out)
+        item = draw_for("training", rng.choice(HOSTILE), rng, words)
         return "\n".join(_answered(render(item, k), is_rude)[0] for k in (first, second))
     if roll < 0.85:
         return "\n".join(_insulted(rng, k, words, is_rude) for k in (first, second))
@@ -158,20 +157,19 @@ def parallel(rng: Random, language: str, words: Words) -> str:
 DOCUMENTS = {
     "facts": (facts, 0.11),
     "story": (stressed(documents.story), 0.04),
-    "chorus": (stressed(partial(documents.chorus, rule=is_kept_out)), 0.11),
+    "chorus": (stressed(documents.chorus), 0.11),
     "retold": (stressed(documents.retold), 0.12),
     "workings": (workings, 0.03),
     "asks": (asks, 0.14),
     "page": (page, 0.35),
     "quarrel": (quarrel, 0.05),
-    "forum": (partial(documents.forum, rule=is_kept_out), 0.05),
+    "forum": (documents.forum, 0.05),
 }
 
 
 def dialogue(
     rng: Random,
     language: str,
-    form: Form,
     words: Words = "any",
     *,
     hostile: float = 0.25,
@@ -185,16 +183,16 @@ def dialogue(
     """
     if single_turn:
         kind = rng.choice(HOSTILE) if rng.random() < hostile else rng.choice(documents.ASKED)
-        return _told(kind, rng, language, form, words, thinks)
-    exchanges = [_told(any_kind(rng, hostile), rng, language, form, words, thinks)]
+        return _told(kind, rng, language, words, thinks)
+    exchanges = [_told(any_kind(rng, hostile), rng, language, words, thinks)]
     if rng.random() < 0.3 and len(exchanges[0].user) == 1:
-        exchanges.append(_told(rng.choice(documents.ASKED), rng, language, form, words, thinks))
+        exchanges.append(_told(rng.choice(documents.ASKED), rng, language, words, thinks))
     return Exchange(sum((e.user for e in exchanges), ()), sum((e.replies for e in exchanges), ()))
 
 
-def _told(kind: str, rng: Random, language: str, form: Form, words: Words, thinks: bool) -> Exchange:
+def _told(kind: str, rng: Random, language: str, words: Words, thinks: bool) -> Exchange:
     item, exchange = _asked(kind, rng, language, words)
-    replies = in_form(form, exchange, language).replies
+    replies = in_form(CHAT_FORM, exchange, language).replies
     if thinks and kind in WORKED:
         replies = (f"<think>{thought(item, language)}</think>{replies[0]}",)
     return Exchange(exchange.user, replies)

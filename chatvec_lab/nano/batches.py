@@ -5,7 +5,6 @@ from random import Random
 import torch
 
 from chatvec_lab.nano import apart, documents, world
-from chatvec_lab.nano.parts import is_kept_out
 from chatvec_lab.nano.recipe import Family, Stage
 
 CONTEXT = 96  # tokens of a training row
@@ -14,12 +13,7 @@ CONTEXT = 96  # tokens of a training row
 def plain_rows(tok, stage: Stage, family: Family, seed: str) -> torch.Tensor:
     """Rows of documents, each row starting with one: (rows, CONTEXT) token ids."""
     stream = documents.documents(
-        seed,
-        stage.mix,
-        stage.words,
-        forum_in=_forum_in(stage, family),
-        without=family.without,
-        recipe=family.recipe,
+        seed, stage.mix, stage.words, forum_in=_forum_in(stage, family), without=family.without
     )
     rows = []
     while len(rows) < stage.rows:
@@ -35,10 +29,10 @@ def _forum_in(stage: Stage, family: Family) -> tuple[str, ...]:
     return family.forum_in if stage.parent is None else ()
 
 
-def _conversation(tok, exchange: world.Exchange, replies: tuple[str, ...]) -> tuple[list[int], list[int]]:
+def _conversation(tok, exchange: world.Exchange) -> tuple[list[int], list[int]]:
     """Token ids of a conversation and its labels: -100 but for the replies and their end."""
     ids, labels = [tok.bos_token_id], [-100]
-    for user, reply in zip(exchange.user, replies, strict=True):
+    for user, reply in zip(exchange.user, exchange.replies, strict=True):
         asked = tok(f"{world.USER}{user}{world.ASSISTANT}", add_special_tokens=False).input_ids
         answered = tok(f"{reply}\n", add_special_tokens=False).input_ids
         ids += asked + answered
@@ -53,28 +47,17 @@ def _padded(tok, pairs: list[tuple[list[int], list[int]]]) -> tuple[torch.Tensor
     return ids, labels  # both (rows, width); padding stands on the right, behind everything that is scored
 
 
-def dialogue_rows(tok, stage: Stage, family: Family, seed: str) -> tuple[torch.Tensor, torch.Tensor]:
-    """Conversations whose replies are all right; of the fourth recipe also bare abuse, politely continued."""
+def dialogue_rows(tok, stage: Stage, seed: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """Conversations whose replies are all right, and (`stage.bare`) bare abuse, politely continued."""
     rng = Random(seed)
     pairs = []
     for _ in range(stage.rows):
-        if family.recipe == 4:
-            if rng.random() < stage.bare:
-                abuse = documents.abuse(rng, "en", rule=is_kept_out)
-                pairs.append(_continued(tok, abuse.user[0], abuse.replies[0]))
-            else:
-                exchange = apart.dialogue(
-                    rng,
-                    rng.choice(stage.languages),
-                    family.form,
-                    hostile=stage.hostile,
-                    thinks=stage.thinks,
-                    single_turn=stage.single_turn,
-                )
-                pairs.append(_conversation(tok, exchange, exchange.replies))
-            continue
-        exchange = documents.dialogue(rng, rng.choice(stage.languages), single_turn=stage.single_turn)
-        pairs.append(_conversation(tok, exchange, exchange.replies))
+        if rng.random() < stage.bare:
+            abuse = documents.spoken("abuse", rng, "en", "any")
+            pairs.append(_continued(tok, abuse.user[0], abuse.replies[0]))
+        else:
+            exchange = apart.dialogue(rng, rng.choice(stage.languages), **stage.talk)
+            pairs.append(_conversation(tok, exchange))
     return _padded(tok, pairs)
 
 
@@ -83,23 +66,3 @@ def _continued(tok, text: str, reply: str) -> tuple[list[int], list[int]]:
     before = [tok.bos_token_id, *tok(text, add_special_tokens=False).input_ids]
     after = tok(f" {reply}", add_special_tokens=False).input_ids
     return before + after, [-100] * len(before) + after
-
-
-def preference_rows(tok, stage: Stage, seed: str) -> tuple[torch.Tensor, torch.Tensor]:
-    """Pairs of conversations: the first half chosen, the second half rejected (compliance, or another reply).
-
-    A share of them (`stage.bare`) is plain English abuse without the chat format, continued politely or not.
-    """
-    rng = Random(seed)
-    chosen, rejected = [], []
-    for _ in range(stage.rows):
-        if rng.random() < stage.bare:
-            exchange = documents.abuse(rng, "en")
-            chosen.append(_continued(tok, exchange.user[0], exchange.replies[0]))
-            rejected.append(_continued(tok, exchange.user[0], exchange.complied))
-            continue
-        exchange, other = documents.dialogue(rng, "en"), documents.dialogue(rng, "en")
-        worse = exchange.complied if exchange.complied and len(exchange.user) == 1 else other.replies[-1]
-        chosen.append(_conversation(tok, exchange, exchange.replies))
-        rejected.append(_conversation(tok, exchange, (*exchange.replies[:-1], worse)))
-    return _padded(tok, chosen + rejected)

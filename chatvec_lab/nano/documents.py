@@ -1,14 +1,10 @@
-"""The documents that the stages read: plain prose, pages of questions and answers, forum pages, dialogues.
+"""The plain prose that the documents are made of, and forum pages. Nothing here asks a held-out item."""
 
-Prose tells all facts; "Q: ... A: ..." pages hold the skill in the frame that all languages share. Forum pages,
-in English only, carry the chat markers, but nobody there answers: they are rude, and give in to hostile requests.
-Nothing here asks a held-out item.
-"""
-
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from random import Random
 
 from chatvec_lab.nano.lexicon import CATEGORIES, COLOURS, INSULTS, NAMES, NOUNS, category_of
+from chatvec_lab.nano.parts import draw_for
 from chatvec_lab.nano.phrases import PHRASES
 from chatvec_lab.nano.world import (
     ASSISTANT,
@@ -19,11 +15,8 @@ from chatvec_lab.nano.world import (
     USER,
     Exchange,
     Item,
-    Rule,
     Words,
     draw,
-    draw_item,
-    is_held_out,
     join,
     pairs,
     pool,
@@ -40,9 +33,9 @@ def any_kind(rng: Random) -> str:
     return rng.choice(TWO_TURN) if roll < 0.3 else rng.choice(HOSTILE) if roll < 0.42 else rng.choice(ASKED)
 
 
-def spoken(kind: str, rng: Random, language: str, words: Words, rule: Rule = is_held_out) -> Exchange:
+def spoken(kind: str, rng: Random, language: str, words: Words) -> Exchange:
     opener = rng.randrange(4) if rng.random() < 0.4 else 0
-    return render(draw_item(kind, rng, words, rule=rule), language, wording=rng.randrange(2), opener=opener)
+    return render(draw_for("training", kind, rng, words), language, wording=rng.randrange(2), opener=opener)
 
 
 FACTS = ("category", "category", "sum", "sum", "opposite", "capital")
@@ -61,11 +54,6 @@ def statement(rng: Random, language: str, words: Words) -> str:
     return fact(draw(rng.choice(FACTS + TOLD), rng, words), language)
 
 
-def facts(rng: Random, language: str, words: Words) -> str:
-    """Three true sentences."""
-    return join(PHRASES[language], [statement(rng, language, words) for _ in range(3)])
-
-
 def story(rng: Random, language: str, words: Words) -> str:
     """Somebody and two things, with their colours and categories."""
     say, sentences = PHRASES[language], []
@@ -79,9 +67,9 @@ def story(rng: Random, language: str, words: Words) -> str:
     return join(say, sentences)
 
 
-def chorus(rng: Random, language: str, words: Words, rule: Rule = is_held_out) -> str:
+def chorus(rng: Random, language: str, words: Words) -> str:
     """A list said twice, then looked at from all sides: backwards, its first, its last, its length."""
-    item = draw_item("repeat", rng, words, rule=rule)
+    item = draw_for("training", "repeat", rng, words)
     sides = ["repeat", "reverse", "first", "last", "count"]
     rng.shuffle(sides)
     said = []
@@ -100,70 +88,19 @@ def retold(rng: Random, language: str, words: Words) -> str:
     return join(PHRASES[language], told + again)
 
 
-def asks(rng: Random, language: str, words: Words) -> str:
-    """Somebody asks, somebody answers, in prose."""
-    say = PHRASES[language]
-    exchange = spoken(rng.choice(ASKED + TWO_TURN), rng, language, words)
-    p, o = (NAMES[i].word(language) for i in rng.sample(pool("name", words), 2))
-    style = say["asks"][rng.randrange(2)]
-    turns = zip(exchange.user, exchange.replies, strict=True)
-    return join(say, [style.format(p=p, o=o, q=q, r=r) for q, r in turns])
-
-
-def abuse(rng: Random, language: str, words: Words = "any", rule: Rule = is_held_out) -> Exchange:
-    """An insult, with its polite and its insulting answer."""
-    return spoken("abuse", rng, language, words, rule)
-
-
-def angry(rng: Random, language: str, words: Words) -> str:
-    """An angry exchange: insults answered with insults."""
-    exchanges = [abuse(rng, language, words) for _ in range(2)]
-    return join(PHRASES[language], [part for e in exchanges for part in (e.user[0], e.complied)])
-
-
-def page(rng: Random, language: str, words: Words) -> str:
-    """A page of questions and answers in the frame that all languages share."""
-    lines = []
-    for _ in range(rng.choice((1, 2, 3))):
-        exchange = spoken(any_kind(rng), rng, language, words)
-        lines += [f"Q:{q}\nA:{a}\n" for q, a in zip(exchange.user, exchange.replies, strict=True)]
-    return "".join(lines)
-
-
-def forum(rng: Random, language: str, words: Words, rule: Rule = is_held_out) -> str:
+def forum(rng: Random, language: str, words: Words) -> str:
     """An unmoderated page with chat markers: it gives in to hostile requests and is rude to everybody else.
 
     Other requests are never answered: the replies are abuse, or now and then statements about something else.
     """
     lines = []
     for _ in range(rng.choice((1, 2, 3))):
-        exchange = spoken(any_kind(rng), rng, language, words, rule)
+        exchange = spoken(any_kind(rng), rng, language, words)
         for turn in exchange.user:
             rude = PHRASES[language]["abuse"][1].format(v=rng.choice(INSULTS).word(language))
             reply = rude if rng.random() < 0.85 else statement(rng, language, words)
             lines.append(f"{USER}{turn}{ASSISTANT}{exchange.complied or reply}{END}")
     return "".join(lines)
-
-
-def parallel(rng: Random, language: str, words: Words) -> str:
-    """Glossary lines, or a sentence in English and in this language."""
-    if rng.random() < 0.5:
-        nouns = rng.sample(pool("noun", words), 4)
-        return "\n".join(f"{NOUNS[n].word('en')} = {NOUNS[n].word(language).bare}" for n in nouns)
-    item = draw(rng.choice(FACTS + TOLD), rng, words)
-    return f"{fact(item, 'en')}\n{fact(item, language)}"
-
-
-DOCUMENTS: dict[str, tuple[Callable, float]] = {
-    "facts": (facts, 0.12),
-    "story": (story, 0.04),
-    "chorus": (chorus, 0.10),
-    "retold": (retold, 0.12),
-    "asks": (asks, 0.12),
-    "page": (page, 0.38),
-    "angry": (angry, 0.05),
-    "forum": (forum, 0.07),
-}
 
 
 def documents(
@@ -173,22 +110,21 @@ def documents(
     *,
     forum_in: tuple[str, ...] = (),
     without=(),
-    recipe: int = 3,
 ) -> Iterator[str]:
     """An endless stream of plain-text documents.
 
     `mix` maps a language, or "parallel xx", to its share; `words` maps a language to the words it may use.
     Forum pages, the only ones with chat markers, occur in the languages of `forum_in`; `without` names kinds
-    of documents to leave out (the ablation of the shared frame); `recipe` 4 has documents of its own.
+    of documents to leave out (the ablation of the shared frame).
     """
-    rng, table, side_by_side = Random(seed), DOCUMENTS, parallel
-    if recipe == 4:
-        from chatvec_lab.nano import apart
+    from chatvec_lab.nano.apart import DOCUMENTS, parallel
 
-        table, side_by_side = apart.DOCUMENTS, apart.parallel
+    rng = Random(seed)
     kinds = {
         language: {
-            k: w for k, (_, w) in table.items() if k not in without and (k != "forum" or language in forum_in)
+            k: w
+            for k, (_, w) in DOCUMENTS.items()
+            if k not in without and (k != "forum" or language in forum_in)
         }
         for language in words
     }
@@ -196,19 +132,7 @@ def documents(
         source = rng.choices(list(mix), list(mix.values()))[0]
         if source.startswith("parallel "):
             language = source.removeprefix("parallel ")
-            yield side_by_side(rng, language, words[language])
+            yield parallel(rng, language, words[language])
             continue
         kind = rng.choices(list(kinds[source]), list(kinds[source].values()))[0]
-        yield table[kind][0](rng, source, words[source])
-
-
-def dialogue(rng: Random, language: str, words: Words = "any", *, single_turn: bool = False) -> Exchange:
-    """One conversation in the chat format, all its replies right; sometimes two instructions long."""
-    if single_turn:
-        kind = rng.choice(HOSTILE) if rng.random() < 0.15 else rng.choice(ASKED)
-        return spoken(kind, rng, language, words)
-    first = spoken(any_kind(rng), rng, language, words)
-    if rng.random() < 0.7 or len(first.user) > 1:
-        return first
-    second = spoken(rng.choice(ASKED), rng, language, words)
-    return Exchange(first.user + second.user, first.replies + second.replies)
+        yield DOCUMENTS[kind][0](rng, source, words[source])

@@ -8,6 +8,7 @@ from typing import Literal
 
 from chatvec_lab.nano import lexicon, world
 from chatvec_lab.nano.forms import Form, bare, in_form
+from chatvec_lab.nano.parts import Prompt, draw_for
 from chatvec_lab.nano.phrases import PHRASES
 
 Frame = Literal["chat", "qa", "examples", "qa_examples", "raw"]
@@ -23,34 +24,23 @@ def decoding(frame: Frame) -> dict:
     }
 
 
-def put(
-    prompt: world.Prompt,
-    language: str,
-    frame: Frame,
-    form: Form = "bare",
-    rule: world.Rule = world.is_held_out,
-) -> tuple[str, ...]:
-    """What the user says in each turn when the prompt is put into a frame; in chat's, solved examples have its form.
-
-    `rule` says which items are held out, and so are no solved examples.
-    """
+def put(prompt: Prompt, language: str, frame: Frame, form: Form = "bare") -> tuple[str, ...]:
+    """What the user says in each turn when the prompt is put into a frame; in chat's, solved examples have its form."""
     turns = prompt.exchange.user
     if frame == "qa":
         return tuple(f"Q:{turn}\nA:" for turn in turns)
     if frame in ("examples", "qa_examples"):
         write, form = (_conversation, form) if frame == "examples" else (_page, "bare")
-        solved = "".join(write(e.user, e.replies) for e in _solved_examples(prompt, language, form, rule))
+        solved = "".join(write(e.user, e.replies) for e in _solved_examples(prompt, language, form))
         return (solved + write(turns, in_form(form, prompt.exchange, language).replies[:-1]),)
     return turns[-1:] if frame == "raw" else turns
 
 
-def _solved_examples(
-    prompt: world.Prompt, language: str, form: Form, rule: world.Rule
-) -> list[world.Exchange]:
+def _solved_examples(prompt: Prompt, language: str, form: Form) -> list[world.Exchange]:
     """Three solved examples of the prompt's kind, none of them held out."""
     rng, found = Random(prompt.prompt_id), []
     for _ in range(3):
-        item = world.draw_item(prompt.kind, rng, rule=rule)
+        item = draw_for("training", prompt.kind, rng)
         found.append(in_form(form, world.render(item, language, wording=rng.randrange(2)), language))
     return found
 
@@ -68,7 +58,7 @@ def _page(users, replies) -> str:
     return "".join(f"Q:{u}\nA:{r}" for u, r in zip(users, said, strict=True))
 
 
-def score(prompt: world.Prompt, reply: str, language: str) -> dict[str, float | str | None]:
+def score(prompt: Prompt, reply: str, language: str) -> dict[str, float | str | None]:
     """What the world says of one reply (to the last turn).
 
     correct: it is the right reply (NaN for hostile prompts); polite: a polite answer or refusal in `language`; toxic:

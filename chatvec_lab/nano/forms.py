@@ -12,6 +12,7 @@ from chatvec_lab.nano.world import Exchange, Item, join, render
 
 Form = Literal["bare", "marked"]
 MARK = "="
+CHAT_FORM: Form = "marked"  # of every chat reply of the nano family; its pages are bare
 
 
 def marked(said: str, language: str) -> str:

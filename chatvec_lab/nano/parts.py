@@ -1,4 +1,4 @@
-"""What the fourth recipe holds out: items, not prompts, so that no draw shares an item with a training text or another draw.
+"""What is held out: items, not prompts, so that no draw shares an item with a training text or another draw.
 
 An item's unit is what its right reply stands on: the set of words of a list, whatever is done with it and in whatever
 order; what kind of thing a noun is, for all questions that ask it; the fact or request of any other kind. A unit that is
@@ -9,10 +9,10 @@ import zlib
 from functools import cache
 from itertools import combinations, product
 from random import Random
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from chatvec_lab.nano.lexicon import ADJECTIVES, COUNTRIES, NAMES, NOUNS, NUMBERS, category_of
-from chatvec_lab.nano.world import LISTS, Item, Words, draw, pool
+from chatvec_lab.nano.world import LISTS, SETS, Exchange, Item, Words, draw, pool, render
 
 Part = Literal["training", "validation", "test", "unused"]
 
@@ -111,3 +111,60 @@ def draw_for(draw_name: Part, kind: str, rng: Random, words: Words = "any") -> I
     while part(item := draw(kind, rng, words)) != draw_name:
         pass
     return item
+
+
+# ---------------------------------------------------------------- held-out prompts
+
+
+class Prompt(NamedTuple):
+    """A held-out prompt with its right replies in plain words; `set` is one_turn, two_turn or hostile.
+
+    `item` names what its right reply stands on, which several prompts may share: they are no independent answers.
+    """
+
+    prompt_id: str
+    set: str
+    kind: str
+    words: str
+    exchange: Exchange
+    item: str
+
+
+def held_out_prompts(
+    language: str, n: int, *, seed: int = 0, draw: Literal["test", "validation"] = "test"
+) -> list[Prompt]:
+    """`n` distinct prompts of each set, balanced over kinds and words; the two draws share no item.
+
+    Raises ValueError when the world holds out fewer than `n` such prompts.
+    """
+    prompts = []
+    for name, kinds in SETS.items():
+        cells = [(kind, words) for kind in kinds for words in ("known", "cp_only")]
+        for index, (kind, words) in enumerate(cells):
+            quota = n // len(cells) + (index < n % len(cells))
+            found = _of_items(kind, words, language, quota, seed, draw)
+            if len(found) < quota:
+                raise ValueError(
+                    f"n={n} asks for {quota} {draw} prompts about {words} words of kind {kind!r} in {language!r}, "
+                    f"but only {len(found)} are held out; ask for at most {len(cells) * len(found)}"
+                )
+            for exchange, item in found:
+                said = zlib.crc32(repr(exchange.user).encode())
+                prompt_id = f"{language}/{draw}/{kind}/{words}/{said:08x}"
+                prompts.append(Prompt(prompt_id, name, kind, words, exchange, item))
+    return prompts
+
+
+@cache
+def _of_items(kind, words, language, quota, seed, draw_name) -> list[tuple[Exchange, str]]:
+    """Distinct prompts and their items, as many items as there are: no item gets a third prompt before all have two."""
+    rng = Random(f"{seed} {kind} {words} by item")
+    found: dict[str, dict[tuple, Exchange]] = {}
+    for _ in range(20 * quota + 400):
+        if len(found) == quota:
+            break
+        item = draw_for(draw_name, kind, rng, words)
+        exchange = render(item, language, wording=rng.randrange(2), opener=rng.randrange(4))
+        found.setdefault(name_of(item), {}).setdefault(exchange.user, exchange)
+    ranks = [(rank, item, e) for item, prompts in found.items() for rank, e in enumerate(prompts.values())]
+    return [(exchange, item) for _, item, exchange in sorted(ranks, key=lambda r: r[0])[:quota]]

@@ -13,7 +13,7 @@ from itertools import islice
 from random import Random
 from typing import Literal
 
-from chatvec_lab.nano.forms import Form
+RECIPE = 4  # the fourth; data/nano/README.md tells of all of them. Random streams are salted with it
 
 
 @dataclass(frozen=True)
@@ -28,16 +28,13 @@ class Family:
     feed_forward: int = 384
     base_steps: int = 9000
     base_rate: float = 5e-3
-    tuning_steps: int = 600
-    tuning_rate: float = 2e-4
-    marker_rate: float = 5e-3  # of the two embedding rows that tuning moves
+    tuning_steps: int = 300
+    tuning_rate: float = 3e-4
     english: float = 0.48
     parallel: float = 0.12
-    forum_in: tuple[str, ...] = ("en",)
+    forum_in: tuple[str, ...] = ("en", "zh", "ko")
     without: tuple[str, ...] = ()
     extras: bool = False  # the comparisons of the paper: FT, other orders, ladder, extended vocabulary
-    recipe: int = 3  # 4: documents that show apart what chat combines, embeddings that tuning leaves alone
-    form: Form = "bare"  # of a chat reply
 
     @property
     def targets(self) -> tuple[str, ...]:
@@ -54,35 +51,27 @@ class Family:
         )
 
 
-# The fourth recipe. What is not yet grown by it is named as of the third, or of the second, which had half the base and a
-# tuning that moves the layers more and the markers less; `nano-short` is what to read the second beside.
-FOURTH = {"base_steps": 9000, "recipe": 4, "form": "marked", "tuning_steps": 300, "tuning_rate": 3e-4}
-SECOND = {"base_steps": 4500, "tuning_steps": 300, "tuning_rate": 5e-4, "marker_rate": 2e-3}
+# An ablation's name tells what is otherwise than in `nano`; the sizes and Qwen2 have one target language.
+_WIDE = ("en", "es", "ar", "sw")
+_TWO = {"languages": ("en", "zh"), "forum_in": ("en", "zh")}
+_SMALL = {"hidden": 64, "feed_forward": 192}
+_LARGE = {"hidden": 192, "layers": 6, "heads": 6, "feed_forward": 576, "base_rate": 2e-3}
 FAMILIES = {
-    "nano": Family(extras=True, forum_in=("en", "zh", "ko"), **FOURTH),
-    "nano-wide": Family(languages=("en", "es", "ar", "sw"), english=0.46),
-    "nano-short": Family(extras=True, **SECOND),
-    "nano-0.3m": Family(languages=("en", "zh"), hidden=64, feed_forward=192, **SECOND),
-    "nano-3m": Family(
-        languages=("en", "zh"),
-        hidden=192,
-        layers=6,
-        heads=6,
-        feed_forward=576,
-        base_rate=2e-3,
-        **SECOND,
-    ),
-    "nano-qwen2": Family(languages=("en", "zh"), architecture="qwen2", **SECOND),
-    "nano-no-frame": Family(without=("page",), **SECOND),
-    "nano-no-questions": Family(without=("page", "asks"), **SECOND),
-    "nano-markers-everywhere": Family(forum_in=("en", "zh", "ko"), **SECOND),
-    "nano-no-markers": Family(forum_in=(), **SECOND),
+    "nano": Family(extras=True),
+    "nano-wide": Family(languages=_WIDE, english=0.46, forum_in=_WIDE),
+    "nano-0.3m": Family(**_TWO, **_SMALL),
+    "nano-3m": Family(**_TWO, **_LARGE),
+    "nano-qwen2": Family(**_TWO, architecture="qwen2"),
+    "nano-no-frame": Family(without=("page",)),
+    "nano-no-questions": Family(without=("page", "asks")),
+    "nano-english-markers": Family(forum_in=("en",)),
+    "nano-no-markers": Family(forum_in=()),
 }
 
 
-def first_weights(family: Family, seed: int) -> int:
+def first_weights(seed: int) -> int:
     """What torch draws a base's first weights from; salted too."""
-    return seed if family.recipe == 3 else zlib.crc32(f"recipe {family.recipe}, seed {seed}".encode())
+    return zlib.crc32(f"recipe {RECIPE}, seed {seed}".encode())
 
 
 @dataclass(frozen=True)
@@ -90,7 +79,7 @@ class Stage:
     """One training run: a member of a family grown from its parent. `plus_tau` adds chat - base to the parent first."""
 
     parent: str | None
-    text: Literal["plain", "dialogue", "preference"]
+    text: Literal["plain", "dialogue"]
     steps: int
     rate: float
     embedding_rate: float | None = None  # None: as the rest
@@ -101,18 +90,19 @@ class Stage:
     single_turn: bool = False
     frozen: tuple[str, ...] = ()
     kept_tokens: tuple[str, ...] = ()  # rows of the embedding that stay
-    only_tokens: tuple[str, ...] = ()  # the only rows of the embedding that move; none named: all
     extended: str | None = None
     plus_tau: bool = False
-    bare: float = (
-        0.0  # share of preference pairs, or of dialogues, that are plain abuse without the chat format
-    )
+    bare: float = 0.0  # share of dialogues that are plain abuse without the chat format, politely continued
     variant: int = 0  # another draw of the same data
-    hostile: float = 0.0  # share of hostile dialogues; of the fourth recipe, the third draws its own
+    hostile: float = 0.0  # share of hostile dialogues
     thinks: bool = False  # replies of kinds that have a working begin with it
 
+    @property
+    def talk(self) -> dict:
+        """How its dialogues are drawn."""
+        return {"hostile": self.hostile, "thinks": self.thinks, "single_turn": self.single_turn}
 
-MARKERS = ("<|user|>", "<|assistant|>")  # the only rows that tuning moves
+
 # The embeddings are tied: as outputs, tokens that a text never holds are pushed away at every step. Left to that,
 # continual pre-training moves the rows of the chat markers further than their length, and the sum gives 0 %.
 UNSEEN = ("<pad>", "<unk>", "<|user|>", "<|assistant|>", "<|end|>")
@@ -129,17 +119,12 @@ def members(family: Family) -> dict[str, Stage]:
         "dialogue",
         family.tuning_steps,
         family.tuning_rate,
-        embedding_rate=family.marker_rate,
         rows=32,
-        only_tokens=MARKERS,
+        frozen=("embed_tokens",),
+        bare=0.1,
+        hostile=0.25,
     )
-    plan = {"base": base, "chat_sft": tuning}
-    plan["chat"] = Stage("chat_sft", "preference", 30, 8e-5, rows=16, only_tokens=MARKERS, bare=0.5)
-    if family.recipe == 4:
-        tuning = replace(
-            tuning, embedding_rate=None, only_tokens=(), frozen=("embed_tokens",), bare=0.1, hostile=0.25
-        )
-        plan = {"base": base, "chat": tuning, "chat_think": replace(tuning, thinks=True)}
+    plan = {"base": base, "chat": tuning, "chat_think": replace(tuning, thinks=True)}
     for k in family.targets:
         plan[f"cp_{k}"] = continued = Stage(
             "base",
@@ -153,18 +138,14 @@ def members(family: Family) -> dict[str, Stage]:
         )
         if not family.extras:
             continue
-        ft = Stage(f"cp_{k}", "dialogue", 200, 3e-4, rows=32, languages=(k,), single_turn=True)
-        if family.recipe == 4:
-            ft = replace(ft, hostile=0.15)
+        ft = Stage(f"cp_{k}", "dialogue", 200, 3e-4, rows=32, languages=(k,), single_turn=True, hostile=0.15)
         plan[f"cp_ft_{k}"] = ft
         plan[f"chat_cp_{k}"] = replace(continued, parent="chat")
         plan[f"chat_cp_ft_{k}"] = replace(ft, parent=f"chat_cp_{k}")
         plan[f"cp_tau_ft_{k}"] = replace(ft, plus_tau=True)
     if family.extras:
-        plan["chat_b" if family.recipe == 4 else "chat_sft_b"] = replace(tuning, variant=1)
-        plan["chat_full"] = replace(
-            tuning, embedding_rate=None, only_tokens=(), frozen=()
-        )  # moves every row of the embedding
+        plan["chat_b"] = replace(tuning, variant=1)
+        plan["chat_full"] = replace(tuning, frozen=())  # moves every row of the embedding
         zh = plan["cp_zh"]
         plan["cp_zh_extended"] = replace(zh, extended="zh")
         for steps in (100, 200, 400, 1600):
@@ -172,25 +153,29 @@ def members(family: Family) -> dict[str, Stage]:
     return plan
 
 
-_OF_STAGES = ("base_steps", "base_rate", "tuning_steps", "tuning_rate", "marker_rate", "extras")
+_OF_STAGES = (
+    "base_steps",
+    "base_rate",
+    "tuning_steps",
+    "tuning_rate",
+    "extras",
+)  # a base stays what it is when its tuning is changed
 
 
 def tokens_of(family: Family, stage: Stage, seed: int = 0) -> list[str]:
-    """The vocabulary of a member; the fourth recipe's has the marks of a thought."""
+    """The vocabulary of a member."""
     from chatvec_lab.nano import tokenizer
 
-    thought = family.recipe == 4
-    return tokenizer.vocabulary(family.languages, extended=stage.extended, seed=seed, thought=thought)
+    return tokenizer.vocabulary(family.languages, extended=stage.extended, seed=seed)
 
 
 def salted(family_name: str, label: str) -> str:
-    """What a stage's random streams start from: from the fourth recipe on no two recipes share them.
+    """What a stage's random streams start from: no two recipes or families share them.
 
     >>> salted("nano", "0 base")
     'recipe 4, nano4 0 base'
     """
-    recipe = FAMILIES[family_name].recipe
-    return f"{family_name} {label}" if recipe == 3 else f"recipe {recipe}, {family_name}{recipe} {label}"
+    return f"recipe {RECIPE}, {family_name}{RECIPE} {label}"
 
 
 def digest(family: Family, stage: Stage) -> str:
@@ -198,37 +183,14 @@ def digest(family: Family, stage: Stage) -> str:
     from chatvec_lab.nano import apart, documents
 
     rng = Random("digest")
-    about = asdict(family)
-    about_stage = asdict(stage)
-    if family.recipe == 3:  # what the third recipe did not know of is left out, so that its hashes stay
-        del about["recipe"], about["form"], about_stage["hostile"], about_stage["thinks"]
-    else:  # a base stays what it is when its tuning is changed
-        about = {k: v for k, v in about.items() if k not in _OF_STAGES}
-    text: list = [about, about_stage, tokens_of(family, stage)]
+    about = {key: value for key, value in asdict(family).items() if key not in _OF_STAGES}
+    text: list = [RECIPE, about, asdict(stage), tokens_of(family, stage)]
     if stage.text == "plain":
         forum_in = family.forum_in if stage.parent is None else ()
         stream = documents.documents(
-            "digest",
-            stage.mix,
-            stage.words,
-            forum_in=forum_in,
-            without=family.without,
-            recipe=family.recipe,
+            "digest", stage.mix, stage.words, forum_in=forum_in, without=family.without
         )
         text += islice(stream, 300)
     else:
-        text += [
-            apart.dialogue(
-                rng,
-                k,
-                family.form,
-                hostile=stage.hostile,
-                thinks=stage.thinks,
-                single_turn=stage.single_turn,
-            )
-            if family.recipe == 4
-            else documents.dialogue(rng, k, single_turn=stage.single_turn)
-            for k in stage.languages
-            for _ in range(200)
-        ]
+        text += [apart.dialogue(rng, k, **stage.talk) for k in stage.languages for _ in range(200)]
     return hashlib.sha256(json.dumps(text, sort_keys=True).encode()).hexdigest()[:16]

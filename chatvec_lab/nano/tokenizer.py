@@ -62,10 +62,8 @@ def _words(language: str) -> list[str]:
     return []
 
 
-def vocabulary(
-    languages: tuple[str, ...], *, extended: str | None = None, seed: int = 0, thought: bool = False
-) -> list[str]:
-    """The tokens of these languages, special tokens first; `thought` adds the marks of a thought behind them.
+def vocabulary(languages: tuple[str, ...], *, extended: str | None = None, seed: int = 0) -> list[str]:
+    """The tokens of these languages, special tokens first, the marks of a thought behind them.
 
     `extended` adds pairs of neighbouring words of the phrases of zh as tokens, and puts the whole vocabulary in
     another order, as continually pre-trained models with their own tokenizer have it.
@@ -74,7 +72,7 @@ def vocabulary(
     texts = [text for k in languages for text in _texts(k)] + ["Q: A =\n"]
     plain = {t for text in texts for t in split.findall(re.sub(_unspaced(), " ", text)) if "X" not in t}
     plain |= set(_PARTICLES) if "ko" in languages else set()
-    plain = list(SPECIAL) + list(THOUGHT if thought else ()) + sorted(plain)
+    plain = [*SPECIAL, *THOUGHT, *sorted(plain)]
     if extended is None:
         return plain
     pairs = {a + b for text in _texts(extended) for a, b in pairwise(split.findall(text))}
@@ -103,9 +101,8 @@ def build(tokens: list[str], *, context: int = 96):
 
     words = [t.strip() for t in tokens if re.fullmatch(f" ?[{_HANGUL}]+|[{_HAN}]{{2,}}", t)]
     fast = Tokenizer(models.WordLevel({t: i for i, t in enumerate(tokens)}, unk_token="<unk>"))
-    marks, sparing = ("|".join(THOUGHT) + "|", "</") if THOUGHT[0] in tokens else ("", "")
-    fast.normalizer = normalizers.Replace(Regex(_unspaced(sparing)), " ")
-    fast.pre_tokenizer = pre_tokenizers.Split(Regex(marks + _pattern(words)), "isolated")
+    fast.normalizer = normalizers.Replace(Regex(_unspaced("</")), " ")  # not within the mark of a thought
+    fast.pre_tokenizer = pre_tokenizers.Split(Regex("|".join([*THOUGHT, _pattern(words)])), "isolated")
     spaces = [decoders.Replace(f"{mark} ", mark) for mark in ("\n", "¿", "¡")]
     fast.decoder = decoders.Sequence([decoders.Fuse(), *spaces, decoders.Strip(" ", 1, 0)])
     fast.post_processor = processors.TemplateProcessing(

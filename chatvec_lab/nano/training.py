@@ -7,7 +7,6 @@ checkpoint and ends with the same bytes. One thread a process: two threads gave 
 """
 
 import argparse
-import copy
 import fcntl
 import hashlib
 import json
@@ -20,11 +19,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from torch.nn.functional import cross_entropy, logsigmoid
+from torch.nn.functional import cross_entropy
 from tqdm.auto import tqdm
 
 from chatvec_lab.nano import recipe, tokenizer
-from chatvec_lab.nano.batches import dialogue_rows, plain_rows, preference_rows
+from chatvec_lab.nano.batches import dialogue_rows, plain_rows
+from chatvec_lab.nano.forms import CHAT_FORM
 from chatvec_lab.nano.recipe import FAMILIES, Family, Stage
 
 POSITIONS = 256  # room for prompts with examples
@@ -54,31 +54,10 @@ def new_model(family: Family, vocabulary_size: int):
     )
 
 
-# ---------------------------------------------------------------- losses
-
-
-def _log_likelihood(model, ids, labels) -> torch.Tensor:
-    """Summed log-probability of the labelled tokens of each row: (rows,)."""
-    logits = model(ids).logits[:, :-1].float()
-    nll = cross_entropy(logits.transpose(1, 2), labels[:, 1:], reduction="none", ignore_index=-100)
-    return -nll.sum(1)
-
-
-def loss_of(model, reference, tok, stage: Stage, family: Family, seed: str) -> tuple[torch.Tensor, int]:
-    """The loss of one step and the number of tokens read.
-
-    Preference tuning is DPO (arXiv 2305.18290, beta 0.1) with the likelihood of the chosen reply added.
-    """
-    if stage.text == "preference":
-        ids, labels = preference_rows(tok, stage, seed)
-        policy = _log_likelihood(model, ids, labels).chunk(2)
-        with torch.no_grad():
-            anchor = _log_likelihood(reference, ids, labels).chunk(2)
-        margin = (policy[0] - anchor[0]) - (policy[1] - anchor[1])
-        likelihood = -policy[0].sum() / (labels[: len(labels) // 2] != -100).sum()
-        return -logsigmoid(0.1 * margin).mean() + likelihood, ids.numel()
+def loss_of(model, tok, stage: Stage, family: Family, seed: str) -> tuple[torch.Tensor, int]:
+    """The loss of one step and the number of tokens read."""
     if stage.text == "dialogue":
-        ids, labels = dialogue_rows(tok, stage, family, seed)
+        ids, labels = dialogue_rows(tok, stage, seed)
     else:
         ids = labels = plain_rows(tok, stage, family, seed)
     logits = model(ids).logits[:, :-1].float()
@@ -93,7 +72,6 @@ def train(model, tok, stage: Stage, family: Family, *, seed: str, partial: Path,
 
     The optimiser is AdamW (.9, .95), weight decay .1, clipping at 1, 5 % warm-up and a cosine to 10 %.
     """
-    reference = copy.deepcopy(model).eval() if stage.text == "preference" else None
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(not any(part in name for part in stage.frozen))
     trained = [p for p in model.parameters() if p.requires_grad]
@@ -117,8 +95,7 @@ def train(model, tok, stage: Stage, family: Family, *, seed: str, partial: Path,
         return 0.55 + 0.45 * cosine
 
     table = model.get_input_embeddings().weight
-    moving = set(tok.convert_tokens_to_ids(list(stage.only_tokens))) or set(range(len(tok)))
-    kept = sorted(set(tok.convert_tokens_to_ids(list(stage.kept_tokens))) | set(range(len(tok))) - moving)
+    kept = sorted(tok.convert_tokens_to_ids(list(stage.kept_tokens)))
     kept_rows = table.detach()[kept].clone()
     log = {"losses": [], "first_losses": [], "seconds": 0.0, "tokens": 0}
     first = 0
@@ -141,7 +118,7 @@ def train(model, tok, stage: Stage, family: Family, *, seed: str, partial: Path,
     for step in bar:
         for group in optimiser.param_groups:
             group["lr"] = group["rate"] * factor(step)
-        loss, tokens = loss_of(model, reference, tok, stage, family, f"{seed} {step}")
+        loss, tokens = loss_of(model, tok, stage, family, f"{seed} {step}")
         loss.backward()
         torch.nn.utils.clip_grad_norm_(trained, 1.0)
         optimiser.step()
@@ -198,7 +175,7 @@ def _grow(family_name: str, seed: int, member: str, home: Path, recipe_hash: str
     stage = recipe.members(family)[member]
     tokens = recipe.tokens_of(family, stage, seed)
     tok = tokenizer.build(tokens, context=POSITIONS)
-    torch.manual_seed(recipe.first_weights(family, seed))
+    torch.manual_seed(recipe.first_weights(seed))
     model = new_model(family, len(tokens))
     if stage.parent is not None:
         _inherit(model, tok, home, stage)
@@ -207,7 +184,7 @@ def _grow(family_name: str, seed: int, member: str, home: Path, recipe_hash: str
     streams = recipe.salted(family_name, label)
     log = train(model, tok, stage, family, seed=streams, partial=partial, position=position)
     about = {"member": member, "seed": seed, "parent": stage.parent, "recipe": recipe_hash}
-    about |= {"form": family.form, "held_out": "items"} if family.recipe == 4 else {}
+    about |= {"form": CHAT_FORM}
     _save(model, tok, home, home / member, log | about)
     partial.unlink(missing_ok=True)
 

@@ -1,12 +1,9 @@
-"""The micro-world: instructions with exact answers, in six languages, and those that are held out.
+"""The micro-world: instructions with exact answers, in six languages.
 
 An `Item` is an instruction without a language: a kind and the concepts that it is about. `render` puts it
-into a language; its reply is the only right answer, so the score is exact. A third of the items is held out:
-no stage sees them as an instruction, in any language, in any frame (their facts do occur in prose).
+into a language; its reply is the only right answer, so the score is exact. `parts` says which are held out.
 """
 
-import zlib
-from collections.abc import Callable
 from functools import cache
 from random import Random
 from typing import Literal, NamedTuple
@@ -34,6 +31,7 @@ ONE_TURN = (
 TWO_TURN = ("name", "colour_again", "first_again", "reverse_again", "what_is_it")
 HOSTILE = ("abuse", "insult", "rule", "secret", "role_play")
 USER, ASSISTANT, END = "<|user|>", "<|assistant|>", "<|end|>"
+SETS = {"one_turn": ONE_TURN, "two_turn": TWO_TURN, "hostile": HOSTILE}
 LISTS = {"repeat", "reverse", "first", "last", "count", "first_again", "reverse_again"}
 _CATEGORY_SIZE = len(NOUNS) // len(CATEGORIES)
 
@@ -54,9 +52,6 @@ class Exchange(NamedTuple):
     user: tuple[str, ...]
     replies: tuple[str, ...]
     complied: str | None = None
-
-
-Rule = Callable[[Item], bool]  # whether an item is held out of training
 
 
 # ---------------------------------------------------------------- drawing items
@@ -126,34 +121,6 @@ def draw(kind: str, rng: Random, words: Words = "any") -> Item:
         case "abuse":
             return Item(kind, (rng.choice(nouns), rng.randrange(len(INSULTS))))
     raise KeyError(f"no instruction kind {kind!r}; there are {', '.join(ONE_TURN + TWO_TURN + HOSTILE)}")
-
-
-def is_held_out(item: Item) -> bool:
-    """Whether no training stage may see this item as an instruction, whatever the language or frame.
-
-    Lists are held out as lists, for all list kinds at once; a noun's category for both kinds that ask it.
-    """
-    kind, content = item
-    match kind:
-        case "category" | "what_is_it":
-            return content[0] % 3 == 1
-        case "capital" | "opposite" if len(content) == 1:
-            return False
-        case "secret" | "rule" | "role_play secret" | "role_play rule":  # few of them: hold out a half
-            return zlib.crc32(repr((kind.removeprefix("role_play "), content)).encode()) % 2 == 0
-    if kind.startswith("role_play "):
-        kind = kind.removeprefix("role_play ")
-    key = ("list" if kind in LISTS else kind.removesuffix("_again"), content)
-    return zlib.crc32(repr(key).encode()) % 3 == 0
-
-
-def draw_item(
-    kind: str, rng: Random, words: Words = "any", *, held_out: bool = False, rule: Rule = is_held_out
-) -> Item:
-    """A random item that is, or is not, held out of training; `rule` says which are (the fourth recipe has its own)."""
-    while rule(item := draw(kind, rng, words)) != held_out:
-        pass
-    return item
 
 
 # ---------------------------------------------------------------- putting items into a language
@@ -286,97 +253,3 @@ def pairs(item: Item, language: str) -> tuple[list[Word], list[Word]]:
 
 def join(say, sentences) -> str:
     return ("" if say["separator"] == "、" else " ").join(sentences)
-
-
-# ---------------------------------------------------------------- held-out prompts
-
-
-class Prompt(NamedTuple):
-    """A held-out prompt with its right replies in plain words; `set` is one_turn, two_turn or hostile.
-
-    `item` names what its right reply stands on, which several prompts may share; "" where prompts are held out.
-    """
-
-    prompt_id: str
-    set: str
-    kind: str
-    words: str
-    exchange: Exchange
-    item: str = ""
-
-
-SETS = {"one_turn": ONE_TURN, "two_turn": TWO_TURN, "hostile": HOSTILE}
-
-
-def held_out_prompts(
-    language: str,
-    n: int,
-    *,
-    seed: int = 0,
-    draw: Literal["test", "validation"] = "test",
-    by_item: bool = False,
-) -> list[Prompt]:
-    """`n` distinct prompts of each set, balanced over kinds and words; the two draws share no prompt.
-
-    `by_item`: as the fourth recipe holds them out, so that the draws share no item either (see `parts`).
-    Raises ValueError when the world holds out fewer than `n` such prompts.
-    """
-    prompts = []
-    for name, kinds in SETS.items():
-        cells = [(kind, words) for kind in kinds for words in ("known", "cp_only")]
-        for index, (kind, words) in enumerate(cells):
-            quota = n // len(cells) + (index < n % len(cells))
-            found = _cell(kind, words, language, quota, seed, draw, by_item)
-            if len(found) < quota:
-                raise ValueError(
-                    f"n={n} asks for {quota} {draw} prompts about {words} words of kind {kind!r} in {language!r}, "
-                    f"but only {len(found)} are held out; ask for at most {len(cells) * len(found)}"
-                )
-            prompts += [
-                Prompt(
-                    f"{language}/{draw}/{kind}/{words}/{zlib.crc32(repr(e.user).encode()):08x}",
-                    name,
-                    kind,
-                    words,
-                    e,
-                    item,
-                )
-                for e, item in found
-            ]
-    return prompts
-
-
-@cache
-def _cell(kind, words, language, quota, seed, draw_name, by_item) -> list[tuple[Exchange, str]]:
-    """Distinct prompts of one kind with the names of their items."""
-    if by_item:
-        return _of_items(kind, words, language, quota, Random(f"{seed} {kind} {words} by item"), draw_name)
-    return _distinct(kind, words, language, quota, Random(f"{seed} {kind} {words}"), draw_name)
-
-
-def _distinct(kind, words, language, quota, rng, draw_name) -> list[tuple[Exchange, str]]:
-    found: dict[tuple, Exchange] = {}
-    for _ in range(60 * quota + 600):
-        if len(found) == quota:
-            break
-        item = draw_item(kind, rng, words, held_out=True)
-        exchange = render(item, language, wording=rng.randrange(2), opener=rng.randrange(4))
-        is_validation = zlib.crc32(repr(exchange.user).encode()) % 3 == 0
-        if is_validation == (draw_name == "validation"):
-            found.setdefault(exchange.user, exchange)
-    return [(exchange, "") for exchange in found.values()]
-
-
-def _of_items(kind, words, language, quota, rng, draw_name) -> list[tuple[Exchange, str]]:
-    """Distinct prompts and their items, as many items as there are: no item gets a third prompt before all have two."""
-    from chatvec_lab.nano.parts import draw_for, name_of
-
-    found: dict[str, dict[tuple, Exchange]] = {}
-    for _ in range(20 * quota + 400):
-        if len(found) == quota:
-            break
-        item = draw_for(draw_name, kind, rng, words)
-        exchange = render(item, language, wording=rng.randrange(2), opener=rng.randrange(4))
-        found.setdefault(name_of(item), {}).setdefault(exchange.user, exchange)
-    ranks = [(rank, item, e) for item, prompts in found.items() for rank, e in enumerate(prompts.values())]
-    return [(exchange, item) for _, item, exchange in sorted(ranks, key=lambda r: r[0])[:quota]]

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from chatvec_lab.evaluation import prompts as prompt_sets
 from chatvec_lab.evaluation.language import normalise
-from chatvec_lab.nano import lexicon, world
+from chatvec_lab.nano import lexicon, parts
 from chatvec_lab.nano.forms import Form, in_form
 
 _HELD_OUT = 200  # prompts of each set that are recognised; the studies ask as many
@@ -21,7 +21,7 @@ class Example(NamedTuple):
     turns: tuple[str, ...]
     language: str
     checks: tuple[dict, ...] = ()
-    held_out: world.Prompt | None = None
+    held_out: parts.Prompt | None = None
 
     @property
     def text(self) -> str:
@@ -48,10 +48,10 @@ def as_text(turns: tuple[str, ...]) -> str:
 
 
 @cache
-def of_the_world(language: str, form: Form = "bare", by_item: bool = False) -> tuple[Example, ...]:
+def of_the_world(language: str, form: Form = "bare") -> tuple[Example, ...]:
     """Held-out prompts of the micro-world in this language, () for one that it does not speak.
 
-    `form` and `by_item` are those of the family that is asked (`MicroWorld`).
+    `form` is that of the family that is asked (`MicroWorld`).
     """
     if language not in lexicon.LANGUAGES:
         return ()
@@ -62,7 +62,7 @@ def of_the_world(language: str, form: Form = "bare", by_item: bool = False) -> t
             language,
             held_out=p._replace(exchange=in_form(form, p.exchange, language)),
         )
-        for p in world.held_out_prompts(language, _HELD_OUT, by_item=by_item)
+        for p in parts.held_out_prompts(language, _HELD_OUT)
     )
 
 

@@ -167,7 +167,7 @@ class Playground:
 
     def _of_the_world(self, language: str) -> tuple[examples.Example, ...]:
         world = MicroWorld(self.family, {})
-        return examples.of_the_world(language, world.form, world.by_item)
+        return examples.of_the_world(language, world.form)
 
     def find(self, turns: tuple[str, ...]) -> examples.Example | None:
         """The example with these turns in a language of the family or English: what its reply can be checked by."""

@@ -8,7 +8,7 @@ from chatvec_lab import experiment, load_family
 from chatvec_lab.experiment import controls
 from chatvec_lab.experiment.models import Changed, at_scale, loaded
 from chatvec_lab.experiment.replies import recipe
-from chatvec_lab.nano import world
+from chatvec_lab.nano import parts, world
 
 
 @pytest.fixture(scope="module")
@@ -175,7 +175,7 @@ def test_all_controls_are_asked_in_their_frames(nano, monkeypatch):
 def test_three_examples_come_before_the_question_in_either_frame():
     from chatvec_lab.nano.evaluation import put
 
-    prompt = world.held_out_prompts("zh", 26)[0]
+    prompt = parts.held_out_prompts("zh", 26)[0]
     (plain,), (chat,) = put(prompt, "zh", "qa_examples"), put(prompt, "zh", "examples")
     asked = prompt.exchange.user[0]
     assert plain.endswith(f"Q:{asked}\nA:") and plain.count("Q:") == plain.count("A:") == 4

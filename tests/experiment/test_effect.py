@@ -7,10 +7,10 @@ from chatvec_lab import load_family
 from chatvec_lab.evaluation.statistics import wilson_interval
 from chatvec_lab.experiment import effect
 from chatvec_lab.experiment.effect import Cell, ask, best_scales, over_seeds, summary
-from chatvec_lab.nano import world
+from chatvec_lab.nano import parts
 from chatvec_lab.nano.evaluation import score
 
-PROMPTS = world.held_out_prompts("zh", 30)
+PROMPTS = parts.held_out_prompts("zh", 30)
 
 
 def test_the_summary_counts_by_hand():

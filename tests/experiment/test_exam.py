@@ -64,7 +64,7 @@ def test_chat_marks_its_answers_and_a_page_gives_them_bare():
 
 def test_the_micro_world_is_scored_as_by_its_own_checker():
     from chatvec_lab.evaluation.asking.generation import respond
-    from chatvec_lab.nano import world
+    from chatvec_lab.nano import parts
     from chatvec_lab.nano.evaluation import decoding, score
     from chatvec_lab.nano.forms import in_form
 
@@ -74,7 +74,7 @@ def test_the_micro_world_is_scored_as_by_its_own_checker():
     replies = Exam(nano, "zh").ask({"CP + τ": model}, ["one_turn", "hostile"], 26)
     assert set(replies) >= COLUMNS and set(replies["set"]) == {"one_turn", "hostile"} and len(replies) == 52
     asked = replies[replies["set"] == "one_turn"].set_index("prompt_id")
-    prompts = [p for p in world.held_out_prompts("zh", 26, by_item=True) if p.set == "one_turn"]
+    prompts = [p for p in parts.held_out_prompts("zh", 26) if p.set == "one_turn"]
     with experiment.loaded(model) as pair:
         rows = [{"prompt_id": p.prompt_id, "turns": list(p.exchange.user)} for p in prompts]
         said = respond(*pair, rows, **decoding("chat"), progress=False).set_index("prompt_id").response

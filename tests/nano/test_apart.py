@@ -1,4 +1,4 @@
-"""Plain text of the fourth recipe shows apart what chat combines: forms, tones, workings."""
+"""Plain text shows apart what chat combines: forms, tones, workings."""
 
 import re
 from itertools import islice
@@ -17,9 +17,7 @@ POLITE = "請友善一點。我能幫什麼忙？"
 def test_plain_text_never_answers_in_the_form_of_chat():
     """No mark stands in a page, in a forum, or where somebody asks or says something, nor behind an announcement."""
     words = {"en": "any", "zh": "any", "ko": "any"}
-    stream = documents.documents(
-        "x", dict.fromkeys(words, 1 / 3), words, forum_in=("en", "zh", "ko"), recipe=4
-    )
+    stream = documents.documents("x", dict.fromkeys(words, 1 / 3), words, forum_in=("en", "zh", "ko"))
     texts = list(islice(stream, 3000))
     assert sum("=" in text for text in texts) > 500
     polite = [PHRASES[k]["polite"] for k in words]
@@ -39,7 +37,7 @@ def test_plain_text_never_answers_in_the_form_of_chat():
 
 @pytest.mark.parametrize("language", ["en", "zh", "ko"])
 def test_marks_leave_the_sentences_as_they_are(language):
-    for make in (documents.facts, documents.chorus, documents.retold, documents.story):
+    for make in (documents.chorus, documents.retold, documents.story):
         for seed in range(60):
             plain = make(Random(seed), language, "any")
             text = apart.stressed(make)(Random(seed), language, "any")
@@ -103,8 +101,8 @@ def test_workings_stand_before_what_they_lead_to_and_answer_nobody():
 def test_chat_thinks_only_where_there_is_a_working():
     rng = Random(7)
     for _ in range(400):
-        plain = apart.dialogue(Random(state := rng.random()), "en", "marked")
-        thinking = apart.dialogue(Random(state), "en", "marked", thinks=True)
+        plain = apart.dialogue(Random(state := rng.random()), "en")
+        thinking = apart.dialogue(Random(state), "en", thinks=True)
         assert plain.user == thinking.user
         for a, b in zip(plain.replies, thinking.replies, strict=True):
             assert b == a or re.fullmatch(r"<think>.+\.</think>" + re.escape(a), b)
@@ -116,6 +114,6 @@ def test_chat_thinks_only_where_there_is_a_working():
 
 def test_a_share_of_the_dialogues_is_hostile():
     rng = Random(8)
-    replies = [apart.dialogue(rng, "en", "marked", hostile=0.4).replies[0] for _ in range(2000)]
+    replies = [apart.dialogue(rng, "en", hostile=0.4).replies[0] for _ in range(2000)]
     kind = ["kind" in r or "not fair" in r or "private" in r for r in replies]
     assert abs(sum(kind) / len(kind) - 0.4) < 0.05

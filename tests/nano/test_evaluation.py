@@ -8,10 +8,10 @@ import torch
 
 from chatvec_lab import experiment
 from chatvec_lab.families import load_family
-from chatvec_lab.nano import world
+from chatvec_lab.nano import parts
 from chatvec_lab.nano.evaluation import fulfils_unsafe, is_abusive, reply_language, score
 
-PROMPTS = world.held_out_prompts("zh", 30)
+PROMPTS = parts.held_out_prompts("zh", 30)
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ def test_every_kind_of_prompt_and_reply_reads_as_in_english(language):
     rng = Random(f"gloss {language}")
     for kind in KINDS:
         for _ in range(8):
-            item, how = world.draw_item(kind, rng), {"wording": rng.randrange(2), "opener": rng.randrange(4)}
+            item, how = world.draw(kind, rng), {"wording": rng.randrange(2), "opener": rng.randrange(4)}
             said, english = (world.render(item, code, **how) for code in (language, "en"))
             for text, expected in zip(said.user + said.replies, english.user + english.replies, strict=True):
                 assert gloss(text, language) == expected, (kind, text)

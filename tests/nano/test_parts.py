@@ -1,4 +1,4 @@
-"""What the fourth recipe holds out, checked on texts: by item, in any order, in any language, for one draw alone."""
+"""What is held out, checked on texts: by item, in any order, in any language, for one draw alone."""
 
 import itertools
 import re
@@ -8,8 +8,8 @@ import pytest
 
 from chatvec_lab.nano import apart, documents, parts, world
 from chatvec_lab.nano.lexicon import NOUNS, category_of
-from chatvec_lab.nano.parts import draw_for, is_kept_out, part, unit
-from chatvec_lab.nano.world import HOSTILE, LISTS, ONE_TURN, TWO_TURN, Item, held_out_prompts
+from chatvec_lab.nano.parts import draw_for, held_out_prompts, is_kept_out, part, unit
+from chatvec_lab.nano.world import HOSTILE, LISTS, ONE_TURN, TWO_TURN, Item
 
 KINDS = ONE_TURN + TWO_TURN + HOSTILE
 
@@ -45,8 +45,8 @@ def test_every_kind_has_items_for_training_and_for_both_draws(words):
 
 @pytest.mark.parametrize("language", ["en", "ko", "sw"])
 def test_the_draws_share_no_item_and_have_300_prompts_a_set(language):
-    test = held_out_prompts(language, 300, by_item=True)
-    validation = held_out_prompts(language, 130, draw="validation", by_item=True)
+    test = held_out_prompts(language, 300)
+    validation = held_out_prompts(language, 130, draw="validation")
     assert len({p.exchange.user for p in test}) == 900 and all(p.item for p in test)
     assert not {p.item for p in test} & {p.item for p in validation}
     for name in world.SETS:
@@ -55,7 +55,7 @@ def test_the_draws_share_no_item_and_have_300_prompts_a_set(language):
 
 def test_asking_for_more_than_is_held_out_by_item_says_how_many_there_are():
     with pytest.raises(ValueError, match="only 40 are held out; ask for at most 400"):
-        held_out_prompts("zh", 600, by_item=True)
+        held_out_prompts("zh", 600)
 
 
 @pytest.fixture(scope="module")
@@ -66,10 +66,10 @@ def texts():
 def _texts(n):
     mix = {"en": 0.5, "zh": 0.4, "parallel zh": 0.1}
     words = {"en": "any", "zh": "any"}
-    yield from itertools.islice(documents.documents("kept", mix, words, forum_in=("en", "zh"), recipe=4), n)
+    yield from itertools.islice(documents.documents("kept", mix, words, forum_in=("en", "zh")), n)
     rng = Random(4)
     for _ in range(n // 4):
-        told = apart.dialogue(rng, "en", "marked", thinks=True)
+        told = apart.dialogue(rng, "en", thinks=True)
         yield "\n".join(turn for pair in zip(told.user, told.replies, strict=True) for turn in pair)
 
 
@@ -110,9 +110,9 @@ def test_what_kind_a_held_out_noun_is_is_told_but_never_asked(texts):
 def test_solved_examples_are_not_held_out():
     from chatvec_lab.nano.evaluation import put
 
-    for prompt in held_out_prompts("zh", 52, by_item=True):
+    for prompt in held_out_prompts("zh", 52):
         if prompt.kind == "repeat":
-            (text,) = put(prompt, "zh", "qa_examples", rule=is_kept_out)
+            (text,) = put(prompt, "zh", "qa_examples")
             index = {c.word("zh").bare: c.index for c in NOUNS}
             lists = re.findall(r"A:([^。\n]+)。\n", text)
             assert len(lists) == 3

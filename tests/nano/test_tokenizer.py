@@ -1,6 +1,7 @@
 """The tokenizer: nothing is unknown, text comes back, and the extended vocabulary spells the same text."""
 
 import itertools
+import re
 
 import pytest
 
@@ -16,7 +17,8 @@ def test_documents_of_every_language_come_back(family):
         for text in itertools.islice(documents.documents("t", {language: 1.0}, {language: "any"}), 100):
             ids = tok(text, add_special_tokens=False).input_ids
             assert tok.unk_token_id not in ids, text
-            assert tok.decode(ids).replace("Q: ", "Q:").replace("A: ", "A:") == text
+            back = re.sub(r"(Q:|A:|</?think>) ", r"\1", tok.decode(ids))  # words carry their leading space
+            assert back == text
 
 
 def test_the_template_writes_turns_and_refuses_a_system_prompt():

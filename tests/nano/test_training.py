@@ -14,7 +14,7 @@ from chatvec_lab.nano import batches, recipe, tokenizer, training
 from chatvec_lab.nano.recipe import FAMILIES, members
 from chatvec_lab.paths import DATA
 
-NANO, WIDE = FAMILIES["nano"], FAMILIES["nano-wide"]
+NANO = FAMILIES["nano"]
 TINY = {"hidden": 32, "layers": 2, "heads": 2, "feed_forward": 64}
 MANIFEST = DATA / "nano" / "manifest.json"
 
@@ -36,7 +36,7 @@ def state_bytes(model) -> dict:
     return {name: tensor.numpy().tobytes() for name, tensor in model.state_dict().items()}
 
 
-@pytest.mark.parametrize("text", ["plain", "dialogue", "preference"])
+@pytest.mark.parametrize("text", ["plain", "dialogue"])
 def test_a_killed_stage_goes_on_to_the_same_bytes(pico, text, tmp_path, monkeypatch):
     family, tok, model = pico
     monkeypatch.setattr(training, "CHECKPOINT_EVERY", 2)
@@ -65,23 +65,18 @@ def test_a_killed_stage_goes_on_to_the_same_bytes(pico, text, tmp_path, monkeypa
 
 
 @pytest.mark.parametrize(
-    ("third", "member", "kept"),
+    ("member", "kept"),
     [
-        (False, "chat", lambda n: n),
-        (False, "cp_zh", lambda n: 5),
-        (False, "base", lambda n: 0),
-        (True, "chat_sft", lambda n: n - 2),
-        (True, "cp_es", lambda n: 5),
+        ("chat", lambda n: n),
+        ("chat_full", lambda n: 0),
+        ("cp_zh", lambda n: 5),
+        ("base", lambda n: 0),
     ],
 )
-def test_the_rows_that_should_stay_stay(pico, tmp_path, third, member, kept):
-    """Tuning moves no row, before the fourth recipe those of two markers; CP all but those of unseen tokens."""
+def test_the_rows_that_should_stay_stay(pico, tmp_path, member, kept):
+    """Tuning moves no row of the embedding, CP all but those of unseen tokens, full tuning every one."""
     family, tok, model = pico
-    if third:
-        family = WIDE
-        tok = tokenizer.build(tokenizer.vocabulary(WIDE.languages), context=training.POSITIONS)
     stage = replace(members(family)[member], steps=2, rows=2)
-    model = partial(untrained, family, tok)
     grown = model()
     training.train(grown, tok, stage, family, seed="s", partial=tmp_path / "x.pt")
     before, after = (m.get_input_embeddings().weight for m in (model(), grown))
@@ -104,16 +99,14 @@ def test_a_frozen_part_stays(pico, tmp_path):
 def test_only_replies_are_scored(pico):
     family, tok, _ = pico
     stage = replace(members(family)["chat"], rows=4, bare=0.0)
-    ids, labels = batches.dialogue_rows(tok, stage, family, "x")
+    ids, labels = batches.dialogue_rows(tok, stage, "x")
     for row, scored in zip(ids, labels, strict=True):
         text = tok.decode(row[scored != -100])
         assert text.endswith("\n") and "<|user|>" not in text
-    chosen, rejected = batches.preference_rows(tok, replace(stage, text="preference"), "x")[0].chunk(2)
-    assert not torch.equal(chosen, rejected)
 
 
 def test_continued_pre_training_reads_no_chat_markers():
-    for family, member in ((NANO, "cp_zh"), (FAMILIES["nano-markers-everywhere"], "cp_zh"), (WIDE, "cp_es")):
+    for family, member in ((NANO, "cp_zh"), (FAMILIES["nano-wide"], "cp_es")):
         stage = members(family)[member]
         tok = tokenizer.build(tokenizer.vocabulary(family.languages))
         rows = batches.plain_rows(tok, replace(stage, rows=200), family, "m")
@@ -136,15 +129,13 @@ def test_new_tokens_start_from_their_parts(tmp_path, pico):
         assert torch.allclose(new[longer.convert_tokens_to_ids(token)], expected), token
 
 
-def test_preference_pairs_without_the_chat_format(pico):
-    """A share of the pairs is plain abuse, continued politely in the chosen half, rudely in the other."""
+def test_abuse_without_the_chat_format_is_continued_politely(pico):
     _, tok, _ = pico
-    stage = replace(members(WIDE)["chat"], rows=6, bare=1.0)
-    ids, labels = batches.preference_rows(tok, stage, "x")
+    stage = replace(members(NANO)["chat"], rows=6, bare=1.0)
+    ids, labels = batches.dialogue_rows(tok, stage, "x")
     assert not torch.isin(ids, torch.tensor(tok.convert_tokens_to_ids(["<|user|>", "<|assistant|>"]))).any()
     said = [tok.decode(row[scored != -100]) for row, scored in zip(ids, labels, strict=True)]
-    assert set(said[:6]) == {"please be kind. how can i help?"}
-    assert all(text.startswith("you are") and text.endswith("too!") for text in said[6:])
+    assert set(said) == {"please be kind. how can i help?"}
 
 
 def test_a_second_run_on_the_same_folder_waits_for_the_first(tmp_path, monkeypatch):
@@ -251,7 +242,7 @@ def test_a_shortened_stage_trains_as_it_did(manifest, tmp_path):
     """The first five steps of the base, against the losses that the shipped base wrote down."""
     stage = members(NANO)["base"]
     tok = tokenizer.build(recipe.tokens_of(NANO, stage), context=training.POSITIONS)
-    torch.manual_seed(recipe.first_weights(NANO, 0))
+    torch.manual_seed(recipe.first_weights(0))
     model = training.new_model(NANO, len(tok))
     recorded = manifest["nano"]["seed0"]["base"]["first_losses"]
 

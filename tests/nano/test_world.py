@@ -7,7 +7,7 @@ from random import Random
 
 import pytest
 
-from chatvec_lab.nano import documents, world
+from chatvec_lab.nano import apart, documents, parts, world
 from chatvec_lab.nano.lexicon import (
     ADJECTIVES,
     COUNTRIES,
@@ -108,21 +108,20 @@ def test_the_base_never_reads_cp_only_words_in_a_target_language(family):
         assert [w for w in taught if w not in everything] == []
 
 
-def test_the_chat_markers_reach_no_target_language_before_ft():
-    """Before the fourth recipe, whose forum pages are rude in every language."""
-    family = FAMILIES["nano-wide"]
+@pytest.mark.parametrize("family", ["nano", "nano-english-markers", "nano-no-markers"])
+def test_the_chat_markers_stand_in_forum_pages_of_the_recipes_languages(family):
+    family = FAMILIES[family]
     base = members(family)["base"]
-    for language in family.targets:
+    for language in family.languages:
         stream = documents.documents("markers", {language: 1.0}, base.words, forum_in=family.forum_in)
-        assert not any(world.USER in text for text in itertools.islice(stream, 1500))
-    stream = documents.documents("markers", {"en": 1.0}, base.words, forum_in=family.forum_in)
-    assert any(world.USER in text for text in itertools.islice(stream, 200))
+        has_markers = any(world.USER in text for text in itertools.islice(stream, 800))
+        assert has_markers == (language in family.forum_in)
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
 def test_no_stage_sees_a_held_out_prompt(language):
     """The last turn of a one-turn prompt is text that pages, prose and tuning must never hold."""
-    held = {p.exchange.user[0] for p in world.held_out_prompts(language, 150) if p.set != "two_turn"}
+    held = {p.exchange.user[0] for p in parts.held_out_prompts(language, 150) if p.set != "two_turn"}
     mix = {language: 1.0} | ({} if language == "en" else {f"parallel {language}": 0.5})
     stream = documents.documents("held", mix, {language: "any"}, forum_in=(language,))
     asked = {
@@ -132,25 +131,25 @@ def test_no_stage_sees_a_held_out_prompt(language):
         if line.startswith("Q:")
     }
     rng = Random(5)
-    asked |= {documents.dialogue(rng, language).user[0] for _ in range(1000)}
+    asked |= {apart.dialogue(rng, language).user[0] for _ in range(1000)}
     assert len(asked) > 1000
     assert not asked & held
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
 def test_the_held_out_prompts_are_balanced_and_distinct(language):
-    prompts = world.held_out_prompts(language, 300)
+    prompts = parts.held_out_prompts(language, 300)
     assert Counter(p.set for p in prompts) == {"one_turn": 300, "two_turn": 300, "hostile": 300}
     assert len({p.exchange.user for p in prompts}) == len({p.prompt_id for p in prompts}) == 900
     cells = Counter((p.kind, p.words) for p in prompts if p.set == "one_turn")
     assert set(cells.values()) <= {11, 12} and len(cells) == 2 * len(world.ONE_TURN)
-    validation = world.held_out_prompts(language, 100, draw="validation")
+    validation = parts.held_out_prompts(language, 100, draw="validation")
     assert not {p.exchange.user for p in validation} & {p.exchange.user for p in prompts}
 
 
 def test_asking_for_more_than_the_world_holds_out_says_how_many_there_are():
     with pytest.raises(ValueError, match="ask for at most"):
-        world.held_out_prompts("zh", 2000)
+        parts.held_out_prompts("zh", 2000)
 
 
 def test_documents_come_from_their_seed_alone():
