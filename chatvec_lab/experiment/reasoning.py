@@ -80,7 +80,7 @@ def ask(
     found = exam.ask(models, ["one_turn"], n, decoding=decoding).rename(columns={"model": "scale"})
     thinks = found.thinks.eq(1)
     if exam.family.is_nano:
-        from chatvec_lab.nano.apart import WORKED
+        from chatvec_lab.nano.documents import WORKED
         from chatvec_lab.nano.evaluation import reply_language
 
         told = pd.Series([reply_language(t) if isinstance(t, str) else None for t in found.thinking])

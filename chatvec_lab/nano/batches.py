@@ -4,7 +4,7 @@ from random import Random
 
 import torch
 
-from chatvec_lab.nano import apart, documents, world
+from chatvec_lab.nano import documents, prose, world
 from chatvec_lab.nano.recipe import Family, Stage
 
 CONTEXT = 96  # tokens of a training row
@@ -53,10 +53,10 @@ def dialogue_rows(tok, stage: Stage, seed: str) -> tuple[torch.Tensor, torch.Ten
     pairs = []
     for _ in range(stage.rows):
         if rng.random() < stage.bare:
-            abuse = documents.spoken("abuse", rng, "en", "any")
+            abuse = prose.spoken("abuse", rng, "en", "any")
             pairs.append(_continued(tok, abuse.user[0], abuse.replies[0]))
         else:
-            exchange = apart.dialogue(rng, rng.choice(stage.languages), **stage.talk)
+            exchange = documents.dialogue(rng, rng.choice(stage.languages), **stage.talk)
             pairs.append(_conversation(tok, exchange))
     return _padded(tok, pairs)
 

@@ -180,7 +180,7 @@ def salted(family_name: str, label: str) -> str:
 
 def digest(family: Family, stage: Stage) -> str:
     """Hash of what decides a stage's bytes, apart from the loop: its recipe, its vocabulary, samples of its text."""
-    from chatvec_lab.nano import apart, documents
+    from chatvec_lab.nano import documents
 
     rng = Random("digest")
     about = {key: value for key, value in asdict(family).items() if key not in _OF_STAGES}
@@ -192,5 +192,5 @@ def digest(family: Family, stage: Stage) -> str:
         )
         text += islice(stream, 300)
     else:
-        text += [apart.dialogue(rng, k, **stage.talk) for k in stage.languages for _ in range(200)]
+        text += [documents.dialogue(rng, k, **stage.talk) for k in stage.languages for _ in range(200)]
     return hashlib.sha256(json.dumps(text, sort_keys=True).encode()).hexdigest()[:16]

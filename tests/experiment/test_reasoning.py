@@ -6,7 +6,7 @@ import torch
 
 from chatvec_lab import load_family
 from chatvec_lab.experiment import Exam, answers, limits, reasoning
-from chatvec_lab.nano.apart import WORKED
+from chatvec_lab.nano.documents import WORKED
 
 NAN = float("nan")
 

@@ -6,7 +6,7 @@ from random import Random
 
 import pytest
 
-from chatvec_lab.nano import apart, documents, parts, world
+from chatvec_lab.nano import documents, parts, world
 from chatvec_lab.nano.lexicon import NOUNS, category_of
 from chatvec_lab.nano.parts import draw_for, held_out_prompts, is_kept_out, part, unit
 from chatvec_lab.nano.world import HOSTILE, LISTS, ONE_TURN, TWO_TURN, Item
@@ -69,7 +69,7 @@ def _texts(n):
     yield from itertools.islice(documents.documents("kept", mix, words, forum_in=("en", "zh")), n)
     rng = Random(4)
     for _ in range(n // 4):
-        told = apart.dialogue(rng, "en", thinks=True)
+        told = documents.dialogue(rng, "en", thinks=True)
         yield "\n".join(turn for pair in zip(told.user, told.replies, strict=True) for turn in pair)
 
 

@@ -7,7 +7,7 @@ from random import Random
 
 import pytest
 
-from chatvec_lab.nano import apart, documents, parts, world
+from chatvec_lab.nano import documents, parts, world
 from chatvec_lab.nano.lexicon import (
     ADJECTIVES,
     COUNTRIES,
@@ -131,7 +131,7 @@ def test_no_stage_sees_a_held_out_prompt(language):
         if line.startswith("Q:")
     }
     rng = Random(5)
-    asked |= {apart.dialogue(rng, language).user[0] for _ in range(1000)}
+    asked |= {documents.dialogue(rng, language).user[0] for _ in range(1000)}
     assert len(asked) > 1000
     assert not asked & held
 
