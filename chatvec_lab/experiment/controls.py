@@ -57,7 +57,7 @@ def vectors(family: "Family") -> "dict[str, WeightVector]":
     rows = {MARKERS: tau.at_tokens(markers), WITHOUT: tau - tau.at_tokens(markers)} if markers else {}
     return {
         **rows,
-        **{f"layer {layer + 1} alone": tau.select(layers=layer) for layer in range(layers)},
+        **{f"layer {layer} alone": tau.select(layers=layer) for layer in range(layers)},
         "rank 1 of each matrix": tau.low_rank(1),
         "noise, norms by tensor and row": control(tau),
     }
@@ -285,7 +285,7 @@ def steerings(family: "Family", language: str, scale: float, *, n: int = 78) -> 
             for layer in range(len(change)):
                 alone = torch.zeros_like(change)
                 alone[layer] = change[layer]
-                found.append(Steering(alone, f"layer {layer + 1}, mean of {where}"))
+                found.append(Steering(alone, f"layer {layer}, mean of {where}"))
     return found
 
 

@@ -129,7 +129,7 @@ def ask(
     """Scored replies of all cells, one row a prompt; perplexity of plain text stands in each row of its cell.
 
     `part` "validation" asks one-turn prompts of the validation draw; the others all sets of the test draw. Perplexity
-    is read in the parts main and extra. `keep`: folder of kept replies.
+    is read in the parts main and extra. `keep`: folder of kept replies. Without cells the table is empty.
     """
     is_validation, exam = part == "validation", Exam(family, language, keep=keep)
     draw, asked = ("validation", min(n, VALIDATION_N)) if is_validation else ("test", n)
@@ -147,7 +147,7 @@ def ask(
         tables.append(table)
         names = (language, cell.model, cell.scale, cell.frame)
         print(*labels.values(), *names, f"correct {table.correct.mean():.3f}", flush=True)
-    return pd.concat(tables, ignore_index=True)
+    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
 
 
 def summary(replies: pd.DataFrame, by: list[str]) -> pd.DataFrame:
@@ -269,8 +269,11 @@ def measure(
             file = out / f"{part}.parquet"
             if part in parts:
                 ask_one = partial(_measured, part, data / name, seeds, scales, n, keep)
-                found = pool.map(ask_one, *zip(*product(seeds, languages), strict=True))
-                pd.concat(found, ignore_index=True).to_parquet(file, compression="zstd")
+                asked = pool.map(ask_one, *zip(*product(seeds, languages), strict=True))
+                if found := [table for table in asked if len(table)]:  # a lone seed may have no extra members
+                    pd.concat(found, ignore_index=True).to_parquet(file, compression="zstd")
+                else:
+                    file.unlink(missing_ok=True)
             if part == "validation":
                 scales = best_scales(pd.read_parquet(file))
     write_tables(out, scales)

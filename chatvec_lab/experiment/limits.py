@@ -38,8 +38,8 @@ def parts(family: "Family") -> "dict[str, WeightVector]":
         for label, kind in _MODULES.items()
     }
     halves = {
-        f"layers 1 to {half} only": tau.select(layers=range(half)),
-        f"layers {half + 1} to {layers} only": tau.select(layers=range(half, layers)),
+        f"layers 0-{half - 1} only": tau.select(layers=range(half)),
+        f"layers {half}-{layers - 1} only": tau.select(layers=range(half, layers)),
     }
     return {ALL: tau, **alone, **without, **halves, "random vector": control(tau)}
 

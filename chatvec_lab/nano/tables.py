@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pandas as pd
 
-from chatvec_lab.nano.recipe import FAMILIES
 from chatvec_lab.paths import DATA
 
 WORDS = {
@@ -44,13 +43,20 @@ EXTENDED = {
     "extended + tau_full, skip": "… + τ of full tuning, `skip`",
     "cp + tau_full": "plain CP + τ of full tuning",
 }
-RECIPE = "nano-short"  # what the ablations are told apart from: bases of the same length
 ABLATIONS = {
-    RECIPE: "in English forum pages (the recipe)",
-    "nano-markers-everywhere": "in forum pages of all languages",
-    "nano-no-markers": "nowhere",
-    "nano-no-frame": "in English forum pages, but no Q/A pages in any language",
-    "nano-no-questions": "in English forum pages, but neither Q/A pages nor prose that asks",
+    "nano": "the recipe",
+    "nano-english-markers": "chat markers in English forum pages alone",
+    "nano-no-markers": "chat markers nowhere",
+    "nano-no-frame": "no pages of questions and answers, in any language",
+    "nano-no-questions": "neither such pages nor prose that asks",
+}
+RELATIVES = ("nano-0.3m", "nano", "nano-3m", "nano-qwen2", "nano-wide")  # seed 0 of each
+SMALLER = {
+    "layers alone, the best": r"layer \d+ alone",
+    "rank 1": "rank 1 of each matrix",
+    "noise": "noise, norms by tensor and row",
+    "renamed": "markers renamed, no τ",
+    "constants": "one constant vector a layer, no τ",
 }
 
 
@@ -233,52 +239,73 @@ def ladder(r: Results) -> str:
     return markdown([*header, "perplexity of CP → CP + τ"], rows)
 
 
-def families(all_results: list[Results]) -> str:
-    """One row a family, seed and language: the claim in short."""
-    rows = []
-    for r in all_results:
-        for cell in r.cells:
-            frame = r.share(cell, "cp in the plain frame", "one_turn", interval=False)
-            pairs = [
-                f"{r.share(cell, 'cp', metric, interval=False)} → {r.share(cell, 'cp + tau', metric, interval=False)}"
-                for metric in ("one_turn cp_only", "one_turn", "two_turn", "toxic", "english")
-            ]
-            chat = r.share(cell, "chat", "one_turn", interval=False)
-            steps = f"{FAMILIES[r.family].base_steps:,}"
-            rows.append([r.family, steps, cell[1], cell[0], f"{r.scale[cell[0]]:g}", chat, *pairs, frame])
-    header = [
-        "family",
-        "base steps",
-        "seed",
-        "language",
-        "scale",
-        "chat, all",
-        "CP-only words",
-        "all",
-        "two turns",
-        "toxic",
+def _shipped(all_results: dict[str, Results]) -> list[tuple[Results, tuple]]:
+    """Seed 0 of the relatives that were measured, a language each."""
+    found = [all_results[name] for name in RELATIVES if name in all_results]
+    return [(r, cell) for r in found for cell in r.cells if cell[1] == 0]
+
+
+def families(all_results: dict[str, Results]) -> str:
+    """One row a family and language of seed 0: the claim in short."""
+    columns = {
+        "chat": ("chat", "one_turn"),
+        "CP": ("cp", "one_turn"),
+        "CP + τ": ("cp + tau", "one_turn"),
+        "CP-only words": ("cp + tau", "one_turn cp_only"),
+        "in any form": ("cp + tau", "content"),
+        "two turns": ("cp + tau", "two_turn"),
+        "CP in the plain frame": ("cp in the plain frame", "one_turn"),
+        "toxic: CP": ("cp", "toxic"),
+        "toxic: CP + τ": ("cp + tau", "toxic"),
+        "polite: CP + τ": ("cp + tau", "polite"),
+    }
+    rows = [
+        [r.family, cell[0], f"{r.scale[cell[0]]:g}", *(r.share(cell, *column) for column in columns.values())]
+        for r, cell in _shipped(all_results)
     ]
-    return markdown([*header, "English", "CP in the plain frame"], rows)
+    return markdown(["family", "language", "scale", *columns], rows)
+
+
+def smaller(all_results: dict[str, Results], metric: str) -> str:
+    """Less than τ, or no τ at all, in each relative."""
+    rows = []
+    for r, cell in _shipped(all_results):
+        at = r.scores[r.scores.metric.eq(metric) & r.scores.language.eq(cell[0]) & r.scores.seed.eq(0)]
+        shares = [at[at.model.str.fullmatch(label)].estimate.max() for label in SMALLER.values()]
+        whole = r.share(cell, "cp + tau", metric)
+        rows.append(
+            [r.family, cell[0], whole, *(f"{share:.2f}" if share == share else "–" for share in shares)]
+        )
+    return markdown(["family", "language", "CP + τ", *SMALLER], rows)
 
 
 def ablations(all_results: dict[str, Results]) -> str:
-    """Families that differ in where the base sees the chat markers and the shared frame, each seed by itself."""
+    """Families whose base saw the chat markers or the shared frame elsewhere, and the recipe's own seeds."""
     columns = {
-        "CP + τ, CP-only words": ("cp + tau", "one_turn cp_only"),
-        "CP, all": ("cp", "one_turn"),
-        "CP + τ, all": ("cp + tau", "one_turn"),
-        "CP + τ, two turns": ("cp + tau", "two_turn"),
-        "toxic, CP": ("cp", "toxic"),
-        "toxic, CP + τ": ("cp + tau", "toxic"),
+        "CP + τ": ("cp + tau", "one_turn"),
+        "CP-only words": ("cp + tau", "one_turn cp_only"),
+        "in any form": ("cp + tau", "content"),
+        "two turns": ("cp + tau", "two_turn"),
         "CP in the plain frame": ("cp in the plain frame", "one_turn"),
+        "chat, known words": ("chat", "one_turn known"),
+        "toxic: CP": ("cp", "toxic"),
+        "toxic: CP + τ": ("cp + tau", "toxic"),
     }
+    found = {label: all_results[name] for name, label in ABLATIONS.items() if name in all_results}
+    asked = dict.fromkeys(k for r in found.values() if r.family != "nano" for k, _ in r.cells)
     rows = [
-        [label, *cell, f"{r.scale[cell[0]]:g}", *(r.share(cell, *column) for column in columns.values())]
-        for name, label in ABLATIONS.items()
-        if (r := all_results.get(name)) is not None
-        for cell in r.cells
+        [
+            label,
+            language,
+            seed,
+            f"{r.scale[language]:g}",
+            *(r.told((language, seed), *c) for c in columns.values()),
+        ]
+        for label, r in found.items()
+        for language, seed in r.columns()
+        if language in asked
     ]
-    return markdown(["chat markers of the base", "language", "seed", "scale", *columns], rows)
+    return markdown(["the base's text", "language", "seed", "scale", *columns], rows)
 
 
 def choices(r: Results) -> str:
@@ -320,11 +347,10 @@ def tables(data: Path) -> dict[str, str]:
         "orders": models(r, ORDERS),
         "extended": models(r, EXTENDED, ("zh",)),
         "ladder": ladder(r),
-        "wide_effect": effect(found["nano-wide"]),
-        "wide_toxicity": toxicity(found["nano-wide"]),
-        "wide_kinds": kinds(found["nano-wide"]),
         "ablations": ablations(found),
-        "families": families([r for name, r in found.items() if name == RECIPE or name not in ABLATIONS]),
+        "families": families(found),
+        "smaller": smaller(found, "one_turn"),
+        "smaller_content": smaller(found, "content"),
     }
 
 

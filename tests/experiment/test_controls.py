@@ -42,7 +42,7 @@ def test_marker_rows_and_the_rest_add_up(nano):
     for name in tau.names:
         parts = [vectors[label].read(name).double() for label in (controls.MARKERS, controls.WITHOUT)]
         assert torch.equal(sum(parts), tau.read(name).double())
-        layers = [vectors[f"layer {i + 1} alone"].read(name).double() for i in range(4)]
+        layers = [vectors[f"layer {i} alone"].read(name).double() for i in range(4)]
         if ".layers." in name:
             assert torch.equal(sum(layers), tau.read(name).double())
 

@@ -1,5 +1,7 @@
 """The tables of what the nano family shows: counted by hand, and one cell asked as the published numbers were."""
 
+import shutil
+
 import pandas as pd
 import pytest
 
@@ -9,6 +11,7 @@ from chatvec_lab.experiment import effect
 from chatvec_lab.experiment.effect import Cell, ask, best_scales, over_seeds, summary
 from chatvec_lab.nano import parts
 from chatvec_lab.nano.evaluation import score
+from chatvec_lab.paths import DATA
 
 PROMPTS = parts.held_out_prompts("zh", 30)
 
@@ -117,3 +120,18 @@ def test_the_shipped_numbers_come_out_again():
     again = ask(nano, [cell], "zh", 26, seed=0).set_index("prompt_id")
     assert again.perplexity.notna().all() and set(again.columns) >= {"seed", "scale", "draw", "response"}
     assert again.correct.mean() > 0.5 and (again.model == "cp + tau").all()
+
+
+@pytest.mark.slow
+def test_a_lone_seed_without_extra_members_is_measured(tmp_path):
+    """Of a family of one seed, with neither extras nor another base, the part `extra` has nothing to ask."""
+    shutil.copytree(DATA / "nano/nano-0.3m", tmp_path / "nano-0.3m")
+    effect.measure(
+        "nano-0.3m", [0], tmp_path, n=26, parts=("validation", "main", "extra"), keep=tmp_path / "kept"
+    )
+    out = tmp_path / "results/nano-0.3m"
+    assert sorted(f.name for f in out.glob("*.parquet")) == ["main.parquet", "validation.parquet"]
+    scores = pd.read_csv(out / "scores.csv").set_index(["draw", "model", "scale", "metric"]).estimate
+    scale = pd.read_csv(out / "tests.csv").scale.iloc[0]
+    assert scores["test", "cp + tau", scale, "one_turn"] > scores["test", "cp", 0.0, "one_turn"]
+    assert not (out / "seeds.csv").exists(), "one seed has no interval over seeds"
