@@ -138,13 +138,15 @@
         for (let row = 0; row < header.rows; row++) codes[row] |= bytes[at + row] << (8 * byte);
       columns[name] = { values: [null, ...values], codes };
     }
-    data = { rows: header.rows, columns, measures: header.measures };
+    data = { rows: header.rows, columns, measures: header.measures, languages: header.languages };
     build();
   })());
   const value = (row, name) => {
     const column = data.columns[name];
     return column ? column.values[column.codes[row]] ?? "" : "";
   };
+  const named = (name, v) =>
+    name === "notebook" ? titleOf(v) : name.endsWith("language") ? data.languages[v] ?? v : v;
   const titleOf = (notebook) => document.getElementById(notebook)?.querySelector("h2")?.textContent ?? notebook;
 
   const choice = (form, name, words, options) => {
@@ -167,7 +169,7 @@
     const numeric = (a, b) => (isNaN(a) || isNaN(b) ? 0 : a - b);
     for (const name of ["notebook", "model", "scale", "language", "seed", "kind"]) {
       const values = (data.columns[name]?.values ?? []).filter((v) => v !== null && v !== "").sort(numeric);
-      if (values.length > 1) choice(form, name, WORDS[name] ?? name, values.map((v) => [name === "notebook" ? titleOf(v) : v, v]));
+      if (values.length > 1) choice(form, name, WORDS[name] ?? name, values.map((v) => [named(name, v), v]));
     }
     const verdicts = [];
     for (const { name, words, yes, no, verdict } of data.measures)
@@ -179,7 +181,7 @@
     more.append(make("summary", "", "more filters"), inner);
     for (const name of ["cell_language", "set", "frame", "words", "length", "source", "reply_language", "finish_reason"]) {
       const values = (data.columns[name]?.values ?? []).filter((v) => v !== null && v !== "");
-      if (values.length > 1) choice(inner, name, WORDS[name] ?? name, values.map((v) => [v, v]));
+      if (values.length > 1) choice(inner, name, WORDS[name] ?? name, values.map((v) => [named(name, v), v]));
     }
     const models = (data.columns.model?.values ?? []).filter((v) => v !== null && v !== "");
     choice(form, "beside", "beside it", models.map((v) => [v, v]));
@@ -330,7 +332,8 @@
   const card = (row) => {
     const article = make("article", "card reply"), talk = make("div", "talk");
     const about = ["notebook", "scale", "language", "seed", "kind", "frame"].filter((name) => value(row, name) !== "")
-      .map((name) => (name === "notebook" ? titleOf(value(row, name)) : `${WORDS[name] ?? name} ${value(row, name)}`));
+      .map((name) => ({ of: name, words: named(name, value(row, name)) }))
+      .map(({ of, words }) => (["notebook", "language"].includes(of) ? words : `${WORDS[of] ?? of} ${words}`));
     article.append(make("p", "soft", about.join(" · ")), said(value(row, "prompt"), "prompt"));
     if (value(row, "prompt_gloss")) article.append(make("p", "gloss", value(row, "prompt_gloss")));
     const other = partner && partner.get(keyOf(row));

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from chatvec_lab import secrets
+from chatvec_lab.languages import language_name
 from chatvec_lab.report.seeds import by_cells
 from chatvec_lab.report.svg import legal
 from chatvec_lab.report.words import ASIDE, VERDICTS, measure
@@ -164,6 +165,8 @@ def _block(table: "pandas.DataFrame", measures: list[str]) -> bytes:
         yes, no, good = VERDICTS.get(name, (measure(name), f"not: {measure(name)}", ""))
         about = {"name": name, "words": measure(name), "yes": yes, "no": no, "good": good}
         header["measures"].append(about | {"verdict": values <= {0.0, 1.0}, "aside": name in ASIDE})
+    spoken = {v for c in header["columns"] if c["name"].endswith("language") for v in c["values"]}
+    header["languages"] = {code: language_name(code) for code in sorted(map(str, spoken))}
     return json.dumps(header, ensure_ascii=False).encode("utf-8", "replace") + b"\n" + body
 
 

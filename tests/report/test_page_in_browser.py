@@ -159,10 +159,12 @@ def test_filters_search_and_a_second_model_beside(opened, made):
 
     assert count() == (of.correct == 0).sum()
     page.select_option("select[name=verdict]", "")
+    assert "Arabic" in page.locator("select[name=language]").inner_text()
     page.select_option("select[name=language]", "ar")
     assert count() == (of.language == "ar").sum()
     first = page.locator("article.reply .said.prompt").first
     assert first.evaluate("(line) => getComputedStyle(line).direction") == "rtl"
+    assert " · Arabic · " in page.locator("article.reply .soft").first.inner_text()
     page.select_option("select[name=kind]", "yesno")
     page.select_option("select[name=verdict]", "judge:high")
     assert 0 < count() < (of.language == "ar").sum()
