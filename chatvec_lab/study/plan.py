@@ -154,7 +154,7 @@ def _planned(file: Path, set: Mapping[str, Any] | None) -> Study:
 
     inputs = _digests(written.get("inputs"), file)
     cells: dict[str, list[Cell]] = {}
-    problems: list[Exception] = []
+    problems: dict[str, Exception] = {}
     broken: list[str] = []
     for notebook in notebooks.values():
         if any(Path(source).stem in broken for source in notebook.needs.values()):
@@ -163,11 +163,11 @@ def _planned(file: Path, set: Mapping[str, Any] | None) -> Study:
         try:
             cells[notebook.name] = notebook.cells(shared, set or {}, cells, inputs)
         except (ValueError, TypeError) as error:
-            problems.append(error)
+            problems[notebook.name] = error
             broken.append(notebook.name)
     if problems:
-        kind = TypeError if all(isinstance(error, TypeError) for error in problems) else ValueError
-        raise kind("\n".join(str(error) for error in problems))
+        kind = TypeError if all(isinstance(error, TypeError) for error in problems.values()) else ValueError
+        raise kind(ranges.together(problems))
     return Study(
         name=file.stem,
         title=as_text(written.get("title") or file.stem, f"{file.name}: title"),

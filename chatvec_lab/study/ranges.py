@@ -265,3 +265,13 @@ def _is_number(text: str, *, whole: bool) -> bool:
     except ValueError:
         return False
     return isfinite(number) and number >= whole
+
+
+def together(problems: Mapping[str, Exception]) -> str:
+    """What is wrong with the notebooks, a line each; what several have in common is said once."""
+    said: dict[str, list[str]] = {}
+    for name, error in problems.items():
+        for line in str(error).splitlines():
+            what = line.removeprefix(f"{name}: ")
+            said.setdefault(what, []).extend([name] if what != line else [])
+    return "\n".join(f"{', '.join(names)}: {what}" if names else what for what, names in said.items())

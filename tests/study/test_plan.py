@@ -316,3 +316,10 @@ def test_what_is_no_notebook_of_ours_is_refused_by_the_plan(lab, keys, change, m
     file.write_bytes("é".encode("latin-1"))
     with pytest.raises(ValueError, match=r"first.ipynb is not a notebook: it is not text in UTF-8"):
         plan.load(lab.root / "tiny.yaml")
+
+
+def test_what_is_wrong_with_several_notebooks_is_said_once(lab):
+    with pytest.raises(ValueError) as caught:
+        plan.load("nano", set={"family": "nanoo"})
+    (line,) = str(caught.value).splitlines()
+    assert "nano.yaml: 00_nano_family, 01_chat_vector, " in line and line.count("did you mean 'nano'") == 1
