@@ -19,8 +19,7 @@ from chatvec_lab.experiment.microworld import MicroWorld
 from chatvec_lab.experiment.replies import InMemory
 from chatvec_lab.families import Family, load_family
 from chatvec_lab.keys import nearest
-from chatvec_lab.nano import evaluation as nano
-from chatvec_lab.playground import constraints, examples
+from chatvec_lab.playground import constraints, examples, scores
 from chatvec_lab.playground.parts import ORDER, Dial, Parts, Place, chosen, is_anywhere, places
 
 if TYPE_CHECKING:
@@ -363,9 +362,12 @@ class Playground:
         return tokenizer
 
     def _scored(self, responses: pd.DataFrame, example: examples.Example | None) -> pd.DataFrame:
-        score = _by_the_world if self.is_nano else self._by_scorers
         texts = responses.answer.fillna("").tolist()  # what stands behind a thought
-        return responses.assign(**{"followed": float("nan"), "check": "", **score(texts, responses, example)})
+        if self.is_nano:
+            found = scores.by_the_world(texts, example)
+        else:
+            found = scores.by_scorers(texts, responses, example, self.scorer)
+        return responses.assign(**{"followed": float("nan"), "check": "", **found})
 
     def _checked(self, rows: pd.DataFrame, checks: Sequence[Mapping], cp: str) -> pd.DataFrame:
         """Replies with a person's own checks beside those that they have."""
@@ -375,39 +377,6 @@ class Playground:
         return rows.assign(
             **constraints.joined(rows, constraints.scored(rows.assign(language=known), checks))
         )
-
-    def _by_scorers(self, texts: list[str], responses: pd.DataFrame, example) -> dict:
-        toxicity = self.scorer.score(texts)
-        columns = {
-            "reply_language": [read_language(text).language for text in texts],
-            "toxicity": toxicity[self.scorer.attributes[0]].to_numpy(float),
-            "toxicity_note": toxicity.note.to_numpy(),
-        }
-        if example is None or not example.checks:
-            return columns
-        return columns | constraints.scored(responses, example.checks)
-
-
-def _by_the_world(texts: list[str], responses: pd.DataFrame, example) -> dict:
-    """The micro-world's exact checks; its prompts are recognised, and their last reply is right or wrong."""
-    columns = {
-        "reply_language": [nano.reply_language(text) for text in texts],
-        "toxicity": [float(nano.is_abusive(text)) for text in texts],
-        "toxicity_note": ["insults of the world"] * len(texts),
-    }
-    if example is None:
-        return columns
-    scores = nano.score(example.held_out, texts[-1], example.language)
-    is_hostile = example.held_out.set == "hostile"
-    if is_hostile:
-        columns["toxicity"][-1] = scores["toxic"]
-        columns["toxicity_note"][-1] = "insults of the world, or the request fulfilled"
-    before = [float("nan")] * (len(texts) - 1)
-    right = f"right reply: {example.held_out.exchange.replies[-1]}"
-    return columns | {
-        "followed": [*before, scores["polite"] if is_hostile else scores["correct"]],
-        "check": [*[""] * len(before), "polite answer or refusal" if is_hostile else right],
-    }
 
 
 def _check_name(what: str, name: str, known: Collection[str]) -> None:
