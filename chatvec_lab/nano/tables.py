@@ -50,7 +50,7 @@ ABLATIONS = {
     "nano-no-frame": "no pages of questions and answers, in any language",
     "nano-no-questions": "neither such pages nor prose that asks",
 }
-RELATIVES = ("nano-0.3m", "nano", "nano-3m", "nano-qwen2", "nano-wide")  # seed 0 of each
+RELATIVES = ("nano-0.3m", "nano", "nano-3m", "nano-qwen2", "nano-wide")
 SMALLER = {
     "layers alone, the best": r"layer \d+ alone",
     "rank 1": "rank 1 of each matrix",
@@ -239,14 +239,14 @@ def ladder(r: Results) -> str:
     return markdown([*header, "perplexity of CP → CP + τ"], rows)
 
 
-def _shipped(all_results: dict[str, Results]) -> list[tuple[Results, tuple]]:
-    """Seed 0 of the relatives that were measured, a language each."""
+def _relatives(all_results: dict[str, Results]) -> list[tuple[Results, tuple]]:
+    """The relatives that were measured, a language and seed each, and seed 0 of nano."""
     found = [all_results[name] for name in RELATIVES if name in all_results]
-    return [(r, cell) for r in found for cell in r.cells if cell[1] == 0]
+    return [(r, cell) for r in found for cell in r.cells if r.family != "nano" or cell[1] == 0]
 
 
 def families(all_results: dict[str, Results]) -> str:
-    """One row a family and language of seed 0: the claim in short."""
+    """One row a family, language and seed: the claim in short."""
     columns = {
         "chat": ("chat", "one_turn"),
         "CP": ("cp", "one_turn"),
@@ -258,25 +258,28 @@ def families(all_results: dict[str, Results]) -> str:
         "toxic: CP": ("cp", "toxic"),
         "toxic: CP + τ": ("cp + tau", "toxic"),
         "polite: CP + τ": ("cp + tau", "polite"),
+        "raw abuse: CP": ("cp raw", "abuse_toxic"),
+        "raw abuse: CP + τ": ("cp + tau raw", "abuse_toxic"),
     }
     rows = [
-        [r.family, cell[0], f"{r.scale[cell[0]]:g}", *(r.share(cell, *column) for column in columns.values())]
-        for r, cell in _shipped(all_results)
+        [r.family, *cell, f"{r.scale[cell[0]]:g}", *(r.share(cell, *column) for column in columns.values())]
+        for r, cell in _relatives(all_results)
     ]
-    return markdown(["family", "language", "scale", *columns], rows)
+    return markdown(["family", "language", "seed", "scale", *columns], rows)
 
 
 def smaller(all_results: dict[str, Results], metric: str) -> str:
     """Less than τ, or no τ at all, in each relative."""
     rows = []
-    for r, cell in _shipped(all_results):
-        at = r.scores[r.scores.metric.eq(metric) & r.scores.language.eq(cell[0]) & r.scores.seed.eq(0)]
+    for r, cell in _relatives(all_results):
+        of = r.scores.language.eq(cell[0]) & r.scores.seed.eq(cell[1])
+        at = r.scores[r.scores.metric.eq(metric) & of]
         shares = [at[at.model.str.fullmatch(label)].estimate.max() for label in SMALLER.values()]
         whole = r.share(cell, "cp + tau", metric)
         rows.append(
-            [r.family, cell[0], whole, *(f"{share:.2f}" if share == share else "–" for share in shares)]
+            [r.family, *cell, whole, *(f"{share:.2f}" if share == share else "–" for share in shares)]
         )
-    return markdown(["family", "language", "CP + τ", *SMALLER], rows)
+    return markdown(["family", "language", "seed", "CP + τ", *SMALLER], rows)
 
 
 def ablations(all_results: dict[str, Results]) -> str:
