@@ -99,11 +99,13 @@ def _pieces(name: str, members: tuple[int, ...], vectors: Sequence[WeightVector]
     chosen = [vectors[i] for i in members]
     frame = _frame(name, chosen)  # (members, rows): own row, or -1
     codes = np.stack([_kind_codes(name, v, rows) for v, rows in zip(chosen, frame, strict=True)])
-    patterns, which = np.unique(codes, axis=1, return_inverse=True)
+    alike = np.zeros(codes.shape[1], np.int64)  # one small number a row: quicker to sort than columns are
+    for code in codes:
+        alike = np.unique(alike * len(_KINDS) + code, return_inverse=True)[1].reshape(-1)
     result = []
-    for p, pattern in enumerate(patterns.T):
-        taken = np.flatnonzero(which.reshape(-1) == p)
-        kinds = tuple(_KINDS[code] for code in pattern)
+    for pattern in range(alike.max(initial=-1) + 1):
+        taken = np.flatnonzero(alike == pattern)
+        kinds = tuple(_KINDS[code] for code in codes[:, taken[0]])
         result.append(Piece(name, members, kinds, tuple(frame[:, taken]), (len(taken), *shape[1:])))
     return result
 

@@ -170,6 +170,30 @@ def measure(deltas, pairs, line, tops, vector_sums, pair_sums):
             _count_pair(a, b, tops[i], tops[j], pair_sums[p])
 
 
+@njit(nogil=True, cache=True, error_model="numpy")
+def measure_sides(sides, plus, minus, squared, pairs, line, tops, vector_sums, pair_sums, side_squares):
+    """What `measure` adds, of plain differences that are taken here, a chunk at a time, from raw elements.
+
+    `sides` (sides, elements) raw bfloat16 or float32; vector v is `sides[plus[v]] - sides[minus[v]]`. The sum of
+    squares of the sides numbered in `squared` is added to `side_squares` (sides,).
+    """
+    deltas = np.empty((plus.size, _CHUNK), np.float32)
+    for start in range(0, sides.shape[1], _CHUNK):
+        stop = min(start + _CHUNK, sides.shape[1])
+        for s in squared:
+            side_squares[s] += _squares(sides[s, start:stop])
+        for v in range(plus.size):
+            delta = deltas[v, : stop - start]
+            _subtract(sides[plus[v], start:stop], sides[minus[v], start:stop], delta)
+            vector_sums[v, SQUARES] += _squares(delta)
+            _count_vector(delta, line, tops[v], vector_sums[v])
+        for p in range(pairs.shape[0]):
+            i, j = pairs[p, 0], pairs[p, 1]
+            a, b = deltas[i, : stop - start], deltas[j, : stop - start]
+            _sum_pair(a, b, pair_sums[p])
+            _count_pair(a, b, tops[i], tops[j], pair_sums[p])
+
+
 def bits_of(magnitude: float) -> np.int32:
     """A non-negative number as the bits of its float32."""
     return np.float32(magnitude).view(np.int32)

@@ -12,6 +12,7 @@ import numpy as np
 
 from chatvec_lab.anatomy import kernels
 from chatvec_lab.anatomy.blocks import NEW, Piece, Reader, pieces_of, run, tiles
+from chatvec_lab.anatomy.plain import plain_of
 from chatvec_lab.weights.vector import WeightVector
 
 SAMPLE = 32768  # elements that set the threshold of a tensor's largest entries, from
@@ -62,10 +63,13 @@ def one_pass(vectors, line, *, together, progress, top=None, only=lambda name: T
         piece, start, stop = job
         if not hasattr(local, "reader"):
             local.reader, local.deltas = Reader(chosen), np.empty((len(chosen), kernels.TILE), np.float32)
-        thresholds = tops.of(piece, local.reader)
+            local.plain = {}
+        if id(piece) not in local.plain:
+            local.plain[id(piece)] = plain_of(piece, local.reader)
         sums = _measure(
-            piece, start, stop, local.reader, local.deltas, line_bits, thresholds, top is not None
-        )
+            (piece, start, stop), local.reader, local.plain[id(piece)], local.deltas, line_bits,
+            tops.of(piece, local.reader), top is not None,
+        )  # fmt: skip
         tick(stop - start)
         return sums
 
@@ -88,15 +92,19 @@ def _empty(piece: Piece, pairs: bool) -> Sums:
                  np.zeros(members))  # fmt: skip
 
 
-def _measure(piece, start, stop, reader, deltas, line_bits, thresholds, pairs) -> Sums:
-    """The sums of one span, read and measured in blocks that stay in the cache."""
+def _measure(job, reader, plain, deltas, line_bits, thresholds, pairs) -> Sums:
+    """The sums of one span, measured in tiles that stay in the cache."""
+    piece, start, stop = job
     sums = _empty(piece, pairs)
     live = piece.live
     place = {k: i for i, k in enumerate(live)}
     index = np.array([(place[a], place[b]) for a, b in pairs_of(piece) if pairs], np.int64).reshape(-1, 2)
     limits = np.array([thresholds[k] for k in live], np.int32)
     measured = np.zeros((len(live), 5))
-    for begin, end in reader.blocks(piece, start, stop):
+    if plain is not None:
+        plain.measure(reader, start, stop, (index, line_bits, limits), measured, sums)
+        reader.release()
+    for begin, end in () if plain is not None else reader.blocks(piece, start, stop):
         parts = {k: reader.parts(piece, k, begin, end) for k in live}
         for tile in tiles(end - begin):
             block = deltas[: len(live), : tile.stop - tile.start]
