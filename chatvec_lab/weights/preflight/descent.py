@@ -7,7 +7,7 @@ cosine with its base stays near 1. A few rows of a few tensors are enough to tel
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import groupby
@@ -187,9 +187,16 @@ class Holding:
 
 
 def holding(
-    merged: MergedCheckpoint, base: Checkpoint, *, elements: int | None, seed: int = 0, places: int = 1000
+    merged: MergedCheckpoint,
+    base: Checkpoint,
+    *,
+    elements: int | None,
+    seed: int = 0,
+    places: int = 1000,
+    record: Callable | None = None,
 ) -> Holding:
-    """What the CP of `merged` holds of its vector, whose base is `base`; `elements` bounds what is read (None: all).
+    """What the CP of `merged` holds of its vector, whose base is `base`; `elements` bounds what is read (None: all), which
+    `record` sees, as that of a `Workspace`.
 
     Only tensors that get the vector count, and rows of tokens that base, chat and CP all have. ValueError when CP and
     base do not pair (a family within a larger model).
@@ -200,7 +207,7 @@ def holding(
         raise ValueError(f"no tensor of {merged.cp.label} that gets the vector is one of {base.label}.")
 
     def of_a_tensor(spans: list[tuple[str, int, int]]) -> list[tuple[float, ...]]:
-        sums, work = [], Workspace()
+        sums, work = [], Workspace(record)
         for name, start, stop in spans:
             work.release()
             cp = exact.widen(work.fill(merged.cp, name, start, stop)).astype(np.float64)
