@@ -1,4 +1,8 @@
-"""The compiled half of `sums` that decides most elements: the sum in plain float64, with a bound of its error."""
+"""The compiled half of `sums` that decides most elements: the plain sum in floats, with a bound of its error.
+
+Of k terms the plain sum is off by less than (k + 2) * u * sizes, u being half a unit of the float type and `sizes` the sum of
+the magnitudes of CP and products: k sums, all differences together, all coefficients together. Twice that is allowed for.
+"""
 
 from __future__ import annotations
 
@@ -6,150 +10,169 @@ import numpy as np
 from numba import carray, njit
 
 from chatvec_lab.weights.numerics.compiled_lanes import _fma, load, pointer
-from chatvec_lab.weights.numerics.sums import BFLOAT16, FLOAT16, FLOAT32, FLOAT64, NONE, ROW
+from chatvec_lab.weights.numerics.sums import BFLOAT16, FLOAT16, FLOAT32, FLOAT64, NONE, ROW, TILE
 
-# where the rows of a tile begin: one array, so that loops vectorise
-_X, _Y, _HIGH, _BOUND = (i * ROW for i in range(4))
+_U, _Q = np.uint32, np.uint64
 
 
 @njit(nogil=True, error_model="numpy")
-def _widen(address, code, start, n, tile, row):
-    """Elements from `start` on as float64, into a row of the tile: always exact. A missing array is zero."""
+def _copy(raw, row):
+    for i in range(row.size):
+        row[i] = row.dtype.type(load(raw[i]))
+
+
+@njit(nogil=True, error_model="numpy")
+def _widen(address, code, start, row):
+    """Elements from `start` on, as floats of the row's type. A missing array is zero."""
+    n = row.size
     if code == BFLOAT16:
-        a = carray(pointer(address + 2 * start, np.uint16), n)
-        for i in range(n):
-            tile[row + i] = load(a[i])
+        _copy(carray(pointer(address + 2 * start, np.uint16), n), row)
     elif code == FLOAT16:
-        b = carray(pointer(address + 2 * start, np.int16), n)
-        for i in range(n):
-            tile[row + i] = load(b[i])
+        _copy(carray(pointer(address + 2 * start, np.int16), n), row)
     elif code == FLOAT32:
-        c = carray(pointer(address + 4 * start, np.float32), n)
-        for i in range(n):
-            tile[row + i] = c[i]
+        _copy(carray(pointer(address + 4 * start, np.float32), n), row)
     elif code == FLOAT64:
-        d = carray(pointer(address + 8 * start, np.float64), n)
-        for i in range(n):
-            tile[row + i] = d[i]
+        _copy(carray(pointer(address + 8 * start, np.float64), n), row)
     else:
-        tile[row : row + n] = 0.0
+        row[:] = 0.0
 
 
 @njit(nogil=True, error_model="numpy")
-def _weigh(coefficient, plus, minus, n, tile):
-    """Add a term to the sum in plain float64, and its size to the sum of sizes."""
-    size = abs(coefficient)
-    for i in range(n):
-        d = np.float64(load(plus[i])) - np.float64(load(minus[i]))
-        tile[_HIGH + i] = _fma(coefficient, d, tile[_HIGH + i])
-        tile[_BOUND + i] = _fma(size, abs(d), tile[_BOUND + i])
+def _add_pair(coefficient, weight, plus, minus, sums, sizes):
+    for i in range(sums.size):
+        d = sums.dtype.type(load(plus[i])) - sums.dtype.type(load(minus[i]))
+        sums[i] = _fma(coefficient, d, sums[i])
+        sizes[i] = _fma(weight, abs(d), sizes[i])
 
 
 @njit(nogil=True, error_model="numpy")
-def _weigh_one(coefficient, plus, n, tile):
-    size = abs(coefficient)
-    for i in range(n):
-        d = np.float64(load(plus[i]))
-        tile[_HIGH + i] = _fma(coefficient, d, tile[_HIGH + i])
-        tile[_BOUND + i] = _fma(size, abs(d), tile[_BOUND + i])
+def _add_one(coefficient, weight, plus, sums, sizes):
+    for i in range(sums.size):
+        d = plus[i]
+        sums[i] = _fma(coefficient, d, sums[i])
+        sizes[i] = _fma(weight, abs(d), sizes[i])
 
 
 @njit(nogil=True, error_model="numpy")
-def _weigh_any(coefficient, addresses, codes, start, n, tile):
-    """A term whose two arrays are of one format, or else of any two."""
+def _add_any(coefficient, addresses, codes, start, sums, sizes, x, y):
+    """Add a term to the sums, and its sizes to theirs: these never vanish where a difference does not."""
+    n, factor = sums.size, sums.dtype.type(coefficient)
+    weight = max(abs(factor), sums.dtype.type(1.0))
     code = codes[0] if codes[0] == codes[1] else NONE
     if code == BFLOAT16:
         a = carray(pointer(addresses[0] + 2 * start, np.uint16), n)
         b = carray(pointer(addresses[1] + 2 * start, np.uint16), n)
-        _weigh(coefficient, a, b, n, tile)
+        _add_pair(factor, weight, a, b, sums, sizes)
     elif code == FLOAT16:
         a = carray(pointer(addresses[0] + 2 * start, np.int16), n)
         b = carray(pointer(addresses[1] + 2 * start, np.int16), n)
-        _weigh(coefficient, a, b, n, tile)
-    elif code == FLOAT32:
-        a = carray(pointer(addresses[0] + 4 * start, np.float32), n)
-        b = carray(pointer(addresses[1] + 4 * start, np.float32), n)
-        _weigh(coefficient, a, b, n, tile)
-    elif codes[0] == FLOAT32 and codes[1] == NONE:
-        _weigh_one(coefficient, carray(pointer(addresses[0] + 4 * start, np.float32), n), n, tile)
+        _add_pair(factor, weight, a, b, sums, sizes)
     else:
-        _widen(addresses[0], codes[0], start, n, tile, _X)
-        _widen(addresses[1], codes[1], start, n, tile, _Y)
-        _weigh(coefficient, tile[_X : _X + n], tile[_Y : _Y + n], n, tile)
+        _widen(addresses[0], codes[0], start, x)
+        if codes[1] == NONE:
+            _add_one(factor, weight, x, sums, sizes)
+        else:
+            _widen(addresses[1], codes[1], start, y)
+            _add_pair(factor, weight, x, y, sums, sizes)
+
+
+def _narrow(dropped: int, bias: int, smallest: float, largest: float):
+    """A function that rounds to a format of 16 bits: float32 without its last bits, the exponent moved."""
+    middle, rest = _U(1 << dropped - 1), _U((1 << dropped) - 1)
+    low, high = (np.float32(limit).view(np.uint32) for limit in (smallest, largest))
+    dropped, bias = _U(dropped), _U(bias)
+
+    @njit(nogil=True, error_model="numpy")
+    def decide(sums, sizes, open_, out, half, factor):
+        """Round where the middle between two stored numbers is far enough; how many elements that leaves open.
+
+        `half`: what the float32 next to a sum may be off, in units of its last bit.
+        """
+        count = _U(0)
+        for i in range(sums.size):
+            s, every = sums[i], sizes[i]
+            size = abs(s)
+            bits = np.float32(size).view(np.uint32)
+            tail = _U(bits & rest)
+            number = _U(_U(bits >> dropped) + _U(tail > middle))
+            number = _U(number - bias) if bits >= low else _U(0)
+            out[i] = np.uint16(number | _U(_U(s < 0.0) << _U(15)))
+            distance = sums.dtype.type(np.int32(abs(np.int32(np.int32(tail) - np.int32(middle)))))
+            is_far = (distance - half) * size > factor * every
+            is_open = _U(not ((is_far & (bits >= low) & (bits < high)) | (every == 0.0)))
+            open_[i] = np.uint8(is_open)
+            count = _U(count + is_open)
+        return np.int64(count)
+
+    return decide
+
+
+_decide_bfloat16 = _narrow(16, 0, 2.0**-100, 2.0**127)
+_decide_float16 = _narrow(13, 112 << 10, 2.0**-14, 2.0**15)  # subnormal numbers are left open
 
 
 @njit(nogil=True, error_model="numpy")
-def _decide_narrow(n, tile, open_, out, dropped, smallest, largest, factor, bias):
-    """Round to 16 bits where the sum in float64 leaves no doubt; how many elements it leaves open.
-
-    The float32 next to such a sum is at most its neighbour away from the exact value, so it lies on the same side of a
-    middle between two stored numbers, unless it is that middle.
-    """
-    count = np.uint32(0)
-    middle = np.uint32(np.uint32(1) << np.uint32(dropped - np.uint32(1)))
-    rest = np.uint32(np.uint32(middle << np.uint32(1)) - np.uint32(1))
-    for i in range(n):
-        s, sizes = tile[_HIGH + i], tile[_BOUND + i]
-        size = abs(s)
-        is_zero = sizes == 0.0
-        is_clear = (size >= smallest) & (size < largest) & (sizes * factor <= size)
-        bits = np.float32(size).view(np.uint32)
-        tail = np.uint32(bits & rest)
-        number = np.uint32(np.uint32(bits >> dropped) + np.uint32(tail > middle))
-        number = np.uint32(np.uint32(number - bias) * np.uint32(not is_zero))
-        sign = np.uint32(np.uint32(s < 0.0) << np.uint32(15))
-        out[i] = np.uint16(number | sign)
-        is_open = np.uint32(not ((is_clear & (tail != middle)) | is_zero))
-        open_[i] = np.uint8(is_open)
-        count = np.uint32(count + is_open)
-    return np.int64(count)
-
-
-@njit(nogil=True, error_model="numpy")
-def _decide_single(n, tile, open_, out, factor):
-    """Round to float32 where everything that the exact value may be rounds alike; how many elements are left open."""
-    count = np.uint32(0)
-    for i in range(n):
-        s, sizes = tile[_HIGH + i] + 0.0, tile[_BOUND + i]
-        error = sizes * factor
+def _decide_float32(sums, sizes, open_, out, factor):
+    """Round where all that the exact value may be rounds alike; how many elements that leaves open."""
+    count = _U(0)
+    for i in range(sums.size):
+        s = sums[i] + 0.0  # a zero is positive
+        error = sizes[i] * factor
         low, high = np.float32(s - error), np.float32(s + error)
         out[i] = high
         size = abs(s)
         is_clear = (size >= 2.0**-100) & (size < 2.0**127) & (low == high)
-        is_open = np.uint32(not (is_clear | (sizes == 0.0)))
+        is_open = _U(not (is_clear | (sizes[i] == 0.0)))
         open_[i] = np.uint8(is_open)
-        count = np.uint32(count + is_open)
+        count = _U(count + is_open)
     return np.int64(count)
 
 
 @njit(nogil=True, error_model="numpy")
-def _quickly(cp, cp_code, factors, given, out, out_code, start, n, tile, open_, index, count):
-    """Fill a tile where the sum in plain float64 tells the rounding; what it leaves open joins the `count` in `index`.
-
-    The sum of k terms errs by at most (k + 1) * 2**-53 of the sum of sizes: once for each product that is added, once
-    for all differences. What decides allows for four times that and more.
-    """
-    _widen(cp, cp_code, start, n, tile, _HIGH)
-    for i in range(n):
-        tile[_BOUND + i] = abs(tile[_HIGH + i])
-    for k in range(factors.size):
-        _weigh_any(factors[k], given[k, :, 0], given[k, :, 1], start, n, tile)
-    operations = np.float64(factors.size + 1)
-    if out_code == BFLOAT16:
-        a = carray(pointer(out + 2 * start, np.uint16), n)
-        found = _decide_narrow(
-            n, tile, open_, a, np.uint32(16), 2.0**-100, 2.0**127, operations * 2.0**-24, np.uint32(0)
-        )
-    elif out_code == FLOAT16:  # subnormal numbers are left open
-        a = carray(pointer(out + 2 * start, np.uint16), n)
-        found = _decide_narrow(
-            n, tile, open_, a, np.uint32(13), 2.0**-14, 2.0**15, operations * 2.0**-24, np.uint32(112 << 10)
-        )
-    else:
-        c = carray(pointer(out + 4 * start, np.float32), n)
-        found = _decide_single(n, tile, open_, c, operations * 2.0**-51)
-    if found:
-        for i in range(n):
-            index[count] = start + i
-            count += open_[i]
+def _list(flags, start, index, count):
+    """Add the places of the flags, eight bytes to a word, to the `count` in `index`."""
+    for j in range(flags.size):
+        word = flags[j]
+        while word != _Q(0):
+            lowest = _Q(word & _Q(_Q(0) - word))
+            byte = _Q(_Q(lowest * _Q(0x0001020304050607)) >> _Q(56))
+            index[count] = start + 8 * j + np.int64(byte)
+            count += 1
+            word = _Q(word ^ lowest)
     return count
+
+
+def _quickly_in(kind, unit: float, half: float):
+    """A function that sums in floats of one kind, `unit` being twice what they are off."""
+    factor_narrow = 2.0 * unit / 2.0**-24  # in units of the last bit of a float32
+
+    @njit(nogil=True, error_model="numpy")
+    def quickly(cp, cp_code, factors, given, out, out_code, start, n, tile, open_, index, count):
+        """Fill a tile where the sum tells the rounding; what it leaves open joins the `count` in `index`."""
+        sums, sizes = carray(pointer(tile, kind), n), carray(pointer(tile + 8 * ROW, kind), n)
+        x, y = carray(pointer(tile + 16 * ROW, kind), n), carray(pointer(tile + 24 * ROW, kind), n)
+        flags = carray(pointer(open_, np.uint8), TILE)
+        flags[n:] = 0
+        _widen(cp, cp_code, start, sums)
+        for i in range(n):
+            sizes[i] = abs(sums[i])
+        for k in range(factors.size):
+            _add_any(factors[k], given[k, :, 0], given[k, :, 1], start, sums, sizes, x, y)
+        terms = np.float64(factors.size + 2)
+        narrow = kind(terms * factor_narrow)
+        if out_code == BFLOAT16:
+            a = carray(pointer(out + 2 * start, np.uint16), n)
+            found = _decide_bfloat16(sums, sizes, flags, a, kind(half), narrow)
+        elif out_code == FLOAT16:
+            a = carray(pointer(out + 2 * start, np.uint16), n)
+            found = _decide_float16(sums, sizes, flags, a, kind(half), narrow)
+        else:
+            c = carray(pointer(out + 4 * start, np.float32), n)
+            found = _decide_float32(sums, sizes, flags, c, kind(terms * unit))
+        return _list(carray(pointer(open_, np.uint64), TILE // 8), start, index, count) if found else count
+
+    return quickly
+
+
+_quickly_single = _quickly_in(np.float32, 2.0**-23, 0.0)  # for 16-bit results of formats up to 32 bits
+_quickly_double = _quickly_in(np.float64, 2.0**-52, 0.75)

@@ -5,18 +5,18 @@ from __future__ import annotations
 import numpy as np
 from numba import carray, njit
 
-from chatvec_lab.weights.numerics.compiled_bounds import _quickly
+from chatvec_lab.weights.numerics.compiled_bounds import _quickly_double, _quickly_single
 from chatvec_lab.weights.numerics.compiled_lanes import _fma, load, pointer
 from chatvec_lab.weights.numerics.sums import BFLOAT16, FLOAT16, FLOAT32, FLOAT64, ROW, TILE
 
 # where the rows of a tile begin: one array, so that loops vectorise
-_X, _Y, _HIGH, _BOUND, _LOW, _OPEN, _INDEX = (i * ROW for i in range(7))
+_HIGH, _BOUND, _X, _Y, _LOW, _OPEN, _INDEX = (i * ROW for i in range(7))
 _TINY = 2.0**-900  # a product below this may have an error that float64 cannot hold
 
 
 @njit(nogil=True, error_model="numpy")
 def _gather(address, code, index, tile, row):
-    """As `_widen`, of scattered elements."""
+    """Some elements as float64, into a row of the tile: always exact. A missing array is zero."""
     n, size = index.size, index[index.size - 1] + 1
     if code == BFLOAT16:
         a = carray(pointer(address, np.uint16), size)
@@ -194,11 +194,13 @@ def sums(cp, cp_code, coefficients, arrays, terms, threshold, out, out_code, siz
     how many elements are out of range; how many are open is returned, and the first `room` of them are in `open_`.
     """
     rows, scratch = carray(pointer(tile, np.float64), _INDEX), tile + 8 * _Y
-    flags = carray(pointer(tile + 8 * _OPEN, np.uint8), TILE)
-    index = carray(pointer(tile + 8 * _INDEX, np.int64), 2 * TILE)
+    open_rows, index = tile + 8 * _OPEN, carray(pointer(tile + 8 * _INDEX, np.int64), 2 * TILE)
     given = carray(pointer(arrays, np.int64), (terms, 2, 2))
     factors = carray(pointer(coefficients, np.float64), terms)
     listed = carray(pointer(open_, np.int64), room)
+    is_single = out_code < FLOAT32 and cp_code < FLOAT64
+    for k in range(terms):
+        is_single = is_single and max(given[k, 0, 1], given[k, 1, 1]) < FLOAT64
     bad, unsure, count = 0, 0, 0
     for start in range(0, size, TILE):
         n = min(TILE, size - start)
@@ -206,8 +208,14 @@ def sums(cp, cp_code, coefficients, arrays, terms, threshold, out, out_code, siz
             for i in range(n):
                 index[i] = start + i
             count = n
+        elif is_single:
+            count = _quickly_single(
+                cp, cp_code, factors, given, out, out_code, start, n, tile, open_rows, index, count
+            )
         else:
-            count = _quickly(cp, cp_code, factors, given, out, out_code, start, n, rows, flags, index, count)
+            count = _quickly_double(
+                cp, cp_code, factors, given, out, out_code, start, n, tile, open_rows, index, count
+            )
         while count >= TILE or (count and start + TILE >= size):  # many at a time
             some = min(count, TILE)
             found, unsure = _exactly(

@@ -1,6 +1,6 @@
 """The general way of the arithmetic: a sum of any number of differences, in any mix of formats, without an error.
 
-A sum in plain float64, whose error is bounded by the sizes of its terms, decides most elements of narrower formats. The
+A plain sum of floats, whose error is bounded by the sizes of its terms, decides most elements of narrower formats. The
 others, near a middle or left over where terms cancel, are summed again without an error: each product is two float64s (a
 fused multiply-add gives the error of the first), each sum keeps its error (Knuth's TwoSum) in a second float64, and what
 that second one loses is bounded in a third. An element whose rounding this bound leaves open is flagged, for rational
