@@ -119,7 +119,10 @@ def _opened(path: Path) -> int:
     try:
         return os.open(path, flags | _DIRECT, 0o644)
     except OSError as error:
-        if error.errno != errno.EINVAL:  # what a disk answers that cannot do without the cache
+        if error.errno not in (
+            errno.EINVAL,
+            errno.ENOTSUP,
+        ):  # what a disk answers that cannot do without the cache
             raise
         return os.open(path, flags, 0o644)
 
