@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 
 PIECE = 1 << 22  # bytes
-WAITING = 2  # whole pieces that may wait for the disk; then the threads wait for it, too
+WAITING = 4  # whole pieces that may wait for the disk; then the threads wait for it, too
 _PAGE = 4096  # past the cache, what is written begins and ends at multiples of this
 _DIRECT = getattr(os, "O_DIRECT", 0)
 _begin = getattr(

@@ -1,6 +1,7 @@
 """Write tensors into safetensors shards, block by block: reading, computing and writing overlap in few threads.
 
-One worker does all three steps for a block with one thread of arithmetic; several workers overlap each other.
+One worker reads and computes a block with one thread of arithmetic; several workers overlap each other, and one thread
+writes the pieces of a file that they make whole (`pieces`).
 (Two OpenMP threads that spin on each small operation were measured eight times slower on a busy machine.)
 """
 
