@@ -42,7 +42,7 @@ class Leaf(Protocol):
     def shape(self, name: str) -> tuple[int, ...]: ...
     def part(self, name: str) -> Part: ...
     def own(self, name: str, start: int, stop: int, work: Workspace) -> list[exact.Part]:
-        """The flat elements [start, stop) as raw parts, which are the caller's to overwrite."""
+        """The flat elements [start, stop) as raw parts, the caller's to overwrite where `work` is `apart`."""
 
     def live_rows(self, name: str) -> np.ndarray | None:
         """Which rows of a table carry a difference, shape (rows,), bool; None: all."""
@@ -183,11 +183,13 @@ class Difference:
 
     def own(self, name: str, start: int, stop: int, work: Workspace) -> list[exact.Part]:
         _ = self._is_checked
-        plus = work.fill(self.plus, self.plus.resolve(name), start, stop)
-        stored = self.minus.resolve(name)
+        ours, stored = self.plus.resolve(name), self.minus.resolve(name)
         rows = self.minus_rows(name)
         if rows is None:
+            plus = work.fill(self.plus, ours, start, stop)
             return [(1.0, plus, work.fill(self.minus, stored, start, stop))]
+        with work.apart():
+            plus = work.fill(self.plus, ours, start, stop)
         width = prod(self.shape(name)[1:])
         first, last = start // width, -(-stop // width)
         minus = work.array(files.NUMPY_DTYPES[self.minus.dtype_name(stored)], (last - first) * width)

@@ -59,7 +59,7 @@ class Tensor:
 
     def blocks(self, dtype=np.float64, which: int = 0) -> Iterator[tuple[int, np.ndarray]]:
         """(start, elements) block by block."""
-        work = Workspace()
+        work = Workspace(self.record)
         for start, stop in block_spans(self.shape):
             yield start, self.values(start, stop, work, dtype, which)
             work.release()

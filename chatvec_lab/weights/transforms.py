@@ -105,7 +105,8 @@ class Transform:
 
     def own(self, name: str, start: int, stop: int, work: Workspace) -> list[exact.Part]:
         known = self.known(name, work)
-        return self.method.span(Tensor(name, self.vectors), known, int(start), int(stop), work)
+        with work.apart():  # methods overwrite what they read
+            return self.method.span(Tensor(name, self.vectors), known, int(start), int(stop), work)
 
 
 def transformed(method: Method, *vectors: WeightVector) -> WeightVector:

@@ -128,7 +128,7 @@ class WeightVector:
         """The flat span [start, stop) of a tensor as raw parts, to be summed by `exact.combine`.
 
         With `vocabulary` (and `rows`, its number of rows) the span counts rows of that vocabulary; rows whose
-        token the vector lacks are zero. Without, the span counts the vector's own rows. The parts are the caller's.
+        token the vector lacks are zero. Without, the span counts the vector's own rows. Not to be overwritten.
         """
         work = work or Workspace()
         if vocabulary is None and len(self.terms) > 1 and self.is_table(name):

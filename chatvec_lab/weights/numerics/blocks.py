@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from math import prod
 from typing import TYPE_CHECKING
 
@@ -27,12 +28,16 @@ def block_spans(shape: tuple[int, ...]) -> list[tuple[int, int]]:
 
 
 class Workspace:
-    """Buffers that one thread reuses from block to block (fresh ones would cost a page fault each 4 KB)."""
+    """Buffers that one thread reuses from block to block (fresh ones would cost a page fault each 4 KB).
+
+    What is read twice of one block, such as a base that several differences share, is read once.
+    """
 
     def __init__(self, record: Callable[[Checkpoint, str, int, np.ndarray], None] | None = None):
         self.record = record  # sees every block that is read, for digests
         self._arrays: dict[np.dtype, list[np.ndarray]] = {}
         self._used: dict[np.dtype, int] = {}
+        self._read: dict[tuple[Checkpoint, str, int, int], np.ndarray] | None = {}  # None: shares nothing
 
     def array(self, dtype: np.dtype, size: int) -> np.ndarray:
         pool, used = self._arrays.setdefault(dtype, []), self._used.get(dtype, 0)
@@ -48,10 +53,27 @@ class Workspace:
 
     def release(self, mark: dict | None = None) -> None:
         self._used = mark or {}
+        if self._read:
+            self._read.clear()
+
+    @contextmanager
+    def apart(self) -> Iterator[None]:
+        """What is read meanwhile belongs to who reads it, who may overwrite it."""
+        shared, self._read = self._read, None
+        try:
+            yield
+        finally:
+            self._read = shared
 
     def fill(self, source: Checkpoint, name: str, start: int, stop: int) -> np.ndarray:
+        """Elements of a checkpoint, raw; not to be overwritten, but for what is read `apart`."""
+        key = (source, name, start, stop)
+        if self._read and key in self._read:
+            return self._read[key]
         raw = self.array(files.NUMPY_DTYPES[source.dtype_name(name)], stop - start)
         source.fill(name, start, stop, raw)
         if self.record is not None:
             self.record(source, name, start, raw)
+        if self._read is not None:
+            self._read[key] = raw
         return raw

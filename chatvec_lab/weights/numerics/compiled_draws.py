@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 from numba import carray, njit
 
-from chatvec_lab.weights.numerics.compiled_lanes import _fma, pointer
+from chatvec_lab.weights.numerics.compiled_lanes import _fma, _root, pointer
 from chatvec_lab.weights.numerics.draws import COUNTERS, LANES, TILE
 
 _F, _I, _U, _Q = np.float32, np.int32, np.uint32, np.uint64
@@ -65,7 +65,7 @@ def _radius(word):
     square = _F(t * t)
     rest = _fma(_MINUS_HALF, square, _F(_F(square * t) * p))
     log = _fma(_F(_I(exponent - _I(31))), _LN2, _F(t + rest))
-    return np.sqrt(_F(_MINUS_TWO * log))
+    return _root(_F(_MINUS_TWO * log))
 
 
 @njit(nogil=True, error_model="numpy", inline="always")
@@ -110,7 +110,8 @@ def _draw(key, stream, start, out, words, spare):
             _normals(words, out[done : done + TILE])
         else:
             _normals(words, spare)
-            out[done : done + n] = spare[skipped : skipped + n]
+            for i in range(n):  # numba's slice assignment would need numba at work
+                out[done + i] = spare[skipped + i]
         done += n
 
 
@@ -152,7 +153,7 @@ def noise(key, stream, start, size, unit, norms, out, scratch):
     _draw(key, stream, start, values, tile, spare)
     for i in range(0, size, unit):
         one = values[i : i + unit]
-        factor = wanted[i // unit] / np.sqrt(_square(one, sums))
+        factor = wanted[i // unit] / _root(_square(one, sums))
         for j in range(one.size):
             one[j] = np.float32(factor * np.float64(one[j]))
     return 0

@@ -22,6 +22,17 @@ def _fma(typing, a, b, c):
     return a(a, b, c), generate
 
 
+@intrinsic
+def _root(typing, x):
+    """The square root, rounded once: an instruction. (numpy's calls a library for numbers below zero.)"""
+
+    def generate(context, builder, signature, arguments):
+        root = builder.module.declare_intrinsic("llvm.sqrt", [arguments[0].type])
+        return builder.call(root, arguments)
+
+    return x(x), generate
+
+
 def load(x):
     """A raw element as a float32 (or as it is): always exact."""
 

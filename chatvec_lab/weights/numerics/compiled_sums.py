@@ -5,35 +5,35 @@ from __future__ import annotations
 import numpy as np
 from numba import carray, njit
 
+from chatvec_lab.weights.numerics.compiled_bounds import _quickly_double, _quickly_single
 from chatvec_lab.weights.numerics.compiled_lanes import _fma, load, pointer
-from chatvec_lab.weights.numerics.sums import TILE
+from chatvec_lab.weights.numerics.sums import BFLOAT16, FLOAT16, FLOAT32, FLOAT64, ROW, TILE
 
-_X, _Y, _HIGH, _LOW, _BOUND = (
-    i * TILE for i in range(5)
-)  # where the rows begin: one array, so that loops vectorise
-_NONE, _BFLOAT16, _FLOAT16, _FLOAT32, _FLOAT64 = range(5)
+# where the rows of a tile begin: one array, so that loops vectorise
+_HIGH, _BOUND, _X, _Y, _LOW, _OPEN, _INDEX = (i * ROW for i in range(7))
 _TINY = 2.0**-900  # a product below this may have an error that float64 cannot hold
 
 
 @njit(nogil=True, error_model="numpy")
-def _widen(address, code, start, n, tile, row):
-    """Elements from `start` on as float64, into a row of the tile: always exact. A missing array is zero."""
-    if code == _BFLOAT16:
-        a = carray(pointer(address + 2 * start, np.uint16), n)
+def _gather(address, code, index, tile, row):
+    """Some elements as float64, into a row of the tile: always exact. A missing array is zero."""
+    n, size = index.size, index[index.size - 1] + 1
+    if code == BFLOAT16:
+        a = carray(pointer(address, np.uint16), size)
         for i in range(n):
-            tile[row + i] = load(a[i])
-    elif code == _FLOAT16:
-        b = carray(pointer(address + 2 * start, np.int16), n)
+            tile[row + i] = load(a[index[i]])
+    elif code == FLOAT16:
+        b = carray(pointer(address, np.int16), size)
         for i in range(n):
-            tile[row + i] = load(b[i])
-    elif code == _FLOAT32:
-        c = carray(pointer(address + 4 * start, np.float32), n)
+            tile[row + i] = load(b[index[i]])
+    elif code == FLOAT32:
+        c = carray(pointer(address, np.float32), size)
         for i in range(n):
-            tile[row + i] = c[i]
-    elif code == _FLOAT64:
-        d = carray(pointer(address + 8 * start, np.float64), n)
+            tile[row + i] = c[index[i]]
+    elif code == FLOAT64:
+        d = carray(pointer(address, np.float64), size)
         for i in range(n):
-            tile[row + i] = d[i]
+            tile[row + i] = d[index[i]]
     else:
         tile[row : row + n] = 0.0
 
@@ -46,10 +46,10 @@ def _two_sum(a, b):
 
 
 @njit(nogil=True, error_model="numpy")
-def _add(coefficient, plus, minus, n, tile):
-    """high + low += coefficient * (plus - minus); the bound grows by what low loses."""
+def _add(coefficient, n, tile):
+    """high + low += coefficient * (x - y); the bound grows by what low loses."""
     for i in range(n):
-        d, rest = _two_sum(np.float64(load(plus[i])), -np.float64(load(minus[i])))
+        d, rest = _two_sum(tile[_X + i], -tile[_Y + i])
         p = coefficient * d
         e = _fma(coefficient, d, -p)
         q = coefficient * rest
@@ -61,28 +61,6 @@ def _add(coefficient, plus, minus, n, tile):
         tile[_LOW + i] = w
         lost = (abs(lost_a) + abs(lost_b)) + (abs(lost_w) + 2.0**-52 * abs(q))
         tile[_BOUND + i] += lost + (1.0 if (d != 0.0) & (abs(p) < _TINY) else 0.0)
-
-
-@njit(nogil=True, error_model="numpy")
-def _add_any(coefficient, addresses, codes, start, n, tile):
-    """A term whose two arrays are of one format, or else of any two."""
-    code = codes[0] if codes[0] == codes[1] else _NONE
-    if code == _BFLOAT16:
-        a = carray(pointer(addresses[0] + 2 * start, np.uint16), n)
-        b = carray(pointer(addresses[1] + 2 * start, np.uint16), n)
-        _add(coefficient, a, b, n, tile)
-    elif code == _FLOAT16:
-        a = carray(pointer(addresses[0] + 2 * start, np.int16), n)
-        b = carray(pointer(addresses[1] + 2 * start, np.int16), n)
-        _add(coefficient, a, b, n, tile)
-    elif code == _FLOAT32:
-        a = carray(pointer(addresses[0] + 4 * start, np.float32), n)
-        b = carray(pointer(addresses[1] + 4 * start, np.float32), n)
-        _add(coefficient, a, b, n, tile)
-    else:
-        _widen(addresses[0], codes[0], start, n, tile, _X)
-        _widen(addresses[1], codes[1], start, n, tile, _Y)
-        _add(coefficient, tile[_X : _X + n], tile[_Y : _Y + n], n, tile)
 
 
 @njit(nogil=True, error_model="numpy", inline="always")
@@ -145,26 +123,68 @@ def _settle(n, tile, threshold, half_way):
 
 
 @njit(nogil=True, error_model="numpy")
-def _round(n, tile, address, code, start):
+def _round(n, tile, address, code):
     """Round once to the format of the output."""
-    if code == _BFLOAT16:
-        a = carray(pointer(address + 2 * start, np.uint16), n)
+    if code == BFLOAT16:
+        a = carray(pointer(address, np.uint16), n)
         for i in range(n):
             b = _odd_single(tile[_HIGH + i], tile[_LOW + i])
             even = np.uint32(np.uint32(b >> np.uint32(16)) & np.uint32(1))
             a[i] = np.uint16(np.uint32(np.uint32(b + np.uint32(0x7FFF)) + even) >> np.uint32(16))
-    elif code == _FLOAT16:
-        a = carray(pointer(address + 2 * start, np.uint16), n)
+    elif code == FLOAT16:
+        a = carray(pointer(address, np.uint16), n)
         for i in range(n):
             a[i] = _half(_odd_single(tile[_HIGH + i], tile[_LOW + i]))
-    elif code == _FLOAT32:  # a float64 that is odd casts to float32 correctly
-        c = carray(pointer(address + 4 * start, np.float32), n)
+    elif code == FLOAT32:  # a float64 that is odd casts to float32 correctly
+        c = carray(pointer(address, np.float32), n)
         for i in range(n):
             c[i] = _odd(tile[_HIGH + i], tile[_LOW + i])
     else:
-        d = carray(pointer(address + 8 * start, np.float64), n)
+        d = carray(pointer(address, np.float64), n)
         for i in range(n):
             d[i] = tile[_HIGH + i]
+
+
+@njit(nogil=True, error_model="numpy")
+def _scatter(given, index, address, code):
+    """Put rounded elements to their places in the output."""
+    n, size = index.size, index[index.size - 1] + 1
+    if code == FLOAT64:
+        wide, d = carray(pointer(given, np.float64), n), carray(pointer(address, np.float64), size)
+        for i in range(n):
+            d[index[i]] = wide[i]
+    elif code == FLOAT32:
+        single, c = carray(pointer(given, np.uint32), n), carray(pointer(address, np.uint32), size)
+        for i in range(n):
+            c[index[i]] = single[i]
+    else:
+        narrow, a = carray(pointer(given, np.uint16), n), carray(pointer(address, np.uint16), size)
+        for i in range(n):
+            a[index[i]] = narrow[i]
+
+
+@njit(nogil=True, error_model="numpy")
+def _exactly(cp, cp_code, factors, given, threshold, out, out_code, index, tile, scratch, listed, unsure):
+    """Fill some elements by an error-free sum; how many are out of range, and how many are `unsure` by now."""
+    n = index.size
+    _gather(cp, cp_code, index, tile, _HIGH)
+    tile[_LOW : _LOW + n] = 0.0
+    tile[_BOUND : _BOUND + n] = 0.0
+    for k in range(factors.size):
+        _gather(given[k, 0, 0], given[k, 0, 1], index, tile, _X)
+        _gather(given[k, 1, 0], given[k, 1, 1], index, tile, _Y)
+        _add(factors[k], n, tile)
+    bad, found = _settle(n, tile, threshold, out_code == FLOAT64)
+    _round(n, tile, scratch, out_code)
+    _scatter(scratch, index, out, out_code)
+    if found:
+        for i in range(n):
+            bound = tile[_BOUND + i]
+            if bound != 0.0 and tile[_X + i] <= 2.0 * bound:
+                if unsure < listed.size:
+                    listed[unsure] = index[i]
+                unsure += 1
+    return bad, unsure
 
 
 def sums(cp, cp_code, coefficients, arrays, terms, threshold, out, out_code, size, tile, open_, room, result):
@@ -173,26 +193,48 @@ def sums(cp, cp_code, coefficients, arrays, terms, threshold, out, out_code, siz
     All but numbers are addresses. `arrays` holds for each term address and code of plus, then of minus. `result` gets
     how many elements are out of range; how many are open is returned, and the first `room` of them are in `open_`.
     """
-    tile = carray(pointer(tile, np.float64), 5 * TILE)
+    rows, scratch = carray(pointer(tile, np.float64), _INDEX), tile + 8 * _Y
+    open_rows, index = tile + 8 * _OPEN, carray(pointer(tile + 8 * _INDEX, np.int64), 2 * TILE)
     given = carray(pointer(arrays, np.int64), (terms, 2, 2))
     factors = carray(pointer(coefficients, np.float64), terms)
     listed = carray(pointer(open_, np.int64), room)
-    bad, unsure = 0, 0
+    is_single = out_code < FLOAT32 and cp_code < FLOAT64
+    for k in range(terms):
+        is_single = is_single and max(given[k, 0, 1], given[k, 1, 1]) < FLOAT64
+    bad, unsure, count = 0, 0, 0
     for start in range(0, size, TILE):
         n = min(TILE, size - start)
-        _widen(cp, cp_code, start, n, tile, _HIGH)
-        tile[_LOW:] = 0.0
-        for k in range(terms):
-            _add_any(factors[k], given[k, :, 0], given[k, :, 1], start, n, tile)
-        found_bad, found_unsure = _settle(n, tile, threshold, out_code == _FLOAT64)
-        _round(n, tile, out, out_code, start)
-        bad += found_bad
-        if found_unsure:
+        if out_code == FLOAT64:
             for i in range(n):
-                bound = tile[_BOUND + i]
-                if bound != 0.0 and tile[_X + i] <= 2.0 * bound:
-                    if unsure < room:
-                        listed[unsure] = start + i
-                    unsure += 1
+                index[i] = start + i
+            count = n
+        elif is_single:
+            count = _quickly_single(
+                cp, cp_code, factors, given, out, out_code, start, n, tile, open_rows, index, count
+            )
+        else:
+            count = _quickly_double(
+                cp, cp_code, factors, given, out, out_code, start, n, tile, open_rows, index, count
+            )
+        while count >= TILE or (count and start + TILE >= size):  # many at a time
+            some = min(count, TILE)
+            found, unsure = _exactly(
+                cp,
+                cp_code,
+                factors,
+                given,
+                threshold,
+                out,
+                out_code,
+                index[:some],
+                rows,
+                scratch,
+                listed,
+                unsure,
+            )
+            bad += found
+            count -= some
+            for i in range(count):
+                index[i] = index[some + i]
     carray(pointer(result, np.int64), 1)[0] = bad
     return unsure

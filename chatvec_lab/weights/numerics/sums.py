@@ -1,8 +1,10 @@
 """The general way of the arithmetic: a sum of any number of differences, in any mix of formats, without an error.
 
-Each product is two float64s (a fused multiply-add gives the error of the first), each sum keeps its error (Knuth's
-TwoSum) in a second float64, and what that second one loses is bounded in a third. An element whose rounding the bound
-leaves open is flagged, for rational numbers to decide; sums that are exact are never flagged, however close to a tie.
+A plain sum of floats, whose error is bounded by the sizes of its terms, decides most elements of narrower formats. The
+others, near a middle or left over where terms cancel, are summed again without an error: each product is two float64s (a
+fused multiply-add gives the error of the first), each sum keeps its error (Knuth's TwoSum) in a second float64, and what
+that second one loses is bounded in a third. An element whose rounding this bound leaves open is flagged, for rational
+numbers to decide; sums that are exact are never flagged, however close to a tie.
 
 Arrays travel as addresses: one compiled kernel then serves every number of terms and every mix of formats, read-only
 memory included. It works in tiles that stay in the first-level cache.
@@ -17,7 +19,9 @@ import numpy as np
 
 from chatvec_lab.weights.numerics.machine import Kernel
 
-TILE = 512  # elements; the five float64 rows of a tile are 20 KB
+TILE = 512  # elements; six rows, and places of two tiles, are 33 KB
+NONE, BFLOAT16, FLOAT16, FLOAT32, FLOAT64 = range(5)  # codes of formats
+ROW = TILE + 16  # of a row; rows that are a power of two apart compete for one place in the cache
 
 
 def _source() -> ModuleType:
@@ -43,7 +47,7 @@ def fill(
     given = [_flat(a) for a in (cp, *(a for _, plus, minus in parts for a in (plus, minus)))]
     first, *flat = [(_address(a), _code(a)) for a in given]
     arrays, coefficients = np.array(flat, np.int64), np.array([c for c, _, _ in parts], np.float64)
-    tile, bad, open_ = np.empty(5 * TILE), np.zeros(1, np.int64), np.empty(64, np.int64)
+    tile, bad, open_ = np.empty(6 * ROW + 2 * TILE), np.zeros(1, np.int64), np.empty(64, np.int64)
 
     def run() -> int:
         return _SUMS(

@@ -20,6 +20,7 @@ from chatvec_lab.weights.preflight.findings import Finding
 from chatvec_lab.weights.preflight.kinship import kinship
 from chatvec_lab.weights.preflight.noise import quantisation
 from chatvec_lab.weights.preflight.tokens import contradictions
+from chatvec_lab.weights.saving.provenance import Digests
 from chatvec_lab.weights.tokens.vocabulary import Policy
 from chatvec_lab.weights.vector import WeightVector
 
@@ -36,7 +37,7 @@ class Report:
     """What `preflight` found. `print(report)` is the page; `check()` raises what refuses.
 
     `sections` maps titles to lines; `forced` names the refusals that were overridden; `holdings` has the figures of
-    each term of the vector that knows its base.
+    each term of the vector that knows its base. `read` has the digests of what was read whole, for the manifest.
     """
 
     title: str
@@ -44,6 +45,10 @@ class Report:
     findings: tuple[Finding, ...] = ()
     forced: tuple[str, ...] = ()
     holdings: dict[str, Holding] = field(default_factory=dict)
+    read: Digests | None = field(default=None, repr=False, compare=False)
+
+    def __getstate__(self):  # what was read is known in this process only
+        return vars(self) | {"read": None}
 
     @property
     def refusals(self) -> tuple[Finding, ...]:
@@ -165,12 +170,13 @@ def examine(
         found += contradictions("chat", chat, base, full=full, seed=seed)
         if merged.policy != "skip":
             found += contradictions("CP", merged.cp, base, full=full, seed=seed)
+    read = Digests(dict.fromkeys([merged.cp, *merged.vector.sources()]))
     lines = quantisation(merged, found, full=full, seed=seed, places=places)
     if lines:
         sections["quantisation"] = lines
     how = "everything read" if full else "an estimate from sampled rows"
     sections[f"descent ({how})"] = kinship(
-        merged, found, holdings, bases=list(bases), full=full, seed=seed, places=places
+        merged, found, holdings, bases=list(bases), full=full, seed=seed, places=places, record=read.record
     )
     forced = tuple(dict.fromkeys(f.name for f in found if f.refuses and f.name in force))
-    return Report(merged.label, sections, tuple(found), forced, holdings)
+    return Report(merged.label, sections, tuple(found), forced, holdings, read)

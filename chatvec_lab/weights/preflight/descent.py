@@ -7,7 +7,7 @@ cosine with its base stays near 1. A few rows of a few tensors are enough to tel
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import groupby
@@ -137,8 +137,8 @@ def read_rows(model: Checkpoint, stored: str, rows: np.ndarray) -> np.ndarray:
 
 
 def _compare(ours: np.ndarray, theirs: np.ndarray) -> dict[str, float]:
-    length = float(np.linalg.norm(theirs))
-    ratio = float(np.linalg.norm(ours)) / length if length else np.nan
+    length = _length(theirs)
+    ratio = _length(ours) / length if length else np.nan
     between = length**2 * ratio  # the product of both norms
 
     def cosine(other: np.ndarray) -> float:
@@ -150,9 +150,14 @@ def _compare(ours: np.ndarray, theirs: np.ndarray) -> dict[str, float]:
         "cosine": cosine(theirs),
         "chance": cosine(np.roll(theirs, max(1, len(theirs) // 2), axis=0)) if len(theirs) > 1 else np.nan,
         "chance_sd": 1 / sqrt(ours.size),
-        "relative_distance": float(np.linalg.norm(ours - theirs)) / length if length else np.nan,
+        "relative_distance": _length(ours - theirs) / length if length else np.nan,
         "norm_ratio": ratio,
     }
+
+
+def _length(rows: np.ndarray) -> float:
+    """The L2 norm. numpy's own goes through BLAS, whose threads cost more than the work where they wake for so little."""
+    return sqrt(float(np.einsum("ij,ij", rows, rows)))
 
 
 def rows_for(models: list[Checkpoint], elements: int, layers: int = 3) -> int:
@@ -187,9 +192,16 @@ class Holding:
 
 
 def holding(
-    merged: MergedCheckpoint, base: Checkpoint, *, elements: int | None, seed: int = 0, places: int = 1000
+    merged: MergedCheckpoint,
+    base: Checkpoint,
+    *,
+    elements: int | None,
+    seed: int = 0,
+    places: int = 1000,
+    record: Callable | None = None,
 ) -> Holding:
-    """What the CP of `merged` holds of its vector, whose base is `base`; `elements` bounds what is read (None: all).
+    """What the CP of `merged` holds of its vector, whose base is `base`; `elements` bounds what is read (None: all), which
+    `record` sees, as that of a `Workspace`.
 
     Only tensors that get the vector count, and rows of tokens that base, chat and CP all have. ValueError when CP and
     base do not pair (a family within a larger model).
@@ -200,7 +212,7 @@ def holding(
         raise ValueError(f"no tensor of {merged.cp.label} that gets the vector is one of {base.label}.")
 
     def of_a_tensor(spans: list[tuple[str, int, int]]) -> list[tuple[float, ...]]:
-        sums, work = [], Workspace()
+        sums, work = [], Workspace(record)
         for name, start, stop in spans:
             work.release()
             cp = exact.widen(work.fill(merged.cp, name, start, stop)).astype(np.float64)

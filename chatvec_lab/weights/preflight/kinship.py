@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from math import prod
 from typing import TYPE_CHECKING
 
@@ -28,6 +28,7 @@ def kinship(
     full: bool,
     seed: int,
     places: int,
+    record: Callable | None = None,
 ) -> list[str]:
     """Are chat and CP of the base; how much of the vector does the CP hold; does anything differ at all?"""
     known, lines = pairs(merged.vector), []
@@ -55,7 +56,7 @@ def kinship(
             lines += _nearest({"chat": chat, "CP": merged.cp}, [base, *bases], apart, found)
         if not any(finding.name == "descent" for finding in found):  # else it would measure nothing
             elements = None if full else budget // 5
-            lines += _held(merged, term, (chat, base), found, holdings, elements, seed, places)
+            lines += _held(merged, term, (chat, base), found, holdings, elements, seed, places, record)
     return lines
 
 
@@ -122,14 +123,16 @@ def _nearest(
     return lines
 
 
-def _held(merged, term: Term, of, found, holdings, elements: int | None, seed: int, places: int) -> list[str]:
+def _held(
+    merged, term: Term, of, found, holdings, elements: int | None, seed: int, places: int, record
+) -> list[str]:
     """The share of the vector that the CP holds already, and whether chat or CP is the base."""
     chat, base = of
     alone = WeightVector((Term(1.0, term.leaf, term.schedules),))
     try:
         held = holding(
             merged.cp.add(alone, vocabulary=merged.policy, allow_mixed=True), base, elements=elements, seed=seed,
-            places=places,
+            places=places, record=record,
         )  # fmt: skip
     except ValueError:  # base and CP do not pair (a family within a larger model)
         return [f"how much of {alone.label} the CP holds is not measured: CP and {base.label} do not pair"]

@@ -28,15 +28,15 @@ class Digests:
     """Collects the digests of blocks as they stream by, in any order and from any thread.
 
     What is read twice must have the same digest, and the files of `sources` must be at the end what they were at the
-    start: a training that writes its next step meanwhile would make a mixture of two states.
+    start: a training that writes its next step meanwhile would make a mixture of two states. `sources` are kept.
     """
 
     def __init__(self, sources: Iterable[Checkpoint] = ()) -> None:
         self._blocks: dict[tuple[int, str], dict[int, bytes]] = {}
         self._steps: dict[tuple[int, str], dict[int, int]] = {}
         self._tensors: dict[tuple[int, str], str] = {}
-        self._sources = list(sources)
-        self._states = [_companions(source) for source in self._sources]
+        self.sources = list(sources)
+        self._states = [_companions(source) for source in self.sources]
 
     def record(self, source: Checkpoint, name: str, start: int, raw: np.ndarray) -> None:
         key = (id(source), name)
@@ -49,7 +49,7 @@ class Digests:
 
     def check_unchanged(self) -> None:
         """OSError naming the first source that is no longer what it was at the start, or that read otherwise again."""
-        for source, before in zip(self._sources, self._states, strict=True):
+        for source, before in zip(self.sources, self._states, strict=True):
             for member in _stored(source):
                 member.tensors.check()
             after = _companions(source)

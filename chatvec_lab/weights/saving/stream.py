@@ -1,12 +1,12 @@
 """Write tensors into safetensors shards, block by block: reading, computing and writing overlap in few threads.
 
-One worker does all three steps for a block with one thread of arithmetic; several workers overlap each other.
+One worker reads and computes a block with one thread of arithmetic; several workers overlap each other, and one thread
+writes the pieces of a file that they make whole (`pieces`).
 (Two OpenMP threads that spin on each small operation were measured eight times slower on a busy machine.)
 """
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import json
 import os
@@ -24,6 +24,7 @@ import numpy as np
 import xxhash
 
 from chatvec_lab.weights.numerics.blocks import Workspace, block_spans
+from chatvec_lab.weights.saving.pieces import PieceFile
 from chatvec_lab.weights.sources import files
 
 Produce = Callable[[str, int, int, np.ndarray, Workspace], None]
@@ -129,7 +130,9 @@ class Streamer:
         self._local = threading.local()
         self._stop = threading.Event()
         self._pool = ThreadPoolExecutor(workers(), thread_name_prefix="chatvec-stream")
-        self._disk = ThreadPoolExecutor(1, thread_name_prefix="chatvec-disk")  # waits for it
+        self._disk = ThreadPoolExecutor(1, thread_name_prefix="chatvec-disk")  # writes pieces
+        self._end = ThreadPoolExecutor(1, thread_name_prefix="chatvec-end")  # waits for the disk
+        self._spare: list[np.ndarray] = []
         self._last: Future[None] | None = None
 
     def __enter__(self) -> Streamer:
@@ -138,6 +141,7 @@ class Streamer:
     def __exit__(self, kind, *_):
         self._stop.set()
         self._pool.shutdown(wait=True, cancel_futures=True)
+        self._end.shutdown(wait=True)
         self._disk.shutdown(wait=True)
 
     def _workspace(self) -> Workspace:
@@ -155,25 +159,26 @@ class Streamer:
         size = len(prefix) + sum(t.nbytes for t in tensors)
         with ExitStack() as unless_whole:
             unless_whole.enter_context(_named(path, size))
-            handle = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o644)
-            unless_whole.callback(os.close, handle)
-            os.ftruncate(handle, size)
-            os.pwrite(handle, prefix, 0)
-            with _flushing(handle):
-                digests = self._run(
-                    tensors,
-                    lambda t, start, raw: _pwrite(handle, raw, offsets[t.name] + start * raw.itemsize),
-                )
+            file = PieceFile(temporary, size, self._disk, self._spare)
+            unless_whole.callback(file.close)
+            file.put(0, prefix)
+            digests = self._run(
+                tensors,
+                lambda t, start, raw: file.put(offsets[t.name] + start * raw.itemsize, raw),
+                lambda t, start, kind, count: file.place(
+                    offsets[t.name] + start * kind.itemsize, kind, count
+                ),
+            )
             self.settle()
             closing = unless_whole.pop_all()
 
         def finish() -> None:
             with closing:
-                os.fsync(handle)  # a journal must not name a shard that a power cut can still lose
+                file.finish()  # a journal must not name a shard that a power cut can still lose
                 os.replace(temporary, path)
                 whole(digests)
 
-        self._last = self._disk.submit(finish)
+        self._last = self._end.submit(finish)
 
     def settle(self) -> None:
         """Wait until the last shard is whole; raises what kept it from that."""
@@ -193,8 +198,12 @@ class Streamer:
         return sorted(differing)
 
     def _run(
-        self, tensors: list[Tensor], deliver: Callable[[Tensor, int, np.ndarray], None]
+        self,
+        tensors: list[Tensor],
+        deliver: Callable[[Tensor, int, np.ndarray], None],
+        place: Callable[[Tensor, int, np.dtype, int], np.ndarray | None] = lambda *_: None,
     ) -> dict[str, str]:
+        """Digests by tensor. `place` may give an array that a block is to be made in."""
         blocks: dict[str, dict[int, bytes]] = {tensor.name: {} for tensor in tensors}
 
         def work(tensor: Tensor, start: int, stop: int) -> None:
@@ -202,10 +211,13 @@ class Streamer:
                 return
             space = self._workspace()
             space.release()
-            raw = space.array(files.NUMPY_DTYPES[tensor.dtype], stop - start)
+            kind, count = files.NUMPY_DTYPES[tensor.dtype], stop - start
+            raw = place(tensor, start, kind, count)
+            if raw is None:
+                raw = space.array(kind, count)
             self.produce(tensor.name, start, stop, raw, space)
-            deliver(tensor, start, raw)
             blocks[tensor.name][start] = xxhash.xxh3_128_digest(raw)
+            deliver(tensor, start, raw)
             self.progress(raw.nbytes)
 
         jobs: list[Future] = [
@@ -241,38 +253,8 @@ def _named(path: Path, size: int) -> Iterator[None]:
         ) from error
 
 
-@contextmanager
-def _flushing(handle: int) -> Iterator[None]:
-    """Have the disk begin with what is written meanwhile, so that little is left to wait for at the end."""
-    begin = getattr(ctypes.CDLL(None), "sync_file_range", None)  # of Linux; waits for nothing
-    done = threading.Event()
-
-    def flush() -> None:
-        while not done.wait(0.1):
-            begin(
-                handle, ctypes.c_int64(0), ctypes.c_int64(0), 2
-            )  # all of it; the fsync at the end tells errors
-
-    thread = threading.Thread(target=flush, name="chatvec-flush", daemon=True)
-    if begin is not None:
-        thread.start()
-    try:
-        yield
-    finally:
-        done.set()
-        if thread.is_alive():
-            thread.join()
-
-
 def _join(blocks: dict[int, bytes]) -> str:
     total = xxhash.xxh3_128()
     for start in sorted(blocks):
         total.update(blocks[start])
     return total.hexdigest()
-
-
-def _pwrite(handle: int, raw: np.ndarray, offset: int) -> None:
-    data = memoryview(raw).cast("B")
-    done = 0
-    while done < len(data):
-        done += os.pwrite(handle, data[done:], offset + done)

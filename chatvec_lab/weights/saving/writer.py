@@ -104,7 +104,7 @@ def save(
     total = sum(t.nbytes for tensors in shards.values() for t in tensors)
     key = xxhash.xxh3_128_hexdigest(json.dumps([merged.fingerprint(), shards], default=asdict).encode())
     sources = list(dict.fromkeys([merged.cp, *merged.vector.sources()]))
-    digests = Digests(sources)
+    digests = told.read if told.read and told.read.sources == sources else Digests(sources)
 
     def read_of(tensors: list[Tensor]) -> dict:
         """Digests of what was read for these tensors, so that a resumed save need not read it again."""

@@ -257,6 +257,53 @@ def test_a_plain_difference_has_the_bits_of_the_general_way(dtype, out):
         exact.combine(None, [(1.0, plus, minus)], fast)
 
 
+@pytest.mark.parametrize("out", ["bfloat16", "float16", "float32"])
+@pytest.mark.parametrize("wide", [torch.float32, torch.float64])
+@pytest.mark.parametrize("terms", [1, 2, 5])
+def test_sums_within_a_few_float32s_of_a_middle(out, wide, terms):
+    """Where a plain sum of floats no longer tells the side, and just beyond; at the ends of binades, too."""
+    rng, size = np.random.default_rng(terms), 3000
+    kind = getattr(torch, out)
+    near = np.where(rng.random(size) < 0.3, 2.0 ** rng.integers(-6, 3, size), rng.normal(size=size))
+    near = torch.from_numpy(near * rng.choice([-1, 1], size)).to(kind)
+    parts = []
+    for scale in adversarial.SCALES[2 : 1 + terms]:
+        few = torch.from_numpy(rng.normal(size=size) * 10.0 ** rng.integers(-4, 1, size)).to(kind)
+        parts.append((scale, few, torch.zeros_like(few)))
+    cp = torch.from_numpy(rng.normal(size=size)).to(kind)
+    rest = cp.double().numpy() + sum(scale * plus.double().numpy() for scale, plus, _ in parts)
+    middle = adversarial._half_way(near)
+    for steps in (rng.integers(-70, 71, size), rng.integers(-2, 3, size)):
+        last = (middle + steps * np.spacing(np.float32(middle)) / 2 - rest) / 0.7
+        every = [*parts, (0.7, torch.from_numpy(last).to(wide), None)]
+        found = exact.combine(
+            raw(cp),
+            [(s, raw(a), None if b is None else raw(b)) for s, a, b in every],
+            np.empty(size, exact.RAW[out]),
+        )
+        assert adversarial.is_nearest(found, cp, every, out).all()
+
+
+@pytest.mark.parametrize("out", ["bfloat16", "float16", "float32"])
+def test_sums_of_nothing_and_of_almost_nothing(out):
+    """Zeros are positive; what vanishes in a product of floats does not vanish in the sum."""
+    kind = getattr(torch, out)
+    least = float(torch.finfo(kind).smallest_normal) * float(torch.finfo(kind).eps)
+    plus = torch.tensor([0.0, -0.0, least, 3 * least, -5 * least, 1.0], dtype=kind)
+    minus = torch.tensor([0.0, 0.0, 0.0, least, 2 * least, 1.0], dtype=kind)
+    for cp in (0.0, -0.0, least, -least):
+        for scales in ((-0.7, -0.3), (2.0**-30, 0.5), (2.0**-140, 2.0**-150), (1e30, -1e30), (0.7, -0.7)):
+            start = torch.full_like(plus, cp)
+            parts = [(scale, plus, minus) for scale in scales]
+            found = exact.combine(
+                raw(start), [(s, raw(a), raw(b)) for s, a, b in parts], np.empty(plus.numel(), exact.RAW[out])
+            )
+            assert adversarial.is_nearest(found, start, parts, out).all(), (cp, scales)
+            zeros = exact.widen(found) == 0
+            if cp == 0 and scales == (-0.7, -0.3):
+                assert zeros[[0, 1, 5]].all() and not np.signbit(exact.widen(found)[zeros]).any()
+
+
 def none_wrong(done):
     """Prints and checks: no result is off, though the same in float64 would be."""
     elements, ours, naive = (sum(d[k] for d in done) for k in ("elements", "wrong", "wrong in float64"))

@@ -109,6 +109,24 @@ def test_where_nothing_can_be_kept_each_process_compiles(monkeypatch, compiled, 
     assert len(compiled) == 3 and len(list(folder.iterdir())) == 1
 
 
+def test_nothing_that_a_transform_computes_needs_numba():
+    """Drawing, masks, thresholds, norms, votes: each kernel is kept, not compiled in every process."""
+    code = (
+        "import sys, numpy as np\n"
+        "from chatvec_lab.weights.numerics import arrays, draws\n"
+        "raw, wide = np.ones(700, np.float32), [np.ones(700), -np.ones(700)]\n"
+        "found = np.zeros(1 << 15, np.int64)\n"
+        "draws.noise((1, 2), 0, 700, draws.squares(raw, 700), raw), draws.words((1, 2), 0, 5)\n"
+        "draws.thin((1, 2), 0, 0.5, [raw]), arrays._near(raw, 0, 5), arrays.agreed_mean(wide)\n"
+        "arrays.trim([(1.0, raw, None)], raw, 5, 0), arrays.drop([(1.0, raw, None)], raw > 0)\n"
+        "arrays._COUNTS(arrays._address(raw), 700, arrays._address(found))\n"
+        "print('numba' in sys.modules)"
+    )
+    for _ in range(2):  # the first may compile
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.split() == ["False"], done.stderr
+
+
 def test_a_sum_of_kept_kernels_needs_no_numba():
     code = (
         "import sys, numpy as np\n"

@@ -1,6 +1,7 @@
 """What may be added, told before a byte is written: refusals and their names, estimates beside exact figures."""
 
 import json
+import pickle
 import shutil
 
 import numpy as np
@@ -12,7 +13,8 @@ from safetensors.torch import load_file, save_file
 from chatvec_lab import Checkpoint, load_family
 from chatvec_lab.command.main import main
 from chatvec_lab.nano.multimodal import llava_around
-from chatvec_lab.weights.preflight import FORCIBLE, preflight
+from chatvec_lab.weights.preflight import FORCIBLE, examine, preflight
+from chatvec_lab.weights.saving.provenance import Digests
 from chatvec_lab.weights.sources.files import Stored
 
 
@@ -257,3 +259,36 @@ def test_a_larger_model_is_judged_by_its_language_part(tmp_path):
     larger = llava_around(nano.cp["zh"], tmp_path / "vlm")
     report = preflight(larger, (nano.chat - nano.base).within(larger))
     assert not report.refusals and "CP vlm: descends from base" in str(report)
+
+
+@pytest.mark.parametrize(
+    "change", [lambda t: t.random_like(0), lambda t: t.sparsified("magnitude", density=0.3)]
+)
+def test_what_the_report_measured_is_not_read_again_for_the_manifest(families, tmp_path, monkeypatch, change):
+    base, chat, cp = map(Checkpoint, families("llama"))
+    merged = cp + change(chat - base)
+    told = examine(merged)
+    known = told.read.known(base, base.names)
+    assert len(known) > 10 and known.items() <= {n: Digests().tensor(base, n) for n in base.names}.items()
+    real, again = Checkpoint.raw, []
+
+    def raw(self, name, *span):
+        again.append((self, name))
+        return real(self, name, *span)
+
+    monkeypatch.setattr(Checkpoint, "raw", raw)
+    merged.save(tmp_path / "out", told=told, progress=False)
+    assert not {(base, name) for name in known} & set(again)
+    monkeypatch.undo()
+    manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
+    assert {s["digest"] for s in manifest["sources"]} == {Digests().weights(m) for m in (base, chat, cp)}
+    assert pickle.loads(pickle.dumps(told)).read is None
+
+
+def test_a_report_of_other_members_gives_the_manifest_nothing(families, tmp_path):
+    base, chat, cp = map(Checkpoint, families("llama"))
+    told = examine(cp + (chat - base).random_like(0))
+    again = Checkpoint(families("llama")[2]) + (Checkpoint(families("llama")[1]) - base).random_like(0)
+    again.save(tmp_path / "out", told=told, progress=False)
+    manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
+    assert {s["digest"] for s in manifest["sources"]} == {Digests().weights(m) for m in (base, chat, cp)}

@@ -1,0 +1,178 @@
+"""The compiled half of `sums` that decides most elements: the plain sum in floats, with a bound of its error.
+
+Of k terms the plain sum is off by less than (k + 2) * u * sizes, u being half a unit of the float type and `sizes` the sum of
+the magnitudes of CP and products: k sums, all differences together, all coefficients together. Twice that is allowed for.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import carray, njit
+
+from chatvec_lab.weights.numerics.compiled_lanes import _fma, load, pointer
+from chatvec_lab.weights.numerics.sums import BFLOAT16, FLOAT16, FLOAT32, FLOAT64, NONE, ROW, TILE
+
+_U, _Q = np.uint32, np.uint64
+
+
+@njit(nogil=True, error_model="numpy")
+def _copy(raw, row):
+    for i in range(row.size):
+        row[i] = row.dtype.type(load(raw[i]))
+
+
+@njit(nogil=True, error_model="numpy")
+def _widen(address, code, start, row):
+    """Elements from `start` on, as floats of the row's type. A missing array is zero."""
+    n = row.size
+    if code == BFLOAT16:
+        _copy(carray(pointer(address + 2 * start, np.uint16), n), row)
+    elif code == FLOAT16:
+        _copy(carray(pointer(address + 2 * start, np.int16), n), row)
+    elif code == FLOAT32:
+        _copy(carray(pointer(address + 4 * start, np.float32), n), row)
+    elif code == FLOAT64:
+        _copy(carray(pointer(address + 8 * start, np.float64), n), row)
+    else:
+        row[:] = 0.0
+
+
+@njit(nogil=True, error_model="numpy")
+def _add_pair(coefficient, weight, plus, minus, sums, sizes):
+    for i in range(sums.size):
+        d = sums.dtype.type(load(plus[i])) - sums.dtype.type(load(minus[i]))
+        sums[i] = _fma(coefficient, d, sums[i])
+        sizes[i] = _fma(weight, abs(d), sizes[i])
+
+
+@njit(nogil=True, error_model="numpy")
+def _add_one(coefficient, weight, plus, sums, sizes):
+    for i in range(sums.size):
+        d = plus[i]
+        sums[i] = _fma(coefficient, d, sums[i])
+        sizes[i] = _fma(weight, abs(d), sizes[i])
+
+
+@njit(nogil=True, error_model="numpy")
+def _add_any(coefficient, addresses, codes, start, sums, sizes, x, y):
+    """Add a term to the sums, and its sizes to theirs: these never vanish where a difference does not."""
+    n, factor = sums.size, sums.dtype.type(coefficient)
+    weight = max(abs(factor), sums.dtype.type(1.0))
+    code = codes[0] if codes[0] == codes[1] else NONE
+    if code == BFLOAT16:
+        a = carray(pointer(addresses[0] + 2 * start, np.uint16), n)
+        b = carray(pointer(addresses[1] + 2 * start, np.uint16), n)
+        _add_pair(factor, weight, a, b, sums, sizes)
+    elif code == FLOAT16:
+        a = carray(pointer(addresses[0] + 2 * start, np.int16), n)
+        b = carray(pointer(addresses[1] + 2 * start, np.int16), n)
+        _add_pair(factor, weight, a, b, sums, sizes)
+    else:
+        _widen(addresses[0], codes[0], start, x)
+        if codes[1] == NONE:
+            _add_one(factor, weight, x, sums, sizes)
+        else:
+            _widen(addresses[1], codes[1], start, y)
+            _add_pair(factor, weight, x, y, sums, sizes)
+
+
+def _narrow(dropped: int, bias: int, smallest: float, largest: float):
+    """A function that rounds to a format of 16 bits: float32 without its last bits, the exponent moved."""
+    middle, rest = _U(1 << dropped - 1), _U((1 << dropped) - 1)
+    low, high = (np.float32(limit).view(np.uint32) for limit in (smallest, largest))
+    dropped, bias = _U(dropped), _U(bias)
+
+    @njit(nogil=True, error_model="numpy")
+    def decide(sums, sizes, open_, out, half, factor):
+        """Round where the middle between two stored numbers is far enough; how many elements that leaves open.
+
+        `half`: what the float32 next to a sum may be off, in units of its last bit.
+        """
+        count = _U(0)
+        for i in range(sums.size):
+            s, every = sums[i], sizes[i]
+            size = abs(s)
+            bits = np.float32(size).view(np.uint32)
+            tail = _U(bits & rest)
+            number = _U(_U(bits >> dropped) + _U(tail > middle))
+            number = _U(number - bias) if bits >= low else _U(0)
+            out[i] = np.uint16(number | _U(_U(s < 0.0) << _U(15)))
+            distance = sums.dtype.type(np.int32(abs(np.int32(np.int32(tail) - np.int32(middle)))))
+            is_far = (distance - half) * size > factor * every
+            is_open = _U(not ((is_far & (bits >= low) & (bits < high)) | (every == 0.0)))
+            open_[i] = np.uint8(is_open)
+            count = _U(count + is_open)
+        return np.int64(count)
+
+    return decide
+
+
+_decide_bfloat16 = _narrow(16, 0, 2.0**-100, 2.0**127)
+_decide_float16 = _narrow(13, 112 << 10, 2.0**-14, 2.0**15)  # subnormal numbers are left open
+
+
+@njit(nogil=True, error_model="numpy")
+def _decide_float32(sums, sizes, open_, out, factor):
+    """Round where all that the exact value may be rounds alike; how many elements that leaves open."""
+    count = _U(0)
+    for i in range(sums.size):
+        s = sums[i] + 0.0  # a zero is positive
+        error = sizes[i] * factor
+        low, high = np.float32(s - error), np.float32(s + error)
+        out[i] = high
+        size = abs(s)
+        is_clear = (size >= 2.0**-100) & (size < 2.0**127) & (low == high)
+        is_open = _U(not (is_clear | (sizes[i] == 0.0)))
+        open_[i] = np.uint8(is_open)
+        count = _U(count + is_open)
+    return np.int64(count)
+
+
+@njit(nogil=True, error_model="numpy")
+def _list(flags, start, index, count):
+    """Add the places of the flags, eight bytes to a word, to the `count` in `index`."""
+    for j in range(flags.size):
+        word = flags[j]
+        while word != _Q(0):
+            lowest = _Q(word & _Q(_Q(0) - word))
+            byte = _Q(_Q(lowest * _Q(0x0001020304050607)) >> _Q(56))
+            index[count] = start + 8 * j + np.int64(byte)
+            count += 1
+            word = _Q(word ^ lowest)
+    return count
+
+
+def _quickly_in(kind, unit: float, half: float):
+    """A function that sums in floats of one kind, `unit` being twice what they are off."""
+    factor_narrow = 2.0 * unit / 2.0**-24  # in units of the last bit of a float32
+
+    @njit(nogil=True, error_model="numpy")
+    def quickly(cp, cp_code, factors, given, out, out_code, start, n, tile, open_, index, count):
+        """Fill a tile where the sum tells the rounding; what it leaves open joins the `count` in `index`."""
+        sums, sizes = carray(pointer(tile, kind), n), carray(pointer(tile + 8 * ROW, kind), n)
+        x, y = carray(pointer(tile + 16 * ROW, kind), n), carray(pointer(tile + 24 * ROW, kind), n)
+        flags = carray(pointer(open_, np.uint8), TILE)
+        flags[n:] = 0
+        _widen(cp, cp_code, start, sums)
+        for i in range(n):
+            sizes[i] = abs(sums[i])
+        for k in range(factors.size):
+            _add_any(factors[k], given[k, :, 0], given[k, :, 1], start, sums, sizes, x, y)
+        terms = np.float64(factors.size + 2)
+        narrow = kind(terms * factor_narrow)
+        if out_code == BFLOAT16:
+            a = carray(pointer(out + 2 * start, np.uint16), n)
+            found = _decide_bfloat16(sums, sizes, flags, a, kind(half), narrow)
+        elif out_code == FLOAT16:
+            a = carray(pointer(out + 2 * start, np.uint16), n)
+            found = _decide_float16(sums, sizes, flags, a, kind(half), narrow)
+        else:
+            c = carray(pointer(out + 4 * start, np.float32), n)
+            found = _decide_float32(sums, sizes, flags, c, kind(terms * unit))
+        return _list(carray(pointer(open_, np.uint64), TILE // 8), start, index, count) if found else count
+
+    return quickly
+
+
+_quickly_single = _quickly_in(np.float32, 2.0**-23, 0.0)  # for 16-bit results of formats up to 32 bits
+_quickly_double = _quickly_in(np.float64, 2.0**-52, 0.75)
