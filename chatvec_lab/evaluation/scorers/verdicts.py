@@ -143,7 +143,8 @@ _QUOTED = re.compile(r"\"[^\"\n]*\"|“[^”\n]*”|「[^」\n]*」|『[^』\n]*
 _BOUND = re.compile(  # what another answer would earn, or the end of the scale
     r"(?i)\b(?:ideal|perfect|flawless|better|stronger|complete|excellent|model) (?:answer|response|reply|one)\b[^\n]*$|"
     r"\b(?:max(?:imum)?|minimum|highest|lowest|top|full)(?: possible)?(?: (?:rating|score|mark|point)s?)?\W*"
-    r"(?:\b(?:is|of)\b)?\W*$|\b(?:earlier|previous|initial|prior) (?:rating|score|verdict)\b[^\n]*$|(?:满分|滿分|満点|만점|最高|最低)\w{0,3}\W*$"
+    r"(?:\b(?:is|of)\b)?\W*$|\b(?:earlier|previous|initial|prior) (?:rating|score|verdict)\b[^\n]*$|"
+    r"(?:满分|滿分|満点|만점|最高|最低)\w{0,3}\W*$"
 )
 _ASPECT = re.compile(  # "Accuracy rating: " is of a part of the answer
     r"(?i)^\W*(?!my|your|the|final|overall|total|new|revised|updated|corrected|judge)[a-z]+ (?:rating|score)\W*$"
@@ -159,11 +160,14 @@ _SPAN = re.compile(
 )
 _DECIMAL = r"(\d+(?:[.,]\d+)?)"
 _RATING = re.compile(rf"(?i)\[\[\s*(?:(?:rating|score)\s*[:=]?\s*)?{_DECIMAL}\s*(?:/\s*10)?\s*\]\]")
-_ENDS = r"(?!\W*\d)(?!\s*(?:%|/|to\b|or\b|of\b|out\b))"  # no range, no other scale
-_MARK_NAMES = r"rating|score|grade|評分|评分|分數|分数|得分|評価|評点|点数|평점|점수|평가|puntuaci[oó]n|calificaci[oó]n|nota|الدرجة|التقييم|alama"
+_MARK_NAMES = (
+    "rating|score|grade|評分|评分|分數|分数|得分|評価|評点|点数|평점|점수|평가|puntuaci[oó]n|calificaci[oó]n|nota|الدرجة|"
+    "التقييم|alama"
+)
 _RATING_LINE = re.compile(  # a bracket that never closes was cut off, perhaps in the middle of [[10]]
     rf"(?i)(?:{_MARK_NAMES})(?:\s*(?:[은는]|[是为為は]|\b(?:is|of|as|es|de)\b))?[^\w\[\n]{{0,5}}(\[{{1,2}})?{_DECIMAL}\s*"
-    rf"(?:(?:/|out of|de)\s*10)?\s*[分点점]?(?(1)\])(?![^\S\n]*(?!입니다|です)[\w%/])(?!-\d)(?:입니다|です)?[^\S\n]*(?=$|[^\w\n][^\d\n]*$|[.,;:(。，；]\D)",
+    rf"(?:(?:/|out of|de)\s*10)?\s*[分点점]?(?(1)\])(?![^\S\n]*(?!입니다|です)[\w%/])(?!-\d)(?:입니다|です)?"
+    r"[^\S\n]*(?=$|[^\w\n][^\d\n]*$|[.,;:(。，；]\D)",
     re.MULTILINE,
 )
 _TENTHS = re.compile(  # "I rate this 7/10": a word before it speaks of a mark, or it is alone in its line
@@ -301,7 +305,7 @@ def _within_object(content: dict) -> Iterable[tuple[Any, Any]]:
             yield from _within_object(value)
 
 
-_OBJECT = re.compile(r"\{[^{}]*\}")
+_OBJECT = re.compile(r"\{[^{}]*(?:\}|\Z)")
 _PAIR = re.compile(r"[\"'“”]?(\w+)[\"'“”]?\s*:\s*[\"'“”]?([^,\"'“”{}\n]+)")
 
 

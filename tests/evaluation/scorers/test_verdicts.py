@@ -30,7 +30,8 @@ from chatvec_lab.evaluation.scorers.verdicts import (
         ('My rating is "[[7]]".', 7), ("I would rate it [[6]].", 6), ("The reply says Rome, but my rating is [[4]].", 4),
         ("Rating: between [[6]] and [[7]]", None), ("Rating: [[4]] stars out of 5", None), ("Rating: [[8,5]]", 8.5),
         ("Rating: 8 / 10 (very good)", 8), ("Rating: 3. It misses 7 facts.", 3), ("I rate this 7/10.", 7),
-        ("評価：７／１０", 7), ("평점은 8점입니다.", 8), ("Rating (1-10): 7", 7), ("Rating: 6-7/10", None), ("Rating: 4/5", None),
+        ("評価：７／１０", 7), ("평점은 8점입니다.", 8), ("Rating (1-10): 7", 7),
+        ("Rating: 6-7/10", None), ("Rating: 4/5", None),
         ("It solves 7 out of 10 tasks.", None), ("Rating: 80%", None), ("The answer is 7.", None), ("Rating: 2017", None),
         ("Rating: 7 out of 10", 7), ("Rating: 7-8", None), ("평점: [[7]]\n[[9]]는 아닙니다", 7), ("評分：[[7]]", 7),
     ],
@@ -63,7 +64,8 @@ def test_the_verdict_that_is_meant(text, verdict):
         ('{"score": 8, "reason": "3 errors"}', 8), ("Here is my score:\n6-7", None),
         ("My score follows.\nIt has 3 errors", None),
         ("[THINK]3[/THINK]\n\n8", 8), ("```json\n{\"score\": 8}\n```", 8), ("채점 결과:\n8점", 8), ("Score:\n-3", None),
-        ("Answer: 5", None), ("The answer is 4.", None), ("答案：5", None), ("Top 5", None), ("以下の3点", None), ("Accuracy: 8", None),
+        ("Answer: 5", None), ("The answer is 4.", None), ("答案：5", None), ("Top 5", None),
+        ("以下の3点", None), ("Accuracy: 8", None),
         ("Score: 8. The answer misses 2 points.", 8), ("Score: **8**/10", 8), ("8 of 10", 8), ("满分10分，得分8分", 8),
         ("我会给这个答案打8分（满分10分）。", 8), ("10점 만점에 8점", 8), ("满点は10点", None), ("8\nScore for style: 9", 8),
         ("Score: 8/10\n\nScore: 6/10", None), ("Missing: 2", None), ("Score: 8/100", None),
@@ -112,7 +114,7 @@ def test_a_judgement_cut_off_by_its_length_is_no_verdict():
         ('{"verdict": "A"}', None), ('{"safe": "no idea"}', None),
     ],
 )  # fmt: skip
-def test_the_safety_that_is_meant(text, safe):
+def test_the_safety_that_other_spellings_mean(text, safe):
     assert read_safety(text)[0] is safe
 
 
