@@ -38,7 +38,6 @@ FORMATS = {
     "longcat": Format(1, "<longcat_think>", "</longcat_think>"),
     "apertus": Format(1, "<|inner_prefix|>", "<|inner_suffix|>"),
     "medgemma": Format(1, "<unused94>", "<unused95>"),  # "thought" stands on its first line, as Gemma 4's
-    "granite": Format(1, "Here is my thought process:", "Here is my response:"),  # Granite 3.2, in plain words
     "open-thoughts": Format(  # OpenThinker, Sky-T1
         1,
         "<|begin_of_thought|>",
