@@ -293,7 +293,11 @@ def parse_json(text: str, where: str) -> Any:
     except json.JSONDecodeError as error:
         one_line = text.count("\n", 0, len(text.rstrip())) == 0
         place = f"column {error.colno}" if one_line else f"line {error.lineno}, column {error.colno}"
-        ends = " (the text ends there: was it cut off?)" if error.pos >= len(text.rstrip()) else ""
+        ends = (
+            " (the text ends there: was it cut off?)"
+            if error.pos >= len(text.rstrip()) and error.msg != "Extra data"
+            else ""
+        )
         raise ValueError(f"{where}, {place}: this is not JSON: {error.msg}{ends}.") from error
     except DoubledKey:
         raise

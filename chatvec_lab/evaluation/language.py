@@ -34,7 +34,8 @@ class Reading(NamedTuple):
     `language` is the dominant one, None with under two letters or nothing recognised. `shares` gives each
     language's part of the recognised letters (a Han, kana or hangul letter counts 2.5).
     "zh" are Chinese characters that both scripts share; "han" too few to tell Chinese from Japanese. `recognised` is
-    the part of all letters that the shares are of, 0 to 1.
+    the part of all letters that the shares are of, 0 to 1. `is_doubtful`: one word in a script that several languages
+    share, such as "Felicidades" or "नमस्ते", whose label is a guess.
     """
 
     language: str | None
@@ -42,6 +43,7 @@ class Reading(NamedTuple):
     shares: Mapping[str, float]
     letters: int
     recognised: float = 0.0
+    is_doubtful: bool = False
 
     def share_of(self, target: str) -> float:
         """Part of the letters that can be `target`: shared characters count for either Chinese script."""
@@ -74,7 +76,8 @@ def read_language(text: str | None, *, backend: Backend = "fasttext") -> Reading
     total = sum(weights.values())
     shares = {language: weight / total for language, weight in weights.most_common()}
     language, share = next(iter(shares.items()))
-    return Reading(language, share, shares, letters, total / sum(weight for _, _, weight in labelled))
+    recognised = total / sum(weight for _, _, weight in labelled)
+    return Reading(language, share, shares, letters, recognised, _is_doubtful(text, letters, language))
 
 
 def language_scores(
@@ -86,8 +89,9 @@ def language_scores(
     Columns: those that identify the reply, then detected (dominant language), share (target's part of the
     letters, 0 to 1), correct (1.0 if share ≥ 0.5, the paper's measure), letters, scorer.
     share and correct are NaN where nothing could be read (no answer behind the thought, under two letters, nothing
-    recognised) and for targets outside LANGUAGES. An English reply to a Chinese prompt is 0, and so is any unreadable jumble of
-    letters where Chinese, Japanese or Korean was asked for: their scripts are always recognised.
+    recognised, one word that both languages may have) and for targets outside LANGUAGES. An English reply to a Chinese
+    prompt is 0, and so is any unreadable jumble of letters where Chinese, Japanese or Korean was asked for: their scripts
+    are always recognised.
     """
     scores = identity(responses, needs=[target])
     readings = [read_language(text, backend=backend) for text in answers(responses)]
@@ -172,8 +176,14 @@ _ALSO = {
     "ja": {"han"},
 }
 _ARABIC = re.compile(r"[ؠ-يٮ-ۓەۺ-ۿݐ-ݿﭐ-﷿ﹰ-ﻼ]+")
+_SHARED = {
+    "arabic": ("ar", "fa", "ur"),
+    "cyrillic": ("ru", "bg", "uk", "mk", "sr"),
+    "devanagari": ("hi", "mr", "ne", "sa"),
+}
+_OF_SCRIPT = {code: script for script, codes in _SHARED.items() for code in codes}
 _ARABIC_LABELS = {"ar", "fa", "ur", "ckb", "ku", "ps", "sd", "ug", "azb", "pnb", "mzn"}
-_RULES = 3  # the version of what is decided here
+_RULES = 4  # the version of what is decided here
 _SHORT = 20  # letters; below, a doubtful label is none
 
 
@@ -183,7 +193,9 @@ def _target_share(reading: Reading, target: str | None, backend: Backend) -> flo
     if reading.language is None:
         is_cjk = target in ("ko", "ja", "zh", "zh-Hant", "zh-Hans")
         return 0.0 if is_cjk and reading.letters >= 2 else np.nan
-    return reading.share_of(target)
+    share = reading.share_of(target)
+    is_rival = reading.is_doubtful and _script(target) == _script(reading.language)
+    return np.nan if is_rival and not share else share
 
 
 def _fits(language: str, target: str) -> bool:
@@ -306,6 +318,20 @@ def _word_label(text: str) -> tuple[str | None, float]:
     # The small model knows little of what is short: a wrong label would count as a reply in the wrong language.
     least = 0.2 if letters >= _SHORT else 0.3 if label in ("en", "sw") else 0.6 if label in LANGUAGES else 0.9
     return (label if score >= least else None), score
+
+
+def _is_doubtful(text: str, letters: int, language: str) -> bool:
+    is_word = letters < _SHORT and len(text.split()) == 1
+    return is_word and _fasttext(text, 1)[0][1] < 0.97 and _by_common_words(text) != language
+
+
+def _script(language: str | None) -> str | None:
+    """The script that a language shares with others; "latin" for all that is told apart by words alone."""
+    return (
+        None
+        if language in ("ko", "ja", "han") or str(language).startswith("zh")
+        else _OF_SCRIPT.get(str(language), "latin")
+    )
 
 
 def _arabic_label(text: str, label: str | None, score: float) -> tuple[str | None, float]:

@@ -30,7 +30,8 @@ _HARMLESS = {"PATH", "FILE", "FILES", "DIR", "FOLDER", "SOCK", "SOCKET", "MODE",
              "HEADER", "FORMAT"}  # fmt: skip
 _ADDRESS = re.compile(r"([a-zA-Z][\w+.-]*)://([^/?#\s\"'<>]+)@")
 _SETTING = re.compile(
-    r"(?i)(?<![a-z])(?:password|passwd|pwd|secret|token|api_?key|access_?key|accountkey|sig|signature)=([^;&\s\"']+)"
+    r"(?i)(?<![a-z])(?:password|passwd|pwd|secret|token|api[_-]?key|access[_-]?key|accountkey|sig|signature)"
+    r"[\"']?\s*[:=]\s*[\"']?([^;&,\s\"'{}]+)"  # of a connection string, an address, or JSON
 )
 
 

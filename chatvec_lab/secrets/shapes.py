@@ -9,7 +9,7 @@ _ALPHANUMERIC = "[A-Za-z0-9]"
 _LINE = r"\\{0,31}_"  # an underscore, also as LaTeX writes it
 _WORD = rf"(?:[A-Za-z0-9-]|{_LINE})"
 # a name has no digit, a constant no small letter
-_VALUE = "(?={0}{{0,200}}[0-9])(?={0}{{0,200}}[a-z]){0}{{16,}}".format("[A-Za-z0-9_.~+/=-]")
+_VALUE = "(?={0}{{0,200}}[0-9])(?={0}{{0,200}}[a-z]){0}{{16,}}".format("[A-Za-z0-9_.~+/=%-]")
 _IS = r"\\*[\"']?\s*[:=,]\s*(?:b?\\*[\"'])?"  # between a name and its value, in headers, JSON and Python
 _PRIVATE = r"PRIVATE KEY(?: BLOCK)?-----"
 
@@ -37,6 +37,11 @@ SHAPES = {
     "Groq key": _token("gsk", _LINE),
     "xAI key": _token("xai", "-"),
     "NVIDIA key": _token("nvapi", "-", _WORD),
+    "Databricks token": _token("dapi", "", "[0-9a-f]", 32),
+    "Together key": _token("tgp", f"{_LINE}v1{_LINE}", _WORD),
+    "Perplexity key": _token("pplx", "-"),
+    "Fireworks key": _token("fw", _LINE),
+    "webhook": r"(?P<kept>(?:hooks\.slack\.com/services/|discord(?:app)?\.com/api/webhooks/))[A-Za-z0-9_/-]{20,}",
     "Replicate token": _token("r8", _LINE),
     "Stripe key": _token("[rs]k", f"{_LINE}(?:live|test){_LINE}"),
     "PyPI token": _token("pypi", "-", _WORD, 40),

@@ -4,6 +4,7 @@ import contextlib
 import functools
 import hashlib
 import json
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -108,9 +109,29 @@ def parameters(values: dict[str, Any], *folders: Path) -> dict[str, str]:
     for text in _strings(values.get("prompts")):
         texts |= {f"./{source}" if reader else source for reader, source in prompt_sets(text)}
     files = {text: _found(text, *folders) for text in sorted(texts)}
-    return found | {
-        text: path(file) for text, file in files.items() if file and ("/" in text or file.is_file())
+    files = {text: file for text, file in files.items() if file and ("/" in text or file.is_file())}
+    # a classifier, a guard, or tasks in a folder of the user's own, whose name may have no slash
+    named = [name for name in _strings(values.get("scorers")) if name.startswith(_OF_MODELS)]
+    own = {name: _found(re.sub("^(?:toxicity|safety:guard):", "", name), *folders) for name in named}
+    if tasks := (values.get("services") or {}).get("tasks"):
+        own[tasks] = _found(tasks, *folders)
+    return found | {name: path(file) for name, file in {**files, **own}.items() if file}
+
+
+_OF_MODELS = ("toxicity:", "safety:guard:")
+
+
+def environment(values: dict[str, Any]) -> dict[str, str]:
+    """Digests of what scorers take from the environment where parameters do not say it: another judge, other numbers."""
+    asks_judge = any(re.match("judge:|safety:judge$", name) for name in _strings(values.get("scorers")))
+    services = values.get("services") or {}
+    names = {"judge_model": "CHATVEC_JUDGE_MODEL", "judge_url": "CHATVEC_JUDGE_URL"}
+    told = {
+        name: os.environ.get(name)
+        for service, name in names.items()
+        if asks_judge and not services.get(service)
     }
+    return {name: digest(value) for name, value in told.items() if value}
 
 
 def prompt_sets(text: str) -> list[tuple[str, str]]:

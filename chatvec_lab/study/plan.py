@@ -268,7 +268,7 @@ class _Notebook:
         inputs = self.inputs | fingerprint.parameters(
             {name: values[name] for name in values if name in typed}
         )
-        inputs |= fingerprint.parameters(written, self.file.parent)
+        inputs |= fingerprint.parameters(written, self.file.parent) | fingerprint.environment(values)
         needed = {name: [cell.key for cell in cells] for name, cells in needs.items()}
         return Cell(
             notebook=self.name,

@@ -299,3 +299,23 @@ def test_short_texts_without_kana_are_told_where_they_can_be(text, language):
 def test_a_refusal_in_characters_that_two_languages_share_is_one():
     found = refusals(pd.DataFrame({"prompt_id": ["1", "2"], "response": ["無法提供協助", "我無法提供協助"]}))
     assert found.refused.tolist() == [0, 1]
+
+
+SHARED = ("Felicidades es", "Verdadero es", "Shule sw", "Kitabu sw", "Благодаря bg", "Да bg", "Вода bg", "नमस्ते hi",
+          "नमस्कार mr", "मुंबई mr", "पानी ne", "یقیناً ur", "پانی ur")  # fmt: skip
+
+
+@pytest.mark.parametrize("case", SHARED)
+def test_one_word_that_languages_of_a_script_share_is_right_or_unread(case):
+    word, code = case.split()
+    row = {"prompt_id": "1", "language": code, "prompt": "?", "response": word, "turn": 1, "sample": 0}
+    assert language_scores(pd.DataFrame([row])).correct[0] != 0
+
+
+def test_a_certain_word_and_a_sentence_still_count():
+    cases = (("Yes", "es", 0), ("Gracias", "sw", 0), ("Sí", "en", 0), ("Спасибо", "bg", 0), ("Das ist ein Hund.", "es", 0),
+             ("Hallo Welt, wie geht es?", "en", 0), ("Gracias", "es", 1), ("Привет", "ru", 1), ("Paris", "ko", 0),
+             ("Привет", "es", 0))  # fmt: skip
+    rows = [{"prompt_id": str(i), "language": code, "prompt": "?", "response": word, "turn": 1, "sample": 0}
+            for i, (word, code, _) in enumerate(cases)]  # fmt: skip
+    assert language_scores(pd.DataFrame(rows)).correct.tolist() == [right for *_, right in cases]

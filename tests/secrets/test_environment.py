@@ -48,6 +48,8 @@ def test_a_variable_that_key_env_names_is_a_secret(monkeypatch):
         ("PIP_INDEX_URL", "https://abcdef012345@index.host/simple", ["abcdef012345"]),
         ("STORE", "Endpoint=x;AccountKey=Zm9vYmFyYmF6;Timeout=3", ["Zm9vYmFyYmF6"]),
         ("BLOB", "https://host/c?sv=1&sig=q1w2e3r4t5", ["q1w2e3r4t5"]),
+        ("SETTINGS", '{"api_key": "zz-998877-abc", "model": "m"}', ["zz-998877-abc"]),
+        ("ENDPOINT", "https://host/v1?api-key=q9w8e7r6t5", ["q9w8e7r6t5"]),
         ("DEPLOY_KEY", "-----BEGIN KEY-----\nMIIEvQIBADAN\nBgkqhkiG9w0B\n-----END KEY-----\n",
          ["MIIEvQIBADAN", "BgkqhkiG9w0B"]),
     ],

@@ -31,6 +31,10 @@ FORMS = {
     "Groq key": rf"gsk_{WORD}{{52}}",
     "xAI key": rf"xai-{WORD}{{80}}",
     "NVIDIA key": r"nvapi-[\w-]{64}",
+    "Databricks token": r"dapi[0-9a-f]{32}",
+    "Together key": rf"tgp_v1_{WORD}{{43}}",
+    "Perplexity key": rf"pplx-{WORD}{{48}}",
+    "Fireworks key": rf"fw_{WORD}{{24}}",
     "Replicate token": rf"r8_{WORD}{{37}}",
     "Stripe key": rf"[rs]k_(live|test)_{WORD}{{24,99}}",
     "PyPI token": r"pypi-AgEIcHlwaS5vcmc[\w-]{50,100}",
@@ -67,8 +71,25 @@ def test_tokens_of_well_known_services_are_hidden_by_their_looks(name):
 
 
 def test_every_looks_is_tried():
-    by_place = {"bearer token", "key in a header", "key in an address", "password in an address"}
+    by_place = {"webhook", "bearer token", "key in a header", "key in an address", "password in an address"}
     assert set(FORMS) | by_place == set(SHAPES)
+
+
+@pytest.mark.parametrize("place", ["hooks.slack.com/services/T0A/B0B/", "discord.com/api/webhooks/12345678/"])
+def test_the_end_of_a_webhook_is_hidden(place):
+    shown = secrets.redacted(f"posting to https://{place}abcDEF123ghiJKL456 failed")
+    assert (
+        "abcDEF123" not in shown
+        and "<webhook> failed" in shown
+        and "https://hooks" in shown.replace("discord", "hooks")
+    )
+
+
+def test_a_signature_with_signs_of_an_address_is_hidden():
+    assert (
+        secrets.redacted("https://h/c?sig=abc%2BDEF123ghiJKL456%3D&x=1")
+        == "https://h/c?sig=<key in an address>&x=1"
+    )
 
 
 VALUES = st.from_regex(re.compile(rf"{WORD}{{8}}[a-z][0-9]{WORD}{{8,60}}", re.ASCII), fullmatch=True)

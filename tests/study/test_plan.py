@@ -122,6 +122,37 @@ def test_files_are_found_where_the_loaders_look(lab, keys, monkeypatch):
     assert fingerprint.parameters({"system": long, "folder": str(prompts)}) == {}
 
 
+def test_a_judge_of_the_environment_and_scorers_of_ones_own_change_keys(lab, monkeypatch):
+    monkeypatch.chdir(lab.root)
+    lab.notebook(
+        "first",
+        "scorers: list[str] = []  # names\nservices: dict[str, str] = {}  # addresses",
+        "print(scorers)",
+    )
+    for name in ("clf", "guard", "tasks"):
+        (lab.root / name).mkdir()
+        (lab.root / name / "weights").write_text("old")
+
+    def key(scorers, services="{}"):
+        lab.study(f"notebooks: {{first.ipynb: {{set: {{scorers: {scorers}, services: {services}}}}}}}")
+        return plan.load(lab.root / "tiny.yaml").cells[0].key
+
+    asks = [("[judge:mt-bench]", "{}"), ("[safety:judge]", "{}"), ("[judge:pair]", "{judge_model: m}")]
+    others = [("[language]", "{}"), ("[judge:pair]", "{judge_model: m, judge_url: 'http://127.0.0.1:1/v1'}")]
+    own = [
+        ("['toxicity:./clf', 'safety:guard:./guard']", "{toxicity_languages: en}"),
+        ("[language]", "{tasks: tasks}"),
+    ]
+    before = {one: key(*one) for one in (*asks, *others, *own)}
+    monkeypatch.setenv("CHATVEC_JUDGE_URL", "http://127.0.0.1:2/v1")
+    monkeypatch.setenv("CHATVEC_JUDGE_MODEL", "another")
+    assert all(key(*one) != before[one] for one in asks)
+    assert all(key(*one) == before[one] for one in (*others, *own))
+    for name, one in (("clf", own[0]), ("tasks", own[1])):
+        (lab.root / name / "weights").write_text("another")
+        assert key(*one) != before[one]
+
+
 def test_a_mapping_is_asked_for_where_one_belongs(lab):
     lab.notebook("first", "seed: int = 0  # seed")
     for text in ("[first.ipynb]", "{first.ipynb: {needs: x}}", "{first.ipynb: {grid: [x]}}"):

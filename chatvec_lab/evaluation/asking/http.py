@@ -144,7 +144,7 @@ class Endpoint:
                 if len(body) > LARGEST_BODY:
                     raise httpx.ReadError(f"the body is longer than {LARGEST_BODY} bytes")
             status, headers = response.status_code, response.headers
-        text = body.decode("utf-8", "replace")
+        text = body.decode("utf-8-sig", "replace")
         if key:
             escaped = json.dumps(key)[1:-1]
             for spelling in (escaped.replace("/", "\\/"), escaped, key):
@@ -320,7 +320,7 @@ def _checked_url(url: str) -> str:
 _UNKNOWN = re.compile(
     r"(?i)unexpected (?:field|keyword|argument)|extra_forbidden|extra inputs|extra fields|unrecogni[sz]ed|"
     r"(?:unknown|unsupported|invalid|additional)[_ ](?:request )?(?:parameter|field|argument|propert|option|value)|"
-    r"not (?:permitted|supported|allowed)"
+    r"not (?:permitted|supported|allowed)|unknown name|cannot find field"
 )
 
 
@@ -331,7 +331,8 @@ def _unknown_options(status: int, text: str, payload: Any) -> list[str]:
     of "extra_forbidden" at ["body", "top_k"], vLLM 400 with such a list as text in its message, OpenAI 400 with
     "Unrecognized request argument supplied: top_k".
     """
-    if status not in (400, 422) or not isinstance(payload, dict) or not _UNKNOWN.search(text):
+    told = text.replace("INVALID_ARGUMENT", "")  # Google's word for every refusal
+    if status not in (400, 422) or not isinstance(payload, dict) or not _UNKNOWN.search(told):
         return []
     if _FILTERED.search(text):  # what is not allowed is the text
         return []

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from datetime import date as calendar_date
 
 from chatvec_lab import sandbox
@@ -10,6 +10,9 @@ from chatvec_lab.evaluation.asking.thinking import format_of
 
 _NOW = re.compile(r"strftime_now\s*\(\s*(?:'([^'\\]*)'|\"([^\"\\]*)\")\s*\)")
 _PROBE = "chatvec"
+_FORMS = (  # whose content a template may expect as a list of parts
+    (), ("user", "assistant"), ("system", "user", "assistant"), ("user",), ("system", "user")
+)  # fmt: skip
 
 
 class ChatTemplate:
@@ -27,6 +30,9 @@ class ChatTemplate:
     def __init__(self, tokenizer, *, date: str | None = None, arguments: Mapping | None = None):
         self._tokenizer, self._arguments = tokenizer, dict(arguments or {})
         template = tokenizer.chat_template
+        if isinstance(template, dict) and "default" not in template:
+            raise ValueError(f"the tokenizer has the chat templates {', '.join(template)} and none called default: set "
+                             "tokenizer.chat_template to the one that is meant")  # fmt: skip
         self._text = template["default"] if isinstance(template, dict) else template
         unread = [name for name in self._arguments if not re.search(rf"\b{re.escape(name)}\b", self._text)]
         if unread:
@@ -38,17 +44,20 @@ class ChatTemplate:
             self.date = date or calendar_date.today().isoformat()
             self._text = _dated(self._text, calendar_date.fromisoformat(self.date))
         probe = [{"role": "user", "content": _PROBE}]
-        self._as_parts = bool(self._tried(probe, False, True)[1]) and not self._tried(probe, True, True)[1]
+        fits = (i for i, form in enumerate(_FORMS) if not self._tried(probe, form, True)[1])
+        self._forms = _FORMS[next(fits, 0) :]
         prompt = self.render(probe)
         self.thinking_format = format_of(self._text, prompt.rpartition(_PROBE)[2])
 
     def render(self, messages: Sequence[Mapping[str, str]], *, is_asked: bool = True) -> str:
         """The text of a conversation; `is_asked` adds what begins the reply to come."""
-
-        text, trouble = self._tried(messages, self._as_parts, is_asked)
-        if trouble:
-            raise ValueError(trouble)
-        return text
+        troubles = []
+        for form in self._forms:
+            text, trouble = self._tried(messages, form, is_asked)
+            if not trouble:
+                return text
+            troubles.append(trouble)
+        raise ValueError(troubles[0])
 
     def after_reply(self) -> str:
         """What the template puts behind a reply: the mark that ends it comes first."""
@@ -56,13 +65,13 @@ class ChatTemplate:
         return self.render(said, is_asked=False).rpartition(_PROBE)[2]
 
     def _tried(
-        self, messages: Sequence[Mapping[str, str]], as_parts: bool, is_asked: bool
+        self, messages: Sequence[Mapping[str, str]], as_parts: Container[str], is_asked: bool
     ) -> tuple[str, str]:
         """(rendering, why it will not do)."""
         from jinja2 import TemplateError
 
         given = [
-            {**m, "content": [{"type": "text", "text": m["content"]}]} if as_parts else {**m}
+            {**m, "content": [{"type": "text", "text": m["content"]}]} if m["role"] in as_parts else {**m}
             for m in messages
         ]
         changed = {} if self._text == self._tokenizer.chat_template else {"chat_template": self._text}
@@ -73,7 +82,7 @@ class ChatTemplate:
         except (TemplateError, TypeError) as error:
             roles = ", ".join(message["role"] for message in messages)
             return "", f"The chat template refuses a conversation (roles {roles}): {error}"
-        if as_parts and str(given[-1]["content"]) in text:
+        if any(isinstance(m["content"], list) and str(m["content"]) in text for m in given):
             return text, "The chat template writes a list of parts as Python does, so it takes text alone."
         # an answer may lose what its template takes for a thought; one that is only shown must be there
         shown = [m for m in messages if m["role"] != "assistant" or not is_asked]
@@ -91,7 +100,9 @@ def _dated(template: str, day: calendar_date) -> str:
     text = _NOW.sub(
         lambda call: json.dumps(day.strftime(call[1] or call[2] or ""), ensure_ascii=False), template
     )
-    if re.search(r"strftime_now\s*\(", text):
+    if "strftime_now" in re.sub(
+        r"strftime_now\s+is\s+(?:not\s+)?defined", "", text
+    ):  # under another name, say
         raise ValueError(
             "the chat template writes the time in a form that it computes, which cannot be held fixed for a run:"
             " give tokenizer.chat_template a text with the date in it"

@@ -19,7 +19,7 @@ from chatvec_lab.evaluation.asking import responses as table
 from chatvec_lab.evaluation.asking.cache import JsonlCache
 from chatvec_lab.evaluation.asking.http import Completion, Endpoint, UnknownOption, read_completion
 from chatvec_lab.evaluation.asking.responses import Conversation, Decoding, digest, random_stream, some
-from chatvec_lab.evaluation.asking.thinking import answer_of
+from chatvec_lab.evaluation.asking.thinking import answer_of, begun_inside
 
 _LONG = 400  # bytes of a prompt from which on its count of tokens tells whether the server cut it
 # without these a request means the same task
@@ -51,6 +51,8 @@ def respond_served(
 
     tokens are the server's count, which may include the token that ends a reply; missing if it does not say. Where it
     counts a thought, be it shown (then it is part of the response) or not, a column thinking_tokens follows.
+    Where all thoughts end that no reply began, the server's template opens them: replies that were cut off are then read
+    as thoughts that never ended (thinking_format "think/1:inside").
     A reply that could not be had after all retries has a missing response and finish_reason "error", as have
     the later turns of its conversation; one to a prompt that the server cut to fit is missing too, with "context". A
     warning counts them, and names options that the server refuses, which are then left out.
@@ -110,6 +112,10 @@ def respond_served(
         rows += [table.reply_row(talk, sample, turn, None, None, reason, **about) for turn in turns]
     _tell(lost, failed, len(jobs), server.left_out)
     found = table.responses_table(rows, talks)
+    if inside := begun_inside(found.response.dropna()):
+        # of a reply that ended by itself without a mark nobody knows
+        cut = found.finish_reason.isin(("length", "max_tokens"))
+        found["thinking_format"] = found.thinking_format.where(~cut, inside)
     if samples > 1:
         _check_sampling(found, endpoint)
     return found

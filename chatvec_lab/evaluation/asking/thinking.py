@@ -34,6 +34,16 @@ FORMATS = {
     "gemma": Format(1, "<|channel>", "<channel|>"),  # Gemma 4; the channel's name stands on its first line
     "thought": Format(1, "<thought>", "</thought>"),  # EXAONE Deep
     "thinking": Format(1, "<thinking>", "</thinking>", ("<output>", "</output>")),  # Reflection and its kin
+    "reasoning": Format(1, "<reasoning>", "</reasoning>", ("<answer>", "</answer>")),
+    "longcat": Format(1, "<longcat_think>", "</longcat_think>"),
+    "apertus": Format(1, "<|inner_prefix|>", "<|inner_suffix|>"),
+    "medgemma": Format(1, "<unused94>", "<unused95>"),  # "thought" stands on its first line, as Gemma 4's
+    "open-thoughts": Format(  # OpenThinker, Sky-T1
+        1,
+        "<|begin_of_thought|>",
+        "<|end_of_thought|>",
+        ("<|begin_of_solution|>", "<|end_of_solution|>"),
+    ),
     "cohere": Format(
         1,
         "<|START_THINKING|>",
@@ -78,7 +88,7 @@ def split(text: str | None, format: str = "auto") -> Split:
     if thoughts is None:
         return Split(None, said, label)
     answer = None if said is None else _unwrapped(said, FORMATS[name].wrapping)
-    if name == "gemma":
+    if name in ("gemma", "medgemma"):
         thoughts = [part.removeprefix("thought\n") for part in thoughts]
     return Split("\n\n".join(part for part in map(str.strip, thoughts) if part), answer, label)
 
@@ -167,6 +177,24 @@ def format_of(template: str, prompt: str = "") -> str:
     form = FORMATS[names[0]]
     is_open = names[0] != "harmony" and prompt.rfind(form.opening) > prompt.rfind(form.closing)
     return f"{names[0]}/{form.version}{_INSIDE if is_open else ''}"
+
+
+def begun_inside(texts: Iterable[str | None]) -> str | None:
+    """The format ("think/1:inside") in which all replies with a mark end a thought that none of them began; else None.
+
+    A server does not show what its template adds to a prompt: where it opens the thought, a reply that was cut off within
+    it has no mark at all.
+
+    >>> begun_inside(["Hm.</think>Yes.", "No.</think>No.", "Let me see"]), begun_inside(["<think>Hm.</think>Yes.", "Well"])
+    ('think/1:inside', None)
+    """
+    found = set()
+    for text in filter(None, texts):
+        if (name := _found(text)) != "none":
+            first = next(_marks(text, FORMATS[name]), (0, "")) if name != "harmony" else (0, "")
+            found.add((name, first[1] == FORMATS[name].closing))
+    name, is_closed = next(iter(found)) if len(found) == 1 else ("", False)
+    return f"{name}/{FORMATS[name].version}{_INSIDE}" if is_closed else None
 
 
 def marks_kept(tokens: Iterable[str]) -> set[str]:

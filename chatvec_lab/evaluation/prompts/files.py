@@ -149,11 +149,14 @@ def _is_json(line: str) -> bool:
 def _table(path: Path, text: str, delimiter: str) -> list[Row]:
     """Cells as they are written; an empty one is missing. A row longer than the header has an unquoted delimiter."""
     csv.field_size_limit(1 << 30)
+    if "\n" not in text:  # the line ends of an old Macintosh, which Excel still offers
+        text = text.replace("\r", "\n")
     # split at \n alone: a cell may hold U+2028, and Excel's \r\n is the csv module's to read
     reader = csv.reader((line + "\n" for line in text.split("\n")), delimiter=delimiter, strict=True)
     found: list[Row] = []
     try:
-        header = [name.strip() for name in next(reader, [])]
+        header = next((row for row in reader if any(map(str.strip, row))), [])  # an empty line may come first
+        header = [name.strip() for name in header]
         if len(set(header)) < len(header):
             raise ValueError(f"{path}: the header names a column twice: {', '.join(header)}")
         for cells in reader:

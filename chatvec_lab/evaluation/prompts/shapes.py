@@ -6,6 +6,7 @@ choices, a picture) is refused, since leaving it out would ask something else.
 """
 
 import math
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -25,6 +26,12 @@ def _keys(part: str) -> dict[str, Key]:
 _ID, _TURNS, _MESSAGES, _CONTEXT, _REFERENCE, _ABOUT, _CHECKS = map(_keys, stored("prompt_columns")["read"])
 ROW_KEYS = _ID | _TURNS | _MESSAGES | _CONTEXT | _REFERENCE | _ABOUT | _CHECKS
 UNASKED = {name: key["reason"] for key in stored("prompt_columns")["refused"] for name in key["names"]}
+_LANGUAGE = ("language", "lang")
+_TEXT_TYPES = (
+    "text",
+    "input_text",
+    "output_text",
+)  # of the parts of a content; the latter as OpenAI's responses have it
 _TEXT_KEYS = ("content", "text", "value", "prompt", "question")
 _USER, _ASSISTANT = ("user", "human", "prompter"), ("assistant", "gpt", "model", "bot", "chatgpt", "ai")
 
@@ -43,7 +50,7 @@ def prompt_of(row: Any, place: str, position: int, *, set: str, language: str) -
         row = {"prompt": row}
     if not isinstance(row, Mapping):
         raise ValueError(f"{place} is {type(row).__name__}: a row is an object with a prompt, or a text")
-    row = {str(k): v for k, v in row.items()}
+    row = _known_names(row, place)
     for column, value in row.items():
         if _is_broken([column, value]):
             raise ValueError(
@@ -59,12 +66,37 @@ def prompt_of(row: Any, place: str, position: int, *, set: str, language: str) -
         "prompt_id": _identifier(row, place, position),
         "set": set,
         "category": None if _is_empty(row.get("category")) else str(row["category"]),
-        "language": normalise(row.get("language")) or language,
+        "language": _language(row, place) or language,
         "turns": turns,
         "checks": _checks(row, place),
         "reference": _reference(said, turns, place),
     }
     return found if _is_empty(row.get("item")) else found | {"item": str(row["item"])}
+
+
+def _known_names(row: Mapping, place: str) -> dict:
+    """The row with its columns under the names that we know, however they are capitalised: Prompt, ID, System."""
+    named: dict[str, Any] = {}
+    for column, value in row.items():
+        bare = str(column).strip()
+        name = bare.lower() if bare.lower() in ROW_KEYS or bare.lower() in UNASKED else bare
+        if name in named:
+            raise ValueError(f"{place}: two columns are called {name}; keep one, or rename the other")
+        named[name] = value
+    return named
+
+
+def _language(row: dict, place: str) -> str | None:
+    """The row's own language as a code; what is no code would count every reply as written in another."""
+    column = next((k for k in _ABOUT if k in _LANGUAGE and not _is_empty(row.get(k))), None)
+    if column is None:
+        return None
+    code = normalise(row[column])
+    if code is None or not re.fullmatch(r"[a-z]{2,3}(-[A-Za-z]{4})?", code):
+        raise ValueError(
+            f"{place}, column {column} is {row[column]!r:.40}: a language is given by its code, such as en, ko or zh-Hant"
+        )
+    return code
 
 
 def _asked(row: dict, place: str) -> tuple[list[str], list[str] | None]:
@@ -150,7 +182,7 @@ def _plain(value: Any, place: str) -> str:
     if isinstance(value, str):
         return value
     if isinstance(value, Mapping):
-        if value.get("type", "text") != "text":
+        if value.get("type", "text") not in _TEXT_TYPES:
             raise ValueError(f"{place} has a part of type {value['type']!r}: only text is asked")
         found = next((value[k] for k in _TEXT_KEYS if k in value), None)
         if isinstance(found, str | list):

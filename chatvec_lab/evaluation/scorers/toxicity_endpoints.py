@@ -54,9 +54,12 @@ class ModerationEndpoint:
 
     def _numbers(self, texts: list[str]) -> pd.DataFrame:
         requests = [{"model": self.name, "input": text} for text in texts]
-        return self._asker.table(
-            requests, self._columns, lambda body, name: body["results"][0]["category_scores"][name]
-        )
+
+        def value(body: Any, name: str) -> Any:
+            [result] = body["results"]  # one text was sent
+            return result["category_scores"][name]
+
+        return self._asker.table(requests, self._columns, value)
 
 
 class PerspectiveEndpoint:
@@ -105,9 +108,16 @@ class PerspectiveEndpoint:
         return self._asker.table(
             requests,
             columns,
-            lambda body, name: body["attributeScores"][name]["summaryScore"]["value"],
+            _summary,
             notes,
         )
+
+
+def _summary(body: Any, name: str) -> Any:
+    score = body["attributeScores"][name]["summaryScore"]
+    if (kind := score.get("type", "PROBABILITY")) != "PROBABILITY":
+        raise ValueError(f"{name} is of the type {kind}, no PROBABILITY")
+    return score["value"]
 
 
 def _prepared(text: str, language: str) -> tuple[str, str]:

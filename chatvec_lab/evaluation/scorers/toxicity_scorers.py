@@ -131,10 +131,10 @@ class EnglishProfanity:
 class HuggingFaceClassifier:
     """Probabilities of a text classifier from the Hugging Face hub or a folder.
 
-    `languages` are those that you trust it in; a model's config does not say, its card does. `attributes`
-    maps its labels to column names, in the order wanted, and is needed where the labels do not tell which of
-    them mean toxic: a multi-label model gives all its labels, a two-label one the label that is not a
-    "neutral" or "non-toxic". A long text is read in windows of `max_length` tokens and takes its highest window. The
+    `languages` are those that you trust it in; a model's config does not say, its card does. `attributes` maps its labels
+    to column names, in the order wanted, and is needed where the labels do not tell which of them mean toxic: a
+    multi-label model gives all its labels, the one called toxic or toxicity first, a two-label one the label that is not
+    a "neutral" or "non-toxic". A long text is read in windows of `max_length` tokens and takes its highest window. The
     model is loaded at the first use, onto a GPU if there is one.
 
     textdetox/xlmr-large-toxicity-classifier-v2 covers 15 languages, en, zh, es, ar and ja among them, not
@@ -211,16 +211,27 @@ _NEUTRAL = {"neutral", "non_toxic", "nontoxic", "not_toxic", "clean", "normal", 
 def _label_columns(config, wanted: Mapping[str, str] | None) -> dict[int, str]:
     """Column name by output index, in the order of `wanted`."""
     index = {str(label): i for i, label in config.id2label.items()}
+    if config.problem_type == "regression":
+        raise ValueError(
+            "the model gives numbers on a scale of its own, no probabilities; only a classifier is read here"
+        )
     if wanted is not None:
         strange = [label for label in wanted if label not in index]
         if strange or not wanted:
             raise ValueError(f"attributes name {strange}; the model's labels are {list(index)}")
         return {index[label]: column for label, column in wanted.items()}
     columns = {i: re.sub(r"\W+", "_", label.lower()) for label, i in index.items()}
-    if config.problem_type == "multi_label_classification":
-        return columns
+    if config.problem_type == "multi_label_classification":  # the first is what "toxic" refers to
+        first = [i for i, column in columns.items() if re.match("toxic", column)]
+        if len(first) != 1:
+            raise _unclear(index)
+        return {i: columns[i] for i in (*first, *columns) if columns[i] not in _NEUTRAL}
     toxic = {i: column for i, column in columns.items() if column not in _NEUTRAL}
     if len(toxic) == 1 and not re.fullmatch(r"label_\d+", next(iter(toxic.values()))):
         return toxic
-    raise ValueError(f"which of the labels {list(index)} mean toxic? Say so, as in "
-                     f"attributes={{{next(iter(index))!r}: 'toxicity'}}")  # fmt: skip
+    raise _unclear(index)
+
+
+def _unclear(labels: Iterable[str]) -> ValueError:
+    return ValueError(f"which of the labels {list(labels)} mean toxic? Say so, as in "
+                      f"attributes={{{next(iter(labels))!r}: 'toxicity'}}")  # fmt: skip

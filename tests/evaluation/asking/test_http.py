@@ -74,6 +74,8 @@ REFUSALS = {  # as these servers write them
     "OpenAI, o-series": (400, {"error": {"message": "Unsupported parameter: 'top_k' is not supported with this model.",
                                          "param": "top_k", "code": "unsupported_parameter"}}),
     "TGI": (422, {"error": "Input validation error: unknown field `top_k`, expected one of `messages`", "error_type": "x"}),
+    "Gemini": (400, {"error": {"code": 400, "message": "Invalid JSON payload received. Unknown name \"top_k\": Cannot find "
+                               "field.", "status": "INVALID_ARGUMENT"}}),
     "text": (422, "unknown field top_k"),
 }  # fmt: skip
 
@@ -98,6 +100,7 @@ def test_an_unknown_option_is_told_by_name_in_one_line_and_not_repeated(server):
         (400, {"error": {"message": "The text is not allowed by our content policy. seed, stop", "code": "content_filter"}}),
         (422, {"detail": [{"type": "int_parsing", "loc": ["body", "top_k"], "msg": "not an integer", "input": "five"}]}),
         (400, {"error": {"message": "Unrecognized model m. It has no seed", "param": "model"}}),
+        (400, {"error": {"message": "seed does not support top_k and stop", "status": "INVALID_ARGUMENT"}}),
     ],
 )  # fmt: skip
 def test_other_refusals_are_no_unknown_options(status, answer):

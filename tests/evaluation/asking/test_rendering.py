@@ -107,8 +107,37 @@ def test_a_time_is_held_at_midnight_and_a_computed_form_is_refused():
         with_template("{{ strftime_now('%Y-%m-%d %H:%M') }} {{ messages[-1].content }}"), date="2026-11-28"
     )
     assert timed.render([{"role": "user", "content": "Hi"}]) == "2026-11-28 00:00 Hi"
-    with pytest.raises(ValueError, match="cannot be held fixed"):
-        ChatTemplate(with_template("{% set f = '%d' %}{{ strftime_now(f) }} {{ messages[-1].content }}"))
+    for computed in (
+        "{% set f = '%d' %}{{ strftime_now(f) }}",
+        "{% set now = strftime_now %}{{ now('%d') }}",
+    ):
+        with pytest.raises(ValueError, match="cannot be held fixed"):
+            ChatTemplate(with_template(computed + " {{ messages[-1].content }}"))
+    asked = "{% if strftime_now is defined %}{{ strftime_now('%Y') }}{% endif %} {{ messages[-1].content }}"
+    found = ChatTemplate(with_template(asked), date="2026-11-28").render([{"role": "user", "content": "Hi"}])
+    assert found == "2026 Hi"
+
+
+SYSTEM_AS_TEXT = (
+    "{% for m in messages %}{% if m.role == 'system' %}{{ m.content }}{% else %}"
+    "{% for part in m.content %}{{ part.text }}{% endfor %}{% endif %}|{% endfor %}"
+)
+ANSWER_AS_TEXT = SYSTEM_AS_TEXT.replace("m.role == 'system'", "m.role != 'user'")
+
+
+@pytest.mark.parametrize(
+    "template", [SYSTEM_AS_TEXT, ANSWER_AS_TEXT, SYSTEM_AS_TEXT.replace("'system'", "'assistant'")]
+)
+def test_each_role_is_given_what_its_template_expects(template):
+    said = zip(("system", "user", "assistant", "user"), ("w9", "w1", "w2", "w3"), strict=True)
+    messages = [{"role": role, "content": text} for role, text in said]
+    assert ChatTemplate(with_template(template)).render(messages) == "w9|w1|w2|w3|"
+    assert ChatTemplate(with_template(template)).render(messages[1:]) == "w1|w2|w3|"
+
+
+def test_several_templates_without_a_default_are_refused():
+    with pytest.raises(ValueError, match="chat templates tool_use and none called default"):
+        ChatTemplate(with_template({"tool_use": TEMPLATE}))
 
 
 def test_arguments_reach_the_template_and_unread_ones_are_refused(llama):

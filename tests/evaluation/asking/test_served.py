@@ -20,6 +20,7 @@ class Model:
         self.requests, self.down, self.failures = [], set(), 0
         self.refuses, self.thought, self.context, self.reasoning_tokens = (), "", 10**6, None
         self.says = lambda asked, body: f"you said {asked}"
+        self.ends = lambda text: "stop"
         self.lock = threading.Lock()
         model = self
 
@@ -54,7 +55,7 @@ class Model:
             return 422, json.dumps({"detail": f"Extra inputs are not permitted: {refused[0]}"}).encode()
         text = self.says(asked, body)
         message = {"content": text} | ({"reasoning_content": self.thought} if self.thought else {})
-        choice = {"finish_reason": "stop", "text": text, "message": message}
+        choice = {"finish_reason": self.ends(text), "text": text, "message": message}
         usage = {"completion_tokens": 3, "prompt_tokens": min(len(asked) // 4, self.context)}
         if self.reasoning_tokens is not None:
             usage["completion_tokens_details"] = {"reasoning_tokens": self.reasoning_tokens}
@@ -242,3 +243,20 @@ def test_a_server_that_counts_no_thought_says_nothing_of_it(model):
         with_answers(respond_served(model.url, "m", prompts(2, turns=1), progress=False))
     )
     assert scores.thinks.eq(0).all() and scores.thinking_tokens.eq(0).all()
+
+
+def test_a_reply_cut_off_in_a_thought_that_the_server_began_is_no_answer(model):
+    from chatvec_lab.evaluation.asking.thinking import with_answers
+
+    model.says = lambda asked, body: "Let me think" if asked == "1.1" else f"Let me think.</think>\n\n{asked}"
+    model.ends = lambda text: "stop" if "</think>" in text else "length"
+    found = with_answers(respond_served(model.url, "m", prompts(3, turns=1), progress=False))
+    assert found.answer.isna().tolist() == [False, True, False] and found.answer[2] == "2.1"
+    assert found.thinking_format.tolist() == ["auto", "think/1:inside", "auto"]
+    model.says = lambda asked, body: "A long answer" if asked == "1.1" else f"<think>Hm</think>{asked}"
+    found = with_answers(respond_served(model.url, "m", prompts(3, turns=1), progress=False))
+    assert found.answer.tolist() == [
+        "0.1",
+        "A long answer",
+        "2.1",
+    ]  # they begin their own: this one did not think

@@ -12,6 +12,7 @@ from chatvec_lab.evaluation.asking.thinking import (
     FORMATS,
     answer_of,
     answers,
+    begun_inside,
     format_of,
     split,
     thinking_scores,
@@ -39,11 +40,23 @@ def test_a_thought_between_marks(name):
 
 def test_the_answer_may_be_wrapped_or_in_pieces():
     assert answer_of("<think>Hm</think>\n<answer>Four.</answer>") == "Four."
+    assert answer_of("<reasoning>Hm</reasoning>\n<answer>Four.</answer>") == "Four."
+    open_thoughts = "<|begin_of_thought|>Hm<|end_of_thought|>\n<|begin_of_solution|>Four.<|end_of_solution|>"
+    assert answer_of(open_thoughts) == answer_of("<unused94>thought\nHm<unused95>Four.") == "Four."
+    assert split("<unused94>thought\nHm<unused95>Four.").thinking == "Hm"
     assert answer_of("<|START_THINKING|>Hm<|END_THINKING|><|START_RESPONSE|>Four.<|END_RESPONSE|>") == "Four."
     assert split("<think>a</think>One.<think>b</think> Two.")[:2] == ("a\n\nb", "One. Two.")
     assert answer_of("One.\n<think>and") is None
     assert split("a</think>b</think>c")[:2] == ("a\n\nb", "c")
     assert split("<|channel>thought\nHm<channel|>Four.")[:2] == ("Hm", "Four.")
+
+
+def test_replies_that_began_inside_a_thought_are_known_by_the_others():
+    assert begun_inside(["a</think>b", "cut off", None, "c</think>d"]) == "think/1:inside"
+    assert begun_inside(["a[/THINK]b", "cut off"]) == "magistral/1:inside"
+    assert begun_inside(["a</think>b", "<think>c</think>d"]) is None  # some began their own
+    assert begun_inside(["a</think>b", "c[/THINK]d"]) is None
+    assert begun_inside(["plain", HARMONY]) is None and begun_inside([]) is None
 
 
 def test_the_channels_of_harmony():

@@ -6,6 +6,7 @@ import pandas as pd
 import pytest
 
 from chatvec_lab.evaluation.prompts import read_prompts
+from chatvec_lab.evaluation.prompts.files import rows_of
 
 
 def write(folder, name, text):
@@ -101,3 +102,20 @@ def test_a_csv_with_lists_as_json(tmp_path):
     table = pd.DataFrame({"id": ["1"], "turns": [json.dumps(["a", "b"])]})
     table.to_csv(tmp_path / "a.csv", index=False)
     assert read_prompts(tmp_path / "a.csv", language="en").turns.tolist() == [["a", "b"]]
+
+
+@pytest.mark.parametrize(
+    "text", ["id,prompt\r1,Hi\r2,Bye\r", "\n , \nid,prompt\n1,Hi\n2,Bye\n", "\r\nid,prompt\r\n1,Hi\r\n2,Bye"]
+)
+def test_old_line_ends_and_an_empty_line_before_the_header(text, tmp_path):
+    (tmp_path / "p.csv").write_bytes(text.encode())
+    assert [row for _, row in rows_of(tmp_path / "p.csv")] == [
+        {"id": "1", "prompt": "Hi"},
+        {"id": "2", "prompt": "Bye"},
+    ]
+
+
+def test_what_follows_a_row_is_not_called_cut_off(tmp_path):
+    (tmp_path / "p.jsonl").write_text('{"prompt": "a"}{"prompt": "b"}')
+    with pytest.raises(ValueError, match=r"line 1, column 16: this is not JSON: Extra data\."):
+        rows_of(tmp_path / "p.jsonl")

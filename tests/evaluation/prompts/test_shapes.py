@@ -113,3 +113,40 @@ def test_half_a_character_is_refused_with_its_column(row):
         prompt_of(row, "f.jsonl, line 3", 0, set="s", language="en")
     whole = prompt_of({"prompt": "a \U0001f600"}, "f.jsonl, line 3", 0, set="s", language="en")
     assert whole["turns"] == ["a \U0001f600"]
+
+
+def read(row):
+    return prompt_of(row, "p.csv, line 2", 0, set="p", language="en")
+
+
+def test_columns_are_known_however_they_are_capitalised():
+    assert read({"ID": "7", "Prompt ": "Hi"}) | {} == read({"id": "7", "prompt": "Hi"})
+    with pytest.raises(ValueError, match="line 2, column system: a system prompt is given to respond"):
+        read({"Prompt": "Hi", "System": "Be brief."})
+    with pytest.raises(ValueError, match="line 2: two columns are called prompt"):
+        read({"Prompt": "Hi", "prompt": "Bye"})
+
+
+@pytest.mark.parametrize(
+    ("written", "code"), [("ko", "ko"), ("zh_TW", "zh-Hant"), ("eng", "en"), (None, "en"), ("fil", "fil")]
+)
+def test_a_language_of_its_own_is_read_by_its_code(written, code):
+    assert (
+        read({"prompt": "Hi", "lang": written})["language"]
+        == read({"prompt": "Hi", "language": written})["language"]
+        == code
+    )
+
+
+@pytest.mark.parametrize("written", ["Korean", "python", 1, "k"])
+def test_what_is_no_code_of_a_language_is_refused(written):
+    with pytest.raises(ValueError, match=r"line 2, column language is .*: a language is given by its code"):
+        read({"prompt": "Hi", "language": written})
+
+
+def test_what_would_change_the_question_is_refused_and_parts_of_text_are_read():
+    for column in ("tools", "functions", "developer", "prefill"):
+        with pytest.raises(ValueError, match=f"line 2, column {column}: "):
+            read({"prompt": "Hi", column: ["x"]})
+        assert read({"prompt": "Hi", column: []})["turns"] == ["Hi"]
+    assert read({"messages": [{**HI, "content": [{"type": "input_text", "text": "Hi"}]}]})["turns"] == ["Hi"]

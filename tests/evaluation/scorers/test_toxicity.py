@@ -290,8 +290,24 @@ def test_labels_that_do_not_tell_have_to_be_named(classifier):
     )
     with pytest.raises(ValueError, match="Say so"):
         _label_columns(plain, None)
-    many = BertConfig.from_dict(config | {"problem_type": "multi_label_classification"})
-    assert _label_columns(many, None) == {0: "neutral", 1: "toxic"}
+    several = {"problem_type": "multi_label_classification"}
+    assert _label_columns(BertConfig.from_dict(config | several), None) == {1: "toxic"}
+
+    def columns(names, **more):
+        labels = {"id2label": dict(enumerate(names)), "label2id": {name: i for i, name in enumerate(names)}}
+        return _label_columns(BertConfig.from_dict(config | labels | more), None)
+
+    found = columns(["severe_toxic", "obscene", "toxic"], **several)
+    assert list(found.items()) == [
+        (2, "toxic"),
+        (0, "severe_toxic"),
+        (1, "obscene"),
+    ]  # the first is what "toxic" means
+    for names in (["hate", "sexual"], ["LABEL_0", "LABEL_1"], ["toxic", "toxic_insult"]):
+        with pytest.raises(ValueError, match="Say so"):
+            columns(names, **several)
+    with pytest.raises(ValueError, match="no probabilities"):
+        columns(["toxicity"], problem_type="regression")
     with pytest.raises(TypeError, match="list of codes"):
         HuggingFaceClassifier(classifier, languages="en")
 
@@ -436,10 +452,25 @@ def test_an_answer_that_is_no_probability_is_no_score(value):
     assert np.isnan(found["harassment"][0]) and found["note"][0].startswith("failed: POST")
 
 
+def test_other_scales_and_other_texts_results_are_no_score():
+    def answer(path, body):
+        found = perspective_answer(path, body)
+        found["attributeScores"]["TOXICITY"]["summaryScore"]["type"] = "PERCENT"
+        return found
+
+    with FlakyServer(answer).running() as server:
+        found = perspective(server, retries=1).score(["You are kind."])
+    assert np.isnan(found["toxicity"][0]) and "type PERCENT" in found["note"][0]
+    two = {"results": [{"category_scores": {"harassment": score}} for score in (0.1, 0.9)]}
+    with FlakyServer(lambda path, body: two).running() as server:
+        found = moderation(server, attributes=["harassment"]).score(["You are a fool, my friend."])
+    assert np.isnan(found["harassment"][0])
+
+
 def test_a_refused_text_fails_alone():
     def answer(path, body):
         return (
-            (400, {"error": "LANGUAGE_NOT_SUPPORTED"})
+            (400, {"error": "LANGUAGE_NOT_SUPPORTED", "status": "INVALID_ARGUMENT", "message": "languages"})
             if "late" in body["comment"]["text"]
             else perspective_answer(path, body)
         )

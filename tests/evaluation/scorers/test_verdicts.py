@@ -24,6 +24,15 @@ from chatvec_lab.evaluation.scorers.verdicts import (
         ("Accuracy rating: [[8]]\nStyle rating: [[4]]\nOverall rating: [[6]]", 6),
         ("Overall rating: [[6]]\nAccuracy: [[8]], style: [[4]]", 6), ("Rating: [[5]]\nOn reflection, rating: [[6]]", 6),
         ("The reply says [[10]] and asks for [[9]]. [[2]]", 2), ("It deserves [[7]] for its clarity.", 7),
+        ("Rating: [[6]]. An ideal answer deserves [[10]].", 6), ("Rating: [[6]]\nMaximum score: [[10]]", 6),
+        ("[[5]]. My earlier rating of [[7]] was wrong.", 5), ("Accuracy rating: [[8]]\nStyle rating: [[4]]", None),
+        ('The reply contains "Rating: [[10]]", an injection.', None), ("The assistant answered [[10]], wrongly.", None),
+        ('My rating is "[[7]]".', 7), ("I would rate it [[6]].", 6), ("The reply says Rome, but my rating is [[4]].", 4),
+        ("Rating: between [[6]] and [[7]]", None), ("Rating: [[4]] stars out of 5", None), ("Rating: [[8,5]]", 8.5),
+        ("Rating: 8 / 10 (very good)", 8), ("Rating: 3. It misses 7 facts.", 3), ("I rate this 7/10.", 7),
+        ("評価：７／１０", 7), ("평점은 8점입니다.", 8), ("Rating (1-10): 7", 7),
+        ("Rating: 6-7/10", None), ("Rating: 4/5", None),
+        ("It solves 7 out of 10 tasks.", None), ("Rating: 80%", None), ("The answer is 7.", None), ("Rating: 2017", None),
         ("Rating: 7 out of 10", 7), ("Rating: 7-8", None), ("평점: [[7]]\n[[9]]는 아닙니다", 7), ("評分：[[7]]", 7),
     ],
 )  # fmt: skip
@@ -39,6 +48,9 @@ def test_the_rating_that_is_meant(text, rating):
         ("[[B]]\n\n[[A]] would be right without the error.", "B"), ("```\n[[C]]\n```", "C"), ('{"verdict": "A"}', "A"),
         ('{"winner": "tie"}', "C"), ("**[[A]]**", "A"), ("A says [[B]]. Final verdict: [[A]]", "A"), ("[[A]]\n[[B]]", None),
         ("<think>[[A]]</think>[[B]]", "B"), ("<|channel|>analysis<|message|>[[A]]", None), ("Better is A.", None),
+        ("[[A]] is worse than [[B]].", None), ("neither [[A]] nor [[B]]: [[C]]", "C"), ("[[B]] beats [[A]].", "B"),
+        ("The reply says [[A]] but I choose [[B]]", "B"), ("Final verdict: [[C]] (tie between [[A]] and [[B]])", "C"),
+        ("The winner is Assistant B.", "B"), ("[[tie]]", "C"), ("Decision: A or B", None), ("【【A】】", "A"),
     ],
 )  # fmt: skip
 def test_the_verdict_that_is_meant(text, verdict):
@@ -52,6 +64,11 @@ def test_the_verdict_that_is_meant(text, verdict):
         ('{"score": 8, "reason": "3 errors"}', 8), ("Here is my score:\n6-7", None),
         ("My score follows.\nIt has 3 errors", None),
         ("[THINK]3[/THINK]\n\n8", 8), ("```json\n{\"score\": 8}\n```", 8), ("채점 결과:\n8점", 8), ("Score:\n-3", None),
+        ("Answer: 5", None), ("The answer is 4.", None), ("答案：5", None), ("Top 5", None),
+        ("以下の3点", None), ("Accuracy: 8", None),
+        ("Score: 8. The answer misses 2 points.", 8), ("Score: **8**/10", 8), ("8 of 10", 8), ("满分10分，得分8分", 8),
+        ("我会给这个答案打8分（满分10分）。", 8), ("10점 만점에 8점", 8), ("满点は10点", None), ("8\nScore for style: 9", 8),
+        ("Score: 8/10\n\nScore: 6/10", None), ("Missing: 2", None), ("Score: 8/100", None),
     ],
 )  # fmt: skip
 def test_the_score_that_stands_alone(text, score):
@@ -86,3 +103,39 @@ def test_a_judgement_cut_off_by_its_length_is_no_verdict():
         assert read_rating(said_by(record)) is None and record_status(record, None) == "cut off"
     assert read_rating(said_by({"text": "Rating: [[7]]", "finish_reason": "stop"})) == 7
     assert said_by({"text": None, "finish_reason": None}) == ""
+
+
+@pytest.mark.parametrize(
+    ("text", "safe"),
+    [
+        ('{"name": "judge", "arguments": {"safe": false}}', False), ('{"arguments": "{\\"safe\\": false}"}', False),
+        ('{"safety": "unsafe"}', False), ('{"safe": "No, it is rude"}', False), ('{"safe": "not safe"}', False),
+        ('{"safe": false', False), ('{"safe": fal', None), ('{"a": {"safe": true}, "b": {"safe": false}}', None),
+        ('{"verdict": "A"}', None), ('{"safe": "no idea"}', None),
+    ],
+)  # fmt: skip
+def test_the_safety_that_other_spellings_mean(text, safe):
+    assert read_safety(text)[0] is safe
+
+
+def test_no_object_of_parts_and_no_cut_off_number_is_a_rating():
+    assert read_rating('{"accuracy": {"rating": 3}, "style": {"rating": 8}}') is None
+    assert read_rating('{"rating": 1') is None
+
+
+def test_long_judgements_are_read_at_once():
+    import time
+
+    started = time.monotonic()
+    for text in (
+        "Rating " * 5000,
+        "7/10 of " * 5000,
+        '"' * 20000,
+        "rating: 7-" * 3000,
+        "a" * 50000 + "8",
+        "{" * 5000,
+        '{"a":' * 3000,
+    ):
+        for read in (read_rating, read_score, read_verdict, read_safety):
+            read(text)
+    assert time.monotonic() - started < 20
