@@ -114,13 +114,19 @@ class Checkpoint:
     @cached_property
     def lacking(self) -> str:
         """What the model needs and its files lack, in words; "" when they are whole."""
-        head = self.layout.lacks_head
-        if head is None:
+        lacks, head = self.layout.lacks, self.layout.lacks_head
+        if not lacks:
             return ""
         kind = (self.config.get("architectures") or ["the model"])[0]
+        if lacks == [head]:
+            return (
+                f"{head} is not stored, and config.json does not tie it to the embedding (tie_word_embeddings): "
+                f"{kind} would make up its head at random"
+            )
+        more = f" and {len(lacks) - 8} more" if len(lacks) > 8 else ""
         return (
-            f"{head} is not stored, and config.json does not tie it to the embedding (tie_word_embeddings): "
-            f"{kind} would make up its head at random"
+            f"{', '.join(lacks[:8])}{more} {'is' if len(lacks) == 1 else 'are'} not stored, and {kind} would make "
+            f"{'it' if len(lacks) == 1 else 'them'} up at random"
         )
 
     def shape(self, name: str) -> tuple[int, ...]:

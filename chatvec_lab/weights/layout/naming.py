@@ -112,7 +112,7 @@ _MIX_PROJECTIONS = (
     ("out", re.compile(r"^(?:out_proj|linear_out)$")),
 )
 _BUFFER = re.compile(
-    r"rotary\w*\.(?:inv_freq|cos_cached|sin_cached)$|inv_freq$|(?:sin|cos)_cached$|\.masked_bias$|position_ids$|token_type_ids$"
+    r"rotary\w*\.(?:inv_freq|cos_cached|sin_cached)$|inv_freq$|freqs_cis$|(?:sin|cos)_cached$|\.masked_bias$|position_ids$|token_type_ids$"
     r"|\.(?:attn|attention)\.bias$|running_(?:mean|var)$|num_batches_tracked$|\.(?:embed_)?positions?_embedding_sin\w*$"
 )
 _TABLE = re.compile(
