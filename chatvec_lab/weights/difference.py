@@ -216,8 +216,7 @@ class Difference:
 
 def _halves(members: list[Checkpoint]) -> str:
     """Which of these models are not whole, in words."""
-    found = [f"{m.label}: {m.lacking}." for m in members if m.lacking and not m.layout.is_part]
-    return " ".join([*found, "Download or copy the file that holds it."]) if found else ""
+    return " ".join(f"{m.label}: {m.lacking}." for m in members if m.lacking and not m.layout.is_part)
 
 
 def unpaired(what: str, lines: list[str], total: int, suspect: str, other: str, why: str = "") -> str:

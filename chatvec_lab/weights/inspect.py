@@ -40,7 +40,7 @@ def inspect(source: str, *, revision: str | None = None, tensors: bool = False) 
     if not is_vector:
         lines.append(_vocabulary(checkpoint))
         lines.append("head: " + _head(checkpoint))
-        if not checkpoint.origin.refused and checkpoint.layout.lacks and not checkpoint.layout.lacks_head:
+        if not checkpoint.origin.refused and checkpoint.lacking and not checkpoint.layout.lacks_head:
             lines.append("not whole: " + checkpoint.lacking)
         lines.append("chat template: " + ("yes" if checkpoint.chat_template else "none"))
     if manifest:

@@ -84,7 +84,7 @@ class MergedCheckpoint(Checkpoint):
     def check(self) -> None:
         """Raise the errors that headers and tokenizers can show, before anything is read or written."""
         if self.cp.lacking and not self.cp.layout.is_part:
-            raise ValueError(f"{self.cp.label}: {self.cp.lacking}. Download or copy the file that holds it.")
+            raise ValueError(f"{self.cp.label}: {self.cp.lacking}.")
         _ = self._pairs
         self._check_moves()
         if isinstance(self.cp, MergedCheckpoint) and self.cp.added_tokens and self.chat_side:

@@ -141,3 +141,21 @@ def test_a_config_of_another_kind_is_named(families, tmp_path, key, value):
     (copy / "config.json").write_text(json.dumps(config))
     with pytest.raises(ValueError, match=rf"config\.json: {key} should be"):
         _ = Checkpoint(copy).layout
+
+
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "base_model.model.", "module._orig_mod."])
+def test_names_of_a_wrapper_are_called_that(families, tmp_path, prefix):
+    wrapped = []
+    for folder in families("llama"):
+        shutil.copytree(folder, tmp_path / folder.name)
+        renamed = {prefix + name: tensor for name, tensor in state(folder).items()}
+        save_file(renamed, tmp_path / folder.name / "model.safetensors")
+        wrapped.append(Checkpoint(tmp_path / folder.name))
+    base, chat, cp = wrapped  # which pair, and make a model that transformers would fill at random
+    with pytest.raises(
+        ValueError, match=rf"cp: its tensors are named '{re.escape(prefix)}' before their own names"
+    ):
+        (cp + (chat - base)).check()
+    plain = Checkpoint(families("llama")[0])
+    with pytest.raises(ValueError, match=r"do not pair(?s:.)*chat: its tensors are named"):
+        _ = (chat - plain).names

@@ -148,8 +148,10 @@ def open_folder(folder: Path, stem: str = "model") -> Stored:
         raise FileNotFoundError(_holds_no_model(folder))
     chosen, others = sets[0], sets[1:]
     reader: Reader = bin_entries if ".bin" in chosen.name else safetensors_entries
+    entries = _sharded(chosen, reader) if chosen.suffix == ".json" else read_whole(reader, chosen)
+    if not entries:
+        raise ValueError(f"{chosen} holds no tensor. Download or copy it again.")
     if chosen.suffix == ".json":
-        entries = _sharded(chosen, reader)
         _check_formats(entries)
         return Stored(entries, also=(chosen,))
     index = [
@@ -162,7 +164,6 @@ def open_folder(folder: Path, stem: str = "model") -> Stored:
             UserWarning,
             stacklevel=4,
         )
-    entries = read_whole(reader, chosen)
     _check_formats(entries)
     return Stored(entries)
 

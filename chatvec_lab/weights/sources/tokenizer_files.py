@@ -19,7 +19,8 @@ from chatvec_lab.weights.sources.files import read_json
 from chatvec_lab.weights.tokens.vocabulary import Vocabulary
 
 _PATTERNS = ("tokenizer.json", "tekken.json", "*.tiktoken", "*.model", "*.model.*", "*.spm", "vocab.json", "vocab.txt",
-             "vocab.bpe", "*.vocab", "merges.txt")  # fmt: skip
+             "vocab.bpe", "*.vocab", "merges.txt", "*vocab*",
+             "*.tokenizer", "*.codes", "*.merges", "encoder.json", "dict*.txt")  # fmt: skip
 _WITH = (
     "added_tokens.json",
     "special_tokens_map.json",

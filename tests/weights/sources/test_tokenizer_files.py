@@ -262,3 +262,12 @@ def test_tokens_added_beside_tokenizer_json_have_their_rows(tmp_path, file):
     added({"<|im_start|>": 70})
     with pytest.raises(ValueError, match=rf"{file} gives '<\|im_start\|>' the id 70.*would give it 63"):
         Vocabulary.from_folder(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "file", ["rwkv_vocab_v20230424.txt", "prophetnet.tokenizer", "encoder.json", "dict.txt", "vocab.tsv"]
+)
+def test_a_tokenizer_of_another_form_is_seen(tmp_path, file):
+    (tmp_path / file).write_text("{}")
+    found = Vocabulary.from_folder(tmp_path)
+    assert found is not None and found.opaque and file in found.where
