@@ -23,6 +23,7 @@ from chatvec_lab.weights.numerics.blocks import Workspace
 from chatvec_lab.weights.pairing import left_out
 from chatvec_lab.weights.sources import files
 from chatvec_lab.weights.tokens.chat import ChatSide
+from chatvec_lab.weights.tokens.rows import with_rows
 from chatvec_lab.weights.tokens.special import VocabularyReport, special_rows, vocabulary_report
 from chatvec_lab.weights.tokens.vocabulary import Policy, Vocabulary
 from chatvec_lab.weights.vector import Term, WeightVector
@@ -186,14 +187,8 @@ class MergedCheckpoint(Checkpoint):
 
     @cached_property
     def config(self) -> dict[str, Any]:
-        config = dict(self.cp.config)
-        if self.added_tokens and self.layout.embedding:
-            rows = {"vocab_size": self.shape(self.layout.embedding)[0]}
-            if "text_config" in config:
-                config["text_config"] = config["text_config"] | rows
-            else:
-                config |= rows
-        return config
+        grown = {self.cp.shape(name)[0]: self.shape(name)[0] for name in self.layout.tables}
+        return with_rows(self.cp.config, grown) if self.added_tokens else dict(self.cp.config)
 
     @cached_property
     def vocabulary(self) -> Vocabulary | None:

@@ -212,12 +212,8 @@ def _needed(model, parts: Mapping[str, Part], head: str | None) -> tuple[frozens
     for name, tensor in model.state_dict(keep_vars=True).items():
         if parts[name].module != "buffer" and not any(re.search(pattern, name) for pattern in spared):
             groups.setdefault(id(tensor), set()).add(name)
-    result = []
-    for group in groups.values():
-        group = group.union(*(names for names in tied.values() if names & group))
-        if head not in group and frozenset(group) not in result:
-            result.append(frozenset(group))
-    return tuple(result)
+    whole = (group.union(*(names for names in tied.values() if names & group)) for group in groups.values())
+    return tuple(group for group in dict.fromkeys(map(frozenset, whole)) if head not in group)
 
 
 def _built(own, config):

@@ -45,6 +45,11 @@ def _of_dtype(config: dict[str, Any], dtype: str) -> dict[str, Any]:
 
 def _write_tokenizer(merged: MergedCheckpoint, folder: Path) -> None:
     shutil.rmtree(folder / ADDITIONAL, ignore_errors=True)  # the CP's own
+    processor = folder / "processor_config.json"
+    if "chat_template" in (
+        stored := read_json(processor)
+    ):  # which it would take before that of the tokenizer
+        write_json(processor, {key: value for key, value in stored.items() if key != "chat_template"})
     if merged.added_tokens:  # a new tokenizer: older files beside it would tell of another
         for name in TOKENIZER_FILES:
             (folder / name).unlink(missing_ok=True)

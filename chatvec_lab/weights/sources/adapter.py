@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from chatvec_lab.weights.sources.beside import ADAPTER, TOKENIZER_FILES, copy_companion, sort_companions
 from chatvec_lab.weights.sources.files import read_json
 from chatvec_lab.weights.sources.folder import Folder, sets_of_weights
+from chatvec_lab.weights.tokens.rows import with_rows
 
 if TYPE_CHECKING:
     from chatvec_lab.weights.sources.lora import LoRA
@@ -97,13 +98,7 @@ class Adapter:
     @cached_property
     def config(self) -> dict[str, Any]:
         """The base's, with the rows that the adapter's tables have."""
-        rows = self.tensors.rows
-        if rows is None:
-            return self.base.config
-        config = dict(self.base.config)
-        if isinstance(config.get("text_config"), dict):
-            return config | {"text_config": config["text_config"] | {"vocab_size": rows}}
-        return config | {"vocab_size": rows}
+        return with_rows(self.base.config, self.tensors.grown)
 
     @cached_property
     def _beside(self) -> Folder:

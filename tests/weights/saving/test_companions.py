@@ -230,3 +230,16 @@ def test_a_dtype_that_is_asked_for_is_told_wherever_config_json_tells_one(famili
     found = json.loads((tmp_path / "out" / "config.json").read_text())
     assert found["dtype"] == found["torch_dtype"] == "float32"
     assert found["vision_config"] == {"torch_dtype": "float32", "depth": 2}
+
+
+def test_a_processors_own_template_does_not_win_over_chats(families, cp, chatml, tmp_path):
+    base, chat, _ = families()
+    old = {"processor_class": "LlavaProcessor", "chat_template": "{{ 'the old one' }}"}
+    (cp / "processor_config.json").write_text(json.dumps(old))
+    assert Checkpoint(cp).chat_template == old["chat_template"]
+    for number, source in enumerate((chat, chatml)):
+        tau = Checkpoint(source) - Checkpoint(base)
+        Checkpoint(cp).add(tau, add_tokens=True).save(tmp_path / f"out{number}", progress=False)
+        found = json.loads((tmp_path / f"out{number}" / "processor_config.json").read_text())
+        assert found == {"processor_class": "LlavaProcessor"}
+        assert Checkpoint(tmp_path / f"out{number}").chat_template == Checkpoint(source).chat_template

@@ -9,6 +9,7 @@ from pico import CP_TOKENS, SPECIAL, TOKENS, save_model, save_tokenizer
 from reference import state
 
 from chatvec_lab import Checkpoint, WeightVector
+from chatvec_lab.weights.tokens.rows import with_rows
 from chatvec_lab.weights.tokens.vocabulary import Vocabulary, runs
 
 CHATML = ["<|im_start|>", "<|im_end|>"]
@@ -229,3 +230,38 @@ def test_tokenizer_formats(tmp_path):
         Vocabulary.from_folder(tmp_path)
     (tmp_path / "tokenizer.json").unlink()
     assert Vocabulary.from_folder(tmp_path) is None
+
+
+def test_every_number_of_tokens_in_a_config_is_that_of_its_table():
+    config = {"vocab_size": 9, "image_vocab_size": 9, "hidden_size": 9, "vision_config": {"vocab_size": 9},
+              "text_config": {"vocab_size": 9, "vocab_size_per_layer_input": 8}}  # fmt: skip
+    assert with_rows(config, {9: 12, 8: 11}) == config | {
+        "vocab_size": 12, "text_config": {"vocab_size": 12, "vocab_size_per_layer_input": 11},
+    }  # fmt: skip
+    assert with_rows({"text_config": {"a": 1}}, {9: 12}) == {"text_config": {"a": 1, "vocab_size": 12}}
+    assert with_rows({"a": 1}, {9: 9}) == {"a": 1}
+
+
+def test_tokens_are_added_to_each_of_several_tables(tmp_path):
+    from transformers import Gemma3nForCausalLM, Gemma3nTextConfig
+
+    config = Gemma3nTextConfig(vocab_size=63, vocab_size_per_layer_input=63, hidden_size=16, hidden_size_per_layer_input=8,
+                               intermediate_size=24, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=1,
+                               head_dim=8, laurel_rank=4, num_kv_shared_layers=0, activation_sparsity_pattern=[0.0, 0.0],
+                               layer_types=["full_attention"] * 2, tie_word_embeddings=True)  # fmt: skip
+    folders = []
+    for seed, (name, tokens) in enumerate({"base": [], "chat": CHATML, "cp": []}.items()):
+        torch.manual_seed(seed)
+        config.vocab_size = config.vocab_size_per_layer_input = 63 + len(tokens)
+        Gemma3nForCausalLM(config).to(torch.bfloat16).save_pretrained(tmp_path / name)
+        template = CHAT_TEMPLATE if tokens else None
+        save_tokenizer(
+            tmp_path / name, SPECIAL + TOKENS + tokens, special=SPECIAL + tokens, template=template
+        )
+        folders.append(Checkpoint(tmp_path / name))
+    base, chat, cp = folders
+    cp.add(0.5 * (chat - base), add_tokens=True).save(tmp_path / "out", progress=False)
+    model, found = Gemma3nForCausalLM.from_pretrained(tmp_path / "out", output_loading_info=True)
+    assert not found["missing_keys"] and not found["mismatched_keys"]
+    table = "model.embed_tokens_per_layer.weight"
+    assert torch.equal(model.state_dict()[table][63:].to(torch.bfloat16), state(chat.folder)[table][63:])
