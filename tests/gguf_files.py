@@ -38,7 +38,7 @@ def permuted(weights, heads):
     )
 
 
-def write_gguf(folder, path, kind="F32", *, architecture="llama", extra=(), template=TEMPLATE):
+def write_gguf(folder, path, kind="F32", *, architecture="llama", extra=(), facts=(), template=TEMPLATE):
     """What convert_hf_to_gguf.py writes for a Llama, with matrices in `kind` and norms in float32."""
     config = json.loads((folder / "config.json").read_text())
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
@@ -61,6 +61,8 @@ def write_gguf(folder, path, kind="F32", *, architecture="llama", extra=(), temp
     writer.add_eos_token_id(2)
     if template:
         writer.add_chat_template(template)
+    for key, number in facts:
+        writer.add_uint32(key, number)
     names = {"model.embed_tokens": "token_embd", "model.norm": "output_norm", "lm_head": "output"}
     parts = {"input_layernorm": "attn_norm", "self_attn.q_proj": "attn_q", "self_attn.k_proj": "attn_k",
              "self_attn.v_proj": "attn_v", "self_attn.o_proj": "attn_output", "mlp.gate_proj": "ffn_gate",

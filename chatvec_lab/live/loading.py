@@ -66,8 +66,8 @@ def opened(checkpoint: Checkpoint, device, dtype: torch.dtype) -> tuple[torch.nn
     root = _root(checkpoint)
     if checkpoint is not root:
         checkpoint.check()
-    elif root.lacking and root.layout.embedding:
-        raise ValueError(f"{root.label}: {root.lacking}. Download or copy the file that holds it.")
+    elif root.lacking and not root.layout.is_part:
+        raise ValueError(f"{root.label}: {root.lacking}.")
     with _without_bars():
         # dequantised, an adapter's folder or a GGUF file: transformers would not load it as it is read here
         is_foreign = root.note or root.path.is_file() or not sets_of_weights(root.folder)

@@ -113,14 +113,26 @@ class Checkpoint:
 
     @cached_property
     def lacking(self) -> str:
-        """What the model needs and its files lack, in words; "" when they are whole."""
-        head = self.layout.lacks_head
-        if head is None:
+        """What the model needs and its files lack, in words, and what to do; "" when they are whole."""
+        lacks, head, wrapper = self.layout.lacks, self.layout.lacks_head, self.layout.wrapper
+        if wrapper:
+            return (
+                f"its tensors are named {wrapper!r} before their own names, as a wrapper of its training had them, so that "
+                "transformers would find none and make all up at random. Take the model out of the wrapper and save it again"
+            )
+        if not lacks:
             return ""
         kind = (self.config.get("architectures") or ["the model"])[0]
+        if lacks == [head]:
+            return (
+                f"{head} is not stored, and config.json does not tie it to the embedding (tie_word_embeddings): "
+                f"{kind} would make up its head at random. Download or copy the file that holds it"
+            )
+        more = f" and {len(lacks) - 8} more" if len(lacks) > 8 else ""
         return (
-            f"{head} is not stored, and config.json does not tie it to the embedding (tie_word_embeddings): "
-            f"{kind} would make up its head at random"
+            f"{', '.join(lacks[:8])}{more} {'is' if len(lacks) == 1 else 'are'} not stored, and {kind} would make "
+            f"{'it' if len(lacks) == 1 else 'them'} up at random. Download or copy the file "
+            "that holds it"
         )
 
     def shape(self, name: str) -> tuple[int, ...]:

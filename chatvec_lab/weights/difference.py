@@ -107,7 +107,7 @@ class Difference:
             kinds = [
                 s and side.dtype_name(s) for side, s in zip((self.plus, self.minus), stored, strict=True)
             ]
-            if self.part(name).module == "buffer" or not set(kinds) & set(files.FLOATS):
+            if self.part(name).module == "buffer" or not set(kinds) & {*files.FLOATS, "complex64"}:
                 continue
             line = self._unpaired(name, stored, kinds)
             reason = line and self._ignored(name)
@@ -118,7 +118,16 @@ class Difference:
             else:
                 paired_names[name] = None
         if lines:
-            raise ValueError(unpaired(self.label, lines, len(published), self.minus.label, self.plus.label))
+            raise ValueError(
+                unpaired(
+                    self.label,
+                    lines,
+                    len(published),
+                    self.minus.label,
+                    self.plus.label,
+                    _halves(self.sources()),
+                )
+            )
         return paired_names, left_out
 
     def _unpaired(self, name: str, stored: list[str | None], kinds: list[str | None]) -> str:
@@ -207,13 +216,19 @@ class Difference:
         return [self.plus, self.minus]
 
 
-def unpaired(what: str, lines: list[str], total: int, suspect: str, other: str) -> str:
+def _halves(members: list[Checkpoint]) -> str:
+    """Which of these models are not whole, in words."""
+    return " ".join(f"{m.label}: {m.lacking}." for m in members if m.lacking and not m.layout.is_part)
+
+
+def unpaired(what: str, lines: list[str], total: int, suspect: str, other: str, why: str = "") -> str:
+    """The error about tensors without a partner; `why` where it is known, else what it may come from."""
     shown = "\n".join(f"  {line}" for line in lines[:20]) + (
         f"\n  … {len(lines) - 20} more" if len(lines) > 20 else ""
     )
-    return (
-        f"{what}: {len(lines)} of {total} tensors do not pair.\n{shown}\n"
-        f"The two look like different architectures; is {suspect!r} really of the family of {other!r}? (Where one stores "
+    return f"{what}: {len(lines)} of {total} tensors do not pair.\n{shown}\n" + (
+        why
+        or f"The two look like different architectures; is {suspect!r} really of the family of {other!r}? (Where one stores "
         "experts or projections in other pieces than the other: model.like(other); of a vision-language model the text: "
         "model.language_part().)"
     )

@@ -40,6 +40,8 @@ def inspect(source: str, *, revision: str | None = None, tensors: bool = False) 
     if not is_vector:
         lines.append(_vocabulary(checkpoint))
         lines.append("head: " + _head(checkpoint))
+        if not checkpoint.origin.refused and checkpoint.lacking and not checkpoint.layout.lacks_head:
+            lines.append("not whole: " + checkpoint.lacking)
         lines.append("chat template: " + ("yes" if checkpoint.chat_template else "none"))
     if manifest:
         lines.append(f"provenance ({MANIFEST}): {manifest.get('format', 'unknown format')}")
@@ -58,7 +60,7 @@ def inspect(source: str, *, revision: str | None = None, tensors: bool = False) 
 def _head(checkpoint: Checkpoint) -> str:
     if checkpoint.origin.refused:
         return "not read"
-    if checkpoint.lacking:
+    if checkpoint.layout.lacks_head:
         return checkpoint.lacking
     if checkpoint.is_tied:
         return "tied to the embedding"

@@ -5,6 +5,7 @@ To every consumer it is a `Checkpoint`; each read computes the exact value, roun
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Iterable
 from functools import cached_property
@@ -22,6 +23,7 @@ from chatvec_lab.weights.numerics.blocks import Workspace
 from chatvec_lab.weights.pairing import left_out
 from chatvec_lab.weights.sources import files
 from chatvec_lab.weights.tokens.chat import ChatSide
+from chatvec_lab.weights.tokens.rows import with_rows
 from chatvec_lab.weights.tokens.special import VocabularyReport, special_rows, vocabulary_report
 from chatvec_lab.weights.tokens.vocabulary import Policy, Vocabulary
 from chatvec_lab.weights.vector import Term, WeightVector
@@ -82,8 +84,8 @@ class MergedCheckpoint(Checkpoint):
 
     def check(self) -> None:
         """Raise the errors that headers and tokenizers can show, before anything is read or written."""
-        if self.cp.lacking and self.cp.layout.embedding:  # a part of a model has neither, and is no model
-            raise ValueError(f"{self.cp.label}: {self.cp.lacking}. Download or copy the file that holds it.")
+        if self.cp.lacking and not self.cp.layout.is_part:
+            raise ValueError(f"{self.cp.label}: {self.cp.lacking}.")
         _ = self._pairs
         self._check_moves()
         if isinstance(self.cp, MergedCheckpoint) and self.cp.added_tokens and self.chat_side:
@@ -96,7 +98,8 @@ class MergedCheckpoint(Checkpoint):
         missing = self.missing_tokens
         if missing and not self.add_tokens and self.policy != "skip":
             raise ValueError(
-                f"{self.cp.label} lacks {len(missing)} tokens that the chat template of {self.chat_side.label} needs: "
+                f"{self.cp.label} lacks {len(missing)} tokens (or their rows) that the chat template of "
+                f"{self.chat_side.label} needs: "
                 f"{', '.join(missing[:8])}. Use cp.add(tau, add_tokens=True) (--add-tokens) to append their rows, "
                 "or vocabulary='skip' to leave embedding, head and tokenizer alone."
             )
@@ -155,19 +158,26 @@ class MergedCheckpoint(Checkpoint):
 
     @cached_property
     def missing_tokens(self) -> tuple[str, ...]:
-        """Tokens that the chat template needs and the CP's vocabulary lacks."""
+        """Tokens that the chat template needs, and for which the CP has no row."""
         side, vocabulary = self.chat_side, self.cp.vocabulary
         if side is None or vocabulary is None:
             return ()
-        return tuple(token for token in side.needed_tokens() if token not in vocabulary.tokens)
+        name = self.layout.embedding
+        rows = self.cp.shape(name)[0] if name else None
+        known = {token for token, row in vocabulary.tokens.items() if rows is None or row < rows}
+        return tuple(token for token in side.needed_tokens(known) if token not in known)
 
     @cached_property
     def added_tokens(self) -> dict[str, int]:
-        """Tokens that are appended, with their rows: the first free ids behind the CP's last token."""
+        """Tokens that are appended, with their rows: the first free ids behind the CP's last token.
+
+        A token of the CP's tokenizer that has an id and no row keeps its id.
+        """
         if not self.add_tokens or self.policy == "skip" or not self.missing_tokens:
             return {}
-        first = max(self.cp.vocabulary.tokens.values()) + 1
-        return {token: first + i for i, token in enumerate(self.missing_tokens)}
+        known = self.cp.vocabulary.tokens
+        free = itertools.count(max(known.values()) + 1)
+        return {token: known[token] if token in known else next(free) for token in self.missing_tokens}
 
     def shape(self, name: str) -> tuple[int, ...]:
         shape = self.cp.shape(name)
@@ -177,14 +187,8 @@ class MergedCheckpoint(Checkpoint):
 
     @cached_property
     def config(self) -> dict[str, Any]:
-        config = dict(self.cp.config)
-        if self.added_tokens and self.layout.embedding:
-            rows = {"vocab_size": self.shape(self.layout.embedding)[0]}
-            if "text_config" in config:
-                config["text_config"] = config["text_config"] | rows
-            else:
-                config |= rows
-        return config
+        grown = {self.cp.shape(name)[0]: self.shape(name)[0] for name in self.layout.tables}
+        return with_rows(self.cp.config, grown) if self.added_tokens else dict(self.cp.config)
 
     @cached_property
     def vocabulary(self) -> Vocabulary | None:
@@ -201,7 +205,12 @@ class MergedCheckpoint(Checkpoint):
     def generation_config(self) -> dict[str, Any]:
         if self.chat_side is None or self.vocabulary is None:
             return self.cp.generation_config
-        return self.chat_side.generation_config(self.vocabulary.tokens)
+        found = self.chat_side.generation_config(self.vocabulary.tokens)
+        for key in self.chat_side.generation:
+            own = self.cp.generation_config.get(key, self.cp.config.get(key))
+            if key.endswith("_token_id") and key not in found and own is not None:
+                found[key] = own  # the CP lacks chat's token, as an end of turn, and ends with its own
+        return found
 
     @cached_property
     def tokenizer_config(self) -> dict[str, Any]:
@@ -219,7 +228,7 @@ class MergedCheckpoint(Checkpoint):
             return self.cp.tokenizer
         tokenizer = self.cp.origin.open_tokenizer()  # ours to change
         if self.chat_side is not None:
-            tokenizer.chat_template = self.chat_template
+            tokenizer.chat_template = self.chat_side.templates
             if "eos_token" in self.tokenizer_config:
                 tokenizer.eos_token = self.tokenizer_config["eos_token"]
         if self.added_tokens:

@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import re
 import shutil
 
 import pytest
@@ -42,6 +43,46 @@ def test_a_member_without_its_head_is_refused(tmp_path, member):
     with pytest.raises(ValueError, match=r"lm_head\.weight"):
         (cp + (chat - base)).save(tmp_path / "out", progress=False)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("kind", ["llama", "gpt_neox", "mixtral", "gemma"])
+@pytest.mark.parametrize("which", ["norm", "layer", "embedding"])
+def test_a_cp_that_lacks_a_weight_is_refused_whatever_is_selected(families, tmp_path, kind, which):
+    base, chat, cp = families(kind)
+    folder, tensors = tmp_path / "half", state(cp)
+    gone = {
+        "norm": next(n for n in tensors if "norm" in n and "layers" not in n),
+        "layer": next(
+            n for n in tensors if "layers.1." in n and n.endswith(("o_proj.weight", "attention.dense.weight"))
+        ),
+        "embedding": Checkpoint(cp).layout.embedding,
+    }[which]
+    shutil.copytree(cp, folder)
+    save_file(
+        {n: t for n, t in tensors.items() if n != gone},
+        folder / "model.safetensors",
+        metadata={"format": "pt"},
+    )
+    half, tau = Checkpoint(folder), Checkpoint(chat) - Checkpoint(base)
+    assert half.layout.lacks == [half.layout.published(gone)] and gone in inspect(str(folder))
+    for vector in (tau, tau.select(modules="attention", layers=0)):
+        with pytest.raises(
+            ValueError, match=rf"half: {re.escape(gone)} is not stored, and \w+ would make it up at random"
+        ):
+            (half + vector).save(tmp_path / "out", progress=False)
+    with pytest.raises(
+        ValueError, match=rf"half: {re.escape(gone)} is not stored"
+    ):  # and not: "of another family?"
+        _ = (half - Checkpoint(base)).names
+    assert Checkpoint(cp).lacking == "" and "not whole" not in inspect(str(cp))
+
+
+def test_a_shard_alone_is_a_part_and_lacks_nothing_that_it_should_have(families, tmp_path):
+    _, _, cp = families("llama")
+    shutil.copytree(cp, tmp_path / "layer")
+    only = {n: t for n, t in state(cp).items() if "layers.0." in n}
+    save_file(only, tmp_path / "layer" / "model.safetensors")
+    assert Checkpoint(tmp_path / "layer").layout.is_part and not Checkpoint(cp).layout.is_part
 
 
 def test_a_tied_head_is_the_embedding_stored_or_not(tmp_path):
@@ -100,3 +141,21 @@ def test_a_config_of_another_kind_is_named(families, tmp_path, key, value):
     (copy / "config.json").write_text(json.dumps(config))
     with pytest.raises(ValueError, match=rf"config\.json: {key} should be"):
         _ = Checkpoint(copy).layout
+
+
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "base_model.model.", "module._orig_mod."])
+def test_names_of_a_wrapper_are_called_that(families, tmp_path, prefix):
+    wrapped = []
+    for folder in families("llama"):
+        shutil.copytree(folder, tmp_path / folder.name)
+        renamed = {prefix + name: tensor for name, tensor in state(folder).items()}
+        save_file(renamed, tmp_path / folder.name / "model.safetensors")
+        wrapped.append(Checkpoint(tmp_path / folder.name))
+    base, chat, cp = wrapped  # which pair, and make a model that transformers would fill at random
+    with pytest.raises(
+        ValueError, match=rf"cp: its tensors are named '{re.escape(prefix)}' before their own names"
+    ):
+        (cp + (chat - base)).check()
+    plain = Checkpoint(families("llama")[0])
+    with pytest.raises(ValueError, match=r"do not pair(?s:.)*chat: its tensors are named"):
+        _ = (chat - plain).names

@@ -1,6 +1,7 @@
 """cp + scale * (chat - base) on real checkpoints of many architectures, against rational numbers."""
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -8,7 +9,7 @@ from pico import CP_TOKENS, SPECIAL, TEMPLATE, TOKENS, save_model
 from reference import formula, fractions, state, tokens_of, wrongly_rounded
 from safetensors.torch import load_file, save_file
 
-from chatvec_lab import Checkpoint
+from chatvec_lab import Checkpoint, WeightVector
 
 SCALES = (0.5, 0.7, 1.0, 1.3, -0.3)
 CASES = {
@@ -241,3 +242,21 @@ def test_null_architectures_and_missing_tokenizers_are_no_obstacle(families, tmp
     (larger / "tokenizer.json").unlink()
     with pytest.raises(ValueError, match=r"79 rows.*63.*no tokenizer"):
         (Checkpoint(larger) + (chat - base)).save(tmp_path / "no", progress=False)
+
+
+def test_tensors_of_no_element_and_of_complex_numbers(families, tmp_path):
+    folders, extra = [], {"model.empty": torch.empty(0, 4), "model.gain": torch.tensor(2.0)}
+    for number, source in enumerate(families()):
+        folder = shutil.copytree(source, tmp_path / source.name)
+        own = {n: t + number for n, t in extra.items()} | {"model.freqs_cis": torch.full((3, 2), 1j * number)}
+        save_file(load_file(folder / "model.safetensors") | own, folder / "model.safetensors")
+        folders.append(Checkpoint(folder))
+    base, chat, cp = folders
+    tau = chat - base
+    tau.save(tmp_path / "tau", progress=False)
+    for number, vector in enumerate((tau, WeightVector.load(tmp_path / "tau"))):
+        (cp + 0.5 * vector).save(tmp_path / f"out{number}", progress=False, verify=True)
+    first, second = (load_file(tmp_path / f"out{number}" / "model.safetensors") for number in (0, 1))
+    assert first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+    assert first["model.gain"] == 4.5 and first["model.empty"].shape == (0, 4)
+    assert torch.equal(first["model.freqs_cis"], torch.full((3, 2), 2j))  # a constant, the CP's

@@ -134,6 +134,24 @@ class Layout:
         return head if head is not None and self.holder(head) is None else None
 
     @property
+    def lacks(self) -> list[str]:
+        """Published names of what the model needs and the files lack, its head first."""
+        return [name for name in (self.lacks_head, *self._found.lacking) if name is not None]
+
+    @cached_property
+    def wrapper(self) -> str:
+        """What stands before every name that no class knows, where training wraps models so ("_orig_mod."); or ""."""
+        if self.source != "names" or not self.parts:
+            return ""
+        first = naming.wrapper(next(iter(self.parts)))
+        return first if all(naming.wrapper(name) == first for name in self.parts) else ""
+
+    @property
+    def is_part(self) -> bool:
+        """True for tensors that are no whole model and do not pretend to be one: a shard, some layers."""
+        return self.embedding is None and self.head is None and len(self.lacks) != 1
+
+    @property
     def tied(self) -> dict[str, str]:
         """Published names of tensors that the class shares with another, and that other."""
         return self._found.tied

@@ -24,6 +24,9 @@ class Findings:
     tied: dict[str, str] = field(default_factory=dict)
     embedding: str | None = None  # published
     head: str | None = None  # published; None where the class has none
+    lacking: list[str] = field(
+        default_factory=list
+    )  # published: what the class needs beside its head, not stored
     note: str = ""
 
 
@@ -36,6 +39,7 @@ class _Family:
     embedding: str
     tied: bool
     body: str
+    always: tuple[str, ...]  # what every model has outside its layers, beside the embedding
     older_head: str = "lm_head"  # as the hub's files call it
 
 
@@ -61,7 +65,7 @@ _OPT = (
 
 
 def _llama(kind: str, tied: bool = False) -> _Family:
-    return _Family(kind, "model", "embed_tokens.weight", tied, _LLAMA)
+    return _Family(kind, "model", "embed_tokens.weight", tied, _LLAMA, ("norm.weight",))
 
 
 FAMILIES = {
@@ -73,13 +77,17 @@ FAMILIES = {
     "gemma": _llama("GemmaForCausalLM", True),
     "gemma2": _llama("Gemma2ForCausalLM", True),
     "gemma3_text": _llama("Gemma3ForCausalLM", True),
-    "gpt2": _Family("GPT2LMHeadModel", "transformer", "wte.weight", True, _GPT2),
-    "gpt_neox": _Family("GPTNeoXForCausalLM", "gpt_neox", "embed_in.weight", False, _NEOX, "embed_out"),
-    "bloom": _Family("BloomForCausalLM", "transformer", "word_embeddings.weight", True, _BLOOM),
-    "falcon": _Family("FalconForCausalLM", "transformer", "word_embeddings.weight", True, _BLOOM),
-    "opt": _Family("OPTForCausalLM", "model", "decoder.embed_tokens.weight", True, _OPT),
-}
-_COMPUTED = r"inv_freq$|\.(?:attn|attention)\.(?:bias|masked_bias)$|rope\.freqs$|position_ids$"
+    "gpt2": _Family("GPT2LMHeadModel", "transformer", "wte.weight", True, _GPT2, ("wpe.weight", "ln_f.weight", "ln_f.bias")),
+    "gpt_neox": _Family("GPTNeoXForCausalLM", "gpt_neox", "embed_in.weight", False, _NEOX,
+                        ("final_layer_norm.weight", "final_layer_norm.bias"), "embed_out"),
+    "bloom": _Family("BloomForCausalLM", "transformer", "word_embeddings.weight", True, _BLOOM,
+                     ("word_embeddings_layernorm.weight", "word_embeddings_layernorm.bias", "ln_f.weight", "ln_f.bias")),
+    "falcon": _Family("FalconForCausalLM", "transformer", "word_embeddings.weight", True, _BLOOM, ("ln_f.weight", "ln_f.bias")),
+    "opt": _Family("OPTForCausalLM", "model", "decoder.embed_tokens.weight", True, _OPT,
+                   ("decoder.embed_positions.weight",)),
+}  # fmt: skip
+_IN_A_LAYER = re.compile(r"(.*?\.(?:layers|h)\.)(\d+)(\..*)")
+_COMPUTED = r"inv_freq$|freqs_cis$|\.(?:attn|attention)\.(?:bias|masked_bias)$|rope\.freqs$|position_ids$"
 _LEFT_OUT = (
     (re.compile(_COMPUTED), "a constant that the model computes"),
     (re.compile(r"(?:^|\.)mtp\."), "a draft layer (mtp)"),
@@ -127,4 +135,15 @@ def findings(config: Mapping[str, Any], names: Iterable[str]) -> Findings | None
     return Findings(
         found, published, "by heart", ignored=ignored, tied={weight: embedding} if tied else {},
         embedding=embedding, head=weight if has_head else None,
+        lacking=_lacking(family, set(published.values()), depth),
     )  # fmt: skip
+
+
+def _lacking(family: _Family, names: set[str], depth: int | None) -> list[str]:
+    """What a model of this family needs and these published names lack: its layers are alike."""
+    wanted = [f"{family.prefix}.{name}" for name in (family.embedding, *family.always)]
+    split = [match.groups() for match in map(_IN_A_LAYER.fullmatch, sorted(names)) if match]
+    last = depth or max((int(number) + 1 for _, number, _ in split), default=0)
+    kinds = dict.fromkeys((before, behind) for before, _, behind in split)
+    wanted += [f"{before}{number}{behind}" for number in range(last) for before, behind in kinds]
+    return [name for name in wanted if name not in names]

@@ -36,15 +36,21 @@ class Part:
 
 _LISTS = re.compile(r"layers?|h|blocks?|decoder_layers|encoder_layers|resblocks|\w+_layers|layer_\w+")
 _COMPONENT = (
-    ("draft", re.compile(r"mtp|draft|eagle|nextn|medusa")),
+    ("draft", re.compile(r"mtp|draft|eagle|nextn|medusa|speculator|hydra")),
     ("projector", re.compile(
         r"projector|connector|merger|resampler|abstractor|qformer|q_former|query_tokens|perceiver|adapter|aligner"
         r"|multi_?modal|^mm_|language_projection|^embed_(?:vision|audio)|image_newline|view_sep|modality_projection"
         r"|visual_proj|vision_proj|vision_embed_tokens|image_proj|audio_proj|text_projection"
     )),
-    ("text", re.compile(r"language|^text|text_config|llm|^lm_heads?$")),
-    ("vision", re.compile(r"vision|visual|video|vit$|^vit|image|^img|siglip|clip|pixel|vqmodel|^sam|_sam|eva_|pixtral")),
-    ("audio", re.compile(r"audio|speech|whisper|conformer|sound|codec")),
+    ("text", re.compile(r"language|^text|text_config|llm|^lm_heads?$|^thinker")),
+    ("vision", re.compile(
+        r"vision|visual|video|vit$|^vit|image|^img|siglip|clip|pixel"
+        r"|vqmodel|^sam|_sam|eva_|pixtral|^vpm|deepencoder"
+    )),
+    ("audio", re.compile(
+        r"audio|speech|whisper|conformer|sound|codec|2wav|vocoder"
+        r"|talker|code_predictor|depth_decoder|^apm$|^tts"
+    )),
     ("other", re.compile(r"protein|molecule|^dit$|action_expert|time_series")),
 )  # fmt: skip
 # the last piece that fits decides: self_attn.q_norm is a norm, post_attention_layernorm is not attention
@@ -112,9 +118,10 @@ _MIX_PROJECTIONS = (
     ("out", re.compile(r"^(?:out_proj|linear_out)$")),
 )
 _BUFFER = re.compile(
-    r"rotary\w*\.(?:inv_freq|cos_cached|sin_cached)$|inv_freq$|(?:sin|cos)_cached$|\.masked_bias$|position_ids$|token_type_ids$"
+    r"rotary\w*\.(?:inv_freq|cos_cached|sin_cached)$|inv_freq$|freqs_cis$|(?:sin|cos)_cached$|\.masked_bias$|position_ids$|token_type_ids$"
     r"|\.(?:attn|attention)\.bias$|running_(?:mean|var)$|num_batches_tracked$|\.(?:embed_)?positions?_embedding_sin\w*$"
 )
+_WRAPPER = re.compile(r"(?:(?:module|_orig_mod|_fsdp_wrapped_module|_forward_module|base_model\.model)\.)+")
 _TABLE = re.compile(
     r"(?:^|\.)(?:embed_tokens(?:_per_layer)?|word_embeddings|wte|embed_in|tok_embeddings|lm_head|embed_out)\.(?:weight|bias)$"
     r"|^output\.weight$|(?:^|\.)backbone\.embeddings?\.weight$|^(?:rwkv\.embeddings|head)\.weight$"
@@ -222,6 +229,12 @@ def is_table(name: str) -> bool:
     return bool(_TABLE.search(name))
 
 
+def wrapper(name: str) -> str:
+    """The prefix that DataParallel, torch.compile, FSDP, DeepSpeed or PEFT put before a model's own names; or ""."""
+    found = _WRAPPER.match(name)
+    return found[0] if found else ""
+
+
 def parts_of(
     names: Iterable[str],
     classes: Mapping[str, Sequence[str]] | None = None,
@@ -241,7 +254,7 @@ def parts_of(
         split = pieces(name)
         place = places[name] if places is not None and name in places else list_place(split)
         said = list((hints or {}).get(name, split))
-        where = component(said[: place - 1] if place else said)
+        where = component(said[:place])  # without a layer's number: all of them
         layer = int(split[place]) if place else None
         module = kind(split, (classes or {}).get(name, ()), where)
         if (is_buffer(name) and buffers is None) or name in (buffers or ()):

@@ -44,6 +44,7 @@ class Structure:
     embedding: str | None
     head: str | None
     unexpected: re.Pattern | None
+    needed: tuple[frozenset[str], ...]  # names of one tensor each, one of which must be stored
     model: Any  # on the meta device: the renamings of transformers ask it
 
     def findings(self, names: Iterable[str]) -> Findings:
@@ -89,6 +90,8 @@ class Structure:
             for name, part in guessed.items():
                 found.parts[name] = replace(part, axis="vocabulary" if is_table(name) else None)
         found.parts = {name: found.parts[name] for name in names}  # in file order
+        there = {found.lands.get(name, found.published[name]) for name in names if name not in found.ignored}
+        found.lacking = [min(group) for group in self.needed if not there & group]
         found.ignored = {name: found.ignored[name] for name in names if name in found.ignored}
         return found
 
@@ -195,8 +198,22 @@ def _structure(text: str) -> Structure:
     patterns = sorted(model._keys_to_ignore_on_load_unexpected or ())
     return Structure(
         own.__name__, parts, _tied(model, parts), embedding, head,
-        re.compile("|".join(f"(?:{p})" for p in patterns)) if patterns else None, model,
+        re.compile("|".join(f"(?:{p})" for p in patterns)) if patterns else None, _needed(model, parts, head), model,
     )  # fmt: skip
+
+
+def _needed(model, parts: Mapping[str, Part], head: str | None) -> tuple[frozenset[str], ...]:
+    """The tensors that a file must hold, each by all its names, but for the head (see `Layout.lacks_head`)."""
+    spared = [*(model._keys_to_ignore_on_load_missing or ()), *(model._keys_to_ignore_on_save or ())]
+    tied = {to: {to} for to in _tied(model, parts).values()}
+    for name, to in _tied(model, parts).items():
+        tied[to].add(name)
+    groups: dict[int | str, set[str]] = {}
+    for name, tensor in model.state_dict(keep_vars=True).items():
+        if parts[name].module != "buffer" and not any(re.search(pattern, name) for pattern in spared):
+            groups.setdefault(id(tensor), set()).add(name)
+    whole = (group.union(*(names for names in tied.values() if names & group)) for group in groups.values())
+    return tuple(group for group in dict.fromkeys(map(frozenset, whole)) if head not in group)
 
 
 def _built(own, config):

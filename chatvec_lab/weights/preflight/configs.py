@@ -7,6 +7,7 @@ the merge is refused for it (between chat and base, and between CP and base).
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -30,13 +31,15 @@ DIFFERENCES = (
     Difference(
         "heads",
         (("num_attention_heads", "n_head", "n_heads", "num_heads"),
-         ("num_key_value_heads", "num_kv_heads", "n_head_kv"), ("head_dim", "attention_head_dim")),
+         ("num_key_value_heads", "num_kv_heads", "n_head_kv"), ("head_dim", "attention_head_dim"),
+         ("qk_rope_head_dim",), ("qk_nope_head_dim",), ("v_head_dim",)),
         "number or width of attention heads: the same rows of q, k, v and o belong to other heads",
         BOTH,
     ),
     Difference(
         "rope",
-        (("rope_theta", "rotary_emb_base"), ("rope_scaling",), ("rope_local_base_freq",),
+        (("rope_theta", "rotary_emb_base"), ("rope_scaling",), ("rope_local_base_freq", "local_rope_theta"),
+         ("global_rope_theta",), ("rope_ratio",), ("rope_interleave",), ("relative_attention_max_distance",),
          ("partial_rotary_factor", "rotary_pct", "rotary_dim"), ("no_rope_layers",),
          ("position_embedding_type",), ("alibi",)),
         "RoPE: positions turn queries and keys by other angles, which their weights were trained for",
@@ -44,7 +47,8 @@ DIFFERENCES = (
     ),
     Difference(
         "activation",
-        (("hidden_activation", "hidden_act", "activation_function"),),
+        (("hidden_activation", "hidden_act", "activation_function"), ("feed_forward_proj",),
+         ("mlp_hidden_act",), ("activation",), ("swiglu_limit",)),
         "activation: what the MLP multiplies has passed another function",
         BOTH,
     ),
@@ -52,7 +56,8 @@ DIFFERENCES = (
         "scaling",
         (("query_pre_attn_scalar",), ("attn_logit_softcapping",), ("final_logit_softcapping",), ("scale_attn_weights",),
          ("embedding_multiplier", "scale_emb"), ("residual_multiplier", "scale_depth"), ("attention_multiplier",),
-         ("logits_scaling", "logit_scale", "dim_model_base")),
+         ("logits_scaling", "logit_scale", "dim_model_base"), ("clip_qkv",), ("lm_head_multiplier",), ("key_multiplier",),
+         ("attention_in_multiplier",), ("attention_out_multiplier",), ("mlp_multipliers",), ("ssm_multipliers",)),
         "scaling: embedding, attention scores or logits are multiplied by another number",
         BOTH,
     ),
@@ -77,7 +82,8 @@ DIFFERENCES = (
     ),
     Difference(
         "window",
-        (("sliding_window", "attention_window"), ("layer_types",), ("sliding_window_pattern",)),
+        (("sliding_window", "attention_window"), ("layer_types",), ("sliding_window_pattern",), ("max_window_layers",),
+         ("attention_chunk_size",)),
         "window: layers look back over another length of text",
     ),
     Difference(
@@ -92,8 +98,23 @@ DIFFERENCES = (
     ),
     Difference("model type", (("model_type",),), "model type: transformers runs another class"),
 )  # fmt: skip
+OTHER = Difference("other settings", (), "other settings: what the weights compute may depend on these too")
 FORCIBLE = tuple(entry.name for entry in DIFFERENCES if entry.refuses)
 
+# settings that say nothing of what the weights compute: tokens, training, generation, how a model is stored or run
+_NEUTRAL = re.compile(
+    r"_name_or_path|architectures|auto_map|\w*version|(?:torch_)?dtype|use_cache|\w*token_(?:id|index|type)s?|\w*vocab_size\w*"
+    r"|initiali[sz]er\w*|init_\w*|\w*_init|\w*drop(?:out|path)?(?:_\w+)?|layerdrop|pretraining_tp|output_\w+|return_dict\w*"
+    r"|quantization\w*|compression_config|tokenizer_class|model_max_length|finetuning_task|\w*label\w*|num_labels|problem_type"
+    r"|task_specific_params|\w*checkpointing\w*|\w*flash\w*|\w*attn_implementation|torchscript|\w*(?:aux|z)_loss\w*|unsloth\w*"
+    r"|chunk_size_feed_forward|keys_to_ignore\w*|(?:max|min)_length|temperature|top_[kp]|do_sample|num_beams|\w*penalty"
+    r"|early_stopping|no_repeat_ngram_size|is_(?:encoder_)?decoder|prefix|bad_words_ids|time_step_(?:min|max|floor)|rescale_\w+"
+    r"|summary_\w+|use_kernels|use_mambapy|num_logits_to_keep|pruned_heads|tie_encoder_decoder|gradient\w*|\w*_config|\w*parameters"
+)
+_TEXT = ("text_config", "llm_config", "language_config")
+_OF_THE_TABLE = frozenset(key for entry in DIFFERENCES for names in entry.settings for key in names) | {
+    "use_sliding_window"
+}
 _ALIKE = {"swish": "silu", "gelu_python": "gelu"}
 # Gemma's first configs say gelu and run gelu_pytorch_tanh; these hardly differ
 _NEAR = {"gelu", "gelu_new", "gelu_fast", "gelu_pytorch_tanh", "gelu_accurate"}
@@ -131,8 +152,7 @@ def settings_of(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _text(config: Mapping[str, Any]) -> dict[str, Any]:
-    keys = ("text_config", "llm_config", "language_config")
-    return {**config, **next((_mapping(config, key) for key in keys if config.get(key)), {})}
+    return {**config, **next((_mapping(config, key) for key in _TEXT if config.get(key)), {})}
 
 
 def _rope(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -164,11 +184,7 @@ def _mapping(config: Mapping[str, Any], key: str) -> Mapping[str, Any]:
 @cache
 def _defaults(model_type: str | None) -> dict[str, Any]:
     """The settings of a fresh config of this type; empty for types that transformers does not know."""
-    from transformers import CONFIG_MAPPING
-
-    if model_type not in CONFIG_MAPPING:
-        return {}
-    plain = CONFIG_MAPPING[model_type]().to_dict()
+    plain = _plain(model_type)
     sized = ("num_attention_heads", "num_key_value_heads", "head_dim", "layer_types", "hidden_size")
     return settings_of({k: v for k, v in plain.items() if k not in sized})
 
@@ -190,6 +206,40 @@ def differences(ours: Mapping[str, Any], base: Mapping[str, Any]) -> list[tuple[
         if texts:
             result.append((entry, "; ".join(texts)))
     return result
+
+
+def others(ours: Mapping[str, Any], base: Mapping[str, Any]) -> str:
+    """The settings beyond the table in which two config.json of one model type differ, with a text as `differences`.
+
+    What only one of them states is compared with the default of the class; in the config of a part both must state it.
+    """
+    mine, theirs = _text(ours), _text(base)
+    if mine.get("model_type") != theirs.get("model_type"):
+        return ""
+    texts = _others(mine, theirs)
+    return "; ".join(texts[:8]) + (f"; and {len(texts) - 8} more" if len(texts) > 8 else "")
+
+
+def _others(ours: Mapping[str, Any], base: Mapping[str, Any], path: str = "") -> list[str]:
+    texts = []
+    for key in dict.fromkeys([*ours, *base]):
+        values = [side.get(key) for side in (ours, base)]
+        if all(isinstance(value, Mapping) for value in values) and key.endswith("_config"):
+            texts += _others(*values, f"{path}{key}.") if key not in _TEXT else []
+        elif not (_NEUTRAL.fullmatch(key) or (key in _OF_THE_TABLE and not path) or _is_same(*values)):
+            if not path:
+                values = [s[key] if key in s else _plain(s.get("model_type")).get(key) for s in (ours, base)]
+            is_stated = key in ours and key in base
+            if (is_stated or not path) and not _is_same(*values):
+                texts.append(f"{path}{key} {_show(values[0])}, base {_show(values[1])}")
+    return texts
+
+
+@cache
+def _plain(model_type: str | None) -> dict[str, Any]:
+    from transformers import CONFIG_MAPPING
+
+    return CONFIG_MAPPING[model_type]().to_dict() if model_type in CONFIG_MAPPING else {}
 
 
 def _value(settings: Mapping[str, Any], other: Mapping[str, Any], name: str) -> Any:

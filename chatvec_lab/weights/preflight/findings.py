@@ -16,7 +16,7 @@ import numpy as np
 
 from chatvec_lab.weights.numerics import exact
 from chatvec_lab.weights.numerics.blocks import BLOCK
-from chatvec_lab.weights.preflight.configs import differences, settings_of
+from chatvec_lab.weights.preflight.configs import OTHER, differences, others, settings_of
 from chatvec_lab.weights.saving.stream import workers
 from chatvec_lab.weights.sources.beside import sort_companions
 from chatvec_lab.weights.tokens.tokenizers import compare_prompts, mending, other_rules, rules_of
@@ -186,7 +186,10 @@ def settings(merged: MergedCheckpoint, found: list[Finding]) -> list[str]:
         for role, member in (("chat", chat), ("cp", merged.cp)):
             if not (member.config and base.config):
                 continue
-            for entry, text in differences(_settings_of(member), theirs):
+            told = differences(_settings_of(member), theirs)
+            if text := others(member.config, base.config):
+                told.append((OTHER, text))
+            for entry, text in told:
                 meaning = entry.meaning[0].upper() + entry.meaning[1:]
                 finding = Finding(entry.name, role in entry.refuses, f"{member.label}: {text}. {meaning}.")
                 if finding not in found:
@@ -210,8 +213,11 @@ def files(merged: MergedCheckpoint) -> list[str]:
         lines.append(f"from {merged.chat_side.label}: chat template, end of turn, generation_config.json")
     if merged.added_tokens:
         lines.append(f"written anew: the tokenizer, with {', '.join(merged.added_tokens)}")
+    own = {merged.cp.file(name) for name in merged.cp.names}
     out = [
-        f"{name} ({why})" for name, why in left.items() if why not in ("weights", "written anew", "hidden")
+        f"{name} ({why})"
+        for name, why in left.items()
+        if why not in ("written anew", "hidden") and name not in own and not name.endswith(".index.json")
     ]
     if out:
         lines.append(f"left out: {', '.join(out[:12])}{', …' if len(out) > 12 else ''}")

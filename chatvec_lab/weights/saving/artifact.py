@@ -126,8 +126,9 @@ def _absent_rows(vector: WeightVector) -> dict[str, list[list[int]]]:
 
 
 def _coefficients(vector: WeightVector, name: str) -> list[float]:
-    size = min(prod(vector.shape(name)), 1)
-    return [c for c, _, _ in vector.parts(name, 0, size)]
+    if not prod(vector.shape(name)):  # of no element nothing is stored
+        return []
+    return [c for c, _, _ in vector.parts(name, 0, 1)]
 
 
 def _storage(vector: WeightVector, name: str, digests: Digests) -> list[tuple[str, str, int, bool]]:
@@ -203,7 +204,7 @@ def _save_chat_side(vector: WeightVector, folder: Path) -> None:
         prefix + b"".join(raw.tobytes() for raw, _ in rows.values())
     )
     facts = {k: getattr(side, k) for k in ("label", "template", "eos_token", "generation", "special")}
-    facts |= {"rules": side.rules(), "prompts": side.prompts()}
+    facts |= {"rules": side.rules(), "prompts": side.prompts(), "others": dict(side.others)}
     write_json(folder / "chat.json", facts)
 
 

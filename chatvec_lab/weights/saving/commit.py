@@ -126,7 +126,8 @@ class Commit:
         self._names = sorted({*self._names, *(path.name for path in staged)})
         self._note()
         for path in staged:
-            _sync(path)
+            for inner in (*path.rglob("*"), path) if path.is_dir() else (path,):
+                _sync(inner)
             os.replace(path, self.folder / path.name)
         self.companions.rmdir()
         _sync(self.folder)

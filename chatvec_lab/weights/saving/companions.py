@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from chatvec_lab.weights.saving.provenance import write_json
-from chatvec_lab.weights.sources.beside import TOKENIZER_FILES, sort_companions
+from chatvec_lab.weights.sources.beside import TOKENIZER_FILES, copy_companion, sort_companions
 from chatvec_lab.weights.sources.files import read_json
+from chatvec_lab.weights.tokens.chat import ADDITIONAL
 from chatvec_lab.weights.tokens.tokenizers import compare_saved
 
 if TYPE_CHECKING:
@@ -20,11 +21,12 @@ def write_companions(merged: MergedCheckpoint, folder: Path, dtype: str | None) 
     if merged.chat_side is None and isinstance(merged.cp, type(merged)):
         return write_companions(merged.cp, folder, dtype)  # those of the inner sum
     for file in sort_companions(merged.cp.folder)[0]:
-        _refuse_link(file, merged.cp.folder)
-        shutil.copyfile(file, folder / file.name)
-    config = dict(merged.config)
-    if dtype and config:
-        config["dtype" if "dtype" in config else "torch_dtype"] = dtype
+        for inner in (file, *file.rglob("*")) if file.is_dir() else (file,):
+            _refuse_link(inner, merged.cp.folder)
+        copy_companion(file, folder)
+    config = _of_dtype(merged.config, dtype) if dtype else merged.config
+    if dtype and config and not config.get("dtype") and not config.get("torch_dtype"):
+        config["torch_dtype"] = dtype
     if config:
         write_json(folder / "config.json", config)
     if merged.generation_config:
@@ -33,7 +35,21 @@ def write_companions(merged: MergedCheckpoint, folder: Path, dtype: str | None) 
         _write_tokenizer(merged, folder)
 
 
+def _of_dtype(config: dict[str, Any], dtype: str) -> dict[str, Any]:
+    """A config that says this dtype wherever it said one, in the configs of parts too."""
+    found = {
+        key: _of_dtype(value, dtype) if isinstance(value, dict) else value for key, value in config.items()
+    }
+    return found | {key: dtype for key in ("dtype", "torch_dtype") if found.get(key)}
+
+
 def _write_tokenizer(merged: MergedCheckpoint, folder: Path) -> None:
+    shutil.rmtree(folder / ADDITIONAL, ignore_errors=True)  # the CP's own
+    processor = folder / "processor_config.json"
+    if "chat_template" in (
+        stored := read_json(processor)
+    ):  # which it would take before that of the tokenizer
+        write_json(processor, {key: value for key, value in stored.items() if key != "chat_template"})
     if merged.added_tokens:  # a new tokenizer: older files beside it would tell of another
         for name in TOKENIZER_FILES:
             (folder / name).unlink(missing_ok=True)
@@ -41,6 +57,9 @@ def _write_tokenizer(merged: MergedCheckpoint, folder: Path) -> None:
         return
     write_json(folder / "tokenizer_config.json", merged.tokenizer_config)
     (folder / "chat_template.jinja").write_text(merged.chat_template, "utf-8")
+    for name, template in merged.chat_side.others.items():
+        (folder / ADDITIONAL).mkdir(exist_ok=True)
+        (folder / ADDITIONAL / f"{name}.jinja").write_text(template, "utf-8")
     (folder / "chat_template.json").unlink(missing_ok=True)  # where a processor looks first
     special = folder / "special_tokens_map.json"
     if special.is_file() and "eos_token" in merged.tokenizer_config:

@@ -107,7 +107,8 @@ def _companions(source: Checkpoint) -> dict[str, tuple]:
     """The state of each file beside the weights: config, tokenizer, template, code."""
     if not source.folder.is_dir():
         return {}
-    return {path.name: state_of(path) for path in sort_companions(source.folder)[0]} | {
+    carried = [path for path in sort_companions(source.folder)[0] if path.is_file()]
+    return {path.name: state_of(path) for path in carried} | {
         name: state_of(source.folder / name)
         for name in ("config.json", "generation_config.json")
         if (source.folder / name).is_file()

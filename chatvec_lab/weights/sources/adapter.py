@@ -7,15 +7,15 @@ kind of adapter, and every setting that is not known here, is refused by name.
 
 from __future__ import annotations
 
-import shutil
 import tempfile
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from chatvec_lab.weights.sources.beside import ADAPTER, TOKENIZER_FILES, sort_companions
+from chatvec_lab.weights.sources.beside import ADAPTER, TOKENIZER_FILES, copy_companion, sort_companions
 from chatvec_lab.weights.sources.files import read_json
 from chatvec_lab.weights.sources.folder import Folder, sets_of_weights
+from chatvec_lab.weights.tokens.rows import with_rows
 
 if TYPE_CHECKING:
     from chatvec_lab.weights.sources.lora import LoRA
@@ -98,13 +98,7 @@ class Adapter:
     @cached_property
     def config(self) -> dict[str, Any]:
         """The base's, with the rows that the adapter's tables have."""
-        rows = self.tensors.rows
-        if rows is None:
-            return self.base.config
-        config = dict(self.base.config)
-        if isinstance(config.get("text_config"), dict):
-            return config | {"text_config": config["text_config"] | {"vocab_size": rows}}
-        return config | {"vocab_size": rows}
+        return with_rows(self.base.config, self.tensors.grown)
 
     @cached_property
     def _beside(self) -> Folder:
@@ -142,9 +136,9 @@ class Adapter:
         replaces = self._beside is not self.base
         for file in sort_companions(self.base.folder)[0]:
             if not (replaces and file.name in TOKENIZER_FILES):
-                shutil.copyfile(file, folder / file.name)
+                copy_companion(file, folder)
         for file in own:
-            shutil.copyfile(file, folder / file.name)
+            copy_companion(file, folder)
         for name, facts in (("config.json", self.config), ("generation_config.json", self.generation_config)):
             if facts:
                 (folder / name).write_text(json.dumps(facts, indent=2), "utf-8")

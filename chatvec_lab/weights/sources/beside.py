@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,6 +24,8 @@ LEFT_OUT = {
     "hidden": (".*",),
     "written anew": ("config.json", "generation_config.json"),
 }  # fmt: skip
+# what has the form of weights and is none: the voices of Qwen2.5-Omni, without which it cannot be loaded
+CARRIED = ("spk_dict.pt",)
 ADAPTER = "adapter_config.json"
 # what a tokenizer is stored in; a tokenizer that is saved anew must not stand beside older files of these names
 TOKENIZER_FILES = (
@@ -37,6 +41,8 @@ def reason_left_out(name: str) -> str | None:
     >>> reason_left_out("tekken.json"), reason_left_out("adapter_config.json")
     (None, 'an adapter')
     """
+    if name in CARRIED:
+        return None
     return next(
         (why for why, patterns in LEFT_OUT.items() if any(fnmatch(name, pattern) for pattern in patterns)),
         None,
@@ -44,15 +50,40 @@ def reason_left_out(name: str) -> str | None:
 
 
 def sort_companions(folder: Path) -> tuple[list[Path], dict[str, str]]:
-    """The files that are carried, and the names of the others with the reason."""
-    carried, left = [], {}
+    """The files that are carried, and the names of the others with the reason.
+
+    Of folders those are carried that modules.json names (the further modules of a sentence-transformers model), and
+    that of further chat templates.
+    """
+    carried, left, modules = [], {}, {"additional_chat_templates"} | _modules(folder)
     for path in sorted(folder.iterdir()):
-        why = reason_left_out(path.name) if path.is_file() else "a folder"
+        why = reason_left_out(path.name) if path.is_file() else None if path.name in modules else "a folder"
         if why is None:
             carried.append(path)
         else:
             left[path.name] = why
     return carried, left
+
+
+def _modules(folder: Path) -> set[str]:
+    """Folders in which modules.json of sentence-transformers says that modules of the model lie."""
+    path = folder / "modules.json"
+    if not path.is_file():
+        return set()
+    try:
+        found = json.loads(path.read_text("utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is no JSON ({error}). Download or copy it again.") from error
+    entries = found if isinstance(found, list) else []
+    return {str(entry["path"]) for entry in entries if isinstance(entry, dict) and entry.get("path")}
+
+
+def copy_companion(path: Path, folder: Path) -> None:
+    """A carried file, or folder, into another folder."""
+    if path.is_dir():
+        shutil.copytree(path, folder / path.name, copy_function=shutil.copyfile)
+    else:
+        shutil.copyfile(path, folder / path.name)
 
 
 @contextmanager

@@ -20,7 +20,7 @@ _LARGEST_PICKLE = 256_000_000  # bytes; that of a model with 100,000 tensors has
 _TORCH_STORAGES = {
     "DoubleStorage": "float64", "FloatStorage": "float32", "HalfStorage": "float16", "BFloat16Storage": "bfloat16",
     "LongStorage": "int64", "IntStorage": "int32", "ShortStorage": "int16", "CharStorage": "int8",
-    "ByteStorage": "uint8", "BoolStorage": "bool",
+    "ByteStorage": "uint8", "BoolStorage": "bool", "ComplexFloatStorage": "complex64",
 }  # fmt: skip
 
 
@@ -81,6 +81,12 @@ def _entries(path: Path, inner: str | None) -> dict[str, Entry]:
         state = state.get(inner)
     if not isinstance(state, dict):
         raise _Refused(f"{path} holds a {type(state).__name__}, expected a dict of tensors (a state dict).")
+    inside = [key for key, value in state.items() if _is_state(value)]
+    if inside and not _is_state(state):
+        raise _Refused(
+            f"{path} holds its tensors one level down, in {inside[0]!r}, as the checkpoint of a training does; transformers "
+            "finds none of them. Save that dict alone, or the model with save_pretrained."
+        )
     entries = {}
     for name, tensor in state.items():
         if not isinstance(tensor, _StoredTensor):
@@ -90,6 +96,11 @@ def _entries(path: Path, inner: str | None) -> dict[str, Entry]:
         member = f"{root}data/{tensor.key}"
         entries[name] = _entry(path, name, tensor, starts[member], infos[member].file_size)
     return dict(sorted(entries.items(), key=lambda item: item[1].offset))
+
+
+def _is_state(value: Any) -> bool:
+    """Whether something is a dict with tensors in it."""
+    return isinstance(value, dict) and any(isinstance(entry, _StoredTensor) for entry in value.values())
 
 
 def _entry(path: Path, name: str, tensor: _StoredTensor, start: int, size: int) -> Entry:
@@ -171,6 +182,11 @@ class _TensorUnpickler(pickle.Unpickler):
         }
         if (module, name) in allowed:
             return allowed[module, name]
+        if module == "torch._utils" and name.startswith("_rebuild_"):
+            raise _Refused(
+                f"{self.path} holds a tensor of a kind that is not read from this format ({name}: 8-bit floats, sparse or "
+                "quantised ones). Save the model as safetensors."
+            )
         raise _Refused(
             f"{self.path} asks to import {module}.{name}, which a file of tensors has no need for; "
             "it was not run. Use a safetensors version of the model from a source you trust."

@@ -28,13 +28,17 @@ SAFETENSORS_DTYPES = {
     "I64": "int64", "I32": "int32", "I16": "int16", "I8": "int8", "BOOL": "bool",
     "U64": "uint64", "U32": "uint32", "U16": "uint16", "U8": "uint8",
     "F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2", "F8_E8M0": "float8_e8m0fnu",
-    "F8_E4M3FNUZ": "float8_e4m3fnuz", "F8_E5M2FNUZ": "float8_e5m2fnuz",
+    "F8_E4M3FNUZ": "float8_e4m3fnuz", "F8_E5M2FNUZ": "float8_e5m2fnuz", "C64": "complex64",
 }  # fmt: skip
 CODES = {name: code for code, name in SAFETENSORS_DTYPES.items()}
 FLOATS = ("float16", "bfloat16", "float32", "float64")
 NUMPY_DTYPES = {name: np.dtype(name) for name in CODES if name.startswith(("int", "uint"))}
 NUMPY_DTYPES |= {name: np.dtype(name) for name in FLOATS if name != "bfloat16"}
-NUMPY_DTYPES |= {"bfloat16": np.dtype(np.uint16), "bool": np.dtype(np.uint8)}
+NUMPY_DTYPES |= {
+    "bfloat16": np.dtype(np.uint16),
+    "bool": np.dtype(np.uint8),
+    "complex64": np.dtype(np.complex64),
+}
 NUMPY_DTYPES |= {name: np.dtype(np.uint8) for name in CODES if name.startswith("float8")}
 
 

@@ -110,9 +110,10 @@ class Folder:
                 raise ValueError(f"{path} is no text ({error}). Download or copy it again.") from error
         path = self.folder / "tokenizer_config.json"
         stored = self.tokenizer_config.get("chat_template")
-        if stored is None:  # older vision-language models keep it beside the processor
-            path = self.folder / "chat_template.json"
-            stored = read_json(path).get("chat_template")
+        for name in ("chat_template.json", "processor_config.json"):  # where vision-language models keep it
+            if stored is None:
+                path = self.folder / name
+                stored = read_json(path).get("chat_template")
         if isinstance(stored, list):  # several named templates
             named = [item for item in stored if isinstance(item, dict) and item.get("name") == "default"]
             stored = named[0].get("template") if named else None
@@ -148,8 +149,10 @@ def open_folder(folder: Path, stem: str = "model") -> Stored:
         raise FileNotFoundError(_holds_no_model(folder))
     chosen, others = sets[0], sets[1:]
     reader: Reader = bin_entries if ".bin" in chosen.name else safetensors_entries
+    entries = _sharded(chosen, reader) if chosen.suffix == ".json" else read_whole(reader, chosen)
+    if not entries:
+        raise ValueError(f"{chosen} holds no tensor. Download or copy it again.")
     if chosen.suffix == ".json":
-        entries = _sharded(chosen, reader)
         _check_formats(entries)
         return Stored(entries, also=(chosen,))
     index = [
@@ -162,7 +165,6 @@ def open_folder(folder: Path, stem: str = "model") -> Stored:
             UserWarning,
             stacklevel=4,
         )
-    entries = read_whole(reader, chosen)
     _check_formats(entries)
     return Stored(entries)
 
@@ -258,8 +260,8 @@ def _sharded(index: Path, reader: Reader) -> dict[str, Entry]:
         twice = [name for name in found if name in entries]
         if twice:
             raise ValueError(
-                f"{index.parent / shard} holds {twice[0]!r}, and so does {entries[twice[0]].file.name}: index and "
-                "shards are not of one download."
+                f"{index.parent / shard} holds {twice[0]!r}, and so does {entries[twice[0]].file.name}: nothing tells which "
+                "of the two is meant. If shards are of two downloads, get them again; else take the one away."
             )
         entries |= found
     absent = [

@@ -46,6 +46,12 @@ class GGUF:
 
     @cached_property
     def tensors(self) -> GGUFTensors:
+        parts = self.field("split.count", 1, int)
+        if parts > 1:
+            raise ValueError(
+                f"{self.path.name} is one of {parts} parts of a model, each of which lacks what is in the others. Join them "
+                "first (llama-gguf-split --merge), or use the model's safetensors."
+            )
         return GGUFTensors(self.path, self._reader, self.field)
 
     @cached_property
@@ -160,7 +166,11 @@ class GGUF:
 
     @cached_property
     def generation_config(self) -> dict[str, Any]:
-        return {key: self.config[key] for key in ("bos_token_id", "eos_token_id") if key in self.config}
+        found = {key: self.config[key] for key in ("bos_token_id", "eos_token_id") if key in self.config}
+        # a turn or a message may end with a token of its own, as Llama-3's do
+        more = [self.field(f"tokenizer.ggml.{key}_token_id", None, int) for key in ("eot", "eom")]
+        ends = list(dict.fromkeys(row for row in (found.get("eos_token_id"), *more) if row is not None))
+        return found | ({"eos_token_id": ends} if len(ends) > 1 else {})
 
     def open_tokenizer(self):
         """The tokenizer as transformers rebuilds it from the file. Raises ValueError where it cannot."""

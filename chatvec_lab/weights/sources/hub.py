@@ -24,12 +24,14 @@ from chatvec_lab.weights.sources.folder import Folder, open_folder
 # what a model is opened with besides its weights: config, tokenizer in all its forms, template, code that is carried
 COMPANIONS = (
     "*.json", "*.txt", "*.jinja", "*.py", "*.model", "*.model.*", "*.tiktoken", "*.vocab", "*.bpe", "*.spm", "*.codes",
-    "*.merges", "LICENSE*", "NOTICE*", "USE_POLICY*",
+    "*.merges", "spk_dict.pt", "LICENSE*", "NOTICE*", "USE_POLICY*",
 )  # fmt: skip
 SAFETENSORS, BIN, ADAPTER_BIN = "*.safetensors", "pytorch_model*.bin", "adapter_model.bin"
-# weights in other tools' layouts, optimizers, and folders (original/, onnx/) are not the model's own
+# weights in other tools' layouts, optimizers, and folders (original/, onnx/) are not the model's own; those of
+# sentence-transformers (1_Pooling/) are
 IGNORED = (
-    "*/*",
+    "[!0-9]*/*",
+    "[0-9][!_]*/*",
     "consolidated*",
     "training_args*",
     "optimizer*",
@@ -324,5 +326,6 @@ def wanted(stored: Iterable[str]) -> tuple[str, ...]:
     '*.safetensors'
     """
     own = [name for name in stored if not any(fnmatch(name, pattern) for pattern in IGNORED)]
+    own = [name for name in own if "/" not in name]
     kinds = (SAFETENSORS,) if any(fnmatch(name, SAFETENSORS) for name in own) else (BIN, ADAPTER_BIN)
     return (*kinds, *COMPANIONS)

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 import tempfile
 from collections.abc import Hashable, Mapping
 from functools import cached_property
@@ -23,7 +22,7 @@ import numpy as np
 from chatvec_lab.weights.layout import Layout
 from chatvec_lab.weights.layout.familiar import FAMILIES
 from chatvec_lab.weights.layout.naming import list_place, pieces
-from chatvec_lab.weights.sources.beside import sort_companions
+from chatvec_lab.weights.sources.beside import copy_companion, sort_companions
 from chatvec_lab.weights.sources.files import Tensors, no_such
 
 if TYPE_CHECKING:
@@ -135,7 +134,7 @@ class LanguagePart:
         folder = Path(self._temporary.name)
         for file in sort_companions(self.whole.folder)[0]:
             if file.name not in _PROCESSORS:
-                shutil.copyfile(file, folder / file.name)
+                copy_companion(file, folder)
         for name, facts in (("config.json", self.config), ("generation_config.json", self.generation_config)):
             if facts:
                 (folder / name).write_text(json.dumps(facts, indent=2), "utf-8")

@@ -62,11 +62,9 @@ class LoRA:
         self._names = list(base.names)
 
     @property
-    def rows(self) -> int | None:
-        """Rows of the tables where the adapter has grown them."""
-        embedding = self._layout.embedding
-        grown = embedding and self.shape(embedding)[0] != self.base.shape(embedding)[0]
-        return self.shape(embedding)[0] if grown else None
+    def grown(self) -> dict[int, int]:
+        """Rows of the tables before and after the adapter has added some."""
+        return {self.base.shape(name)[0]: self.shape(name)[0] for name in self._layout.tables}
 
     @property
     def names(self) -> list[str]:

@@ -19,7 +19,8 @@ from chatvec_lab.weights.sources.files import read_json
 from chatvec_lab.weights.tokens.vocabulary import Vocabulary
 
 _PATTERNS = ("tokenizer.json", "tekken.json", "*.tiktoken", "*.model", "*.model.*", "*.spm", "vocab.json", "vocab.txt",
-             "vocab.bpe", "*.vocab", "merges.txt")  # fmt: skip
+             "vocab.bpe", "*.vocab", "merges.txt", "*vocab*",
+             "*.tokenizer", "*.codes", "*.merges", "encoder.json", "dict*.txt")  # fmt: skip
 _WITH = (
     "added_tokens.json",
     "special_tokens_map.json",
@@ -51,7 +52,7 @@ def read_vocabulary(folder: Path) -> Vocabulary | None:
             )
     names = {path.name: path for path in found}
     if "tokenizer.json" in names:
-        return _from_json(names["tokenizer.json"])
+        return _from_json(names["tokenizer.json"], config)
     if code:
         return _opaque(
             folder, found, config, f"the rows of its tokens are known to its code alone ({_first(code)})"
@@ -97,8 +98,8 @@ def _first(code: Any) -> str:
     return next((str(name) for name in names if name), "unnamed")
 
 
-def _from_json(path: Path) -> Vocabulary:
-    """The vocabulary of tokenizer.json (any model type)."""
+def _from_json(path: Path, config: dict) -> Vocabulary:
+    """The vocabulary of tokenizer.json (any model type), with the tokens that its config adds."""
     try:
         data = json.loads(path.read_text("utf-8"), object_pairs_hook=_once)
         vocab, added = data["model"]["vocab"], data.get("added_tokens") or []
@@ -110,7 +111,31 @@ def _from_json(path: Path) -> Vocabulary:
         raise ValueError(f"{path} is damaged or no tokenizer ({error!r}). Download it again.") from error
     tokens = checked_rows(path, pairs)
     _check_merges(path, data["model"], tokens)
-    return Vocabulary(tokens, frozenset(token for token, _ in extra), where=str(path))
+    extra += _added_beside(path, tokens, len(vocab), config)
+    return Vocabulary({**tokens, **dict(extra)}, frozenset(token for token, _ in extra), where=str(path))
+
+
+def _added_beside(path: Path, tokens: dict[str, int], size: int, config: dict) -> list[tuple[str, int]]:
+    """Tokens that tokenizer.json lacks and the files beside it add; transformers gives them the rows behind the last.
+
+    The config's added_tokens_decoder tells them, or where there is none added_tokens.json. ValueError for one that is
+    said to have another row than it would get.
+    """
+    where = "tokenizer_config.json"
+    named = _named_in_config(config)
+    if "added_tokens_decoder" not in config:
+        where, named = "added_tokens.json", read_json(path.with_name("added_tokens.json"))
+    lacking = [(token, row) for token, row in named.items() if token not in tokens]
+    checked_rows(path.with_name(where), lacking)
+    first = max(size, max(tokens.values(), default=-1) + 1)
+    lacking.sort(key=lambda pair: pair[1])
+    for given, (token, row) in enumerate(lacking, start=first):
+        if row != given:
+            raise ValueError(
+                f"{path.with_name(where)} gives {token!r} the id {row}, but {path.name}, which lacks it, would give it "
+                f"{given}: the two are not of one tokenizer. Download or copy both again."
+            )
+    return lacking
 
 
 def _check_merges(path: Path, model: dict, tokens: dict[str, int]) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import threading
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -13,6 +15,35 @@ from chatvec_lab.weights.tokens.vocabulary import Vocabulary
 if TYPE_CHECKING:
     from chatvec_lab.weights.difference import Leaf
     from chatvec_lab.weights.layout import Part
+
+
+_SIZE = re.compile(r"\w*vocab_size\w*")
+_OTHERS = re.compile(r"vision|visual|image|audio|speech|codec|qformer")  # parts with tokens of their own
+
+
+def with_rows(config: Mapping[str, Any], grown: Mapping[int, int]) -> dict[str, Any]:
+    """A config.json whose tables of tokens have other numbers of rows: what it had them told is told anew, in parts too.
+
+    `grown`: rows before and after. Where a table grew and the config tells no number (its class has one), it does then.
+
+    >>> with_rows({"text_config": {"vocab_size": 9, "vocab_size_per_layer_input": 8}}, {9: 10, 8: 10})
+    {'text_config': {'vocab_size': 10, 'vocab_size_per_layer_input': 10}}
+    """
+    found, more = _with_rows(config, grown), {old: new for old, new in grown.items() if old != new}
+    if more and found == config:
+        inner = found.get("text_config")
+        (inner if isinstance(inner, dict) else found)["vocab_size"] = max(more.values())
+    return found
+
+
+def _with_rows(config: Mapping[str, Any], grown: Mapping[int, int]) -> dict[str, Any]:
+    found = dict(config)
+    for key, value in config.items():
+        if isinstance(value, dict) and not _OTHERS.search(key):
+            found[key] = _with_rows(value, grown)
+        elif type(value) is int and _SIZE.fullmatch(key) and not _OTHERS.search(key):
+            found[key] = grown.get(value, value)
+    return found
 
 
 class Table(NamedTuple):

@@ -223,5 +223,5 @@ def _tokenizer_files(folder: Path) -> list[Path]:
     return [
         path
         for path in sort_companions(folder)[0]
-        if path.name not in ("tokenizer_config.json", "chat_template.jinja")
+        if path.is_file() and path.name not in ("tokenizer_config.json", "chat_template.jinja")
     ]

@@ -205,3 +205,16 @@ def test_norms_and_positions_with_as_many_rows_are_no_candidates():
     layout = Layout.of({"model_type": "unheard of"}, list(shapes), shapes)
     assert [name for name in shapes if layout[name].axis == "candidate"] == ["table.weight"]
     assert layout.source == "names" and "unheard of" in layout.note
+
+
+def test_parts_that_speak_listen_or_guess_ahead_are_not_the_text():
+    known = {
+        "thinker.model.layers.0.mlp.up_proj.weight": "text", "thinker.model.layers.1.mlp.up_proj.weight": "text",
+        "thinker.visual.blocks.0.mlp.up_proj.weight": "vision", "vpm.encoder.layers.0.mlp.fc1.weight": "vision",
+        "talker.model.layers.0.mlp.up_proj.weight": "audio", "talker.model.layers.1.mlp.up_proj.weight": "audio",
+        "talker.code_predictor.model.layers.0.mlp.up_proj.weight": "audio", "apm.layers.0.fc1.weight": "audio",
+        "code2wav.decoder.blocks.0.conv.weight": "audio", "depth_decoder.model.layers.0.mlp.up_proj.weight": "audio",
+        "mtp_layers.0.mlp.up_proj.weight": "draft", "speculator.layers.0.mlp.up_proj.weight": "draft",
+    }  # fmt: skip
+    layout = Layout.of({}, list(known), dict.fromkeys(known, (8, 8)))
+    assert {name: part.component for name, part in layout.parts.items()} == known

@@ -2,7 +2,7 @@
 
 import pytest
 
-from chatvec_lab.weights.preflight.configs import DIFFERENCES, FORCIBLE, differences, settings_of
+from chatvec_lab.weights.preflight.configs import DIFFERENCES, FORCIBLE, differences, others, settings_of
 
 LLAMA = {
     "model_type": "llama", "hidden_size": 64, "num_attention_heads": 4, "num_key_value_heads": 2, "hidden_act": "silu",
@@ -31,6 +31,11 @@ def names(ours, base=LLAMA):
         ({"attn_logit_softcapping": 50.0}, "scaling"),
         ({"num_experts_per_tok": 4}, "experts"),
         ({"tie_word_embeddings": True}, "tied"),
+        ({"rope_ratio": 500}, "rope"),
+        ({"clip_qkv": 8.0}, "scaling"),
+        ({"feed_forward_proj": "gated-gelu"}, "activation"),
+        ({"qk_rope_head_dim": 8}, "heads"),
+        ({"max_window_layers": 3}, "window"),
     ],
 )
 def test_every_setting_is_named(change, name):
@@ -82,3 +87,33 @@ def test_the_table_says_what_refuses_and_what_it_means():
     assert all(entry.meaning and set(entry.refuses) <= {"chat", "cp"} for entry in DIFFERENCES)
     assert set(FORCIBLE) == {e.name for e in DIFFERENCES if e.refuses} >= {"heads", "rope", "activation"}
     assert not {"epsilon", "window", "context"} & set(FORCIBLE), "told, and no more"
+
+
+def test_what_the_table_does_not_know_is_told_all_the_same():
+    assert (
+        others(LLAMA | {"mlp_bias": True}, LLAMA) == "mlp_bias True, base False"
+    )  # the default of its class
+    assert others(LLAMA, LLAMA | {"mscale": 0.7}) == "mscale not stated, base 0.7"
+    vision = [LLAMA | {"vision_config": {"patch_size": size, "dropout": size}} for size in (14, 16)]
+    assert others(*vision) == "vision_config.patch_size 14, base 16"
+
+
+@pytest.mark.parametrize(
+    "same",
+    [
+        {"mlp_bias": False, "attention_bias": None},
+        {
+            "eos_token_id": 7,
+            "image_token_index": 9,
+            "vocab_size": 99,
+            "dtype": "float16",
+            "transformers_version": "5",
+        },
+        {"attention_dropout": 0.1, "initializer_range": 0.1, "use_cache": False, "pretraining_tp": 2},
+        {"rms_norm_eps": 1e-6},  # the table's own
+        {"vision_config": {"depth": 3}},  # of a part that the base lacks
+        {"model_type": "qwen2", "unlike": 1},
+    ],
+)
+def test_what_says_nothing_of_the_weights_is_not_told(same):
+    assert others(LLAMA | same, LLAMA) == ""

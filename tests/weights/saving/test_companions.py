@@ -9,8 +9,9 @@ import transformers
 from peft import LoraConfig, get_peft_model
 from pico import SPECIAL, TOKENS, save_model, save_tokenizer
 
-from chatvec_lab import Checkpoint, LiveModel
+from chatvec_lab import Checkpoint, LiveModel, WeightVector
 from chatvec_lab.weights.saving import companions
+from chatvec_lab.weights.saving.commit import discard
 from chatvec_lab.weights.sources.beside import sort_companions, without_adapter
 
 NEEDED = ("modeling_own.py", "tokenization_own.py", "qwen.tiktoken", "tekken.json", "sentencepiece.bpe.model", "vocab.bpe",
@@ -153,3 +154,92 @@ def test_verify_compares_the_tokenizer_too(families, cp, tmp_path, monkeypatch):
     monkeypatch.setattr(companions, "_write_tokenizer", spoil)
     with pytest.raises(ValueError, match="eos_token: saved '<unk>', live '</s>'"):
         (Checkpoint(cp) + vector(families)).save(tmp_path / "out", verify=True, progress=False)
+
+
+def test_folders_that_loading_needs_are_carried_and_nothing_is_left_out_unsaid(families, cp, tmp_path):
+    base, chat, _ = families()
+    modules = [{"path": ""}, {"path": "1_Pooling"}, {"path": "2_Dense"}]
+    (cp / "modules.json").write_text(json.dumps(modules))
+    for name in (
+        "1_Pooling/config.json",
+        "2_Dense/model.safetensors",
+        "onnx/model.onnx",
+        "spk_dict.pt",
+        "mel.npz",
+    ):
+        (cp / name).parent.mkdir(exist_ok=True)
+        (cp / name).write_bytes(name.encode())
+    report = (Checkpoint(cp) + (Checkpoint(chat) - Checkpoint(base))).save(tmp_path / "out", progress=False)
+    for name in ("1_Pooling/config.json", "2_Dense/model.safetensors", "spk_dict.pt"):
+        assert (tmp_path / "out" / name).read_bytes() == name.encode()
+    assert not (tmp_path / "out" / "onnx").exists()
+    assert "left out: mel.npz (weights), onnx (a folder)" in report.preflight.sections["files"]
+    discard(tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_link_in_a_carried_folder_is_refused(families, cp, tmp_path):
+    base, chat, _ = families()
+    (cp / "modules.json").write_text(json.dumps([{"path": "1_Pooling"}]))
+    (cp / "1_Pooling").mkdir()
+    (tmp_path / "secret").write_text("x")
+    (cp / "1_Pooling" / "config.json").symlink_to(tmp_path / "secret")
+    with pytest.raises(ValueError, match=r"1_Pooling/config\.json is a link"):
+        (Checkpoint(cp) + (Checkpoint(chat) - Checkpoint(base))).save(tmp_path / "out", progress=False)
+
+
+def test_all_templates_of_chat_are_those_of_the_merged_model(families, cp, tmp_path):
+    base, theirs, _ = families()
+    chat = shutil.copytree(theirs, tmp_path / "chat")
+    template = Checkpoint(chat).chat_template
+    (chat / "chat_template.jinja").unlink()
+    config = json.loads((chat / "tokenizer_config.json").read_text())
+    named = [{"name": "default", "template": template}, {"name": "tool_use", "template": "T" + template}]
+    (chat / "tokenizer_config.json").write_text(json.dumps(config | {"chat_template": named}))
+    (cp / "additional_chat_templates").mkdir()
+    (cp / "additional_chat_templates" / "own.jinja").write_text("the CP's")
+    tau = Checkpoint(chat) - Checkpoint(base)
+    tau.save(tmp_path / "tau", progress=False)
+    wanted = {"default": template, "tool_use": "T" + template}
+    for number, vector in enumerate((tau, WeightVector.load(tmp_path / "tau"))):
+        merged, out = Checkpoint(cp) + vector, tmp_path / f"out{number}"
+        merged.save(out, progress=False, verify=True)
+        assert merged.tokenizer.chat_template == wanted
+        assert transformers.AutoTokenizer.from_pretrained(out).chat_template == wanted
+        assert Checkpoint(out).chat_template == template
+    tau = Checkpoint(out) - Checkpoint(base)  # as transformers 5 keeps them
+    assert dict(tau.chat_side.others) == {"tool_use": "T" + template}
+    named.append({"name": "../x", "template": ""})
+    (chat / "tokenizer_config.json").write_text(json.dumps(config | {"chat_template": named}))
+    with pytest.raises(ValueError, match=r"the chat template '\.\./x'"):
+        _ = (Checkpoint(chat) - Checkpoint(base)).chat_side
+
+
+def test_a_dtype_that_is_asked_for_is_told_wherever_config_json_tells_one(families, cp, tmp_path):
+    base, chat, _ = families()
+    config = json.loads((cp / "config.json").read_text())
+    told = {
+        "dtype": "bfloat16",
+        "torch_dtype": "bfloat16",
+        "vision_config": {"torch_dtype": "bfloat16", "depth": 2},
+    }
+    (cp / "config.json").write_text(json.dumps(config | told))
+    (Checkpoint(cp) + (Checkpoint(chat) - Checkpoint(base))).save(
+        tmp_path / "out", dtype="float32", progress=False
+    )
+    found = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert found["dtype"] == found["torch_dtype"] == "float32"
+    assert found["vision_config"] == {"torch_dtype": "float32", "depth": 2}
+
+
+def test_a_processors_own_template_does_not_win_over_chats(families, cp, chatml, tmp_path):
+    base, chat, _ = families()
+    old = {"processor_class": "LlavaProcessor", "chat_template": "{{ 'the old one' }}"}
+    (cp / "processor_config.json").write_text(json.dumps(old))
+    assert Checkpoint(cp).chat_template == old["chat_template"]
+    for number, source in enumerate((chat, chatml)):
+        tau = Checkpoint(source) - Checkpoint(base)
+        Checkpoint(cp).add(tau, add_tokens=True).save(tmp_path / f"out{number}", progress=False)
+        found = json.loads((tmp_path / f"out{number}" / "processor_config.json").read_text())
+        assert found == {"processor_class": "LlavaProcessor"}
+        assert Checkpoint(tmp_path / f"out{number}").chat_template == Checkpoint(source).chat_template

@@ -94,3 +94,22 @@ def test_a_damaged_pickle_is_named(file):
             _ = Checkpoint(file.parent).names
     rewrite(file, content | {name: pickle.dumps({3: 4})})
     assert bin_entries(file) == {}
+
+
+@pytest.mark.parametrize("key", ["state_dict", "model", "module"])
+def test_tensors_one_level_down_are_told_so(file, key):
+    torch.save({key: {"a": torch.ones(2)}, "step": 3}, file)
+    with pytest.raises(ValueError, match=rf"pytorch_model\.bin holds its tensors one level down, in '{key}'"):
+        bin_entries(file)
+
+
+def test_a_kind_of_tensor_that_is_not_read_is_not_called_foreign_code(file):
+    torch.save({"a": torch.ones(2, 2).to(torch.float8_e4m3fn)}, file)
+    with pytest.raises(ValueError, match=r"a kind that is not read from this format.*8-bit floats"):
+        bin_entries(file)
+
+
+def test_a_file_without_a_tensor_is_no_model(file):
+    torch.save({"step": 3}, file)
+    with pytest.raises(ValueError, match=r"pytorch_model\.bin holds no tensor"):
+        _ = Checkpoint(file.parent).names

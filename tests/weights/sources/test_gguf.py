@@ -183,3 +183,18 @@ def test_a_file_that_is_cut_or_longer_is_refused(llamas, tmp_path):
         file.write_bytes(wrong)
         with pytest.raises(ValueError, match=r"m\.gguf is damaged"):
             _ = Checkpoint(file).names
+
+
+def test_one_of_several_parts_is_no_model(tmp_path):
+    folder = save_llama(tmp_path / "model")
+    split = write_gguf(folder, tmp_path / "m-00001-of-00002.gguf", facts=[("split.count", 2)])
+    with pytest.raises(ValueError, match=r"m-00001-of-00002\.gguf is one of 2 parts.*--merge"):
+        _ = Checkpoint(split).names
+
+
+def test_an_end_of_turn_of_its_own_ends_a_reply_too(tmp_path):
+    folder = save_llama(tmp_path / "model")
+    for rows, wanted in (({"eot": 5}, [2, 5]), ({"eot": 2}, 2), ({"eot": 5, "eom": 6}, [2, 5, 6])):
+        facts = [(f"tokenizer.ggml.{key}_token_id", row) for key, row in rows.items()]
+        path = write_gguf(folder, tmp_path / "-".join(map(str, [*rows.values(), "m.gguf"])), facts=facts)
+        assert Checkpoint(path).generation_config["eos_token_id"] == wanted

@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 
 from chatvec_lab import Checkpoint
 from chatvec_lab.weights.inspect import inspect
+from chatvec_lab.weights.sources.quantised.recognised import _is_packed
 
 LINEAR = "model.layers.0.mlp.up_proj"
 
@@ -108,3 +109,13 @@ def test_buffers_and_empty_entries_do_not_make_a_model_quantised(whole, tmp_path
     }
     folder = copy(whole, tmp_path, buffers, {"quantization_config": None, "compression_config": {}})
     assert set(buffers) <= set(Checkpoint(folder).names)
+
+
+def test_wide_integers_in_a_layer_are_codes_and_elsewhere_tables():
+    assert _is_packed("model.layers.0.self_attn.q_proj.Qidxs", "int64", (4, 8))  # QuIP#
+    for name in (
+        "model.hash_buckets",
+        "model.layers.0.attn.relative_position_index",
+        "model.layers.0.attn.positions",
+    ):
+        assert not _is_packed(name, "int64", (4, 8))

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from pico import CP_TOKENS, SPECIAL, TOKENS, save_family, save_tokenizer
 from tokenizers import Tokenizer
+from transformers import AutoTokenizer
 
 from chatvec_lab import Checkpoint
 from chatvec_lab.weights.sources.tokenizer_files import read_saved, read_vocabulary, to_save
@@ -239,3 +240,34 @@ def test_a_stored_vector_whose_files_changed_is_refused(tmp_path):
     (tmp_path / "tau/special_rows.safetensors").unlink()
     with pytest.raises(ValueError, match=r"special_rows\.safetensors is missing"):
         WeightVector.load(tmp_path / "tau")
+
+
+@pytest.mark.parametrize("file", ["tokenizer_config.json", "added_tokens.json"])
+def test_tokens_added_beside_tokenizer_json_have_their_rows(tmp_path, file):
+    save_tokenizer(tmp_path, SPECIAL + TOKENS)
+    config = json.loads((tmp_path / "tokenizer_config.json").read_text())
+
+    def added(rows: dict) -> None:
+        if file == "added_tokens.json":
+            (tmp_path / file).write_text(json.dumps(rows))
+            return
+        told = {str(row): {"content": token, "special": True} for token, row in rows.items()}
+        (tmp_path / file).write_text(json.dumps(config | {"added_tokens_decoder": told}))
+
+    added({"<|im_end|>": 64, "<|im_start|>": 63, "w1": 4})
+    found = Vocabulary.from_folder(tmp_path)
+    assert found.tokens == AutoTokenizer.from_pretrained(tmp_path).get_vocab()
+    assert (found.tokens["<|im_start|>"], found.tokens["<|im_end|>"]) == (63, 64)
+    assert {"<|im_start|>", "<|im_end|>"} <= found.special
+    added({"<|im_start|>": 70})
+    with pytest.raises(ValueError, match=rf"{file} gives '<\|im_start\|>' the id 70.*would give it 63"):
+        Vocabulary.from_folder(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "file", ["rwkv_vocab_v20230424.txt", "prophetnet.tokenizer", "encoder.json", "dict.txt", "vocab.tsv"]
+)
+def test_a_tokenizer_of_another_form_is_seen(tmp_path, file):
+    (tmp_path / file).write_text("{}")
+    found = Vocabulary.from_folder(tmp_path)
+    assert found is not None and found.opaque and file in found.where

@@ -8,7 +8,8 @@ import torch
 from pico import CP_TOKENS, SPECIAL, TOKENS, save_model, save_tokenizer
 from reference import state
 
-from chatvec_lab import Checkpoint
+from chatvec_lab import Checkpoint, WeightVector
+from chatvec_lab.weights.tokens.rows import with_rows
 from chatvec_lab.weights.tokens.vocabulary import Vocabulary, runs
 
 CHATML = ["<|im_start|>", "<|im_end|>"]
@@ -96,6 +97,63 @@ def test_a_template_that_needs_missing_tokens_is_refused_before_writing(tmp_path
     assert not (tmp_path / "out").exists()
 
 
+ROLES = "{% for m in messages %}<|{{ m.role }}|> {{ m.content }} {% endfor %}"
+TURN = ["<|user|>", "<|assistant|>", "<|observation|>"]
+
+
+def test_a_token_that_the_template_puts_together_is_needed_too(tmp_path):
+    base = save_model(tmp_path / "base", seed=1)
+    tokens = SPECIAL + TOKENS + TURN
+    chat = save_model(
+        tmp_path / "chat", seed=2, near=base, tokens=tokens, special=SPECIAL + TURN, template=ROLES
+    )
+    base, chat, cp = (
+        Checkpoint(base),
+        Checkpoint(chat),
+        Checkpoint(save_model(tmp_path / "cp", seed=3, near=base)),
+    )
+    tau = chat - base
+    assert (cp + tau).missing_tokens == ("<|user|>", "<|assistant|>")  # observation: only if a talk has one
+    with pytest.raises(ValueError, match=r"cp lacks 2 tokens.*<\|user\|>, <\|assistant\|>"):
+        (cp + tau).check()
+    tau.save(tmp_path / "tau", progress=False)
+    merged = cp.add(0.5 * WeightVector.load(tmp_path / "tau"), add_tokens=True)
+    merged.save(tmp_path / "out", progress=False)
+    for name in ("model.embed_tokens.weight", "lm_head.weight"):
+        assert torch.equal(state(tmp_path / "out")[name][63:], state(chat.folder)[name][63:65])
+
+
+def test_a_token_with_an_id_and_no_row_is_missing(tmp_path):
+    base, chat, cp = chat_family(tmp_path)
+    save_tokenizer(cp.folder, SPECIAL + TOKENS + ["x", *CHATML[::-1]], special=SPECIAL + CHATML)  # 63 rows
+    cp = Checkpoint(cp.folder)
+    with pytest.raises(ValueError, match=r"cp lacks 2 tokens \(or their rows\)"):
+        (cp + (chat - base)).check()
+    merged = cp.add(0.5 * (chat - base), add_tokens=True)
+    assert merged.added_tokens == {"<|im_start|>": 65, "<|im_end|>": 64}
+    merged.save(tmp_path / "out", progress=False)
+    after, theirs = (state(folder)["lm_head.weight"] for folder in (tmp_path / "out", chat.folder))
+    assert torch.equal(after[[65, 64]], theirs[[63, 64]]) and not after[63].any()  # "x" never had a row
+
+
+def test_every_id_of_the_generation_config_is_the_cps_own(tmp_path):
+    base, chat, _ = chat_family(tmp_path)
+    cp = Checkpoint(save_model(tmp_path / "reversed", seed=7, tokens=SPECIAL + TOKENS[::-1]))
+    ids = {"suppress_tokens": [3, 4], "bad_words_ids": [[5, 6], [7, 63]], "begin_suppress_tokens": [63, 8],
+           "forced_decoder_ids": [[1, 9]], "sequence_bias": [[[10, 11], 2.5]], "eos_token_id": 63, "top_k": 3}  # fmt: skip
+    (chat.folder / "generation_config.json").write_text(json.dumps(ids))
+    (cp.folder / "generation_config.json").write_text(json.dumps({"eos_token_id": 2, "top_k": 50}))
+    turned = lambda row: 65 - row  # noqa: E731
+    tau = Checkpoint(chat.folder) - base
+    merged = Checkpoint(cp.folder).add(tau, vocabulary="skip")  # which lacks 63, <|im_start|>
+    assert merged.generation_config == {
+        "suppress_tokens": [turned(3), turned(4)], "bad_words_ids": [[turned(5), turned(6)]],
+        "begin_suppress_tokens": [turned(8)], "forced_decoder_ids": [[1, turned(9)]],
+        "sequence_bias": [[[turned(10), turned(11)], 2.5]], "top_k": 3, "bos_token_id": 1, "pad_token_id": 0,
+        "eos_token_id": 2,  # the CP's own: without any it would never end
+    }  # fmt: skip
+
+
 def test_add_tokens_appends_rows_and_tokens(tmp_path):
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -172,3 +230,38 @@ def test_tokenizer_formats(tmp_path):
         Vocabulary.from_folder(tmp_path)
     (tmp_path / "tokenizer.json").unlink()
     assert Vocabulary.from_folder(tmp_path) is None
+
+
+def test_every_number_of_tokens_in_a_config_is_that_of_its_table():
+    config = {"vocab_size": 9, "image_vocab_size": 9, "hidden_size": 9, "vision_config": {"vocab_size": 9},
+              "text_config": {"vocab_size": 9, "vocab_size_per_layer_input": 8}}  # fmt: skip
+    assert with_rows(config, {9: 12, 8: 11}) == config | {
+        "vocab_size": 12, "text_config": {"vocab_size": 12, "vocab_size_per_layer_input": 11},
+    }  # fmt: skip
+    assert with_rows({"text_config": {"a": 1}}, {9: 12}) == {"text_config": {"a": 1, "vocab_size": 12}}
+    assert with_rows({"a": 1}, {9: 9}) == {"a": 1}
+
+
+def test_tokens_are_added_to_each_of_several_tables(tmp_path):
+    from transformers import Gemma3nForCausalLM, Gemma3nTextConfig
+
+    config = Gemma3nTextConfig(vocab_size=63, vocab_size_per_layer_input=63, hidden_size=16, hidden_size_per_layer_input=8,
+                               intermediate_size=24, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=1,
+                               head_dim=8, laurel_rank=4, num_kv_shared_layers=0, activation_sparsity_pattern=[0.0, 0.0],
+                               layer_types=["full_attention"] * 2, tie_word_embeddings=True)  # fmt: skip
+    folders = []
+    for seed, (name, tokens) in enumerate({"base": [], "chat": CHATML, "cp": []}.items()):
+        torch.manual_seed(seed)
+        config.vocab_size = config.vocab_size_per_layer_input = 63 + len(tokens)
+        Gemma3nForCausalLM(config).to(torch.bfloat16).save_pretrained(tmp_path / name)
+        template = CHAT_TEMPLATE if tokens else None
+        save_tokenizer(
+            tmp_path / name, SPECIAL + TOKENS + tokens, special=SPECIAL + tokens, template=template
+        )
+        folders.append(Checkpoint(tmp_path / name))
+    base, chat, cp = folders
+    cp.add(0.5 * (chat - base), add_tokens=True).save(tmp_path / "out", progress=False)
+    model, found = Gemma3nForCausalLM.from_pretrained(tmp_path / "out", output_loading_info=True)
+    assert not found["missing_keys"] and not found["mismatched_keys"]
+    table = "model.embed_tokens_per_layer.weight"
+    assert torch.equal(model.state_dict()[table][63:].to(torch.bfloat16), state(chat.folder)[table][63:])

@@ -41,7 +41,7 @@ _MARKS = (
 )
 # integers of these names are masks, positions and counters, of any model
 _PLAIN = re.compile(
-    r"(?:bias|.*mask(?:ed)?(?:_bias)?|.*(?:position|index|indices|ids|idx|tid2eid|buckets|count|tracked))$"
+    r"(?:bias|.*mask(?:ed)?(?:_bias)?|.*(?:positions?|index|indices|ids|(?<!q)idxs?|tid2eid|buckets|count|tracked))$"
 )
 
 
@@ -142,11 +142,13 @@ def _by_content(tensors: Tensors) -> str:
 
 def _is_packed(name: str, dtype: str, shape: tuple[int, ...]) -> bool:
     """Whether a tensor that is not of an ordinary float type stands where weights stand."""
-    if dtype in FLOATS:
+    if dtype in (*FLOATS, "complex64"):
         return False
     if dtype.startswith("float8"):
         return True
-    last = name.rpartition(".")[2]
+    last = name.rpartition(".")[2].lower()
     if last == "weight":
         return True
-    return dtype not in ("bool", "int64", "uint64") and len(shape) > 1 and not _PLAIN.match(last)
+    # wide integers outside the layers are tables and counters; in a layer they may be codes, as QuIP#'s Qidxs are
+    is_wide = dtype in ("int64", "uint64") and not re.search(r"\.\d+\.", name)
+    return dtype != "bool" and not is_wide and len(shape) > 1 and not _PLAIN.match(last)
