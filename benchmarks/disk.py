@@ -1,6 +1,6 @@
 """One difference saved on a disk that is warm, cold, or slow: does a merge read, compute and write at the same time?
 
-    python benchmarks/disk.py [--rounds 2] [--layers 8] [--rate 100]
+    python benchmarks/disk.py [--rounds 2] [--layers 8] [--rate 100] [--disks warm cold slow]
 
 Three disks: *warm* (all inputs in the page cache), *cold* (their pages dropped before each run), and *slow*: a file
 system of its own on a loop device, which the kernel lets read RATE MB a second and write as many (`blkio.throttle` of cgroup
@@ -41,22 +41,27 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--layers", type=int, default=8)
     parser.add_argument("--rate", type=int, default=100, help="MB a second of the slow disk, each way")
+    parser.add_argument(
+        "--disks", nargs="+", choices=("warm", "cold", "slow"), default=["warm", "cold", "slow"]
+    )
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that no device and no throttle stay
     models = make(WORK / f"shapes-{options.layers}", members=MEMBERS, layers=options.layers)
     with ExitStack() as stack:
-        disks = {"warm": (models, WORK / "out-disk", False), "cold": (models, WORK / "out-disk", True)}
+        here = WORK / "out-disk"
+        disks = {"warm": (models, here, False), "cold": (models, here, True)}
+        disks = {disk: place for disk, place in disks.items() if disk in options.disks}
         try:
-            slow = stack.enter_context(throttled(models, options.rate * 1_000_000))
-            disks[f"slow, {options.rate} MB/s"] = ({m: slow / m for m in MEMBERS}, slow / "out", True)
+            if "slow" in options.disks:
+                slow = stack.enter_context(throttled(models, options.rate * 1_000_000))
+                disks[f"slow, {options.rate} MB/s"] = ({m: slow / m for m in MEMBERS}, slow / "out", True)
         except (OSError, subprocess.CalledProcessError) as error:
             print(f"no slow disk here: {getattr(error, 'stderr', '') or error}")
-        plans = {disk: contestants(*place[:2], models["cp"]) for disk, place in disks.items()}
+        plans = {disk: contestants(*place[:2]) for disk, place in disks.items()}
         in_memory = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=MEMORY)), "out")
         runs: dict[tuple[str, str], list[Run]] = {("memory", "computing"): []}
         for i in range(options.rounds + 1):
-            run = measure(merge(models, in_memory, code=NOT_WAITING), in_memory, HF_HUB_OFFLINE="1")
-            shutil.rmtree(in_memory)
+            run = _run(merge(models, in_memory, code=NOT_WAITING), models, in_memory, False)
             if i:  # the first round pays for the first touch of the files
                 runs["memory", "computing"].append(run)
             for disk, plan in plans.items():
@@ -70,12 +75,13 @@ def main() -> None:
     told(runs, list(disks), options)
 
 
-def contestants(models: dict[str, Path], out: Path, source: Path) -> dict[str, list[str]]:
-    """Commands by name; what only writes takes `source`, which is in the page cache."""
-    base, chat, cp, warm = (f"{folder}/*.safetensors" for folder in (*(models[m] for m in MEMBERS), source))
+def contestants(models: dict[str, Path], out: Path) -> dict[str, list[str]]:
+    """Commands by name; what only writes, writes zeros."""
+    base, chat, cp = (f"{models[m]}/*.safetensors" for m in MEMBERS)
+    size = sum(file.stat().st_size for file in models["cp"].glob("*.safetensors"))
     shell = {
         "reading": f"cat {base} {chat} {cp} > /dev/null",
-        "writing": f"mkdir -p {out}; cat {warm} > {out}/x; sync {out}/x",
+        "writing": f"mkdir -p {out}; head -c {size} /dev/zero > {out}/x; sync {out}/x",
         "in turn": f"mkdir -p {out}; cat {base} {chat} > /dev/null; cat {cp} > {out}/x; sync {out}/x",
         "together": f"mkdir -p {out}; cat {base} {chat} > /dev/null & cat {cp} > {out}/x; sync {out}/x; wait",
     }
