@@ -16,22 +16,12 @@ import statistics
 import subprocess
 import sys
 import time
-import venv
 from dataclasses import dataclass
 from pathlib import Path
 
+from peers import NAIVE, RECIPE, by_mergekit, mergekit, script
 from shapes import WORK, make
 
-NAIVE = """
-import sys, torch
-from transformers import AutoModelForCausalLM as M
-base, chat, cp = (M.from_pretrained(p, dtype="auto") for p in sys.argv[1:4])
-b, c = base.state_dict(), chat.state_dict()
-with torch.no_grad():
-    for name, weight in cp.state_dict().items():
-        weight += c[name] - b[name]
-cp.save_pretrained(sys.argv[4])
-"""
 # what two habits cost: the report before a save, and every file on the disk before the rename (fsync)
 WITHOUT = {
     "the report": "import chatvec_lab.weights.preflight as p; p.examine = lambda m, **_: p.Report(m.label, {})",
@@ -39,17 +29,6 @@ WITHOUT = {
     "import chatvec_lab.weights.saving.pieces as p; p._begin = None",
 }
 MAIN = "; import sys; from chatvec_lab.command.main import main; sys.exit(main(sys.argv[1:]))"
-RECIPE = """
-merge_method: task_arithmetic
-base_model: {cp}
-models:
-  - {{model: {chat}, parameters: {{weight: 1.0}}}}
-  - {{model: {base}, parameters: {{weight: -1.0}}}}
-parameters: {{normalize: false}}
-dtype: float32
-out_dtype: bfloat16
-tokenizer_source: base
-"""
 
 
 @dataclass
@@ -73,20 +52,6 @@ def measure(command: list[str], out: Path | None = None, **environment: str) -> 
     if status:
         raise RuntimeError(f"{' '.join(command[:4])} … failed:\n{message[-2000:]}")
     return Run(wall, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024)
-
-
-def mergekit(folder: Path) -> Path | None:
-    """mergekit's command in an environment of its own, or None when it cannot be installed."""
-    command = folder / "bin" / "mergekit-yaml"
-    if command.exists():
-        return command
-    venv.create(folder, with_pip=True)
-    pip = [str(folder / "bin" / "python"), "-m", "pip", "install", "-q", "torch==2.13.0", "mergekit==0.1.5"]
-    done = subprocess.run(pip, capture_output=True, text=True)
-    if done.returncode:
-        print(f"mergekit is skipped, pip could not install it: {done.stderr.strip().splitlines()[-1]}")
-        return None
-    return command
 
 
 def main() -> None:
@@ -126,18 +91,12 @@ def main() -> None:
             sys.executable, "-c", code + MAIN, *ours[3:], "--scale", "1"
         ]  # fmt: skip
     if not options.no_naive:
-        contestants["naive transformers script"] = [sys.executable, "-c", NAIVE, base, chat, cp, str(out)]
+        contestants["naive transformers script"] = script(NAIVE, "c - b", out, cp, base, chat)
     tool = None if options.no_mergekit else mergekit(WORK / "mergekit")
     if tool:
         recipe = WORK / "recipe.yaml"
         recipe.write_text(RECIPE.format(base=base, chat=chat, cp=cp))
-        contestants["mergekit 0.1.5, best recipe"] = [
-            str(tool),
-            str(recipe),
-            str(out),
-            "--out-shard-size",
-            "500M",
-        ]
+        contestants["mergekit 0.1.5, best recipe"] = by_mergekit(tool, recipe, out)
     quiet = {"HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
     torch_only = measure([sys.executable, "-c", "import torch"]).peak
 

@@ -10,6 +10,7 @@ made again. Weights are random: they say something about time and memory, nothin
 import argparse
 import json
 import os
+import re
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from math import prod
@@ -37,10 +38,12 @@ def make(
     kv_heads: int = 4,
     vocabulary: int = 32000,
     shard: int = 1_000_000_000,
+    drawn: int | None = None,
 ) -> dict[str, Path]:
     """Folders by member; those that are there with the same settings are kept. The defaults are 2.2 GB a member.
 
-    Streams with a few MB of memory. `layers=66` makes a model three times as large (but for the vocabulary).
+    Streams with a few MB of memory. `layers=66` makes a model three times as large (but for the vocabulary). Where `drawn`
+    is given, only so many layers are drawn and the others have their bytes: made sooner, read and written no faster.
     """
     unknown = [member for member in members if member not in STEPS]
     if unknown:
@@ -49,14 +52,15 @@ def make(
         "vocab_size": vocabulary, "hidden_size": hidden, "intermediate_size": intermediate,
         "num_hidden_layers": layers, "num_attention_heads": heads, "num_key_value_heads": kv_heads,
     }  # fmt: skip
+    note = settings | {"shard": shard} | ({} if drawn is None else {"drawn": drawn})
     made = {member: Path(folder) / member for member in members}
-    lacking = {m: f for m, f in made.items() if not _is_made(f, settings | {"shard": shard})}
+    lacking = {m: f for m, f in made.items() if not _is_made(f, note)}
     for member, path in lacking.items():
         path.mkdir(parents=True, exist_ok=True)
         _write_config(path, settings, _words(member, vocabulary), "chat" if member == "chat" else None)
-    _write_weights(lacking, settings, shard)
+    _write_weights(lacking, settings, shard, drawn or layers)
     for path in lacking.values():
-        (path / "shapes.json").write_text(json.dumps(settings | {"shard": shard}))
+        (path / "shapes.json").write_text(json.dumps(note))
     return made
 
 
@@ -118,10 +122,11 @@ def _write_config(folder: Path, settings: dict[str, int], words: int, template: 
     tokenizer.save_pretrained(folder)
 
 
-def _write_weights(folders: dict[str, Path], settings: dict[str, int], shard: int) -> None:
+def _write_weights(folders: dict[str, Path], settings: dict[str, int], shard: int, drawn: int) -> None:
     """All members in one sweep over the tensors, so that the base's elements are drawn once."""
     with ExitStack() as stack:
-        places: dict[str, dict[str, tuple[int, int]]] = {}  # member -> tensor -> file handle, first byte
+        # member -> tensor that is drawn -> where its bytes go: file handles, first bytes
+        places: dict[str, dict[str, list[tuple[int, int]]]] = {}
         for member, folder in folders.items():
             known = shapes(settings, _words(member, settings["vocab_size"]))
             files = layout([[Tensor(name, "bfloat16", shape) for name, shape in known.items()]], shard)
@@ -133,14 +138,22 @@ def _write_weights(folders: dict[str, Path], settings: dict[str, int], shard: in
                 handle = os.open(folder / file, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o644)
                 stack.callback(os.close, handle)
                 os.pwrite(handle, prefix, 0)
-                places[member] |= {name: (handle, offset) for name, offset in offsets.items()}
-        common = shapes(settings, settings["vocab_size"])
+                for name, offset in offsets.items():
+                    places[member].setdefault(_drawn(name, drawn), []).append((handle, offset))
+        common = shapes(settings | {"num_hidden_layers": drawn}, settings["vocab_size"])
         with ThreadPoolExecutor(2) as pool:
             for done in [pool.submit(_write_tensor, n, s, places) for n, s in common.items()]:
                 done.result()
 
 
-def _write_tensor(name: str, shape: tuple[int, ...], places: dict[str, dict[str, tuple[int, int]]]) -> None:
+def _drawn(name: str, drawn: int) -> str:
+    """The tensor whose bytes this one has: that of one of the first `drawn` layers."""
+    return re.sub(r"(?<=\.layers\.)\d+", lambda found: str(int(found[0]) % drawn), name)
+
+
+def _write_tensor(
+    name: str, shape: tuple[int, ...], places: dict[str, dict[str, list[tuple[int, int]]]]
+) -> None:
     size = prod(shape)
     draws = {m: _generator(m, name) for m in ("base", *places)}
     draws["cp40k"] = _generator("cp", name)  # the rows that cp40k shares with cp are cp's
@@ -163,11 +176,12 @@ def _normal(generator: np.random.Generator, count: int, deviation: float) -> np.
     return generator.standard_normal(count, np.float32) * np.float32(deviation)
 
 
-def _write(place: tuple[int, int], start: int, values: np.ndarray) -> None:
-    handle, offset = place
+def _write(places: list[tuple[int, int]], start: int, values: np.ndarray) -> None:
     bits = values.view(np.uint32)
     rounded = (bits + np.uint32(0x7FFF) + ((bits >> 16) & 1)) >> np.uint32(16)  # to nearest, ties to even
-    os.pwrite(handle, rounded.astype(np.uint16).tobytes(), offset + 2 * start)
+    raw = rounded.astype(np.uint16).tobytes()
+    for handle, offset in places:
+        os.pwrite(handle, raw, offset + 2 * start)
 
 
 def main() -> None:

@@ -5,7 +5,7 @@
 TinyLlama-1.1B shapes in bfloat16, made by shapes.py. A turn is compared with one copy of all weights in memory (by
 torch, and by numpy, whose copy bypasses the caches), on the same threads and in turns, since the machine may be
 busy; ratios are of median walls, and of the least CPU time, which other work on the machine disturbs less.
-The rewrites are `merged.save` and mergekit's best recipe (an environment of its own, see merge.py), each followed
+The rewrites are `merged.save` and mergekit's best recipe (an environment of its own, see peers.py), each followed
 by `from_pretrained`; they are the median of --rewrites runs.
 """
 
@@ -18,7 +18,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from merge import RECIPE, measure, mergekit
+from merge import measure
+from peers import RECIPE, mergekit
 from shapes import WORK, make
 from transformers import AutoModelForCausalLM
 from transformers.utils import logging

@@ -9,6 +9,7 @@ import chatvec_lab
 
 ROOT = Path(chatvec_lab.__file__).parent
 TOOLS = {
+    "cores",
     "languages",
     "keys",
     "mistakes",

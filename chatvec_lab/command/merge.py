@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import gc
 import json
@@ -54,6 +55,8 @@ def add(verbs) -> None:
         "--dtype", choices=("bfloat16", "float16", "float32", "float64"), help="default: the CP's"
     )
     output.add_argument("--max-shard-size", default="5GB")
+    output.add_argument("--jobs", type=_jobs, metavar="N", help="threads that read, compute and write; default: one a "
+                        "core that this process may use, two to eight. The bytes do not depend on it")  # fmt: skip
     output.add_argument("--no-resume", action="store_true", help="start afresh after an interrupted save")
     output.add_argument(
         "--verify", action="store_true", help="read the result again and compare it with the formula"
@@ -79,6 +82,12 @@ def add(verbs) -> None:
     output.add_argument("--rank", type=int, help="of the adapter")
     output.add_argument("--base-id", metavar="ID", help="the CP's id on the hub, which the adapter names")
     parser.set_defaults(run=run)
+
+
+def _jobs(text: str) -> int:
+    if not text.strip().isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r}: expected a whole number of threads, 1 or more")
+    return int(text)
 
 
 def run(options) -> int:
@@ -108,16 +117,16 @@ def run(options) -> int:
             from chatvec_lab.weights.preflight import examine
 
             merged.check()
-            told = examine(merged, force=options.force, out=Path(options.out))
+            told = examine(merged, force=options.force, out=Path(options.out), jobs=options.jobs)
             print(told)
             told.check()
             report = merged.save(
                 options.out, dtype=dtype, max_shard_size=options.max_shard_size,
-                resume=not options.no_resume, verify=options.verify, told=told,
+                resume=not options.no_resume, verify=options.verify, told=told, jobs=options.jobs,
             )  # fmt: skip
             print(report)
         if options.save_vector and not has_vector:
-            print(sum(_vectors(options)).save(options.save_vector))
+            print(sum(_vectors(options)).save(options.save_vector, jobs=options.jobs))
     return 0
 
 

@@ -25,6 +25,7 @@ from multiprocessing.context import SpawnContext, SpawnProcess
 from pathlib import Path
 from typing import Any
 
+from chatvec_lab.cores import cores
 from chatvec_lab.study import warm
 from chatvec_lab.study.asks import divided
 from chatvec_lab.study.cell import kernel_environment
@@ -55,15 +56,15 @@ class Local:
 
     def fit(self, cells: Sequence[Any]) -> None:
         """Divide the machine up for what these cells ask for; ValueError where it has less. Nothing runs yet."""
-        cores = len(os.sched_getaffinity(0))
+        here = cores()
         workers, sets = divided(
-            cells, devices=self.devices, cores=cores, memory_gb=memory_here(), workers=self._wanted
+            cells, devices=self.devices, cores=here, memory_gb=memory_here(), workers=self._wanted
         )
         if (workers, sets) == (self.workers, self._sets):
             return
         self.close()
         self.workers, self._sets = workers, sets
-        self.threads = os.environ.get("OMP_NUM_THREADS") or str(max(1, cores // self.workers))
+        self.threads = os.environ.get("OMP_NUM_THREADS") or str(max(1, here // self.workers))
         self._idle: queue.SimpleQueue[_Worker] = queue.SimpleQueue()
         self._all = []
         for i in range(self.workers):

@@ -331,7 +331,8 @@ class MergedCheckpoint(Checkpoint):
         return vocabulary_report(self)
 
     def save(self, path: str | os.PathLike, *, dtype: str | None = None, max_shard_size: str | int = "5GB",
-             resume: bool = True, verify: bool = False, progress: bool = True, force=(), told=None):  # fmt: skip
+             resume: bool = True, verify: bool = False, progress: bool = True, force=(), told=None,
+             jobs: int | None = None):  # fmt: skip
         """Write the merged model as a transformers checkpoint; see `writer.save`. Returns a `SaveReport`."""
         from chatvec_lab.weights.saving.writer import save
 
@@ -345,4 +346,5 @@ class MergedCheckpoint(Checkpoint):
             progress=progress,
             force=force,
             told=told,
+            jobs=jobs,
         )

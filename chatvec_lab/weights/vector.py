@@ -313,7 +313,7 @@ class WeightVector:
         """The larger model whose language part this vector is for; None for an ordinary vector."""
         return next((term.leaf.larger for term in self.terms if term.leaf.larger is not None), None)
 
-    def save(self, path: str | os.PathLike, *, progress: bool = True) -> Path:
+    def save(self, path: str | os.PathLike, *, progress: bool = True, jobs: int | None = None) -> Path:
         """Store the vector as an artifact of its own (exact; usable without base and chat); returns the folder."""
         if self.larger is not None:
             raise ValueError(
@@ -322,7 +322,7 @@ class WeightVector:
             )
         from chatvec_lab.weights.saving.artifact import save_vector
 
-        return save_vector(self, Path(path), progress=progress)
+        return save_vector(self, Path(path), progress=progress, jobs=jobs)
 
     @staticmethod
     def load(path: str | os.PathLike) -> WeightVector:

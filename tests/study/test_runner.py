@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from chatvec_lab import study
+from chatvec_lab.cores import cores
 from chatvec_lab.study import fingerprint
 from chatvec_lab.study.results import describe, is_done, write_record
 
@@ -305,8 +306,7 @@ def test_devices_are_handed_out_and_threads_shared(monkeypatch):
     finally:
         engine.close()
     assert sorted(device for device, _, _ in seen) == ["3", "5"]
-    cores = len(os.sched_getaffinity(0))
-    assert {threads for _, threads, _ in seen} == {str(max(1, cores // 2))}
+    assert {threads for _, threads, _ in seen} == {str(max(1, cores() // 2))}
     assert all(is_ready for _, _, is_ready in seen), "papermill is imported once, before the first cell"
 
 

@@ -143,10 +143,11 @@ def examine(
     seed: int = 0,
     places: int = 200,
     prompts: bool = False,
+    jobs: int | None = None,
 ) -> Report:
     """The report about a sum that passed its own `check`; a merge's own reads fewer `places`.
 
-    `prompts`: cut chat prompts also where rules are equal.
+    `prompts`: cut chat prompts also where rules are equal. `jobs`: threads that a save would have, for its memory.
     """
     force = tuple(dict.fromkeys(force))
     unknown = [name for name in force if name not in FORCIBLE]
@@ -164,7 +165,7 @@ def examine(
         "chat prompts": findings.chat_prompts(merged, found, always=prompts),
         "configs": findings.settings(merged, found),
         "files": findings.files(merged),
-        ROOM: findings.room(merged, out),
+        ROOM: findings.room(merged, out, jobs),
     }
     for _, chat, base in findings.pairs(merged.vector):
         found += contradictions("chat", chat, base, full=full, seed=seed)

@@ -224,10 +224,10 @@ def files(merged: MergedCheckpoint) -> list[str]:
     return lines
 
 
-def room(merged: MergedCheckpoint, out: Path | None) -> list[str]:
+def room(merged: MergedCheckpoint, out: Path | None, jobs: int | None = None) -> list[str]:
     """Bytes that the result takes on disk, and that making it takes in memory."""
     size = sum(merged.nbytes(name) for name in merged.names)
-    buffers = workers() * (2 * len(merged.vector.terms) + 3) * BLOCK * 8
+    buffers = workers(jobs) * (2 * len(merged.vector.terms) + 3) * BLOCK * 8
     lines = [f"{size:,} bytes on disk; some {(buffers + 1e8) / 1e6:,.0f} MB of memory"]
     if out is not None:
         parent = next(path for path in [out.absolute(), *out.absolute().parents] if path.exists())

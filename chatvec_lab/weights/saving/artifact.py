@@ -34,6 +34,7 @@ from chatvec_lab.weights.saving.stream import (
     layout,
     parse_size,
     progress_bar,
+    workers,
 )
 from chatvec_lab.weights.sources.files import Stored as StoredTensors
 from chatvec_lab.weights.sources.folder import Folder, open_folder
@@ -48,13 +49,21 @@ STEM = "vector"
 
 
 def save_vector(
-    vector: WeightVector, path: Path, *, progress: bool = True, max_shard_size: str = "5GB"
+    vector: WeightVector,
+    path: Path,
+    *,
+    progress: bool = True,
+    max_shard_size: str = "5GB",
+    jobs: int | None = None,
 ) -> Path:
     """Write `vector` to the new folder `path`; see the module's text. Atomic and resumable like a merged save.
+
+    `jobs`: how many threads write, as for a merged save; the look at each element before has one.
 
     Raises FileExistsError when `path` exists, ValueError for sources that do not pair or hold NaN.
     """
     refuse_existing(path)
+    jobs = workers(jobs)
     sources = vector.sources()
     digests = Digests(sources)
     plan = {name: _storage(vector, name, digests) for name in vector.names}
@@ -76,7 +85,7 @@ def save_vector(
         progress_bar(total, path, progress) as bar,
     ):
         bar.update(sum(t.nbytes for name in work.shards for t in shards[name]))
-        with Streamer(produce, record=digests.record, progress=bar.update) as stream:
+        with Streamer(produce, record=digests.record, progress=bar.update, jobs=jobs) as stream:
             work.write_shards(shards, stream)
         index = index_of(shards)
         if index:

@@ -23,6 +23,7 @@ from pathlib import Path
 import numpy as np
 import xxhash
 
+from chatvec_lab.cores import cores
 from chatvec_lab.weights.numerics.blocks import Workspace, block_spans
 from chatvec_lab.weights.saving.pieces import PieceFile
 from chatvec_lab.weights.sources import files
@@ -41,10 +42,20 @@ class Tensor:
         return prod(self.shape) * files.NUMPY_DTYPES[self.dtype].itemsize
 
 
-def workers() -> int:
-    return max(
-        2, min(8, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 2)
-    )
+def workers(jobs: int | None = None) -> int:
+    """Threads that read, compute and write: `jobs`, or (None) one a core that this process may use, two to eight.
+
+    TypeError and ValueError for `jobs` that are no whole number, 1 or more.
+    """
+    if jobs is None:
+        return max(2, min(8, cores()))
+    if isinstance(jobs, bool) or not hasattr(jobs, "__index__"):
+        raise TypeError(
+            f"jobs={jobs!r}: expected a whole number of threads, or None (one a core, two to eight)."
+        )
+    if jobs < 1:
+        raise ValueError(f"jobs={jobs}: expected 1 thread or more, or None (one a core, two to eight).")
+    return int(jobs)
 
 
 def parse_size(size: str | int) -> int:
@@ -123,13 +134,20 @@ def progress_bar(total: int, path: Path, progress: bool):
 
 
 class Streamer:
-    """A pool of workers, each with buffers of its own, that fills shards. Use as a context manager."""
+    """A pool of `workers(jobs)`, each with buffers of its own, that fills shards. Use as a context manager."""
 
-    def __init__(self, produce: Produce, *, record=None, progress: Callable[[int], object] = lambda n: None):
+    def __init__(
+        self,
+        produce: Produce,
+        *,
+        record=None,
+        progress: Callable[[int], object] = lambda n: None,
+        jobs: int | None = None,
+    ):
         self.produce, self.record, self.progress = produce, record, progress
         self._local = threading.local()
         self._stop = threading.Event()
-        self._pool = ThreadPoolExecutor(workers(), thread_name_prefix="chatvec-stream")
+        self._pool = ThreadPoolExecutor(workers(jobs), thread_name_prefix="chatvec-stream")
         self._disk = ThreadPoolExecutor(1, thread_name_prefix="chatvec-disk")  # writes pieces
         self._end = ThreadPoolExecutor(1, thread_name_prefix="chatvec-end")  # waits for the disk
         self._spare: list[np.ndarray] = []

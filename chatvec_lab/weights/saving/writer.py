@@ -22,7 +22,15 @@ from chatvec_lab.weights.saving.card import model_card
 from chatvec_lab.weights.saving.commit import commit, refuse_existing
 from chatvec_lab.weights.saving.companions import check_tokenizer, write_companions
 from chatvec_lab.weights.saving.provenance import Digests, source_entry, write_json
-from chatvec_lab.weights.saving.stream import Streamer, Tensor, index_of, layout, parse_size, progress_bar
+from chatvec_lab.weights.saving.stream import (
+    Streamer,
+    Tensor,
+    index_of,
+    layout,
+    parse_size,
+    progress_bar,
+    workers,
+)
 from chatvec_lab.weights.sources import files
 from chatvec_lab.weights.sources.files import Stored
 from chatvec_lab.weights.sources.folder import Folder
@@ -80,24 +88,28 @@ def save(
     progress: bool = True,
     force: Iterable[str] = (),
     told: Report | None = None,
+    jobs: int | None = None,
 ) -> SaveReport:
     """Write `merged` to the new folder `path`.
 
     `dtype` (None: the CP's) is "bfloat16", "float16", "float32" or "float64"; `max_shard_size` cuts larger shards
     of the CP; `resume` goes on from whole shards of an interrupted save of the same recipe; `verify` reads the
     result again and compares every byte with the formula. `force` names findings of `preflight` that would refuse the
-    merge; `told` is the report of one that was made already. Memory: some 100 MB whatever the model's size.
+    merge; `told` is the report of one that was made already. `jobs` is how many threads read, compute and write (None:
+    one a core that this process may use, two to eight); the bytes do not depend on it. Memory: some 100 MB whatever the
+    model's size, a few MB more for each of `jobs`.
 
     Raises FileExistsError when `path` exists, ValueError for inputs that do not pair or hold NaN (naming the
     tensor), OSError for a full disk. Nothing ever appears under `path` before it is whole.
     """
     started = time.perf_counter()
     refuse_existing(path)
+    jobs = workers(jobs)
     dtype = None if dtype is None else str(dtype).removeprefix("torch.")
     if dtype not in (None, *files.FLOATS):
         raise ValueError(f"dtype={dtype!r}: expected None (the CP's) or one of {', '.join(files.FLOATS)}.")
     merged.check()
-    told = told or examine(merged, force=force, out=path)
+    told = told or examine(merged, force=force, out=path, jobs=jobs)
     told.check(estimates=False)
     report = merged.vocabulary_report()  # reads special rows, so that their errors come before the first byte
     shards = layout(_groups(merged, dtype), parse_size(max_shard_size))
@@ -120,7 +132,9 @@ def save(
             bar.update(sum(t.nbytes for t in shards[name]))
             for source, known in zip(sources, noted["sources"], strict=True):
                 digests.remember(source, known)
-        with Streamer(partial(_produce, merged), record=digests.record, progress=bar.update) as stream:
+        with Streamer(
+            partial(_produce, merged), record=digests.record, progress=bar.update, jobs=jobs
+        ) as stream:
             work.write_shards(shards, stream, read_of)
             if verify:
                 _verify(work.folder, shards, stream)

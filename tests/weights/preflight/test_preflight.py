@@ -1,5 +1,6 @@
 """What may be added, told before a byte is written: refusals and their names, estimates beside exact figures."""
 
+import importlib
 import json
 import pickle
 import shutil
@@ -171,6 +172,21 @@ def test_a_cp_that_is_its_base_is_refused_and_can_be_forced(families, tmp_path):
     assert (
         main(["merge", *options(base, chat, base, "--out", tmp_path / "out", "--force", "cp-is-base")]) == 0
     )
+
+
+@pytest.mark.parametrize("where", ["the same folder", "a copy"])
+def test_a_cp_that_is_its_base_is_read_only_where_it_lies_elsewhere(families, tmp_path, monkeypatch, where):
+    """As in most of mergekit's recipes, whose base_model the sum starts from."""
+    base, chat, _ = map(Checkpoint, families())
+    cp = base if where == "the same folder" else Checkpoint(shutil.copytree(base.folder, tmp_path / "cp"))
+    kinship = importlib.import_module(
+        "chatvec_lab.weights.preflight.kinship"
+    )  # the package has a function by that name
+    read, few, whole = [], kinship.holding, kinship.is_nothing
+    monkeypatch.setattr(kinship, "holding", lambda *given, **named: few(*given, **named | {"elements": 500}))
+    monkeypatch.setattr(kinship, "is_nothing", lambda vector: read.append(vector) or whole(vector))
+    assert [finding.name for finding in preflight(cp, chat - base).findings] == ["cp-is-base"]
+    assert bool(read) == (where == "a copy")
 
 
 def test_one_other_element_anywhere_is_another_cp(families, tmp_path):
