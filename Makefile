@@ -16,6 +16,7 @@ setup: $(READY) ## create .venv and install the pinned packages (CPU build of to
 
 $(READY): pyproject.toml constraints.txt .ci/install.sh
 	@PYTHON="$(PYTHON)" VENV="$(VENV)" sh .ci/install.sh
+	@$(BIN)/python -m chatvec_lab.weights.numerics.prepare
 	@touch $@
 
 report: $(READY) ## run the nano study: figures, tables and reports/nano/index.html

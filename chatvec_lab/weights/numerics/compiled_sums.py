@@ -187,54 +187,57 @@ def _exactly(cp, cp_code, factors, given, threshold, out, out_code, index, tile,
     return bad, unsure
 
 
-def sums(cp, cp_code, coefficients, arrays, terms, threshold, out, out_code, size, tile, open_, room, result):
-    """Fill `out` with cp + sum of coefficients * (plus - minus).
+def _sums_that(quickly):
+    """The kernel in one of its two kinds: each is compiled only where it is needed."""
 
-    All but numbers are addresses. `arrays` holds for each term address and code of plus, then of minus. `result` gets
-    how many elements are out of range; how many are open is returned, and the first `room` of them are in `open_`.
-    """
-    rows, scratch = carray(pointer(tile, np.float64), _INDEX), tile + 8 * _Y
-    open_rows, index = tile + 8 * _OPEN, carray(pointer(tile + 8 * _INDEX, np.int64), 2 * TILE)
-    given = carray(pointer(arrays, np.int64), (terms, 2, 2))
-    factors = carray(pointer(coefficients, np.float64), terms)
-    listed = carray(pointer(open_, np.int64), room)
-    is_single = out_code < FLOAT32 and cp_code < FLOAT64
-    for k in range(terms):
-        is_single = is_single and max(given[k, 0, 1], given[k, 1, 1]) < FLOAT64
-    bad, unsure, count = 0, 0, 0
-    for start in range(0, size, TILE):
-        n = min(TILE, size - start)
-        if out_code == FLOAT64:
-            for i in range(n):
-                index[i] = start + i
-            count = n
-        elif is_single:
-            count = _quickly_single(
-                cp, cp_code, factors, given, out, out_code, start, n, tile, open_rows, index, count
-            )
-        else:
-            count = _quickly_double(
-                cp, cp_code, factors, given, out, out_code, start, n, tile, open_rows, index, count
-            )
-        while count >= TILE or (count and start + TILE >= size):  # many at a time
-            some = min(count, TILE)
-            found, unsure = _exactly(
-                cp,
-                cp_code,
-                factors,
-                given,
-                threshold,
-                out,
-                out_code,
-                index[:some],
-                rows,
-                scratch,
-                listed,
-                unsure,
-            )
-            bad += found
-            count -= some
-            for i in range(count):
-                index[i] = index[some + i]
-    carray(pointer(result, np.int64), 1)[0] = bad
-    return unsure
+    def sums(
+        cp, cp_code, coefficients, arrays, terms, threshold, out, out_code, size, tile, open_, room, result
+    ):
+        """Fill `out` with cp + sum of coefficients * (plus - minus).
+
+        All but numbers are addresses. `arrays` holds for each term address and code of plus, then of minus. `result` gets
+        how many elements are out of range; how many are open is returned, and the first `room` of them are in `open_`.
+        """
+        rows, scratch = carray(pointer(tile, np.float64), _INDEX), tile + 8 * _Y
+        open_rows, index = tile + 8 * _OPEN, carray(pointer(tile + 8 * _INDEX, np.int64), 2 * TILE)
+        given = carray(pointer(arrays, np.int64), (terms, 2, 2))
+        factors = carray(pointer(coefficients, np.float64), terms)
+        listed = carray(pointer(open_, np.int64), room)
+        bad, unsure, count = 0, 0, 0
+        for start in range(0, size, TILE):
+            n = min(TILE, size - start)
+            if out_code == FLOAT64:
+                for i in range(n):
+                    index[i] = start + i
+                count = n
+            else:
+                count = quickly(
+                    cp, cp_code, factors, given, out, out_code, start, n, tile, open_rows, index, count
+                )
+            while count >= TILE or (count and start + TILE >= size):  # many at a time
+                some = min(count, TILE)
+                found, unsure = _exactly(
+                    cp,
+                    cp_code,
+                    factors,
+                    given,
+                    threshold,
+                    out,
+                    out_code,
+                    index[:some],
+                    rows,
+                    scratch,
+                    listed,
+                    unsure,
+                )
+                bad += found
+                count -= some
+                for i in range(count):
+                    index[i] = index[some + i]
+        carray(pointer(result, np.int64), 1)[0] = bad
+        return unsure
+
+    return sums
+
+
+single_sums, double_sums = _sums_that(_quickly_single), _sums_that(_quickly_double)

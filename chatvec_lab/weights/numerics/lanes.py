@@ -33,7 +33,7 @@ def subtract(plus: np.ndarray, minus: np.ndarray | None, out: np.ndarray) -> boo
     if plus.itemsize > out.itemsize or not _are_plain(plus, minus, out):
         return False
     least = 2.0**-100  # results below are left to the general way, but for zero
-    differences = _kernel("differences", plus.dtype, out.dtype)
+    differences = kernel("differences", plus.dtype, out.dtype)
     return differences(_address(plus), _address(minus), _address(out), out.size, least) == 0
 
 
@@ -58,7 +58,7 @@ def fill(
     if not 2.0**-60 < abs(coefficient) < 2.0**60:
         return None
     unsure = np.empty(max(64, out.size >> 5), np.int64)
-    found = _kernel("lane", cp.dtype, out.dtype)(
+    found = kernel("lane", cp.dtype, out.dtype)(
         _address(cp), _address(plus), _address(minus), *_constants(coefficient, out.dtype), _address(out), out.size,
         _address(unsure), unsure.size,
     )  # fmt: skip
@@ -85,7 +85,7 @@ def _source() -> ModuleType:
 
 
 @cache
-def _kernel(what: str, dtype: np.dtype, out: np.dtype) -> Kernel:
+def kernel(what: str, dtype: np.dtype, out: np.dtype) -> Kernel:
     kinds = "qqqqd" if out == np.float64 else "qqqqf"
     if what == "lane":
         kinds = "qqqdddQQQQqqqq" if out == np.float32 else "qqqfffIIIIqqqq"

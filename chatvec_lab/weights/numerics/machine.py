@@ -50,10 +50,11 @@ class Kernel:
 
     def __call__(self, *arguments) -> int:
         result, fault = ctypes.c_int64(), ctypes.c_void_p()  # no kernel raises, but all have a place for it
-        (self._call or self._load())(ctypes.byref(result), ctypes.byref(fault), *arguments)
+        (self._call or self.load())(ctypes.byref(result), ctypes.byref(fault), *arguments)
         return result.value
 
-    def _load(self):
+    def load(self):
+        """The function, loaded or, where its code is not kept, compiled."""
         with _LOCK:
             if self._call is None:
                 files = [folder / f"{self.name}-{self._key()}" for folder in _folders()]

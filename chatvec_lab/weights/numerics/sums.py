@@ -30,7 +30,7 @@ def _source() -> ModuleType:
     return compiled_sums
 
 
-_SUMS = Kernel(_source, "sums", "qqqqqdqqqqqqq")
+_SINGLE, _DOUBLE = (Kernel(_source, f"{kind}_sums", "qqqqqdqqqqqqq") for kind in ("single", "double"))
 _CODES = {np.dtype(d): i + 1 for i, d in enumerate((np.uint16, np.float16, np.float32, np.float64))}
 
 
@@ -47,10 +47,12 @@ def fill(
     given = [_flat(a) for a in (cp, *(a for _, plus, minus in parts for a in (plus, minus)))]
     first, *flat = [(_address(a), _code(a)) for a in given]
     arrays, coefficients = np.array(flat, np.int64), np.array([c for c, _, _ in parts], np.float64)
+    is_narrow = _code(out) < FLOAT32 and max(_code(a) for a in given) < FLOAT64
+    kernel = _SINGLE if is_narrow else _DOUBLE
     tile, bad, open_ = np.empty(6 * ROW + 2 * TILE), np.zeros(1, np.int64), np.empty(64, np.int64)
 
     def run() -> int:
-        return _SUMS(
+        return kernel(
             *first, _address(coefficients), _address(arrays), len(parts), threshold, _address(out), _code(out),
             out.size, _address(tile), _address(open_), open_.size, _address(bad),
         )  # fmt: skip
