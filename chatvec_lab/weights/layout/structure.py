@@ -63,6 +63,7 @@ class Structure:
         prefix, names = self.model.base_model_prefix, list(names)
         found = Findings({}, {}, self.kind, tied=dict(self.tied), embedding=self.embedding, head=self.head)
         state = dict.fromkeys(self.parts, True)
+        there: set[str] = set()
         for name in sorted(names, key=dot_natural_key):
             place, pattern = rename_source_key(name, renamings, converters, prefix, state)
             if place not in state and name in state:
@@ -73,6 +74,7 @@ class Structure:
                 if prefix and place.startswith(f"{prefix}.") and not published.startswith(f"{prefix}."):
                     published = f"{prefix}.{published}"
                 found.lands[name] = place
+                there |= set(_made(place, pattern, converters))
                 stack = _stack(name, pattern, converters)
                 if stack is not None:
                     found.stacks[name] = (place, *stack)
@@ -90,7 +92,7 @@ class Structure:
             for name, part in guessed.items():
                 found.parts[name] = replace(part, axis="vocabulary" if is_table(name) else None)
         found.parts = {name: found.parts[name] for name in names}  # in file order
-        there = {found.lands.get(name, found.published[name]) for name in names if name not in found.ignored}
+        there |= {found.lands.get(name, found.published[name]) for name in names if name not in found.ignored}
         found.lacking = [min(group) for group in self.needed if not there & group]
         found.ignored = {name: found.ignored[name] for name in names if name in found.ignored}
         return found
@@ -106,6 +108,12 @@ class Structure:
         if self.unexpected is not None and self.unexpected.search(name):
             return f"{self.kind} leaves it out by its own list"
         return f"{self.kind} has no such tensor"
+
+
+def _made(place: str, pattern: str, converters: list) -> list[str]:
+    """The tensors of the class that are made of a stored one: several where it is split, the first of them at `place`."""
+    targets = next((c.target_patterns for c in converters if pattern in c.source_patterns), [])
+    return [place.replace(targets[0], target) for target in targets]
 
 
 def _stack(name: str, pattern: str, converters: list) -> tuple[int, int] | None:
