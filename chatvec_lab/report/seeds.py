@@ -51,25 +51,28 @@ def by_seed(values: Iterable[tuple[Any, float]]) -> list[float]:
 
 
 def grouping(cells: Iterable[Mapping[str, Any]]) -> list[str]:
-    """The varying parameters that tell groups of repetitions apart: all but the seed and lists that go with it alone.
+    """The varying parameters that tell groups of repetitions apart: all but the seed, and lists and n that go with it alone.
 
-    A list that is longer for the first seed (of further families, say) asks for more in one cell, of the same models.
+    A list that is longer for the first seed (of further families, say) asks for more in one cell, of the same models; so
+    does a larger n.
 
     >>> grouping([{"seed": 0, "language": "ko", "more": [1]}, {"seed": 0, "language": "zh", "more": [1]},
     ...           {"seed": 1, "language": "ko", "more": []}])
     ['language']
+    >>> grouping([{"seed": 0, "n": 200}, {"seed": 1, "n": 120}]), grouping([{"seed": 0, "n": 200}, {"seed": 0, "n": 120}])
+    ([], ['n'])
     """
     values: dict[str, dict[Any, set[str]]] = {}
-    lists: set[str] = set()
+    more: set[str] = set()
     for cell in cells:
         for name, value in cell.items():
             if name != "seed":
                 values.setdefault(name, {}).setdefault(repr(cell.get("seed")), set()).add(repr(value))
-                lists |= {name} if isinstance(value, list) else set()
+                more |= {name} if isinstance(value, list) or name == "n" else set()
     return [
         name
         for name, by in values.items()
-        if name not in lists or any(len(several) > 1 for several in by.values())
+        if name not in more or any(len(several) > 1 for several in by.values())
     ]
 
 
