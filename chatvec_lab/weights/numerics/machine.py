@@ -12,6 +12,7 @@ import ctypes
 import hashlib
 import os
 import stat
+import sys
 import tempfile
 import threading
 from collections.abc import Callable
@@ -73,6 +74,7 @@ class Kernel:
         """The address of the function, compiled by numba now; its code is kept in the first file that can be written."""
         from numba import njit
 
+        _tell()
         function = getattr(self.source(), self.name)
         signature = f"int64({', '.join(_NUMBA[kind] for kind in self.kinds)})"
         made = njit(signature, nogil=True, error_model="numpy")(function)
@@ -87,6 +89,13 @@ class Kernel:
                 _keep(file, symbol.encode(), code)
                 break
         return _loaded(symbol, code)
+
+
+@cache
+def _tell() -> None:
+    """Say to who sits before a terminal why the first use takes seconds."""
+    if sys.stderr.isatty():
+        print("Compiling kernels for this processor, once: some ten seconds ...", file=sys.stderr, flush=True)
 
 
 def _alone(text: str, symbol: str) -> bytes | None:

@@ -1,5 +1,6 @@
 """Machine code that is kept: loaded without a compiler, and never taken from a file that is not whole and ours."""
 
+import io
 import os
 import subprocess
 import sys
@@ -38,6 +39,19 @@ def differences() -> np.ndarray:
     assert kernel(*addresses, out.size, 2.0**-100) == 0
     assert out.tobytes() == (plus - minus + np.float32(0)).tobytes()
     return out
+
+
+@pytest.mark.parametrize("is_terminal", [True, False])
+def test_who_waits_is_told_why_once(folder, monkeypatch, is_terminal):
+    said = io.StringIO()
+    said.isatty = lambda: is_terminal
+    monkeypatch.setattr(sys, "stderr", said)
+    machine._tell.cache_clear()
+    for _ in range(2):
+        differences()
+        [kept] = folder.iterdir()
+        kept.unlink()
+    assert said.getvalue().count("once") == is_terminal
 
 
 def test_a_kernel_is_compiled_once_and_then_loaded(folder, compiled):
