@@ -156,7 +156,12 @@ def commit(
         kept = _whole(folder, journal.get("shards", {}) if is_same else {}, names)
         for name in known - set(kept) - {JOURNAL}:
             _remove(folder / name)
-        refuse_full_disk(folder, needed - sum((folder / name).stat().st_size for name in kept))
+        try:
+            refuse_full_disk(path.parent, needed - sum((folder / name).stat().st_size for name in kept))
+        except OSError:
+            with suppress(OSError):
+                folder.rmdir()  # empty: nothing was begun
+            raise
         work = Commit(folder, key, names, kept)
         yield work
         work.settle()
