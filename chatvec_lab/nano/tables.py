@@ -274,11 +274,10 @@ def smaller(all_results: dict[str, Results], metric: str) -> str:
     for r, cell in _relatives(all_results):
         of = r.scores.language.eq(cell[0]) & r.scores.seed.eq(cell[1])
         at = r.scores[r.scores.metric.eq(metric) & of]
-        shares = [at[at.model.str.fullmatch(label)].estimate.max() for label in SMALLER.values()]
+        asked = [at[at.model.str.fullmatch(label)].model for label in SMALLER.values()]
+        best = [at.loc[of.index].set_index("model").estimate.idxmax() if len(of) else "" for of in asked]
         whole = r.share(cell, "cp + tau", metric)
-        rows.append(
-            [r.family, *cell, whole, *(f"{share:.2f}" if share == share else "–" for share in shares)]
-        )
+        rows.append([r.family, *cell, whole, *(r.share(cell, model, metric) for model in best)])
     return markdown(["family", "language", "seed", "CP + τ", *SMALLER], rows)
 
 
