@@ -39,7 +39,11 @@ class Run:
 
 
 def measure(command: list[str], out: Path | None = None, **environment: str) -> Run:
-    """One process from start to exit: seconds and peak resident memory as the kernel reports them."""
+    """One process from start to exit: seconds and peak resident memory as the kernel reports them.
+
+    Python's modules are compiled once and kept, as they are unless PYTHONDONTWRITEBYTECODE says otherwise.
+    """
+    environment = {"PYTHONDONTWRITEBYTECODE": ""} | environment
     if out is not None:
         shutil.rmtree(out, ignore_errors=True)
     started = time.perf_counter()
