@@ -19,7 +19,7 @@ from chatvec_lab.weights.numerics.arrays import (
     raw_arrays,
     trim,
 )
-from chatvec_lab.weights.numerics.blocks import Workspace, block_spans
+from chatvec_lab.weights.numerics.blocks import Workspace, block_spans, work_spans
 from chatvec_lab.weights.together import Share, alone
 from chatvec_lab.weights.vector import WeightVector
 
@@ -58,14 +58,14 @@ class Tensor:
         return self.vectors[which]._combined(self.name, None, parts, out, work)
 
     def blocks(self, dtype=np.float64, which: int = 0) -> Iterator[tuple[int, np.ndarray]]:
-        """(start, elements) block by block."""
+        """(start, elements) span by span."""
         work = Workspace(self.record)
-        for start, stop in block_spans(self.shape):
+        for start, stop in work_spans(self.shape):
             yield start, self.values(start, stop, work, dtype, which)
             work.release()
 
     def each(self, function: Callable[[int, np.ndarray], Any], dtype=np.float32) -> list:
-        """`function(start, elements)` of each block, in their order, shared among threads; the elements are lent."""
+        """`function(start, elements)` of each span, in their order, shared among threads; the elements are lent."""
         spaces: list[Workspace] = []
 
         def one(span: tuple[int, int]) -> Any:
@@ -79,7 +79,7 @@ class Tensor:
                 work.release()
                 spaces.append(work)
 
-        return self.share(one, block_spans(self.shape))
+        return self.share(one, work_spans(self.shape))
 
 
 class Method(Protocol):
@@ -259,7 +259,7 @@ class Noise:
     def measure(self, tensor: Tensor) -> np.ndarray:
         """The norm of each unit of the noise, shape (units,), float64."""
         unit = self._unit(tensor)
-        found = tensor.each(lambda start, values: draws.squares(values, unit))  # blocks are whole units
+        found = tensor.each(lambda start, values: draws.squares(values, unit))  # spans are whole units
         squares = np.concatenate([np.zeros(0), *found])
         if not tensor.is_table:  # each unit has its share of the tensor's
             sizes = np.minimum(unit, tensor.size - unit * np.arange(squares.size))

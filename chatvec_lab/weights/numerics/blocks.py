@@ -8,23 +8,43 @@ from math import prod
 from typing import TYPE_CHECKING
 
 import numpy as np
+import xxhash
 
 from chatvec_lab.weights.sources import files
 
 if TYPE_CHECKING:
     from chatvec_lab.weights.checkpoint import Checkpoint
 
-BLOCK = 1 << 18  # elements that are read, combined and written at a time
+BLOCK = 1 << 18  # elements of a block
+TOGETHER = 2  # blocks that one worker reads, combines and writes at a time: fewer cost time, more cost memory
 
 
 def block_spans(shape: tuple[int, ...]) -> list[tuple[int, int]]:
-    """The flat spans in which a tensor is streamed: whole rows of the last axis, about `BLOCK` elements each.
+    """The flat spans of a tensor's blocks: whole rows of the last axis, about `BLOCK` elements each.
 
     A function of the shape alone, so that digests and noise do not depend on who asks.
     """
     size, width = prod(shape), (shape[-1] if len(shape) > 1 else 1)
     step = max(1, BLOCK // max(1, width)) * width
     return [(start, min(start + step, size)) for start in range(0, size, step)]
+
+
+def work_spans(shape: tuple[int, ...]) -> list[tuple[int, int]]:
+    """The flat spans in which a tensor is streamed: a few whole blocks each."""
+    blocks = block_spans(shape)
+    firsts = range(0, len(blocks), TOGETHER)
+    return [(blocks[i][0], blocks[min(i + TOGETHER, len(blocks)) - 1][1]) for i in firsts]
+
+
+def block_digests(blocks: dict[int, int], start: int, raw: np.ndarray) -> Iterator[tuple[int, bytes]]:
+    """(first element, digest) of each block that lies whole in `raw`, which begins at element `start`, a block's first.
+
+    `blocks`: where each of the tensor's blocks begins and ends.
+    """
+    first, stop = start, start + raw.size
+    while (end := blocks.get(first, stop + 1)) <= stop:
+        yield first, xxhash.xxh3_128_digest(raw[first - start : end - start])
+        first = end
 
 
 class Workspace:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from chatvec_lab.weights.numerics import exact
-from chatvec_lab.weights.numerics.blocks import BLOCK
+from chatvec_lab.weights.numerics.blocks import BLOCK, TOGETHER
 from chatvec_lab.weights.preflight.configs import OTHER, differences, others, settings_of
 from chatvec_lab.weights.saving.stream import workers
 from chatvec_lab.weights.sources.beside import sort_companions
@@ -227,7 +227,7 @@ def files(merged: MergedCheckpoint) -> list[str]:
 def room(merged: MergedCheckpoint, out: Path | None, jobs: int | None = None) -> list[str]:
     """Bytes that the result takes on disk, and that making it takes in memory."""
     size = sum(merged.nbytes(name) for name in merged.names)
-    buffers = workers(jobs) * (2 * len(merged.vector.terms) + 3) * BLOCK * 8
+    buffers = workers(jobs) * (2 * len(merged.vector.terms) + 3) * TOGETHER * BLOCK * 8
     lines = [f"{size:,} bytes on disk; some {(buffers + 1e8) / 1e6:,.0f} MB of memory"]
     if out is not None:
         parent = next(path for path in [out.absolute(), *out.absolute().parents] if path.exists())

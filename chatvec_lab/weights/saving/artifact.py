@@ -21,7 +21,7 @@ from chatvec_lab.weights.checkpoint import Checkpoint, read_json
 from chatvec_lab.weights.layout import Layout, Part
 from chatvec_lab.weights.layout.familiar import Findings
 from chatvec_lab.weights.numerics import exact
-from chatvec_lab.weights.numerics.blocks import Workspace, block_spans
+from chatvec_lab.weights.numerics.blocks import Workspace, work_spans
 from chatvec_lab.weights.saving.card import vector_card
 from chatvec_lab.weights.saving.commit import commit, refuse_existing
 from chatvec_lab.weights.saving.provenance import MANIFEST, Digests, source_entry, write_json
@@ -145,7 +145,7 @@ def _storage(vector: WeightVector, name: str, digests: Digests) -> list[tuple[st
     widths: list[str] = []
     lows: list[bool] = []
     work = Workspace(digests.record)
-    for start, stop in block_spans(vector.shape(name)):
+    for start, stop in work_spans(vector.shape(name)):
         for i, (_, plus, minus) in enumerate(vector.parts(name, start, stop, work=work)):
             high, low = _difference(plus, minus)
             if not np.isfinite(high).all():

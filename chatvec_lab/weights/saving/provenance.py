@@ -14,7 +14,7 @@ import numpy as np
 import xxhash
 
 from chatvec_lab.weights.checkpoint import Checkpoint
-from chatvec_lab.weights.numerics.blocks import block_spans
+from chatvec_lab.weights.numerics.blocks import block_digests, block_spans
 from chatvec_lab.weights.sources.beside import sort_companions
 from chatvec_lab.weights.sources.files import Stored, state_of
 from chatvec_lab.weights.sources.folder import Folder
@@ -42,9 +42,9 @@ class Digests:
         key = (id(source), name)
         if key not in self._steps:
             self._steps[key] = dict(block_spans(source.shape(name)))
-        if self._steps[key].get(start) == start + raw.size:  # spans off the grid (matched rows) do not count
-            digest = xxhash.xxh3_128_digest(raw)
-            if self._blocks.setdefault(key, {}).setdefault(start, digest) != digest:
+        # spans off the grid (matched rows) do not count
+        for block, digest in block_digests(self._steps[key], start, raw):
+            if self._blocks.setdefault(key, {}).setdefault(block, digest) != digest:
                 raise _changed(source, f"{name} was read twice with different content")
 
     def check_unchanged(self) -> None:

@@ -24,7 +24,7 @@ import numpy as np
 import xxhash
 
 from chatvec_lab.cores import cores
-from chatvec_lab.weights.numerics.blocks import Workspace, block_spans
+from chatvec_lab.weights.numerics.blocks import Workspace, block_digests, block_spans, work_spans
 from chatvec_lab.weights.saving.pieces import PieceFile
 from chatvec_lab.weights.sources import files
 
@@ -221,8 +221,9 @@ class Streamer:
         deliver: Callable[[Tensor, int, np.ndarray], None],
         place: Callable[[Tensor, int, np.dtype, int], np.ndarray | None] = lambda *_: None,
     ) -> dict[str, str]:
-        """Digests by tensor. `place` may give an array that a block is to be made in."""
-        blocks: dict[str, dict[int, bytes]] = {tensor.name: {} for tensor in tensors}
+        """Digests by tensor. `place` may give an array that a span is to be made in."""
+        blocks = {tensor.name: dict(block_spans(tensor.shape)) for tensor in tensors}
+        digests: dict[str, dict[int, bytes]] = {tensor.name: {} for tensor in tensors}
 
         def work(tensor: Tensor, start: int, stop: int) -> None:
             if self._stop.is_set():
@@ -234,14 +235,14 @@ class Streamer:
             if raw is None:
                 raw = space.array(kind, count)
             self.produce(tensor.name, start, stop, raw, space)
-            blocks[tensor.name][start] = xxhash.xxh3_128_digest(raw)
+            digests[tensor.name].update(block_digests(blocks[tensor.name], start, raw))
             deliver(tensor, start, raw)
             self.progress(raw.nbytes)
 
         jobs: list[Future] = [
             self._pool.submit(work, tensor, start, stop)
             for tensor in tensors
-            for start, stop in block_spans(tensor.shape)
+            for start, stop in work_spans(tensor.shape)
         ]
         try:
             done, _ = wait(jobs, return_when=FIRST_EXCEPTION)
@@ -253,7 +254,7 @@ class Streamer:
                 job.cancel()
             wait(jobs)
             raise
-        return {name: _join(digests) for name, digests in blocks.items()}
+        return {name: _join(found) for name, found in digests.items()}
 
 
 @contextmanager

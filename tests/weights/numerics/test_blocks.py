@@ -1,13 +1,16 @@
 """The buffers of a worker: what several terms read of one checkpoint is read once, and nobody spoils it for another."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
+import xxhash
 from pico import TOKENS
 
 from chatvec_lab import Checkpoint, WeightVector
-from chatvec_lab.weights.numerics import exact
-from chatvec_lab.weights.numerics.blocks import Workspace, block_spans
+from chatvec_lab.weights.numerics import blocks, exact
+from chatvec_lab.weights.numerics.blocks import Workspace, block_digests, block_spans, work_spans
 
 NAME = "model.layers.0.mlp.up_proj.weight"
 
@@ -72,3 +75,39 @@ def test_a_transform_beside_a_plain_difference_spoils_nothing(members, change):
         merged, raw = (cp + vector).read(NAME).reshape(-1), cp.raw(NAME)
         wanted = exact.combine(raw, alone(vector, NAME, 0, raw.size), np.empty_like(raw))
         assert np.array_equal(merged.view(torch.uint8).numpy(), wanted.view(np.uint8))
+
+
+def test_a_worker_takes_whole_blocks_together(monkeypatch):
+    monkeypatch.setattr(blocks, "BLOCK", 40)
+    assert block_spans((7, 20)) == [(0, 40), (40, 80), (80, 120), (120, 140)]
+    assert work_spans((7, 20)) == [(0, 80), (80, 140)] and work_spans((5, 20)) == [(0, 80), (80, 100)]
+    assert work_spans((3,)) == [(0, 3)] and work_spans((0, 20)) == []
+
+
+def test_each_block_has_a_digest_whatever_is_read_with_it():
+    raw, grid = np.arange(140, dtype=np.uint16), {0: 40, 40: 80, 80: 120, 120: 140}
+    wanted = {a: xxhash.xxh3_128_digest(raw[a:b]) for a, b in grid.items()}
+    assert dict(block_digests(grid, 0, raw)) == wanted
+    assert dict(block_digests(grid, 40, raw[40:120])) == {k: wanted[k] for k in (40, 80)}
+    assert dict(block_digests(grid, 40, raw[40:100])) == {40: wanted[40]}  # the next one is not whole
+    assert dict(block_digests(grid, 20, raw[20:120])) == {}  # off the grid
+
+
+@pytest.mark.parametrize("together", [1, 3])
+def test_bytes_and_digests_do_not_depend_on_the_span_of_a_worker(members, tmp_path, monkeypatch, together):
+    base, chat, cp = members
+    monkeypatch.setattr(blocks, "BLOCK", 96)
+    merged = (
+        cp + 0.7 * (chat - base).random_like(3) + 0.3 * (chat - base).sparsified("magnitude", density=0.4)
+    )
+    merged.save(tmp_path / "as-it-is", progress=False)
+    monkeypatch.setattr(blocks, "TOGETHER", together)
+    merged = (
+        cp + 0.7 * (chat - base).random_like(3) + 0.3 * (chat - base).sparsified("magnitude", density=0.4)
+    )
+    merged.save(tmp_path / "other", progress=False)
+    one, other = (tmp_path / name for name in ("as-it-is", "other"))
+    for file in one.glob("*.safetensors"):
+        assert file.read_bytes() == (other / file.name).read_bytes()
+    first, second = (json.loads((folder / "manifest.json").read_text()) for folder in (one, other))
+    assert first["weights"] == second["weights"] and first["sources"] == second["sources"]
