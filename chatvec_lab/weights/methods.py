@@ -299,5 +299,13 @@ class Ties:
         return None
 
     def span(self, tensor: Tensor, known: None, start: int, stop: int, work: Workspace) -> list[exact.Part]:
-        deltas = [tensor.values(start, stop, work, which=i) for i in range(len(tensor.vectors))]
-        return [(1.0, agreed_mean(deltas), None)]
+        deltas = [self._delta(tensor, i, start, stop, work) for i in range(len(tensor.vectors))]
+        return [(1.0, agreed_mean(deltas, work.array(np.dtype(np.float64), stop - start)), None)]
+
+    def _delta(self, tensor: Tensor, which: int, start: int, stop: int, work: Workspace):
+        """Two arrays whose difference is the vector's: as they are read, or the vector's elements and None."""
+        parts = tensor.parts(start, stop, work, which)
+        if len(parts) == 1 and parts[0][0] == 1.0:
+            return parts[0][1:]
+        values = work.array(np.dtype(np.float64), stop - start)
+        return tensor.vectors[which]._combined(tensor.name, None, parts, values, work), None

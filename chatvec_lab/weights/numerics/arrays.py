@@ -10,9 +10,9 @@ import numpy as np
 
 from chatvec_lab.weights.numerics import exact
 from chatvec_lab.weights.numerics.blocks import Workspace
-from chatvec_lab.weights.numerics.machine import Kernel
+from chatvec_lab.weights.numerics.machine import Kernel, address
+from chatvec_lab.weights.numerics.sums import ROW, code
 
-TILE = 512  # elements
 SAMPLES, SAMPLE = 32, 2048  # stretches of a tensor, and elements of each, that a threshold is guessed from
 
 
@@ -25,7 +25,7 @@ def _source() -> ModuleType:
 _CLEAR = Kernel(_source, "clear", "qqqq")
 _TRIM = Kernel(_source, "trim", "qqIqq")
 _COUNTS = Kernel(_source, "counts", "qqq")
-_NEAR = Kernel(_source, "near", "qqIIqq")
+_NEAR = Kernel(_source, "near", "qqIIqqq")
 _AGREED = Kernel(_source, "agreed", "qqqqq")
 
 
@@ -37,7 +37,7 @@ def raw_arrays(parts: Sequence[exact.Part]) -> list[np.ndarray]:
 def drop(parts: list[exact.Part], dropped: np.ndarray) -> list[exact.Part]:
     """The parts with zeros where `dropped`, bool, is true; their arrays are overwritten."""
     kept, given = np.logical_not(dropped), _given(raw_arrays(parts))
-    _CLEAR(_address(kept), kept.size, _address(given), len(given))
+    _CLEAR(address(kept), kept.size, address(given), len(given))
     return parts
 
 
@@ -49,7 +49,7 @@ def trim(parts: list[exact.Part], values: np.ndarray, threshold: int, equals: in
     equals = min(max(0, equals), values.size)
     for least, cut in ((threshold, slice(0, equals)), (threshold + 1, slice(equals, None))):
         own, given = values[cut], _given([raw[cut] for raw in raw_arrays(parts)])
-        _TRIM(_address(own), own.size, least, _address(given), len(given))
+        _TRIM(address(own), own.size, least, address(given), len(given))
     return parts
 
 
@@ -75,10 +75,8 @@ def magnitude_threshold(elements: Elements, keep: int) -> tuple[int, int]:
         bounds = _counted(elements, keep)
         found = elements.each(lambda start, values: (start, *_near(values, *bounds)))
         wanted = keep - sum(above for _, _, above in found)
-    near = np.concatenate([near for _, near, _ in found])
-    near.sort()  # a partition takes five times as long, as most of them are equal
-    threshold = int(near[near.size - wanted])
-    equals = wanted - int((near > threshold).sum())  # how many of them stay
+    threshold = _largest(np.concatenate([near for _, near, _ in found]), wanted)
+    equals = wanted - sum(np.count_nonzero(near > threshold) for _, near, _ in found)  # how many of them stay
     here = np.cumsum([np.count_nonzero(near == threshold) for _, near, _ in found])
     last = int(np.searchsorted(here, equals))  # the block in which the last of them lies
     start, stop = found[last][0], found[last + 1][0] if last + 1 < len(found) else elements.size
@@ -90,9 +88,24 @@ def magnitude_threshold(elements: Elements, keep: int) -> tuple[int, int]:
 
 def _near(values: np.ndarray, low: int, high: int) -> tuple[np.ndarray, int]:
     """The magnitudes, as bits, from low to high, and how many are above."""
-    out, above = np.empty(values.size + 1, np.uint32), np.zeros(1, np.int64)
-    found = _NEAR(_address(values), values.size, low, high, _address(out), _address(above))
+    above = np.zeros(1, np.int64)
+    for room in (values.size // 16, values.size):  # as a rule a few in a hundred
+        out = np.empty(room + 1, np.uint32)
+        found = _NEAR(address(values), values.size, low, high, address(out), room, address(above))
+        if found <= room:
+            break
     return out[:found].copy(), int(above[0])
+
+
+def _largest(numbers: np.ndarray, place: int) -> int:
+    """The `place`-th largest number: counts tell its bin, a sort of that bin the number."""
+    low = int(numbers.min())
+    numbers = numbers - np.uint32(low)
+    bins = numbers >> np.uint32(max(0, int(numbers.max()).bit_length() - 16))
+    from_top = np.bincount(bins)[::-1].cumsum()
+    steps = int(np.searchsorted(from_top, place))  # from the uppermost bin down
+    inside = np.sort(numbers[bins == from_top.size - 1 - steps])
+    return low + int(inside[int(from_top[steps]) - place])
 
 
 def _guess(elements: Elements, keep: int) -> tuple[int, int]:
@@ -109,7 +122,7 @@ def _guess(elements: Elements, keep: int) -> tuple[int, int]:
     middle = sizes[min(int(share * sizes.size), sizes.size - 1)]
     # neighbours are alike, so that each stretch counts as one observation
     error = (np.abs(sample) < middle).mean(1).std() / SAMPLES**0.5
-    margin = 5 * error + 0.002
+    margin = 4 * error + 0.001
     low, high = (int(np.floor((share + m) * sizes.size)) for m in (-margin, margin))
     bits = sizes.view(np.uint32)
     return int(bits[low]) if low > 0 else 0, int(bits[high]) if high < sizes.size else 2**31 - 1
@@ -120,7 +133,7 @@ def _counted(elements: Elements, keep: int) -> tuple[int, int]:
 
     def count(start: int, values: np.ndarray) -> np.ndarray:
         found = np.zeros(1 << 15, np.int64)
-        _COUNTS(_address(values), values.size, _address(found))
+        _COUNTS(address(values), values.size, address(found))
         return found
 
     from_top = sum(elements.each(count))[::-1].cumsum()
@@ -128,11 +141,14 @@ def _counted(elements: Elements, keep: int) -> tuple[int, int]:
     return upper << 16, upper << 16 | 0xFFFF
 
 
-def agreed_mean(deltas: Sequence[np.ndarray]) -> np.ndarray:
-    """Mean of the deltas, flat float64 arrays, whose sign is that of their sum; zero where none is."""
-    out, given = np.empty(deltas[0].size), np.array([_address(delta) for delta in deltas], np.int64)
-    scratch = np.empty(2 * TILE)
-    _AGREED(_address(given), len(deltas), out.size, _address(out), _address(scratch))
+def agreed_mean(deltas: Sequence[tuple[np.ndarray, np.ndarray | None]], out: np.ndarray) -> np.ndarray:
+    """Fill `out`, flat float64, with the mean of the deltas whose sign is that of their sum, zero where none is.
+
+    A delta is a pair of raw arrays, plus and minus (None: zero), whose difference is rounded to float64.
+    """
+    given = np.array([[(address(raw), code(raw)) for raw in delta] for delta in deltas], np.int64)
+    scratch = np.empty((len(deltas) + 2) * ROW)
+    _AGREED(address(given), len(deltas), out.size, address(out), address(scratch))
     return out
 
 
@@ -159,8 +175,4 @@ def randomised_svd(
 
 def _given(arrays: Sequence[np.ndarray]) -> np.ndarray:
     """Addresses and item sizes."""
-    return np.array([(_address(raw), raw.itemsize) for raw in arrays], np.int64)
-
-
-def _address(raw: np.ndarray) -> int:
-    return raw.__array_interface__["data"][0]
+    return np.array([(address(raw), raw.itemsize) for raw in arrays], np.int64)

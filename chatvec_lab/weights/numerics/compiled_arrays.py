@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 from numba import carray, njit
 
-from chatvec_lab.weights.numerics.arrays import TILE
+from chatvec_lab.weights.numerics.compiled_bounds import _widen
 from chatvec_lab.weights.numerics.compiled_lanes import pointer
+from chatvec_lab.weights.numerics.sums import ROW, TILE
 
 _U = np.uint32
 _SIZE = _U(0x7FFFFFFF)  # the bits of a magnitude
@@ -71,9 +72,9 @@ def _within(bits, low, high):
     return near, above
 
 
-def near(values, size, low, high, out, result):
-    """Put the magnitudes (bits) from low to high into `out`, with one to spare, and say how many; `result`: above."""
-    bits, to = carray(pointer(values, np.uint32), size), carray(pointer(out, np.uint32), size + 1)
+def near(values, size, low, high, out, room, result):
+    """Put the magnitudes (bits) from low to high into `out`, up to `room` and one to spare; how many; `result`: above."""
+    bits, to = carray(pointer(values, np.uint32), size), carray(pointer(out, np.uint32), room + 1)
     total, found = 0, 0
     for a in range(0, size, FEW):
         b = min(a + FEW, size)
@@ -82,10 +83,19 @@ def near(values, size, low, high, out, result):
         if some:
             for i in range(a, b):
                 magnitude = _U(bits[i] & _SIZE)
-                to[found] = magnitude
+                to[min(found, room)] = magnitude
                 found += np.int64((magnitude >= low) & (magnitude <= high))
     carray(pointer(result, np.int64), 1)[0] = total
     return found
+
+
+@njit(nogil=True, error_model="numpy")
+def _delta(given, start, row, other):
+    """plus - minus of a tile, rounded to float64 once."""
+    _widen(given[0, 0], given[0, 1], start, row)
+    _widen(given[1, 0], given[1, 1], start, other)
+    for i in range(row.size):
+        row[i] -= other[i]
 
 
 @njit(nogil=True, error_model="numpy")
@@ -97,25 +107,35 @@ def _add(values, sums):
 @njit(nogil=True, error_model="numpy")
 def _add_agreeing(values, signs, sums, numbers):
     for i in range(values.size):
-        agrees = ((values[i] > 0.0) & (signs[i] >= 0.0)) | ((values[i] < 0.0) & (signs[i] < 0.0))
-        sums[i] += values[i] if agrees else 0.0
-        numbers[i] += 1.0 if agrees else 0.0
+        is_up, is_down = (values[i] > 0.0) & (signs[i] >= 0.0), (values[i] < 0.0) & (signs[i] < 0.0)
+        agrees = np.float64(is_up | is_down)
+        sums[i] += values[i] * agrees
+        numbers[i] += agrees
+
+
+@njit(nogil=True, error_model="numpy")
+def _divide(sums, numbers):
+    for i in range(sums.size):
+        sums[i] = sums[i] / max(numbers[i], 1.0)
 
 
 def agreed(arrays, count, size, out, scratch):
-    """Fill `out` with the mean of those of `count` float64 arrays whose sign is that of the sum, zero where none is."""
-    given, means = carray(pointer(arrays, np.int64), count), carray(pointer(out, np.float64), size)
-    rows = carray(pointer(scratch, np.float64), (2, TILE))
+    """Fill `out` with the mean of those of `count` deltas whose sign is that of their sum, zero where none is.
+
+    `arrays`: address and format of plus and of minus, for each delta.
+    """
+    given, means = carray(pointer(arrays, np.int64), (count, 2, 2)), carray(pointer(out, np.float64), size)
+    rows = carray(pointer(scratch, np.float64), (count + 2, ROW))
     for start in range(0, size, TILE):
         n = min(TILE, size - start)
-        signs, numbers, sums = rows[0, :n], rows[1, :n], means[start : start + n]
+        signs, numbers, sums = rows[count, :n], rows[count + 1, :n], means[start : start + n]
         signs[:] = 0.0
+        for k in range(count):
+            _delta(given[k], start, rows[k, :n], numbers)
+            _add(rows[k, :n], signs)
         numbers[:] = 0.0
         sums[:] = 0.0
         for k in range(count):
-            _add(carray(pointer(given[k] + 8 * start, np.float64), n), signs)
-        for k in range(count):
-            _add_agreeing(carray(pointer(given[k] + 8 * start, np.float64), n), signs, sums, numbers)
-        for i in range(n):
-            sums[i] = sums[i] / max(numbers[i], 1.0)
+            _add_agreeing(rows[k, :n], signs, sums, numbers)
+        _divide(sums, numbers)
     return 0

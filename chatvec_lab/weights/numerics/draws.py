@@ -15,7 +15,7 @@ from types import ModuleType
 import numpy as np
 import xxhash
 
-from chatvec_lab.weights.numerics.machine import Kernel
+from chatvec_lab.weights.numerics.machine import Kernel, address
 
 GENERATOR = "philox4x32-10, by element"  # told in recipes: other numbers are another recipe
 COUNTERS = 128  # of a tile
@@ -51,7 +51,7 @@ def words(of: Stream, start: int, stop: int) -> np.ndarray:
     """
     first, last = start // TILE * TILE, ceil(stop / TILE) * TILE
     out = np.empty(max(0, last - first), np.uint32)
-    _WORDS(*of, first, out.size, _address(out))
+    _WORDS(*of, first, out.size, address(out))
     return out[start - first : stop - first]
 
 
@@ -61,14 +61,14 @@ def noise(of: Stream, start: int, unit: int, norms: np.ndarray, out: np.ndarray)
     `out` holds whole units (the last may be shorter); `norms` has the L2 norm of each, float64.
     """
     scratch = _scratch()
-    _NOISE(*of, start, out.size, unit, _address(norms), _address(out), _address(scratch))
+    _NOISE(*of, start, out.size, unit, address(norms), address(out), address(scratch))
     return out
 
 
 def squares(values: np.ndarray, unit: int) -> np.ndarray:
     """The sum of squares of each `unit` elements, float64, of a flat float32 array."""
     found, scratch = np.empty(ceil(values.size / unit)), _scratch()
-    _SQUARES(_address(values), values.size, unit, _address(found), _address(scratch))
+    _SQUARES(address(values), values.size, unit, address(found), address(scratch))
     return found
 
 
@@ -77,15 +77,11 @@ def thin(of: Stream, start: int, density: float, arrays: Sequence[np.ndarray]) -
 
     The raw flat arrays, all of one length, lose the same elements.
     """
-    given = np.array([(_address(raw), raw.itemsize) for raw in arrays], np.int64)
+    given = np.array([(address(raw), raw.itemsize) for raw in arrays], np.int64)
     limit, scratch = ceil(density * 2.0**32), _scratch()
     size = arrays[0].size if len(arrays) else 0
-    _THIN(*of, start, size, limit, _address(given), len(arrays), _address(scratch))
+    _THIN(*of, start, size, limit, address(given), len(arrays), address(scratch))
 
 
 def _scratch() -> np.ndarray:
     return np.empty(TILE + LANES)  # two tiles of 32 bits, and the sums
-
-
-def _address(raw: np.ndarray) -> int:
-    return raw.__array_interface__["data"][0]

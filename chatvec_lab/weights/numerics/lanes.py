@@ -16,7 +16,7 @@ from types import ModuleType
 
 import numpy as np
 
-from chatvec_lab.weights.numerics.machine import Kernel
+from chatvec_lab.weights.numerics.machine import Kernel, address
 
 SPAN = 512  # elements between two looks at what is proven
 _F, _U, _D, _Q = np.float32, np.uint32, np.float64, np.uint64
@@ -34,7 +34,7 @@ def subtract(plus: np.ndarray, minus: np.ndarray | None, out: np.ndarray) -> boo
         return False
     least = 2.0**-100  # results below are left to the general way, but for zero
     differences = kernel("differences", plus.dtype, out.dtype)
-    return differences(_address(plus), _address(minus), _address(out), out.size, least) == 0
+    return differences(address(plus), address(minus), address(out), out.size, least) == 0
 
 
 def can_fill(cp: np.ndarray | None, plus: np.ndarray, minus: np.ndarray | None, out: np.ndarray) -> bool:
@@ -59,8 +59,8 @@ def fill(
         return None
     unsure = np.empty(max(64, out.size >> 5), np.int64)
     found = kernel("lane", cp.dtype, out.dtype)(
-        _address(cp), _address(plus), _address(minus), *_constants(coefficient, out.dtype), _address(out), out.size,
-        _address(unsure), unsure.size,
+        address(cp), address(plus), address(minus), *_constants(coefficient, out.dtype), address(out), out.size,
+        address(unsure), unsure.size,
     )  # fmt: skip
     return unsure[:found] if found <= unsure.size else None
 
@@ -113,7 +113,3 @@ def _are_plain(*arrays: np.ndarray) -> bool:
     """Whether a kernel may take them by their addresses."""
     size = arrays[0].size
     return all(a.size == size and a.flags.c_contiguous and a.flags.aligned for a in arrays)
-
-
-def _address(raw: np.ndarray) -> int:
-    return raw.__array_interface__["data"][0]

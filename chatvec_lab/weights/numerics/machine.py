@@ -23,6 +23,7 @@ from pathlib import Path
 from types import ModuleType
 
 import llvmlite.binding as llvm
+import numpy as np
 
 _C = {
     "q": ctypes.c_int64,
@@ -37,6 +38,11 @@ _OF_C = {"memset", "memcpy", "memmove"}  # what a kernel may call
 _NEVER = "define void @NRT_MemInfo_call_dtor(ptr %0) {\n  ret void\n}"
 _LOCK = threading.Lock()
 _ENGINES = []  # they own the memory of what was loaded
+
+
+def address(raw: np.ndarray | None) -> int:
+    """Where an array lies, for a kernel; 0 for None."""
+    return 0 if raw is None else raw.__array_interface__["data"][0]
 
 
 class Kernel:

@@ -17,7 +17,7 @@ from types import ModuleType
 
 import numpy as np
 
-from chatvec_lab.weights.numerics.machine import Kernel
+from chatvec_lab.weights.numerics.machine import Kernel, address
 
 TILE = 512  # elements; six rows, and places of two tiles, are 33 KB
 NONE, BFLOAT16, FLOAT16, FLOAT32, FLOAT64 = range(5)  # codes of formats
@@ -45,16 +45,16 @@ def fill(
     Raw flat arrays of one length, as in `exact.combine`.
     """
     given = [_flat(a) for a in (cp, *(a for _, plus, minus in parts for a in (plus, minus)))]
-    first, *flat = [(_address(a), _code(a)) for a in given]
+    first, *flat = [(address(a), code(a)) for a in given]
     arrays, coefficients = np.array(flat, np.int64), np.array([c for c, _, _ in parts], np.float64)
-    is_narrow = _code(out) < FLOAT32 and max(_code(a) for a in given) < FLOAT64
+    is_narrow = code(out) < FLOAT32 and max(code(a) for a in given) < FLOAT64
     kernel = _SINGLE if is_narrow else _DOUBLE
     tile, bad, open_ = np.empty(6 * ROW + 2 * TILE), np.zeros(1, np.int64), np.empty(64, np.int64)
 
     def run() -> int:
         return kernel(
-            *first, _address(coefficients), _address(arrays), len(parts), threshold, _address(out), _code(out),
-            out.size, _address(tile), _address(open_), open_.size, _address(bad),
+            *first, address(coefficients), address(arrays), len(parts), threshold, address(out), code(out),
+            out.size, address(tile), address(open_), open_.size, address(bad),
         )  # fmt: skip
 
     unsure = run()
@@ -68,9 +68,6 @@ def _flat(raw: np.ndarray | None) -> np.ndarray | None:
     return None if raw is None else np.ascontiguousarray(raw)
 
 
-def _address(raw: np.ndarray | None) -> int:
-    return 0 if raw is None else raw.__array_interface__["data"][0]
-
-
-def _code(raw: np.ndarray | None) -> int:
+def code(raw: np.ndarray | None) -> int:
+    """The format of a raw array, for a kernel."""
     return 0 if raw is None else _CODES[raw.dtype]

@@ -78,4 +78,27 @@ def test_the_vote_is_its_formula(count):
     sign = np.where(sum(deltas) >= 0, 1.0, -1.0)
     agree = np.stack([np.sign(delta) == sign for delta in deltas])
     expected = (np.stack(deltas) * agree).sum(0) / np.maximum(agree.sum(0), 1)
-    assert np.allclose(arrays.agreed_mean(deltas), expected, rtol=1e-15)
+    found = arrays.agreed_mean([(delta, None) for delta in deltas], np.empty(1300))
+    assert np.allclose(found, expected, rtol=1e-15)
+    # the same from differences, in any mix of formats
+    kinds = [np.float16, np.float32, np.float64]
+    pairs = [((d + 3).astype(kinds[i % 3]), np.full(1300, 3, kinds[i % 2])) for i, d in enumerate(deltas)]
+    assert np.array_equal(arrays.agreed_mean(pairs, np.empty(1300)), found)
+
+
+@pytest.mark.parametrize("size", [1, 2, 7, 70_000])
+def test_the_largest_of_a_place_is_that_of_a_sort(size):
+    for numbers in (
+        RNG.integers(0, 2**31, size, np.uint32),
+        RNG.integers(2**30, 2**30 + 3, size, np.uint32),
+        np.full(size, 2**31 - 1, np.uint32),
+    ):
+        ordered = np.sort(numbers)[::-1]
+        for place in {1, (size + 1) // 2, size}:
+            assert arrays._largest(numbers, place) == ordered[place - 1]
+
+
+def test_more_near_a_guess_than_there_was_room_for():
+    values = np.float32([3, -2, 1, -3, 0.5] * 100)
+    near, above = arrays._near(values, *(int(np.float32(x).view(np.uint32)) for x in (1, 2)))
+    assert near.view(np.float32).tolist() == [2, 1] * 100 and above == 200
