@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from math import ceil, prod
 from typing import Any, ClassVar, Protocol
@@ -32,6 +32,7 @@ class Tensor:
     vectors: tuple[WeightVector, ...]
     share: Share = alone
     record: Callable | None = None  # sees what is read, as that of a `Workspace`
+    spaces: list[Workspace] = field(default_factory=list)  # idle ones
 
     @cached_property
     def shape(self) -> tuple[int, ...]:
@@ -66,20 +67,22 @@ class Tensor:
 
     def each(self, function: Callable[[int, np.ndarray], Any], dtype=np.float32) -> list:
         """`function(start, elements)` of each span, in their order, shared among threads; the elements are lent."""
-        spaces: list[Workspace] = []
+        return self.share(lambda span: self.lend(function, *span, dtype), work_spans(self.shape))
 
-        def one(span: tuple[int, int]) -> Any:
-            try:
-                work = spaces.pop()
-            except IndexError:
-                work = Workspace(self.record)
-            try:
-                return function(span[0], self.values(*span, work, dtype))
-            finally:
-                work.release()
-                spaces.append(work)
-
-        return self.share(one, work_spans(self.shape))
+    def lend(
+        self, function: Callable[[int, np.ndarray], Any], start: int, stop: int, dtype=np.float32
+    ) -> Any:
+        """`function(start, elements)` of one span, whose elements are lent."""
+        try:
+            work = self.spaces.pop()
+        except IndexError:
+            work = Workspace()
+        work.record = self.record
+        try:
+            return function(start, self.values(start, stop, work, dtype))
+        finally:
+            work.release()
+            self.spaces.append(work)
 
 
 class Method(Protocol):
@@ -299,8 +302,13 @@ class Ties:
         return None
 
     def span(self, tensor: Tensor, known: None, start: int, stop: int, work: Workspace) -> list[exact.Part]:
-        deltas = [self._delta(tensor, i, start, stop, work) for i in range(len(tensor.vectors))]
-        return [(1.0, agreed_mean(deltas, work.array(np.dtype(np.float64), stop - start)), None)]
+        # neighbouring spans, of two threads, begin with different vectors, so that these are measured side by side
+        count, deltas = len(tensor.vectors), {}
+        for i in range(count):
+            which = (i + start // max(1, stop - start)) % count
+            deltas[which] = self._delta(tensor, which, start, stop, work)
+        out = work.array(np.dtype(np.float64), stop - start)
+        return [(1.0, agreed_mean([deltas[i] for i in range(count)], out), None)]
 
     def _delta(self, tensor: Tensor, which: int, start: int, stop: int, work: Workspace):
         """Two arrays whose difference is the vector's: as they are read, or the vector's elements and None."""

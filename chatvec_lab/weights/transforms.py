@@ -30,6 +30,7 @@ class Transform:
         self.label = method.label([v.label for v in vectors])
         self._whole = vectors[0] if len(vectors) == 1 else sum(vectors)
         self._known: dict[str, Together] = {}
+        self._spaces: list[Workspace] = []
         self._lock = threading.Lock()
 
     @property
@@ -97,7 +98,9 @@ class Transform:
             return known.wait()
         try:
             return mine.make(
-                lambda share: self.method.measure(Tensor(name, self.vectors, share, work and work.record))
+                lambda share: self.method.measure(
+                    Tensor(name, self.vectors, share, work and work.record, self._spaces)
+                )
             )
         except BaseException:
             del self._known[name]  # to be tried again

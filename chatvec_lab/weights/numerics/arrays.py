@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from types import ModuleType
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
 from chatvec_lab.weights.numerics import exact
-from chatvec_lab.weights.numerics.blocks import Workspace
 from chatvec_lab.weights.numerics.machine import Kernel, address
-from chatvec_lab.weights.numerics.sums import ROW, code
+from chatvec_lab.weights.numerics.sums import ROW, TILE, code
 
-SAMPLES, SAMPLE = 32, 2048  # stretches of a tensor, and elements of each, that a threshold is guessed from
+BINS = 1 << 15  # of counts
+SAMPLES, SAMPLE = 16, 4096  # stretches of a tensor, and elements of each, that a threshold is guessed from
 
 
 def _source() -> ModuleType:
@@ -24,8 +24,8 @@ def _source() -> ModuleType:
 
 _CLEAR = Kernel(_source, "clear", "qqqq")
 _TRIM = Kernel(_source, "trim", "qqIqq")
-_COUNTS = Kernel(_source, "counts", "qqq")
-_NEAR = Kernel(_source, "near", "qqIIqqq")
+_COUNTS = Kernel(_source, "counts", "qqIIq")
+_NEAR = Kernel(_source, "near", "qqIIqqqq")
 _AGREED = Kernel(_source, "agreed", "qqqqq")
 
 
@@ -58,8 +58,8 @@ class Elements(Protocol):
 
     size: int
 
-    def each(self, function: Callable, dtype=np.float32) -> list: ...
-    def values(self, start: int, stop: int, work: Workspace, dtype=np.float32) -> np.ndarray: ...
+    def each(self, function: Callable[[int, np.ndarray], Any]) -> list: ...
+    def lend(self, function: Callable[[int, np.ndarray], Any], start: int, stop: int) -> Any: ...
 
 
 def magnitude_threshold(elements: Elements, keep: int) -> tuple[int, int]:
@@ -81,17 +81,24 @@ def magnitude_threshold(elements: Elements, keep: int) -> tuple[int, int]:
     last = int(np.searchsorted(here, equals))  # the block in which the last of them lies
     start, stop = found[last][0], found[last + 1][0] if last + 1 < len(found) else elements.size
     equals -= int(here[last - 1]) if last else 0
-    values = elements.values(start, stop, Workspace(), np.float32)
-    places = np.flatnonzero(np.abs(values).view(np.uint32) == threshold)
+    places = elements.lend(lambda start, values: _places(values, threshold), start, stop)
     return threshold, start + int(places[equals - 1]) + 1
+
+
+def _places(values: np.ndarray, threshold: int) -> np.ndarray:
+    """Where magnitudes are equal to a threshold."""
+    size = np.uint32(threshold).view(np.float32)
+    return np.flatnonzero((values == size) | (values == -size))
 
 
 def _near(values: np.ndarray, low: int, high: int) -> tuple[np.ndarray, int]:
     """The magnitudes, as bits, from low to high, and how many are above."""
-    above = np.zeros(1, np.int64)
+    above, scratch = np.zeros(1, np.int64), np.empty(2 * TILE)
     for room in (values.size // 16, values.size):  # as a rule a few in a hundred
         out = np.empty(room + 1, np.uint32)
-        found = _NEAR(address(values), values.size, low, high, address(out), room, address(above))
+        found = _NEAR(
+            address(values), values.size, low, high, address(out), room, address(above), address(scratch)
+        )
         if found <= room:
             break
     return out[:found].copy(), int(above[0])
@@ -99,45 +106,51 @@ def _near(values: np.ndarray, low: int, high: int) -> tuple[np.ndarray, int]:
 
 def _largest(numbers: np.ndarray, place: int) -> int:
     """The `place`-th largest number: counts tell its bin, a sort of that bin the number."""
-    low = int(numbers.min())
-    numbers = numbers - np.uint32(low)
-    bins = numbers >> np.uint32(max(0, int(numbers.max()).bit_length() - 16))
-    from_top = np.bincount(bins)[::-1].cumsum()
-    steps = int(np.searchsorted(from_top, place))  # from the uppermost bin down
-    inside = np.sort(numbers[bins == from_top.size - 1 - steps])
-    return low + int(inside[int(from_top[steps]) - place])
+    low, high = int(numbers.min()), int(numbers.max())
+    shift = max(0, (high - low).bit_length() - (BINS.bit_length() - 1))
+    chosen, within = _bin(_counts(numbers, low, shift), place)
+    first = low + (chosen << shift)
+    inside = np.sort(numbers[(numbers >= first) & (numbers - np.uint32(first) < 1 << shift)])
+    return int(inside[inside.size - within])
+
+
+def _counts(values: np.ndarray, low: int, shift: int) -> np.ndarray:
+    """How many elements have magnitudes whose bits, less `low` and without the last `shift`, are 0, 1, …."""
+    found = np.zeros(BINS, np.int64)
+    _COUNTS(address(values), values.size, low, shift, address(found))
+    return found
+
+
+def _bin(counts: np.ndarray, place: int) -> tuple[int, int]:
+    """The bin of the `place`-th largest, and which of that bin it is."""
+    from_top = counts[::-1].cumsum()
+    steps = int(np.searchsorted(from_top, place))
+    return counts.size - 1 - steps, place - (int(from_top[steps - 1]) if steps else 0)
 
 
 def _guess(elements: Elements, keep: int) -> tuple[int, int]:
     """Magnitudes, as bits, between which the wanted one lies in all likelihood: everything, of few elements."""
     if elements.size <= 8 * SAMPLES * SAMPLE:
         return 0, 2**31 - 1
-    work, sample = Workspace(), np.empty((SAMPLES, SAMPLE), np.float32)
-    for i, row in enumerate(sample):
-        start = (elements.size - SAMPLE) * i // (SAMPLES - 1)
-        row[:] = elements.values(start, start + SAMPLE, work, np.float32)
-        work.release()
-    sizes = np.sort(np.abs(sample), axis=None)
-    share = 1 - keep / elements.size
-    middle = sizes[min(int(share * sizes.size), sizes.size - 1)]
+    starts = [(elements.size - SAMPLE) * i // (SAMPLES - 1) for i in range(SAMPLES)]
+    stretches = [elements.lend(lambda _, values: values.copy(), start, start + SAMPLE) for start in starts]
+    sample = np.stack(stretches)
+    up_to, share = _counts(sample, 0, 16).cumsum(), 1 - keep / elements.size
+
+    def bits_at(share: float) -> int:
+        """The magnitude, without its last bits, that a share of the sample does not exceed."""
+        return int(np.searchsorted(up_to, share * sample.size)) << 16
+
     # neighbours are alike, so that each stretch counts as one observation
-    error = (np.abs(sample) < middle).mean(1).std() / SAMPLES**0.5
-    margin = 4 * error + 0.001
-    low, high = (int(np.floor((share + m) * sizes.size)) for m in (-margin, margin))
-    bits = sizes.view(np.uint32)
-    return int(bits[low]) if low > 0 else 0, int(bits[high]) if high < sizes.size else 2**31 - 1
+    below = np.abs(sample) < np.uint32(bits_at(share)).view(np.float32)
+    margin = 4 * below.mean(1).std() / SAMPLES**0.5 + 0.001
+    low, high = share - margin, share + margin
+    return bits_at(low) if low > 0 else 0, bits_at(high) | 0xFFFF if high < 1 else 2**31 - 1
 
 
 def _counted(elements: Elements, keep: int) -> tuple[int, int]:
     """Magnitudes, as bits, between which the wanted one lies: 1/128 of a binade."""
-
-    def count(start: int, values: np.ndarray) -> np.ndarray:
-        found = np.zeros(1 << 15, np.int64)
-        _COUNTS(address(values), values.size, address(found))
-        return found
-
-    from_top = sum(elements.each(count))[::-1].cumsum()
-    upper = (1 << 15) - 1 - int(np.searchsorted(from_top, keep))
+    upper, _ = _bin(sum(elements.each(lambda start, values: _counts(values, 0, 16))), keep)
     return upper << 16, upper << 16 | 0xFFFF
 
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import numpy as np
 from numba import carray, njit
 
-from chatvec_lab.weights.numerics.compiled_bounds import _widen
+from chatvec_lab.weights.numerics.arrays import BINS
+from chatvec_lab.weights.numerics.compiled_bounds import _list, _widen
 from chatvec_lab.weights.numerics.compiled_lanes import pointer
 from chatvec_lab.weights.numerics.sums import ROW, TILE
 
 _U = np.uint32
 _SIZE = _U(0x7FFFFFFF)  # the bits of a magnitude
-FEW = 16  # elements between two looks
 
 
 @njit(nogil=True, error_model="numpy")
@@ -52,39 +52,38 @@ def trim(values, size, least, arrays, count):
     return 0
 
 
-def counts(values, size, found):
-    """Add the elements, float32, to the counts of the upper halves of their magnitudes."""
-    bits, each = carray(pointer(values, np.uint32), size), carray(pointer(found, np.int64), 1 << 15)
+def counts(values, size, low, shift, found):
+    """Add the elements, float32, to the counts of their magnitudes: bits from `low` on, without the last `shift`."""
+    bits, each = carray(pointer(values, np.uint32), size), carray(pointer(found, np.int64), BINS)
     for i in range(size):
-        each[(bits[i] >> _U(16)) & _U(0x7FFF)] += 1
+        each[_U(_U(_U(bits[i] & _SIZE) - low) >> shift)] += 1
     return 0
 
 
 @njit(nogil=True, error_model="numpy")
-def _within(bits, low, high):
-    """How many magnitudes are from low to high, and how many above."""
-    near, above = _U(0), _U(0)
+def _mark(bits, low, high, flags):
+    """Flag magnitudes from low to high; how many are above."""
+    above = _U(0)
     for i in range(bits.size):
         size = _U(bits[i] & _SIZE)
         is_above = _U(size > high)
-        near = _U(near + _U(_U(size >= low) - is_above))
+        flags[i] = np.uint8(_U(size >= low) - is_above)
         above = _U(above + is_above)
-    return near, above
+    return np.int64(above)
 
 
-def near(values, size, low, high, out, room, result):
+def near(values, size, low, high, out, room, result, scratch):
     """Put the magnitudes (bits) from low to high into `out`, up to `room` and one to spare; how many; `result`: above."""
     bits, to = carray(pointer(values, np.uint32), size), carray(pointer(out, np.uint32), room + 1)
+    flags, index = carray(pointer(scratch, np.uint8), TILE), carray(pointer(scratch + TILE, np.int64), TILE)
     total, found = 0, 0
-    for a in range(0, size, FEW):
-        b = min(a + FEW, size)
-        some, above = _within(bits[a:b], low, high)
-        total += np.int64(above)
-        if some:
-            for i in range(a, b):
-                magnitude = _U(bits[i] & _SIZE)
-                to[min(found, room)] = magnitude
-                found += np.int64((magnitude >= low) & (magnitude <= high))
+    for start in range(0, size, TILE):
+        n = min(TILE, size - start)
+        flags[n:] = 0
+        total += _mark(bits[start : start + n], low, high, flags[:n])
+        for k in range(_list(carray(pointer(scratch, np.uint64), TILE // 8), start, index, 0)):
+            to[min(found, room)] = _U(bits[index[k]] & _SIZE)
+            found += 1
     carray(pointer(result, np.int64), 1)[0] = total
     return found
 
@@ -114,6 +113,19 @@ def _add_agreeing(values, signs, sums, numbers):
 
 
 @njit(nogil=True, error_model="numpy")
+def _mean_of_two(first, second, means):
+    """The same of two deltas, which most mixtures have, in one go."""
+    for i in range(means.size):
+        a, b = first[i], second[i]
+        total = a + b
+        up, down = max(a, 0.0) + max(b, 0.0), min(a, 0.0) + min(b, 0.0)
+        share = 0.5 if ((a > 0.0) & (b > 0.0)) | ((a < 0.0) & (b < 0.0)) else 1.0
+        means[i] = (
+            up if total >= 0.0 else down
+        ) * share + 0.0 * total  # NaN where a delta is NaN or infinite
+
+
+@njit(nogil=True, error_model="numpy")
 def _divide(sums, numbers):
     for i in range(sums.size):
         sums[i] = sums[i] / max(numbers[i], 1.0)
@@ -129,9 +141,13 @@ def agreed(arrays, count, size, out, scratch):
     for start in range(0, size, TILE):
         n = min(TILE, size - start)
         signs, numbers, sums = rows[count, :n], rows[count + 1, :n], means[start : start + n]
-        signs[:] = 0.0
         for k in range(count):
             _delta(given[k], start, rows[k, :n], numbers)
+        if count == 2:
+            _mean_of_two(rows[0, :n], rows[1, :n], sums)
+            continue
+        signs[:] = 0.0
+        for k in range(count):
             _add(rows[k, :n], signs)
         numbers[:] = 0.0
         sums[:] = 0.0

@@ -14,20 +14,20 @@ class Given:
     def __init__(self, values):
         self.all, self.size, self.passes = values.astype(np.float32), values.size, 0
 
-    def each(self, function, dtype=np.float32):
+    def each(self, function):
         self.passes += 1
         return [
             function(start, self.all[start : start + BLOCK].copy()) for start in range(0, self.size, BLOCK)
         ]
 
-    def values(self, start, stop, work, dtype=np.float32):
-        return self.all[start:stop].copy()
+    def lend(self, function, start, stop):
+        return function(start, self.all[start:stop].copy())
 
 
 RNG = np.random.default_rng(0)
 NORMAL = RNG.standard_normal(700_000)
 UNLIKE = (
-    np.where(np.arange(700_000) % 22_516 < 2_048, 100.0, 1e-3) * NORMAL
+    np.where(np.arange(700_000) % (695_904 / 15) < 4_096, 100.0, 1e-3) * NORMAL
 )  # as the sample sees it, and elsewhere
 CASES = {
     "normal": (NORMAL, 1),

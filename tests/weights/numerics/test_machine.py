@@ -129,11 +129,10 @@ def test_nothing_that_a_transform_computes_needs_numba():
         "import sys, numpy as np\n"
         "from chatvec_lab.weights.numerics import arrays, draws\n"
         "raw, wide = np.ones(700, np.float32), [(np.ones(700), None), (-np.ones(700), None)]\n"
-        "found = np.zeros(1 << 15, np.int64)\n"
         "draws.noise((1, 2), 0, 700, draws.squares(raw, 700), raw), draws.words((1, 2), 0, 5)\n"
         "draws.thin((1, 2), 0, 0.5, [raw]), arrays._near(raw, 0, 5), arrays.agreed_mean(wide, np.ones(700))\n"
         "arrays.trim([(1.0, raw, None)], raw, 5, 0), arrays.drop([(1.0, raw, None)], raw > 0)\n"
-        "arrays._COUNTS(arrays.address(raw), 700, arrays.address(found))\n"
+        "arrays._counts(raw, 0, 16)\n"
         "print('numba' in sys.modules)"
     )
     for _ in range(2):  # the first may compile
