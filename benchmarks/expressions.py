@@ -5,6 +5,8 @@
 Each expression is saved by a process of its own; its limit reads (`cat`) the checkpoints that it has to read, as often as
 it has to read them, and writes one of its size. A round runs all of them once, in turn; the first round only warms the
 page cache. Ratios are of medians. The start of Python is in the seconds of an expression, not in those of its limit.
+A save ends when its result is on the disk, its limit when it is in the page cache: what waiting for the disk adds to the
+limit is measured as well.
 
 With `--peers` others make the same mixtures in the same rounds (peers.py; needs six times the size of a member in memory), and
 elements of their last results that are not ours are counted. Recipes of mergekit are run by both from one file.
@@ -95,6 +97,7 @@ def main() -> None:
     commands = {}
     for name in chosen:
         commands[name, "limit"] = limit(known[name], members, out)
+        commands[name, "limit, on the disk"] = limit(known[name], members, out, f"; sync {out}/x")
         commands[name, "chatvec_lab"] = save(known[name], members, out)
         if options.peers:
             commands |= {(name, peer): command for peer, command in others(known[name], members, out, tool)}
@@ -139,11 +142,11 @@ def at(scale: float, expression: Expression) -> Expression:
     return replace(expression, code=code, formula=formula)
 
 
-def limit(expression: Expression, members: dict[str, Path], out: Path) -> list[str]:
+def limit(expression: Expression, members: dict[str, Path], out: Path, then: str = "") -> list[str]:
     """`cat` of all that an expression reads, of which the last is what it writes."""
     *read, last = (f"{members[letter]}/*.safetensors" for letter in expression.reads)
     written = f"cat {' '.join([last] * expression.written)} > {out}/x"
-    return ["sh", "-c", f"cat {' '.join(read)} > /dev/null; mkdir -p {out}; {written}"]
+    return ["sh", "-c", f"cat {' '.join(read)} > /dev/null; mkdir -p {out}; {written}{then}"]
 
 
 def save(expression: Expression, members: dict[str, Path], out: Path) -> list[str]:
