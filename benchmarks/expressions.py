@@ -113,7 +113,7 @@ def main() -> None:
             if options.peers and i == options.rounds and who == "chatvec_lab":
                 shutil.rmtree(exact, ignore_errors=True)
                 out.rename(exact)
-            elif options.peers and i == options.rounds and who != "limit":
+            elif options.peers and i == options.rounds and not who.startswith("limit"):
                 found, size = differing(out, exact)
                 wrong[name, who] = f"{found / size:.3%} ({found:,})"
     for folder in (out, exact):
