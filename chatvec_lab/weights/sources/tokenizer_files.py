@@ -15,6 +15,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import xxhash
+
 from chatvec_lab.weights.sources.files import read_json
 from chatvec_lab.weights.tokens.vocabulary import Vocabulary
 
@@ -29,6 +31,10 @@ _WITH = (
     "tokenizer*.py",
 )
 _LARGEST = 512_000_000  # bytes; tokenizers of a million tokens have some 100 MB
+_READ_AT_MOST = 4
+_READ: dict[
+    bytes, tuple[Vocabulary, int]
+] = {}  # by content: members of a family mostly have the same tokenizer.json
 
 
 def read_vocabulary(folder: Path) -> Vocabulary | None:
@@ -100,8 +106,26 @@ def _first(code: Any) -> str:
 
 def _from_json(path: Path, config: dict) -> Vocabulary:
     """The vocabulary of tokenizer.json (any model type), with the tokens that its config adds."""
+    content = path.read_bytes()
+    key = xxhash.xxh3_128_digest(content)
+    found = _READ.get(key)
+    if found is None:
+        found = _parsed(path, content)
+        if len(_READ) >= _READ_AT_MOST:
+            _READ.clear()
+        _READ[key] = found
+    vocabulary, size = found
+    extra = _added_beside(path, vocabulary.tokens, size, config)
+    if not extra:
+        return vocabulary.at(str(path))
+    special = vocabulary.special | {token for token, _ in extra}
+    return Vocabulary({**vocabulary.tokens, **dict(extra)}, special, where=str(path))
+
+
+def _parsed(path: Path, content: bytes) -> tuple[Vocabulary, int]:
+    """The vocabulary that a tokenizer.json holds, and how many of its tokens are its model's."""
     try:
-        data = json.loads(path.read_text("utf-8"), object_pairs_hook=_once)
+        data = json.loads(content.decode("utf-8"), object_pairs_hook=_once)
         vocab, added = data["model"]["vocab"], data.get("added_tokens") or []
         if isinstance(vocab, list):  # Unigram: a list of (token, score)
             vocab = {token: row for row, (token, _) in enumerate(vocab)}
@@ -111,8 +135,7 @@ def _from_json(path: Path, config: dict) -> Vocabulary:
         raise ValueError(f"{path} is damaged or no tokenizer ({error!r}). Download it again.") from error
     tokens = checked_rows(path, pairs)
     _check_merges(path, data["model"], tokens)
-    extra += _added_beside(path, tokens, len(vocab), config)
-    return Vocabulary({**tokens, **dict(extra)}, frozenset(token for token, _ in extra), where=str(path))
+    return Vocabulary(tokens, frozenset(token for token, _ in extra)), len(vocab)
 
 
 def _added_beside(path: Path, tokens: dict[str, int], size: int, config: dict) -> list[tuple[str, int]]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
@@ -33,6 +33,7 @@ class Vocabulary:
     where: str = field(default="", compare=False)
     opaque: str = ""
     why: str = field(default="", compare=False)
+    _known: dict[str, str] = field(default_factory=dict, compare=False, repr=False)  # shared by copies
 
     @cached_property
     def by_row(self) -> dict[int, str]:
@@ -45,15 +46,21 @@ class Vocabulary:
         last = max((row for token, row in self.tokens.items() if token not in self.special), default=-1)
         return next((row for row in range(last) if row not in taken), None)
 
-    @cached_property
+    @property
     def digest(self) -> str:
         """One text that differs for tokenizers of other tokens, rows or files."""
-        facts = [sorted(self.tokens.items()), self.opaque]
-        return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
+        if "digest" not in self._known:
+            facts = [sorted(self.tokens.items()), self.opaque]
+            self._known["digest"] = hashlib.sha256(json.dumps(facts).encode()).hexdigest()
+        return self._known["digest"]
+
+    def at(self, where: str) -> Vocabulary:
+        """The same vocabulary, of another file."""
+        return replace(self, where=where)
 
     def has_the_rows_of(self, other: Vocabulary) -> bool:
         """True when every token has the same row in both."""
-        return self.opaque == other.opaque and self.tokens == other.tokens
+        return self.opaque == other.opaque and (self.tokens is other.tokens or self.tokens == other.tokens)
 
     def rows_in(self, other: Vocabulary, rows: int) -> np.ndarray:
         """For each of this vocabulary's `rows` rows the row of the same token in `other`, -1 where there is none.

@@ -3,6 +3,7 @@
 import base64
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -271,3 +272,22 @@ def test_a_tokenizer_of_another_form_is_seen(tmp_path, file):
     (tmp_path / file).write_text("{}")
     found = Vocabulary.from_folder(tmp_path)
     assert found is not None and found.opaque and file in found.where
+
+
+def test_members_with_one_tokenizer_json_read_it_once_and_keep_their_own_files(tmp_path):
+    for name in ("base", "chat", "cp", "damaged"):
+        (tmp_path / name).mkdir()
+        save_tokenizer(tmp_path / name, TOKENS)
+    row = len(read_vocabulary(tmp_path / "base").tokens)
+    added = {str(row): {"content": "<more>", "special": True}}
+    config = json.loads((tmp_path / "cp/tokenizer_config.json").read_text())
+    (tmp_path / "cp/tokenizer_config.json").write_text(json.dumps(config | {"added_tokens_decoder": added}))
+    file = tmp_path / "damaged/tokenizer.json"
+    file.write_text(file.read_text()[:-9])
+    base, chat, cp = (read_vocabulary(tmp_path / name) for name in ("base", "chat", "cp"))
+    assert base.tokens is chat.tokens and base.has_the_rows_of(chat) and base.digest == chat.digest
+    assert [Path(v.where).parent.name for v in (base, chat, cp)] == ["base", "chat", "cp"]
+    assert "<more>" not in base.tokens and cp.tokens == base.tokens | {"<more>": row}
+    assert cp.digest != base.digest and not cp.has_the_rows_of(base) and "<more>" in cp.special
+    with pytest.raises(ValueError, match=r"damaged.tokenizer\.json is damaged"):
+        read_vocabulary(tmp_path / "damaged")
