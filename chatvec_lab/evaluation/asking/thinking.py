@@ -2,9 +2,10 @@
 
 Reasoning models write a thought before their answer, each family between marks of its own. A format is a row of
 FORMATS, with a version; which one a reply is in follows from its chat template (`format_of`), or "auto" looks for
-the marks of any. A mark in quotation marks or backticks is spoken about, not used.
+the marks of any. A mark in quotation marks, backticks or a block of code that follows prose is spoken about, not used.
 """
 
+import functools
 import re
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
@@ -16,12 +17,17 @@ from chatvec_lab.evaluation._frames import identity, text_column, text_of
 
 
 class Format(NamedTuple):
-    """How a thought is marked: `opening` begins it, `closing` ends it; `wrapping` may stand around the answer."""
+    """How a thought is marked: `opening` begins it, `closing` ends it; `wrapping` may stand around the answer.
+
+    `leading`: marks that are words like others, and so only count where a reply begins with the first of them; as two
+    patterns, since each writes them a little differently.
+    """
 
     version: int
     opening: str
     closing: str
     wrapping: tuple[str, ...] = ()
+    leading: tuple[str, str] | None = None
 
 
 FORMATS = {
@@ -49,6 +55,21 @@ FORMATS = {
         "<|START_THINKING|>",
         "<|END_THINKING|>",
         ("<|START_RESPONSE|>", "<|END_RESPONSE|>", "<|START_TEXT|>", "<|END_TEXT|>"),
+    ),
+    "granite": Format(  # Granite 3.2; later ones write <think>
+        1,
+        "Here is my thought process:",
+        "Here is my response:",
+        leading=(
+            r"\**Here(?: is|['’]s) my thought process:?\**:?",
+            r"\**Here(?: is|['’]s) my response:?\**:?",
+        ),
+    ),
+    "fence": Format(  # a block of code that is called a thought
+        1,
+        "```thinking",
+        "```",
+        leading=(r"(?:```|~~~)[ \t]*(?:think|thinking|thoughts?|reasoning)\b", r"^[ \t]*(?:```|~~~)[ \t]*$"),
     ),
 }
 _HARMONY = ("<|start|>", "<|channel|>", "<|message|>", "<|end|>", "<|return|>", "<|call|>", "<|constrain|>")
@@ -79,14 +100,14 @@ def split(text: str | None, format: str = "auto") -> Split:
     if not isinstance(text, str):
         return Split(None, None, "none")
     name, is_inside = _named(format)
-    if name == "auto":
+    if name == "auto" or (name not in ("none", "harmony") and _begins_otherwise(text, FORMATS[name])):
         name = _found(text)
     if name == "none":
         return Split(None, text, "none")
     label = f"{name}/{FORMATS[name].version}"
     thoughts, said = _channels(text) if name == "harmony" else _tagged(text, FORMATS[name], is_inside)
     if thoughts is None:
-        return Split(None, said, label)
+        return Split(None, said, "none" if format == "auto" else label)
     answer = None if said is None else _unwrapped(said, FORMATS[name].wrapping)
     if name in ("gemma", "medgemma"):
         thoughts = [part.removeprefix("thought\n") for part in thoughts]
@@ -169,9 +190,9 @@ def format_of(template: str, prompt: str = "") -> str:
     >>> format_of("{{ content.split('</think>')[-1] }}", "<|im_start|>assistant\\n<think>\\n")
     'think/1:inside'
     """
-    names = [n for n, f in FORMATS.items() if f.opening in template or f.closing in template]
-    # others end turns with <|end|>, too
-    names = [n for n in names if n != "harmony" or "<|channel|>" in template]
+    # others end turns with <|end|>, blocks of code with ```
+    names = [n for n, f in FORMATS.items()
+             if f.opening in template or (f.closing in template and n not in ("harmony", "fence"))]  # fmt: skip
     if not names:
         return "auto"
     form = FORMATS[names[0]]
@@ -191,8 +212,8 @@ def begun_inside(texts: Iterable[str | None]) -> str | None:
     found = set()
     for text in filter(None, texts):
         if (name := _found(text)) != "none":
-            first = next(_marks(text, FORMATS[name]), (0, "")) if name != "harmony" else (0, "")
-            found.add((name, first[1] == FORMATS[name].closing))
+            first = next(_marks(text, FORMATS[name]), None) if name != "harmony" else None
+            found.add((name, first is not None and not first.opens))
     name, is_closed = next(iter(found)) if len(found) == 1 else ("", False)
     return f"{name}/{FORMATS[name].version}{_INSIDE}" if is_closed else None
 
@@ -227,43 +248,108 @@ def _found(text: str) -> str:
     if _CHANNEL.match(text) or _BARE_CHANNEL.match(text):
         return "harmony"
     found = {n: next(_marks(text, f), None) for n, f in FORMATS.items() if n != "harmony"}
-    places = {n: place for n, (place, _) in ((n, mark) for n, mark in found.items() if mark)}
+    places = {n: mark.start for n, mark in found.items() if mark}
     if places:
         return min(places, key=places.get)
-    start = text.strip()  # cut off while the first mark was being written
-    cut = (n for n, f in FORMATS.items() if 1 < len(start) < len(f.opening) and f.opening.startswith(start))
-    return next(cut, "none")
+    return next((n for n, f in FORMATS.items() if _is_cut(text, f)), "none")
 
 
-def _marks(text: str, form: Format) -> Iterable[tuple[int, str]]:
-    """(place, mark) of each opening and closing mark that is used, not spoken about."""
-    for found in re.finditer(f"{re.escape(form.opening)}|{re.escape(form.closing)}", text):
+def _is_cut(text: str, form: Format) -> bool:
+    """Whether the reply was cut off while its first mark was being written."""
+    start, least = text.strip(), len(form.opening) // 2 if form.leading else 1
+    return least < len(start) < len(form.opening) and form.opening.startswith(start)
+
+
+def _begins_otherwise(text: str, form: Format) -> bool:
+    """Whether a reply with no mark of its template's format begins with that of another."""
+    if next(_marks(text, form), None):
+        return False
+    first = (next(_marks(text, other), None) for other in FORMATS.values())
+    return any(mark and mark.opens and not text[: mark.start].strip() for mark in first)
+
+
+class _Mark(NamedTuple):
+    """A mark that is used, not spoken about, and its place in a text."""
+
+    start: int
+    end: int
+    opens: bool
+
+
+def _marks(text: str, form: Format) -> Iterable[_Mark]:
+    """Each opening and closing mark of a format in a text."""
+    if form.leading:
+        opened = re.match(rf"\s*(?:{form.leading[0]})", text, re.IGNORECASE)
+        if opened is None:
+            return
+        yield _Mark(0, opened.end(), True)
+        if closed := re.compile(form.leading[1], re.IGNORECASE | re.MULTILINE).search(text, opened.end()):
+            yield _Mark(closed.start(), closed.end(), False)
+        return
+    for found in _pattern(form.opening, form.closing).finditer(text):
         before, after = text[: found.start()][-1:], text[found.end() :][:1]
         if not (before in _QUOTES and after == _QUOTES[before]):
-            yield found.start(), found[0]
+            yield _Mark(found.start(), found.end(), found.lastgroup == "opening")
+
+
+@functools.cache
+def _pattern(opening: str, *closings: str) -> re.Pattern:
+    """Of these marks; models that imitate a format write <Think> and </think >, too."""
+    spelled = [
+        re.sub(r"^<(/?)(.*)>$", r"<\\s*\1\\s*\2\\s*>", re.escape(mark)) for mark in (opening, *closings)
+    ]
+    closing = "|".join(spelled[1:])
+    return re.compile(f"(?P<opening>{spelled[0]})|(?P<closing>{closing})", re.IGNORECASE)
 
 
 _QUOTES = {"`": "`", '"': '"', "'": "'", "“": "”", "‘": "’", "「": "」", "『": "』", "«": "»"}
+_TAGS = [f for name, f in FORMATS.items() if name != "harmony" and not f.leading]
+_FENCE = re.compile(r"(?m)^[ \t]*(?:```|~~~)\w*[ \t]*$")
 
 
 def _tagged(text: str, form: Format, is_inside: bool) -> tuple[list[str] | None, str | None]:
     """(thoughts, what is said outside them); None for no thought, None for no answer."""
-    if len(text.strip()) > 1 and form.opening.startswith(text.strip()):
+    if _is_cut(text, form):
         return [], None
-    thoughts, said, start = [], [], 0
-    is_thought = has_marks = is_inside
-    for place, mark in _marks(text, form):
-        has_marks = True
-        # its opening mark was in the prompt: all so far was thought
-        if mark == form.closing and not is_thought:
-            thoughts, said = [*thoughts, *said], []
-        is_before = is_thought or mark == form.closing
-        (thoughts if is_before else said).append(text[start:place])
-        is_thought, start = mark == form.opening, place + len(mark)
-    (thoughts if is_thought else said).append(text[start:])
-    if not has_marks:
+    marks, begin = _used(text, form, is_inside)
+    if not marks and not is_inside:
         return None, text
-    return thoughts, None if is_thought else "".join(said)
+    thoughts, said, start, is_thought = [], [], begin, is_inside
+    for mark in marks:
+        # its opening mark was in the prompt: all so far was thought
+        if not mark.opens and not is_thought:
+            thoughts, said = [*thoughts, *said], []
+        is_before = is_thought or not mark.opens
+        (thoughts if is_before else said).append(text[start : mark.start])
+        is_thought, start = mark.opens, mark.end
+    (thoughts if is_thought else said).append(text[start:])
+    answer = "".join(said)
+    if begin:  # the block of code ends with the thought, or with the reply
+        answer = re.sub(r"(?m)\A\s*(?:```|~~~)[ \t]*$|^[ \t]*(?:```|~~~)\s*\Z", "", answer, count=1)
+    return thoughts, None if is_thought else answer
+
+
+def _used(text: str, form: Format, is_inside: bool) -> tuple[list[_Mark], int]:
+    """The marks that a block of code does not only show, and where the reply begins: a block may hold the thought, too.
+
+    A thought that its own mark never closes ends at that of another format, which models mix up.
+    """
+    used, begin, is_shown = [], 0, False
+    for mark in _marks(text, form):
+        if not (used[-1].opens if used else is_inside):
+            before = text[used[-1].end if used else 0 : mark.start]
+            is_code = len(_FENCE.findall(before)) % 2 == 1
+            is_first = not used and _FENCE.fullmatch(before.strip()) is not None
+            if is_shown or (mark.opens and is_code and not is_first):
+                is_shown = mark.opens
+                continue
+            begin = mark.start if mark.opens and is_first else begin
+        used.append(mark)
+    if (used[-1].opens if used else is_inside) and not form.leading:
+        closings = _pattern(form.opening, *(f.closing for f in _TAGS))
+        if found := closings.search(text, used[-1].end if used else 0):
+            used.append(_Mark(found.start(), found.end(), False))
+    return used, begin
 
 
 _CHANNEL = re.compile(r"\s*(?:<\|start\|>\s*assistant\s*)?<\|channel\|>")
@@ -281,7 +367,7 @@ def _channels(text: str) -> tuple[list[str] | None, str | None]:
         parts = _PART.findall(text)
         finals = [body for channel, body in parts if channel == "final"]
         return [body for channel, body in parts if channel != "final"], "".join(finals) if finals else None
-    if len(text.strip()) > 1 and "<|channel|>".startswith(text.strip()):
+    if _is_cut(text, FORMATS["harmony"]):
         return [], None
     if not _BARE_CHANNEL.match(text):
         return None, text
