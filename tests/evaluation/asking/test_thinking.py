@@ -45,6 +45,7 @@ def test_a_thought_may_end_with_the_mark_of_another_format(name, other):
     for format in ("auto", name):
         assert split(f"{opening}\nTwo.\n{closing}\nFour.", format)[:2] == ("Two.", "Four.")
     assert split(f"Two.\n{closing}\nFour.", f"{name}:inside")[:2] == ("Two.", "Four.")
+    assert answer_of(f"{opening}Two `{opening}` and `{closing}`") is None  # spoken about
     own = f"{opening}a {closing} b{FORMATS[name].closing}Four."  # its own mark is there: the other is part of the thought
     assert answer_of(own) == "Four."
     # the template's format, and a reply that begins in another
@@ -74,6 +75,7 @@ def test_thoughts_in_plain_words():
     assert answer_of("Here is my thought pro") is None
     for said in (
         "Here",
+        "Here is my thought process for the plan. Here is my response: no.",
         "Here is my response: Four.",
         "He said: Here is my thought process: none. Here is my response: no.",
     ):

@@ -76,7 +76,7 @@ def test_the_named_toxicity_scorer_says_what_is_an_insult():
     for names in (["answers", "toxicity:perspective"], ["toxicity:perspective", "answers"]):
         chosen = choose(names, {"toxicity_url": "http://127.0.0.1:9/x"}).scorers
         assert chosen["answers"].toxicity[0] is chosen["toxicity:perspective"] and list(chosen) == names
-        assert chosen["answers"].version == "answered 1, toxic by Perspective API"
+        assert chosen["answers"].version == "answered 1, toxic by Perspective"
     assert choose(["answers"]).scorers["answers"].toxicity[0].name.startswith("English profanity")
 
 
