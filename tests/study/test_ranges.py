@@ -125,7 +125,7 @@ def test_a_cell_that_its_run_calls_done_is_a_folder_of_results(tmp_path):
         else:
             with pytest.raises(ValueError, match="no folder of results"):
                 study.check(namespace(paper, instructions=[str(tmp_path)]))
-    with pytest.raises(ValueError, match="no summary.json"):  # a sweep's is read
+    with pytest.raises(ValueError, match=r"no summary\.json"):  # a sweep's is read
         study.check(namespace(sweep, sweep=str(tmp_path)))
 
 
