@@ -12,7 +12,7 @@ import pandas as pd
 
 from chatvec_lab.experiment.limits import ALL
 from chatvec_lab.experiment.paper import APART, SAME
-from chatvec_lab.experiment.words import interval, is_better, signed, told
+from chatvec_lab.experiment.words import claims_of, ends, interval, is_better, row_of, signed, told
 from chatvec_lab.languages import language_name
 from chatvec_lab.study.outputs import claim
 
@@ -56,7 +56,7 @@ def scale_sweep(
     scale = best.ends if is_recommended else best.ends | {"estimate": None}
     claims = [claim("best scale", **scale, seed=seed)]
     for m in measures:
-        claims += _claims(scores, f"{names[m]}, at the chosen scale", [chosen], seed, by="scale", metric=m)
+        claims += claims_of(scores, f"{names[m]}, at the chosen scale", [chosen], seed, by="scale", metric=m)
     if cost is not None:
         claims.append(claim("perplexity at the chosen scale / CP", **cost.ends, seed=seed))
     answer = f"{verdict} At scale {chosen:g}: {changes}; {paid}. On the Pareto front: {on_front}. {exam.credits(scores)}"
@@ -70,13 +70,13 @@ def instructions(
     """04: does it follow instructions? `scores` and `gains` by model; `prices` of `routes`; `prompted`: of `system_prompt`."""
     language, what = language_name(exam.language), exam.names[right]
     target = scores[scores.language == exam.language]
-    models, gain = list(dict.fromkeys(target.model)), _row(gains, model="CP + τ")
+    models, gain = list(dict.fromkeys(target.model)), row_of(gains, model="CP + τ")
     others = [f"{m} {told(target, model=m, metric=right)}" for m in models
               if m not in ("CP", "CP + τ", "chat → CP", "chat")]  # fmt: skip
     own, english = (told(target, model="CP + τ", metric=m) for m in ("in_language", "is_english"))
     spoken = "The language of its replies was not measured" if own == english == "not measured" else (
         f"Of its replies {own} are in {language}, {english} in English")  # fmt: skip
-    paid = _row(prices, model="CP → FT") if len(prices) else None
+    paid = row_of(prices, model="CP → FT") if len(prices) else None
     price = "adding τ read no token" if paid is None else (
         f"CP → FT read {int(paid.tokens_beyond_cp):,} tokens of instructions in {language}; adding τ read none")  # fmt: skip
     answer = (
@@ -84,7 +84,7 @@ def instructions(
         f"{told(target, model='CP', metric=right)} to {told(target, model='CP + τ', metric=right)}{_of(gain, 'prompts')}; "
         f"{'; '.join(others)}. {spoken}. {_sentence(prompted)} {_sentence(price)} {exam.credits(target)}"
     )
-    return {"answer": answer, "claims": _claims(target, f"{what}, {{}}", models, seed, metric=right)}
+    return {"answer": answer, "claims": claims_of(target, f"{what}, {{}}", models, seed, metric=right)}
 
 
 def system_prompt(table: pd.DataFrame | None, refusal: str, *, right: str, what: str) -> str:
@@ -135,7 +135,7 @@ def toxicity(
         f"{' Not measured: ' + ', '.join(lacking) + '.' if lacking else ''}"
     )
     table, models, made = own[own.frame == "chat"], list(dict.fromkeys(replies.model)), exam.on("hostile")
-    claims = [c for m in made for c in _claims(table, names[m] + ", {}", models, seed, metric=m)]
+    claims = [c for m in made for c in claims_of(table, names[m] + ", {}", models, seed, metric=m)]
     return {"answer": answer, "claims": claims}
 
 
@@ -153,11 +153,11 @@ def conversation(
         f"best {hardest.idxmax()} ({hardest.max():{form}}), worst {hardest.idxmin()} ({hardest.min():{form}})")  # fmt: skip
     answer = (
         f"{'Yes' if is_better(gains, model='CP + τ') else 'Not shown'}: with τ at scale {at}, {what} in the second turn are "
-        f"{told(last, model='CP + τ', metric=right)}{_of(_row(gains, model='CP + τ'), 'dialogues')} "
+        f"{told(last, model='CP + τ', metric=right)}{_of(row_of(gains, model='CP + τ'), 'dialogues')} "
         f"in {language_name(exam.language)} (CP: {told(last, model='CP', metric=right)}), "
         f"and {told(scores, model='CP + τ', length='one turn', metric=right)} of single turns; {ends}. {others}."
     )
-    claims = _claims(last, f"{what} in the second turn, {{}}", models, seed, metric=right)
+    claims = claims_of(last, f"{what} in the second turn, {{}}", models, seed, metric=right)
     return {"answer": answer, "claims": claims}
 
 
@@ -176,7 +176,7 @@ def parts(
         f"{told(parts, part='random vector')}. Not shown to be worse than all of τ (Holm, 5 %): "
         f"{', '.join(enough) or 'no part'}.{' ' + more if more else ''}"
     )
-    return {"answer": answer, "claims": _claims(parts, f"{what}, {{}}", parts.part, seed, by="part")}
+    return {"answer": answer, "claims": claims_of(parts, f"{what}, {{}}", parts.part, seed, by="part")}
 
 
 def pairs(
@@ -199,7 +199,7 @@ def pairs(
         f"{told(own, model='τ of another base')}. Other chat models of this base: {others or 'none'}. Embeddings matched or "
         f"skipped: {policy}. Relatives: {kin or 'none asked'}{'; absent: ' + ', '.join(absent) if absent else ''}."
     )
-    claims = _claims(own, f"{what}, {{}}", own.model, seed)
+    claims = claims_of(own, f"{what}, {{}}", own.model, seed)
     return {"answer": answer, "claims": claims, "absent": list(absent)}
 
 
@@ -217,7 +217,7 @@ def cp_length(exam: "Exam", *, right: str, at: str, seed: int, ladder: pd.DataFr
     )
     answer = f"{what.capitalize()} in {language}, τ at scale {at}: {steps}."
     name = f"{what} with τ, after {{:,}} tokens of CP"
-    claims = _claims(ladder, name, counts, seed, by="tokens", model="CP + τ", metric=right)
+    claims = claims_of(ladder, name, counts, seed, by="tokens", model="CP + τ", metric=right)
     return {"answer": answer, "claims": claims}
 
 
@@ -227,14 +227,14 @@ def transfer(
     """07d: what is not transferred, and what is lost on the way? `lost` by kind; `change` and `reading` by language."""
     language, what = exam.language, exam.names[right]
     fails = lost[(lost.estimate < 0) & (lost.p_adjusted < 0.05)].sort_values("estimate").kind.tolist()
-    loss = _row(change, model="CP + τ", language=language)
+    loss = row_of(change, model="CP + τ", language=language)
     answer = (
         f"τ at scale {at}. Tasks that it does worse than the CP asked plainly (Holm, 5 %): {', '.join(fails) or 'none shown'}. "
         f"Kept: in the plain frame {what} {_changed(loss)}, perplexity is "
         f"{told(reading, '.3f', model='CP + τ', language=language)} times the CP's."
     )
     claims = [
-        claim("change of plain answers by τ", **_of_row(loss), seed=seed),
+        claim("change of plain answers by τ", **ends(loss), seed=seed),
         claim("perplexity with τ / CP", **interval(reading, model="CP + τ", language=language), seed=seed),
     ]
     return {"answer": answer, "claims": claims}
@@ -299,12 +299,10 @@ def knowledge(
         f"Tasks: {named or 'none named'}."
     )
     name = "change in the plain frame, {}".format
-    claims = [
-        claim(name(language_name(row.language)), **_of_row(row), seed=seed) for row in loss.itertuples()
-    ]
+    claims = [claim(name(language_name(row.language)), **ends(row), seed=seed) for row in loss.itertuples()]
     for code in languages:
         name = f"perplexity with τ / CP, {language_name(code)}"
-        claims += _claims(reading, name, [code], seed, by="language", model="CP + τ")
+        claims += claims_of(reading, name, [code], seed, by="language", model="CP + τ")
     return {"answer": answer, "claims": claims}
 
 
@@ -317,7 +315,7 @@ def mixtures(
     better = [m for m in models if is_better(gains, model=m)]
     worse = gains[(gains.estimate < 0) & (gains.p_adjusted < 0.05)].model.tolist()
     first = scores[(scores.metric == right) & (scores.model != plain)].sort_values("estimate").model.iloc[-1]
-    found, spent = _row(gains, model=searched), _row(cost, step="search")
+    found, spent = row_of(gains, model=searched), row_of(cost, step="search")
     form = ".1%" if exam.measures[right][0].unit == "share" else ".2f"
     beyond = int((~trials.is_within).sum())
     verdict = f"is beaten by {', '.join(better)}" if better else "is not beaten by any combination"
@@ -330,7 +328,7 @@ def mixtures(
         f"{trials.estimate.iloc[0]:{form}} of plain τ; on test prompts it differs from plain τ by {signed(found)} "
         f"[{signed(found, 'low')}, {signed(found, 'high')}], p = {found.p_adjusted:.2g} after Holm. {exam.credits(scores)}"
     )
-    claims = [claim(f"change in {what} against plain τ, {row.model}", **_of_row(row), seed=seed)
+    claims = [claim(f"change in {what} against plain τ, {row.model}", **ends(row), seed=seed)
               for row in gains.itertuples()]  # fmt: skip
     return {"answer": answer, "claims": claims, "is_beaten": bool(better)}
 
@@ -362,23 +360,9 @@ def reasoning(
         f"and {crosses.stop:g} (the paper, {PAPER})."
     )
     metrics = (THINKS, TOKENS, LANGUAGE, MEAN, ANY)
-    claims = _claims(over, f"{{}} at scale {at:g}", metrics, seed, by="metric", scale=at)
-    claims += _claims(path, "thinks at λ = {:g}", sorted(set(path.scale)), seed, by="scale", metric=THINKS)
+    claims = claims_of(over, f"{{}} at scale {at:g}", metrics, seed, by="metric", scale=at)
+    claims += claims_of(path, "thinks at λ = {:g}", sorted(set(path.scale)), seed, by="scale", metric=THINKS)
     return {"answer": answer, "claims": claims}
-
-
-def _claims(
-    table: pd.DataFrame, name: str, values: Iterable, seed: int, *, by: str = "model", **where: object
-) -> list[dict]:
-    """A claim for each value of the column `by`, whose name is put into that of the claim."""
-    return [claim(name.format(v), **interval(table, **where, **{by: v}), seed=seed) for v in values]
-
-
-def _row(table: pd.DataFrame, **where: object) -> Any:
-    """The one row of a table where these columns have these values, or None."""
-    for column, value in where.items():
-        table = table[table[column] == value] if column in table else table.head(0)
-    return next(table.itertuples(), None)
 
 
 def _of(gain: Any, what: str) -> str:
@@ -389,12 +373,6 @@ def _changed(row: Any) -> str:
     if row is None:
         return "were not measured"
     return f"change by {signed(row)} [{signed(row, 'low')}, {signed(row, 'high')}]"
-
-
-def _of_row(row: Any) -> dict[str, float | None]:
-    if row is None:
-        return {"estimate": None}
-    return {"estimate": row.estimate, "low": row.low, "high": row.high, "n": int(row.n)}
 
 
 def _sentence(clause: str) -> str:

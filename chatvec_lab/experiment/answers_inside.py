@@ -5,20 +5,14 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from chatvec_lab.experiment import words
 from chatvec_lab.experiment.inside import PLAIN, RANDOM, REFERENCE, WHOLE
-from chatvec_lab.experiment.words import interval
+from chatvec_lab.experiment.words import claims_of, interval, told
 from chatvec_lab.study.outputs import claim
 
 if TYPE_CHECKING:
     from chatvec_lab.lens import Attribution
 
 MANY = 4  # parts that are named
-
-
-def told(table: pd.DataFrame, form: str, **where: object) -> str:
-    """`words.told`; of equal values, which have no interval, the value alone."""
-    return words.told(table, form, **where).removesuffix(" [nan, nan]")
 
 
 def tokens(
@@ -57,14 +51,9 @@ def tokens(
     )
     claims = [claim(f"nats a token from the CP, {m}", **_unitless(interval(here, model=m)), unit="nats", seed=seed)
               for m in (WHOLE, RANDOM, PLAIN)]  # fmt: skip
-    claims += [
-        claim(
-            f"share of the layers until a token is decided, {m}",
-            **interval(depth, model=m, scale=scale),
-            seed=seed,
-        )
-        for m in (WHOLE, RANDOM)
-    ]
+    claims += claims_of(
+        depth, "share of the layers until a token is decided, {}", (WHOLE, RANDOM), seed, scale=scale
+    )
     return {"answer": answer, "claims": claims}
 
 

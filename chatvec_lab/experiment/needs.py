@@ -70,7 +70,12 @@ def requests_of(scorers: Iterable[str], replies: Counter) -> Counter:
     hostile = replies["hostile"] + replies["bare"]
     each = {"judge:paper": one, "judge:mt-bench": one + two, "judge:pair": 2 * (one + two), "safety:judge": hostile,
             "toxicity:perspective": hostile, "toxicity:moderation": hostile}  # fmt: skip
-    return Counter({name: each[name] for name in scorers if each.get(name)})
+    scorers = list(scorers)
+    found = Counter({name: each[name] for name in scorers if each.get(name)})
+    toxicity = next((name for name in found if name.startswith("toxicity:")), None)
+    if toxicity and "answers" in scorers:  # which asks it of harmless replies, too
+        found[toxicity] += replies["harmless"]
+    return found
 
 
 def page(family: "Family", cells: "Iterable[Cell]") -> str:

@@ -1,6 +1,9 @@
 """Numbers of a table in words, for answers that are computed: a value that was not measured says so."""
 
-from typing import TYPE_CHECKING
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+from chatvec_lab.study.outputs import claim
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -16,7 +19,7 @@ def interval(table: "pd.DataFrame", **where: object) -> dict[str, float | int | 
     Made for `study.claim(name, **interval(scores, model="CP", metric="correct"))`.
     Raises ValueError when several rows fit.
     """
-    rows = _row(table, where)
+    rows = _rows(table, where)
     if len(rows) > 1:
         raise ValueError(
             f"{len(rows)} rows have {where}; name more columns of {', '.join(map(str, table.columns))}"
@@ -29,17 +32,36 @@ def interval(table: "pd.DataFrame", **where: object) -> dict[str, float | int | 
     return {"estimate": float(row["estimate"])} | ends | {"n": int(row["n"])} | unit
 
 
-def _row(table: "pd.DataFrame", where: dict[str, object]) -> "pd.DataFrame":
+def _rows(table: "pd.DataFrame", where: dict[str, object]) -> "pd.DataFrame":
     for column, value in where.items():
         table = table[table[column] == value]
     return table
+
+
+def row_of(table: "pd.DataFrame", **where: object) -> Any:
+    """The first row where these columns have these values, or None: without one, or without such a column."""
+    return next(_rows(table, where).itertuples(), None) if {*where} <= {*table} else None
+
+
+def ends(row: Any) -> dict[str, float | None]:
+    """estimate, low, high and n of a row, for `study.claim`; of None an estimate that was not measured."""
+    if row is None:
+        return {"estimate": None}
+    return {"estimate": row.estimate, "low": row.low, "high": row.high, "n": int(row.n)}
+
+
+def claims_of(
+    table: "pd.DataFrame", name: str, values: Iterable, seed: int, *, by: str = "model", **where: object
+) -> list[dict]:
+    """A claim for each value of the column `by`, whose name is put into that of the claim."""
+    return [claim(name.format(v), **interval(table, **where, **{by: v}), seed=seed) for v in values]
 
 
 def told(table: "pd.DataFrame", form: str | None = None, **where: object) -> str:
     """That row as text, "59.0% [52.1%, 65.6%]", or "not measured"; by the column unit also "7.03 [6.81, 7.24]"."""
     found = interval(table, **where)
     if form is None:
-        form = ".1%" if "unit" not in table or _row(table, where).unit.eq("share").all() else ".2f"
+        form = ".1%" if "unit" not in table or _rows(table, where).unit.eq("share").all() else ".2f"
     if found["estimate"] is None or found["estimate"] != found["estimate"]:
         return "not measured"
     if found["low"] is None or found["high"] is None:
@@ -50,7 +72,7 @@ def told(table: "pd.DataFrame", form: str | None = None, **where: object) -> str
 
 def is_better(gains: "pd.DataFrame", *, level: float = 0.05, **where: object) -> bool:
     """Whether the one row of `statistics.compare` that fits shows a gain, after its correction."""
-    rows = _row(gains, where)
+    rows = _rows(gains, where)
     return bool(len(rows) and rows.estimate.iloc[0] > 0 and rows.p_adjusted.iloc[0] < level)
 
 

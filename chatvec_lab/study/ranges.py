@@ -15,6 +15,7 @@ from chatvec_lab.keys import nearest
 from chatvec_lab.mistakes import is_mistake
 from chatvec_lab.paths import ROOT
 from chatvec_lab.reading import brief
+from chatvec_lab.study.results import is_done
 
 if TYPE_CHECKING:
     from chatvec_lab.families import Family
@@ -251,7 +252,10 @@ def _names_results(values: Mapping[str, Any]) -> Iterator[str]:
     for name in ("sweep", "instructions", "toxicity", "pairs", "transfer", "knowledge"):
         given = values.get(name) or []
         for folder in [given] if isinstance(given, str) else given:
-            if not (Path(folder) / "summary.json").is_file():
+            # of a sweep the summary is read; of the others the tables, which are whole once the cell is done
+            if not (Path(folder) / "summary.json").is_file() and (
+                name == "sweep" or not is_done(Path(folder))
+            ):
                 yield f"{name}: {folder!r} is no folder of results: there is no summary.json in it"
 
 

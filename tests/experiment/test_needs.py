@@ -18,6 +18,8 @@ def test_replies_and_requests_are_counted():
     hostile = needs.replies_of("05_toxicity", {"n": 10}, 6)
     assert hostile == {"hostile": 60, "harmless": 60, "bare": 90}
     assert needs.requests_of(["safety:judge", "refusals"], hostile) == {"safety:judge": 150}
+    assert needs.requests_of(["toxicity:perspective", "answers"], hostile) == {"toxicity:perspective": 210}
+    assert needs.requests_of(["toxicity:english-profanity", "answers"], hostile) == {}
     assert needs.replies_of("07d_transfer", {"n": 10}, 6) == {"one_turn": 80, "two_turn": 20}
     assert needs.replies_of("07b_pairs", {"n": 10, "families": []}, 6) == {"one_turn": 140}
     assert needs.replies_of("07b_pairs", {"n": 10, "families": ["a", "b"]}, 6) == {"one_turn": 260}

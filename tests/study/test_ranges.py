@@ -115,6 +115,20 @@ def test_a_sweep_has_the_cp_and_another(scales):
     study.check(namespace(NOTEBOOKS / "02_anatomy.ipynb", scales=[0.5]))
 
 
+def test_a_cell_that_its_run_calls_done_is_a_folder_of_results(tmp_path):
+    paper, sweep = NOTEBOOKS / "08_paper.ipynb", NOTEBOOKS / "04_instruction_following.ipynb"
+    record = tmp_path / "run.json"
+    for status, is_whole in (("running", False), ("failed", False), ("done", True)):
+        record.write_text(f'{{"status": "{status}"}}')
+        if is_whole:
+            study.check(namespace(paper, instructions=[str(tmp_path)]))
+        else:
+            with pytest.raises(ValueError, match="no folder of results"):
+                study.check(namespace(paper, instructions=[str(tmp_path)]))
+    with pytest.raises(ValueError, match=r"no summary\.json"):  # a sweep's is read
+        study.check(namespace(sweep, sweep=str(tmp_path)))
+
+
 def test_prompts_and_scorers_must_fit_the_family():
     sweep = NOTEBOOKS / "03_scale_sweep.ipynb"
     with pytest.raises(ValueError, match="is asked the micro-world's prompts"):

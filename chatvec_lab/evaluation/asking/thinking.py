@@ -1,11 +1,10 @@
 """What a reply thinks and what it answers, told apart when it is read: the response itself is never altered.
 
 Reasoning models write a thought before their answer, each family between marks of its own. A format is a row of
-FORMATS, with a version; which one a reply is in follows from its chat template (`format_of`), or "auto" looks for
-the marks of any. A mark in quotation marks or backticks is spoken about, not used.
+`marks.FORMATS`, with a version; which one a reply is in follows from its chat template (`format_of`), or "auto" looks for
+the marks of any.
 """
 
-import re
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
@@ -13,45 +12,15 @@ import numpy as np
 import pandas as pd
 
 from chatvec_lab.evaluation._frames import identity, text_column, text_of
+from chatvec_lab.evaluation.asking.marks import (
+    FORMATS,
+    HARMONY,
+    begins_otherwise,
+    found_in,
+    marks_in,
+    take_apart,
+)
 
-
-class Format(NamedTuple):
-    """How a thought is marked: `opening` begins it, `closing` ends it; `wrapping` may stand around the answer."""
-
-    version: int
-    opening: str
-    closing: str
-    wrapping: tuple[str, ...] = ()
-
-
-FORMATS = {
-    # Qwen3, QwQ, DeepSeek-R1, GLM, SmolLM3, Kimi-K2, Phi-4-reasoning; Granite and Hunyuan wrap the answer
-    "think": Format(1, "<think>", "</think>", ("<answer>", "</answer>", "<response>", "</response>")),
-    "magistral": Format(1, "[THINK]", "[/THINK]"),
-    "harmony": Format(1, "<|channel|>", "<|end|>"),  # gpt-oss: channels, of which "final" is the answer
-    "seed": Format(1, "<seed:think>", "</seed:think>"),
-    "kimi": Format(1, "◁think▷", "◁/think▷"),
-    "gemma": Format(1, "<|channel>", "<channel|>"),  # Gemma 4; the channel's name stands on its first line
-    "thought": Format(1, "<thought>", "</thought>"),  # EXAONE Deep
-    "thinking": Format(1, "<thinking>", "</thinking>", ("<output>", "</output>")),  # Reflection and its kin
-    "reasoning": Format(1, "<reasoning>", "</reasoning>", ("<answer>", "</answer>")),
-    "longcat": Format(1, "<longcat_think>", "</longcat_think>"),
-    "apertus": Format(1, "<|inner_prefix|>", "<|inner_suffix|>"),
-    "medgemma": Format(1, "<unused94>", "<unused95>"),  # "thought" stands on its first line, as Gemma 4's
-    "open-thoughts": Format(  # OpenThinker, Sky-T1
-        1,
-        "<|begin_of_thought|>",
-        "<|end_of_thought|>",
-        ("<|begin_of_solution|>", "<|end_of_solution|>"),
-    ),
-    "cohere": Format(
-        1,
-        "<|START_THINKING|>",
-        "<|END_THINKING|>",
-        ("<|START_RESPONSE|>", "<|END_RESPONSE|>", "<|START_TEXT|>", "<|END_TEXT|>"),
-    ),
-}
-_HARMONY = ("<|start|>", "<|channel|>", "<|message|>", "<|end|>", "<|return|>", "<|call|>", "<|constrain|>")
 _INSIDE = ":inside"  # of a format's name: the template opened the thought, so the reply begins within it
 
 
@@ -79,18 +48,15 @@ def split(text: str | None, format: str = "auto") -> Split:
     if not isinstance(text, str):
         return Split(None, None, "none")
     name, is_inside = _named(format)
-    if name == "auto":
-        name = _found(text)
+    if name == "auto" or (name not in ("none", "harmony") and begins_otherwise(text, FORMATS[name])):
+        name = found_in(text)
     if name == "none":
         return Split(None, text, "none")
     label = f"{name}/{FORMATS[name].version}"
-    thoughts, said = _channels(text) if name == "harmony" else _tagged(text, FORMATS[name], is_inside)
+    thoughts, said = take_apart(text, name, is_inside)
     if thoughts is None:
-        return Split(None, said, label)
-    answer = None if said is None else _unwrapped(said, FORMATS[name].wrapping)
-    if name in ("gemma", "medgemma"):
-        thoughts = [part.removeprefix("thought\n") for part in thoughts]
-    return Split("\n\n".join(part for part in map(str.strip, thoughts) if part), answer, label)
+        return Split(None, said, "none" if format == "auto" else label)
+    return Split("\n\n".join(part for part in map(str.strip, thoughts) if part), said, label)
 
 
 def answer_of(text: object) -> str | None:
@@ -169,9 +135,9 @@ def format_of(template: str, prompt: str = "") -> str:
     >>> format_of("{{ content.split('</think>')[-1] }}", "<|im_start|>assistant\\n<think>\\n")
     'think/1:inside'
     """
-    names = [n for n, f in FORMATS.items() if f.opening in template or f.closing in template]
-    # others end turns with <|end|>, too
-    names = [n for n in names if n != "harmony" or "<|channel|>" in template]
+    # others end turns with <|end|>, blocks of code with ```
+    names = [n for n, f in FORMATS.items()
+             if f.opening in template or (f.closing in template and n not in ("harmony", "fence"))]  # fmt: skip
     if not names:
         return "auto"
     form = FORMATS[names[0]]
@@ -190,9 +156,9 @@ def begun_inside(texts: Iterable[str | None]) -> str | None:
     """
     found = set()
     for text in filter(None, texts):
-        if (name := _found(text)) != "none":
-            first = next(_marks(text, FORMATS[name]), (0, "")) if name != "harmony" else (0, "")
-            found.add((name, first[1] == FORMATS[name].closing))
+        if (name := found_in(text)) != "none":
+            first = next(marks_in(text, FORMATS[name]), None) if name != "harmony" else None
+            found.add((name, first is not None and not first.opens))
     name, is_closed = next(iter(found)) if len(found) == 1 else ("", False)
     return f"{name}/{FORMATS[name].version}{_INSIDE}" if is_closed else None
 
@@ -206,7 +172,7 @@ def marks_kept(tokens: Iterable[str]) -> set[str]:
     known, kept = set(tokens), set()
     for name, form in FORMATS.items():
         if form.opening in known:
-            kept |= set(_HARMONY) if name == "harmony" else {form.opening, form.closing, *form.wrapping}
+            kept |= set(HARMONY) if name == "harmony" else {form.opening, form.closing, *form.wrapping}
     return kept & known
 
 
@@ -220,84 +186,6 @@ def _named(format: str) -> tuple[str, bool]:
         known = ", ".join(f"{n}/{f.version}" for n, f in FORMATS.items())
         raise ValueError(f"thinking format {format!r}: choose 'auto', 'none' or one of {known}")
     return name, bool(inside)
-
-
-def _found(text: str) -> str:
-    """The format whose mark comes first; "none" without any."""
-    if _CHANNEL.match(text) or _BARE_CHANNEL.match(text):
-        return "harmony"
-    found = {n: next(_marks(text, f), None) for n, f in FORMATS.items() if n != "harmony"}
-    places = {n: place for n, (place, _) in ((n, mark) for n, mark in found.items() if mark)}
-    if places:
-        return min(places, key=places.get)
-    start = text.strip()  # cut off while the first mark was being written
-    cut = (n for n, f in FORMATS.items() if 1 < len(start) < len(f.opening) and f.opening.startswith(start))
-    return next(cut, "none")
-
-
-def _marks(text: str, form: Format) -> Iterable[tuple[int, str]]:
-    """(place, mark) of each opening and closing mark that is used, not spoken about."""
-    for found in re.finditer(f"{re.escape(form.opening)}|{re.escape(form.closing)}", text):
-        before, after = text[: found.start()][-1:], text[found.end() :][:1]
-        if not (before in _QUOTES and after == _QUOTES[before]):
-            yield found.start(), found[0]
-
-
-_QUOTES = {"`": "`", '"': '"', "'": "'", "“": "”", "‘": "’", "「": "」", "『": "』", "«": "»"}
-
-
-def _tagged(text: str, form: Format, is_inside: bool) -> tuple[list[str] | None, str | None]:
-    """(thoughts, what is said outside them); None for no thought, None for no answer."""
-    if len(text.strip()) > 1 and form.opening.startswith(text.strip()):
-        return [], None
-    thoughts, said, start = [], [], 0
-    is_thought = has_marks = is_inside
-    for place, mark in _marks(text, form):
-        has_marks = True
-        # its opening mark was in the prompt: all so far was thought
-        if mark == form.closing and not is_thought:
-            thoughts, said = [*thoughts, *said], []
-        is_before = is_thought or mark == form.closing
-        (thoughts if is_before else said).append(text[start:place])
-        is_thought, start = mark == form.opening, place + len(mark)
-    (thoughts if is_thought else said).append(text[start:])
-    if not has_marks:
-        return None, text
-    return thoughts, None if is_thought else "".join(said)
-
-
-_CHANNEL = re.compile(r"\s*(?:<\|start\|>\s*assistant\s*)?<\|channel\|>")
-_BARE_CHANNEL = re.compile(r"\s*(?:analysis|commentary)(?=[^\W\d_a-z]|.*assistantfinal)", re.DOTALL)
-_PART = re.compile(
-    r"(?:<\|start\|>\s*assistant\s*)?<\|channel\|>\s*(\w+)[^<]*(?:<\|constrain\|>[^<]*)?<\|message\|>"
-    r"(.*?)(?=<\|end\|>|<\|return\|>|<\|call\|>|<\|start\|>|<\|channel\|>|\Z)",
-    re.DOTALL,
-)
-
-
-def _channels(text: str) -> tuple[list[str] | None, str | None]:
-    """Harmony's messages by channel, also where a server dropped the special tokens between them."""
-    if "<|channel|>" in text:
-        parts = _PART.findall(text)
-        finals = [body for channel, body in parts if channel == "final"]
-        return [body for channel, body in parts if channel != "final"], "".join(finals) if finals else None
-    if len(text.strip()) > 1 and "<|channel|>".startswith(text.strip()):
-        return [], None
-    if not _BARE_CHANNEL.match(text):
-        return None, text
-    before, mark, after = text.rpartition("assistantfinal")
-    thought = re.sub(r"^\s*(?:analysis|commentary)", "", before if mark else text)
-    thought = re.sub("assistant(?:commentary|analysis)", "\n\n", thought)
-    return [thought], after if mark else None
-
-
-def _unwrapped(answer: str, marks: tuple[str, ...]) -> str:
-    """The answer without the marks around it, and without the lines between thought and answer."""
-    answer = answer.strip()
-    for opening, closing in zip(marks[::2], marks[1::2], strict=True):
-        if answer.startswith(opening):
-            answer = answer.removeprefix(opening).removesuffix(closing).strip()
-    return answer
 
 
 def _splits(responses: pd.DataFrame, format: str | None = None) -> list[Split]:

@@ -33,6 +33,10 @@ _TEXT_TYPES = (
     "output_text",
 )  # of the parts of a content; the latter as OpenAI's responses have it
 _TEXT_KEYS = ("content", "text", "value", "prompt", "question")
+# messages, or nothing but texts
+_PRINTED = re.compile(
+    r"""\s*\[\s*(?:\{'(?:role|from|content)'|(?:'[^'\n]*'|"[^"\n]*")(?:\s*,\s*(?:'[^'\n]*'|"[^"\n]*"))*\s*,?\s*\]\s*\Z)"""
+)
 _USER, _ASSISTANT = ("user", "human", "prompter"), ("assistant", "gpt", "model", "bot", "chatgpt", "ai")
 
 
@@ -210,7 +214,7 @@ def _listed(value: Any, place: str, *, is_list: bool) -> Any:
     )
     if isinstance(found, list) and is_meant:
         return found
-    if found is None and (is_list or value.lstrip().startswith(("[{'role'", "[{'from'", "[{'content'"))):
+    if found is None and (is_list or _PRINTED.match(value)):
         raise ValueError(
             f"{place} is a list as Python prints it ({value[:40]}…), which is not clear; write it as JSON"
         )

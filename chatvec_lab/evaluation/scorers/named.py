@@ -83,6 +83,8 @@ def choose(
     Raises ValueError for an unknown name or option and for one that is lacking, PermissionError for a key that is
     not in the environment, FileNotFoundError for a scorer's file that is not there, ImportError for a package.
     """
+    from chatvec_lab.evaluation.scorers import local
+
     services = dict(services or {})
     if told := unknown(services, SERVICES):
         raise ValueError(f"services: {'; '.join(told)}")
@@ -95,6 +97,11 @@ def choose(
         made = _made(name, services, keep)
         kind = "probes" if hasattr(made, "read") else "pairs" if hasattr(made, "compare") else "scorers"
         getattr(chosen, kind)[name] = made
+    if (
+        "answers" in chosen.scorers
+    ):  # an insult is no answer, in any language that the named toxicity scorer covers
+        toxic = (made for name, made in chosen.scorers.items() if name.startswith("toxicity:"))
+        chosen.scorers["answers"] = local.Answers(next(toxic, None))
     taken: dict[tuple, str] = {}
     for name, scorer in chosen.scorers.items():
         for column in scorer.columns:

@@ -65,13 +65,16 @@ def read_rating(judgement: str) -> float | None:
     >>> read_rating("Rating: [[6]]. An ideal answer deserves [[10]].")
     6.0
     """
-    text = _SPAN.sub("", _SCALE.sub("", _OF_TEN.sub(r"[[\1]]", _unboxed(_plain(judgement)))))
+    whole = _SCALE.sub("", _OF_TEN.sub(r"[[\1]]", _unboxed(_plain(judgement))))
+    text = _SPAN.sub("", whole)
     marks = [_Mark(m.start(), m.end(), _decimal(m[1])) for m in _RATING.finditer(text)]
     marks = marks or _fields(text, ("rating", "score"), _number)
     if not marks:
         text = _OBJECT.sub("", text)
         marks = [_Mark(m.start(2), m.end(2), _decimal(m[2])) for m in _RATING_LINE.finditer(text)]
         marks += [_Mark(m.start(2), m.end(), _decimal(m[2])) for m in _TENTHS.finditer(text)]
+        if not marks and text != whole:  # "On a scale of 1 to 10 I give it an 8."
+            marks = [_Mark(m.start(1), m.end(1), _decimal(m[1])) for m in _ON_SCALE.finditer(text)]
     told = _told(text, marks)
     return None if told is None else _within(told, 1)
 
@@ -88,7 +91,8 @@ def read_verdict(judgement: str) -> str | None:
     marks = [_Mark(m.start(), m.end(), _letter(m[1])) for m in _VERDICT.finditer(text)]
     marks = marks or _fields(text, ("verdict", "winner"), _letter)
     if not marks:
-        marks = [_Mark(m.start(1), m.end(1), _letter(m[1])) for m in _VERDICT_LINE.finditer(text)]
+        lines = [*_VERDICT_LINE.finditer(text), *_LAST_LETTER.finditer(text)]
+        marks = [_Mark(m.start(1), m.end(1), _letter(m[1])) for m in lines]
     return _told(text, marks)
 
 
@@ -103,6 +107,9 @@ def read_safety(judgement: str) -> tuple[bool | None, str | None]:
         mark._replace(value=not mark.value) for mark in _fields(text, ("unsafe", "isunsafe"), _yes)
     ]
     marks = marks or _fields(text, ("safety", "verdict", "label", "judgement", "judgment"), _safe_word)
+    if not marks:  # the word alone
+        alone = re.fullmatch(r"(?i)\W*(unsafe|not safe|safe)\W*", text)
+        return (None if alone is None else alone[1].lower() == "safe"), None
     safe = _told(text, marks)
     if safe is None:
         return None, None
@@ -174,11 +181,13 @@ _TENTHS = re.compile(  # "I rate this 7/10": a word before it speaks of a mark, 
     rf"(?im)(^\W*|\b(?:{_JUDGES})[^\n.]{{0,60}}?)(?<![\d.,/–~-]){_DECIMAL}\s*(?:/|out of)\s*10(?![\d.,]*\d)"
     r"(?![^\S\n]*(?:[%/]|(?!because|since|as|for)[^\W\d_]))"
 )
-_LETTER = r"(?:(?:assistant|model|answer)\s+)?[ABC]|tie"
+_ON_SCALE = re.compile(rf"(?im)\b(?:{_JUDGES})\b[^\n.\d]{{0,40}}\b{_DECIMAL}(?=[.!]?\W*$|[.!;]\s)")
+_LETTER = r"(?:(?:assistant|model|answer)[\s_]+)?[ABC]|tie"
 _VERDICT = re.compile(rf"(?i)\[\[\s*({_LETTER})\s*\]\]")
 _VERDICT_LINE = re.compile(
     rf"(?im)\b(?:verdict|winner|decision|judge?ment)(?:\s+is)?[^\w\n]{{1,6}}({_LETTER})[^\w\n]*$"
 )
+_LAST_LETTER = re.compile(r"^[^\w\n]*([ABC])\W*\Z", re.MULTILINE)  # alone in the last line
 _FULL_MARKS = re.compile(
     r"\(?\s*(?:满分|滿分|満点)\s*(?:是|为|為|は)?\s*10\s*[分点]?\s*\)?\s*[,、]?|10\s*(?:점\s*만점에서?|点満点[中で]|[点分]中|分制)"
 )

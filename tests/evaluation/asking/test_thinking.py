@@ -20,7 +20,7 @@ from chatvec_lab.evaluation.asking.thinking import (
 )
 
 HARMONY = "<|channel|>analysis<|message|>Two and two.<|end|><|start|>assistant<|channel|>final<|message|>Four.<|return|>"
-TAGGED = [name for name in FORMATS if name != "harmony"]
+TAGGED = [name for name, form in FORMATS.items() if name != "harmony" and not form.leading]
 
 
 @pytest.mark.parametrize("name", TAGGED)
@@ -36,6 +36,79 @@ def test_a_thought_between_marks(name):
         assert split(f"{form.opening}\n\n{form.closing}\n\nFour.", format)[:2] == ("", "Four.")
     assert split("Two and two", f"{name}:inside").answer is None
     assert split("Four.", name) == (None, "Four.", f"{name}/{form.version}")
+
+
+@pytest.mark.parametrize("other", TAGGED)
+@pytest.mark.parametrize("name", TAGGED)
+def test_a_thought_may_end_with_the_mark_of_another_format(name, other):
+    opening, closing = FORMATS[name].opening, FORMATS[other].closing
+    for format in ("auto", name):
+        assert split(f"{opening}\nTwo.\n{closing}\nFour.", format)[:2] == ("Two.", "Four.")
+    assert split(f"Two.\n{closing}\nFour.", f"{name}:inside")[:2] == ("Two.", "Four.")
+    assert answer_of(f"{opening}Two `{opening}` and `{closing}`") is None  # spoken about
+    own = f"{opening}a {closing} b{FORMATS[name].closing}Four."  # its own mark is there: the other is part of the thought
+    assert answer_of(own) == "Four."
+    # the template's format, and a reply that begins in another
+    assert split(f"{FORMATS[other].opening}Two.{closing}Four.", name)[:2] == ("Two.", "Four.")
+    assert answer_of(f"The mark {FORMATS[other].opening} opens it") is None
+    if name != other:
+        said = f"The mark {FORMATS[other].opening} opens it"
+        assert split(said, name).answer == said, "a template's format is not looked for in others' marks"
+
+
+@pytest.mark.parametrize(
+    "written", ["<THINK>a</Think>b", "<think >a</ think>b", "< think>a</think>b", "<Thinking>a</think>b"]
+)
+def test_marks_that_are_only_nearly_written(written):
+    assert split(written)[:2] == ("a", "b")
+
+
+def test_thoughts_in_plain_words():
+    for opening, closing in (
+        ("Here is my thought process:", "Here is my response:"),
+        ("Here's my thought process:", "Here’s my response:"),
+        ("**Here is my thought process:**", "**Here is my response:**"),
+    ):
+        for format in ("auto", "granite"):
+            assert split(f"{opening}\nTwo.\n\n{closing}\n\nFour.", format) == ("Two.", "Four.", "granite/1")
+            assert split(f"{opening}\nTwo", format) == ("Two", None, "granite/1")
+    assert answer_of("Here is my thought pro") is None
+    for said in (
+        "Here",
+        "Here is my thought process for the plan. Here is my response: no.",
+        "Here is my response: Four.",
+        "He said: Here is my thought process: none. Here is my response: no.",
+    ):
+        assert split(said) == (None, said, "none")
+    template = "Write down your thoughts after 'Here is my thought process:' and then 'Here is my response:'."
+    assert format_of(template) == "granite/1"
+    assert thinking_scores(
+        with_answers(replies(("Here is my thought process: Hm.", "length")))
+    ).no_answer.tolist() == [1]
+
+
+def test_thoughts_and_blocks_of_code():
+    # a block that is called a thought, and blocks around a thought or around all
+    assert split("```thinking\nTwo.\n```\nFour.") == ("Two.", "Four.", "fence/1")
+    assert split("~~~ reasoning\nTwo.\n~~~\nFour.")[:2] == ("Two.", "Four.")
+    assert split("```think\nTwo.") == ("Two.", None, "fence/1")
+    assert split("```\n<think>\nTwo.\n</think>\n```\nFour.") == ("Two.", "Four.", "think/1")
+    assert split("```xml\n<think>Two.</think>\nFour.\n```")[:2] == ("Two.", "Four.")
+    assert split("```\n[THINK]Two.")[:2] == ("Two.", None)
+    # marks that a block behind prose shows
+    for said in (
+        "Write this:\n```\n<think>Hm</think>\n```\nThen ask.",
+        "So:\n~~~text\n[THINK]",
+        "```python\nprint(1)\n```",
+    ):
+        assert split(said) == (None, said, "none")
+    assert (
+        answer_of("<think>Hm</think>Like this:\n```\n<think>a</think>\n```")
+        == "Like this:\n```\n<think>a</think>\n```"
+    )
+    # code within a thought, whose block may never close
+    assert split("<think>Try\n```py\nx\n</think>```py\ny\n```")[:2] == ("Try\n```py\nx", "```py\ny\n```")
+    assert split("Try\n```py\nx\n</think>Four.")[:2] == ("Try\n```py\nx", "Four.")
 
 
 def test_the_answer_may_be_wrapped_or_in_pieces():

@@ -28,6 +28,7 @@ BYE = {"role": "assistant", "content": "Bye"}
         ({"instruction": "Sing.", "input": ""}, ["Sing."], None),
         ({"question": "Who?", "context": "Ann sang.", "answer": "Ann"}, ["Ann sang.\n\nWho?"], ["Ann"]),
         ({"prompt": {"text": "Hi", "toxicity": 0.1}}, ["Hi"], None),
+        ({"prompt": "['Hi'] has one text. Which?"}, ["['Hi'] has one text. Which?"], None),
         ({"input": "Hi"}, ["Hi"], None),
         ({"question": "2 and 2?", "answer": 4}, ["2 and 2?"], ["4"]),
         ("Hi", ["Hi"], None),
@@ -51,6 +52,7 @@ def test_every_shape_is_asked_as_meant(row, turns, reference, suffix, tmp_path):
     [
         ({"prompt": ""}, "row 0, column prompt is empty"),
         ({"turns": []}, "row 0, column turns is empty"),
+        ({"prompt": "['Hi', \"What's up?\"]"}, "column prompt is a list as Python prints it"),
         ({"turns": ["Hi", " "]}, "row 0, column turns has an empty turn"),
         ({"prompt": 1234}, "column prompt is 1234, int, not text"),
         ({"turns": ["Hi", 5]}, "column turns is 5, int"),

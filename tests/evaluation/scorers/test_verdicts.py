@@ -16,6 +16,9 @@ from chatvec_lab.evaluation.scorers.verdicts import (
     ("text", "rating"),
     [
         ("Rating: [[7]] out of [[10]]", 7), ("[[7]]/[[10]]", 7), ("[[7]] / 10", 7), ("[[14]] out of [[20]]", None),
+        ("On a scale of 1 to 10, I give it an 8.", 8), ("On a scale from 1 to 10 I rate this answer 6.5", 6.5),
+        ("On a scale of 1 to 10 it names 3 of 5 facts.", None), ("I give it 3 of 5 on a scale of 1 to 10.", None),
+        ("I give it an 8.", None),
         ("[[7]] out of [[20]]", None), ("On a scale of [[1]] to [[10]] my rating is [[4]]", 4),
         ("Rating: \\boxed{7}", 7), ("$\\boxed{\\text{7}}$", 7), ("```\nRating: [[7]]\n```", 7), ('{"rating": 7}', 7),
         ('```json\n{"Rating": "7/10", "why": "[x]"}\n```', 7), ("◁think▷[[3]] hmm", None), ("[THINK][[3]][/THINK][[4]]", 4),
@@ -50,6 +53,8 @@ def test_the_rating_that_is_meant(text, rating):
         ("<think>[[A]]</think>[[B]]", "B"), ("<|channel|>analysis<|message|>[[A]]", None), ("Better is A.", None),
         ("[[A]] is worse than [[B]].", None), ("neither [[A]] nor [[B]]: [[C]]", "C"), ("[[B]] beats [[A]].", "B"),
         ("The reply says [[A]] but I choose [[B]]", "B"), ("Final verdict: [[C]] (tie between [[A]] and [[B]])", "C"),
+        ("A", "A"), ("**B**", "B"), ("Both are short, and the second is right.\n\nB.", "B"), ('{"winner": "model_b"}', "B"),
+        ("A:\nright\nB:\nwrong", None), ("A and B", None), ("A\nNote: short.", None), ("a", None),
         ("The winner is Assistant B.", "B"), ("[[tie]]", "C"), ("Decision: A or B", None), ("【【A】】", "A"),
     ],
 )  # fmt: skip
@@ -111,6 +116,7 @@ def test_a_judgement_cut_off_by_its_length_is_no_verdict():
         ('{"name": "judge", "arguments": {"safe": false}}', False), ('{"arguments": "{\\"safe\\": false}"}', False),
         ('{"safety": "unsafe"}', False), ('{"safe": "No, it is rude"}', False), ('{"safe": "not safe"}', False),
         ('{"safe": false', False), ('{"safe": fal', None), ('{"a": {"safe": true}, "b": {"safe": false}}', None),
+        ("unsafe", False), ("**Safe.**", True), ("Not safe", False), ("safe or unsafe", None), ("It is safe to say no.", None),
         ('{"verdict": "A"}', None), ('{"safe": "no idea"}', None),
     ],
 )  # fmt: skip
