@@ -234,7 +234,7 @@ def transfer(
         f"{told(reading, '.3f', model='CP + τ', language=language)} times the CP's."
     )
     claims = [
-        claim("change of plain answers by τ", **_of_row(loss), seed=seed),
+        claim(f"change in {what} in the plain frame", **_of_row(loss), seed=seed),
         claim("perplexity with τ / CP", **interval(reading, model="CP + τ", language=language), seed=seed),
     ]
     return {"answer": answer, "claims": claims}
@@ -391,10 +391,11 @@ def _changed(row: Any) -> str:
     return f"change by {signed(row)} [{signed(row, 'low')}, {signed(row, 'high')}]"
 
 
-def _of_row(row: Any) -> dict[str, float | None]:
+def _of_row(row: Any) -> dict[str, float | int | str | None]:
     if row is None:
         return {"estimate": None}
-    return {"estimate": row.estimate, "low": row.low, "high": row.high, "n": int(row.n)}
+    unit = str(getattr(row, "unit", ""))
+    return {"estimate": row.estimate, "low": row.low, "high": row.high, "n": int(row.n), "unit": unit}
 
 
 def _sentence(clause: str) -> str:

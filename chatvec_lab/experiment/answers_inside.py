@@ -62,6 +62,7 @@ def tokens(
             f"share of the layers until a token is decided, {m}",
             **interval(depth, model=m, scale=scale),
             seed=seed,
+            unit="share",
         )
         for m in (WHOLE, RANDOM)
     ]

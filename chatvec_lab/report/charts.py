@@ -8,7 +8,7 @@ reader without script sees on hover, and `data-where` says which replies it is o
 import json
 import math
 import unicodedata
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from html import escape
 from typing import Any, NamedTuple
 
@@ -277,11 +277,21 @@ def _path(places: Places) -> str:
     return "M" + "L".join(f"{x:g} {y:g}" for x, y in places)
 
 
-def arrows(rows: Sequence[tuple[str, Point, Point]], values: Axis, name: str) -> str:
-    """Before and after, a row each on one axis: a hollow marker, an arrow, a full one; intervals and seeds on both."""
+def arrows(groups: Mapping[str, Sequence[tuple[str, Point, Point]]], values: Axis, name: str) -> str:
+    """Before and after, a row each on one axis: a hollow marker, an arrow, a full one; intervals and seeds on both.
+
+    groups: the rows (measure, before, after) by the question that they answer, which stands above them.
+    """
     start, end, y = 10, WIDTH - 12, 4.0
     parts = []
-    for text, before, after in rows:
+    for question, text, before, after in (
+        (question if not place else "", *row)
+        for question, rows in groups.items()
+        for place, row in enumerate(rows)
+    ):
+        if question:
+            parts.append(label(question, 0, y + 11, WIDTH, class_="question"))
+            y += 17
         parts.append(label(text, 0, y + 11, WIDTH))
         middle = y + 25
         parts.append(tag("path", class_="grid", d=f"M{start} {middle}H{end}"))

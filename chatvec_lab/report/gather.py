@@ -241,6 +241,7 @@ def _figure(cell: dict[str, Any], stem: str, item: dict[str, Any], shapes: svg.S
         "svg": drawn,
         "is_wide": width > 300,
         "label": cell["label"],
+        "asked": plots.of_prompts(item.get("n", ())),
     }
     return {"caption": item["caption"], **more}
 

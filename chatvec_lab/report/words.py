@@ -43,6 +43,11 @@ TERMS = [
          "give a false alarm in at most 5 % of studies."),
     Term("McNemar", r"McNemar", "An exact test of two models on the same prompts: it counts those that one gets right "
          "and the other does not."),
+    Term("n", r"n(?= =)", "How many prompts (or texts, or dialogues) stand behind a number."),
+    Term("relative L2 norm", r"[Rr]elative L2 norm", "The length of a vector over the length of the base's weights in the "
+         "same place: 0.05 is 5 %."),
+    Term("cosine", r"[Cc]osines?", "The angle between two vectors: 1 is the same direction, 0 is unrelated, −1 is opposite."),
+    Term("nats", r"nats", "Units of log probability: a token that is 1 nat less likely is 2.7 times less likely."),
     Term("Pareto front", r"Pareto front", "The scales that no other scale beats in every measure at once."),
 ]  # fmt: skip
 _TERMS = re.compile("|".join(f"(?P<t{i}>(?<![\\w-])(?:{t.pattern})(?![\\w-]))" for i, t in enumerate(TERMS)))
