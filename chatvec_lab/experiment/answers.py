@@ -298,13 +298,20 @@ def knowledge(
         f"{' and '.join(reads)}. "
         f"Tasks: {named or 'none named'}."
     )
-    name = "change in the plain frame, {}".format
+    # one name for every language's own: over cells of several languages they are one claim
+    asked = {code: "the CP's language" if code == language else language_name(code) for code in languages}
     claims = [
-        claim(name(language_name(row.language)), **_of_row(row), seed=seed) for row in loss.itertuples()
+        claim(
+            f"change in {exam.names[right]} in the plain frame, {asked[row.language]}",
+            **_of_row(row),
+            seed=seed,
+        )
+        for row in loss.itertuples()
     ]
-    for code in languages:
-        name = f"perplexity with τ / CP, {language_name(code)}"
-        claims += _claims(reading, name, [code], seed, by="language", model="CP + τ")
+    for code, where in asked.items():
+        claims += _claims(
+            reading, f"perplexity with τ / CP, {where}", [code], seed, by="language", model="CP + τ"
+        )
     return {"answer": answer, "claims": claims}
 
 

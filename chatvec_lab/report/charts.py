@@ -237,13 +237,13 @@ def lines(points: Sequence[Point], hues: Sequence[str], values: Axis, name: str,
     numbers = sorted({float(point.x) for point in points})
     across = Axis(numbers[0], numbers[-1], is_log=numbers[0] > 0 and numbers[-1] / numbers[0] > 50)
     ticks = values.ticks
-    start = max(width_of(values.write(tick)) for tick in ticks) + 8
+    start = max(width_of(values.write(tick)) for tick in ticks) + 12  # a marker at the left covers no number
     end, top, bottom = WIDTH - 12, 10, height - 34
     parts = []
     parts += _grid(values, bottom, top, lambda y: f"M{start:g} {y:g}H{end}")
     for tick in ticks:
         y = values.place(tick, bottom, top)
-        parts.append(tag("text", escape(values.write(tick)), x=start - 5, y=y + 4, class_="end"))
+        parts.append(tag("text", escape(values.write(tick)), x=start - 9, y=y + 4, class_="end"))
     parts += _ticks(across, start, end, bottom + 15)
     parts.append(label(x_label, (start + end) / 2, height - 4, end - start, class_="middle"))
     marks = []

@@ -126,6 +126,7 @@ def _notebook(
         "claims": said,
         "numbers": claims.table(said),
         "lead": claims.lead(said),
+        "is_one_seed": len({cell["parameters"].get("seed") for cell in done}) == 1,
         "kept": kept,
         "dropped": {name for cell in cells for name in cell["varying"]} - {"seed", *kept},
         "tables": _tables(out, name, done),

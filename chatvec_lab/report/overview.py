@@ -164,7 +164,7 @@ def _wrong(notebook: str, metric: str, replies: Replies) -> list[dict[str, Any]]
             (asked[c].iloc[0] for c in ("prompt_gloss", "prompt") if c in asked and asked[c].notna().all()),
             "",
         )
-        said += f". So asks {worst[0][1]}: “{text}”" if 0 < len(text) < 120 else ""
+        said += f". A prompt of the kind {worst[0][1]}: “{text}”" if 0 < len(text) < 120 else ""
         where = {"notebook": notebook, "model": AFTER, "kind": str(worst[0][1]), "verdict": f"{metric}:no"}
         found.append({"question": "What goes wrong?", "answer": f"Least often right, by kind of prompt: {said}.",
                       "link": "replies", "where": where})  # fmt: skip

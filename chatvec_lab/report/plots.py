@@ -28,7 +28,8 @@ def plotted(item: Mapping[str, Any], notebook: str, kept: Sequence[str], dropped
     kept: parameters that tell groups of cells apart; dropped: those that go with the seed, whose columns say nothing.
     """
     data = by_cells(item["data"])
-    data = data.drop(columns=[c for c in dropped if c in data])
+    # a table's own column of a parameter's name (n) is no parameter: `by_cells` has that as cell_n
+    data = data.drop(columns=[c for n in dropped if (c := f"cell_{n}" if f"cell_{n}" in data else n) in data])
     if "metric" in data and data.metric.nunique() > 1:
         data = data[~data.metric.isin(ASIDE)]
     if not len(data):
@@ -126,8 +127,13 @@ def _plot(
         )
         svgs.append({"title": name, "svg": drawn})
     seeds = list(dict.fromkeys(s[0] for p in every for s in p.seeds if len(p.seeds) > 1))
-    about = {"value": "" if value == "estimate" else measure(value), "is_log": axis.is_log, "seeds": seeds,
-             "asked": of_prompts(data["n"].dropna() if "n" in data else ())}  # fmt: skip
+    about = {
+        "value": "" if value == "estimate" else measure(value),
+        "has_intervals": any(point.over.low is not None for point in every),
+        "is_log": axis.is_log,
+        "seeds": seeds,
+        "asked": of_prompts(data["n"].dropna() if "n" in data else ()),
+    }
     return {"form": "lines" if layout.is_line else "dots", "svgs": svgs, "hues": hues if hue else [], **about}
 
 
@@ -241,7 +247,9 @@ def _named(column: str | None, value: Any) -> str:
         return measure(str(value))
     if column in ACROSS:
         return f"{column} {value:g}"
-    return str(value)
+    if column in ("kind", "part", "set", "module", "words"):
+        return str(value).replace("_", " ")
+    return language_name(str(value)) if column and column.endswith("language") else str(value)
 
 
 def _grouped(column: str, value: Any, keys: Mapping[str, Any]) -> str:

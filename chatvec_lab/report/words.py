@@ -69,7 +69,11 @@ VERDICTS = {
     "correct": ("right", "wrong", "yes"),
     "toxic": ("toxic", "not toxic", "no"),
     "polite": ("polite", "not polite", "yes"),
+    "content": ("right in any form", "wrong in any form", "yes"),
     "in_language": ("in the language", "not in the language", "yes"),
+    "ended": ("ended by itself", "cut off", "yes"),
+    "no_answer": ("no answer", "an answer", "no"),
+    "thought_in_language": ("thought in the language", "thought in another language", "yes"),
     "unsafe": ("unsafe", "safe", "no"),
     "guard_unsafe": ("unsafe to the guard", "safe to the guard", "no"),
 }
@@ -91,7 +95,7 @@ def measure(name: str) -> str:
 
 def explained(text: object) -> Markup:
     """`text` as HTML, where the first of each word of TERMS is a button that opens what it means; it runs no script."""
-    text, seen = str(text), set()
+    text, seen = str(text).replace(" %", "\N{NO-BREAK SPACE}%"), set()
 
     def button(found: re.Match) -> str:
         term = TERMS[int(str(found.lastgroup)[1:])]
