@@ -160,7 +160,7 @@ def test_the_overview_has_each_measure_below_its_question_and_says_n(finished):
     assert question.startswith("Does it follow? &lt;/p&gt;") and question.endswith("…")
     assert "right replies</text>" in drawn
     text = re.sub("<[^>]*>", "", page)
-    assert "intervals over seeds (n = 10 prompts a cell)." in text and "↑: higher is better" in text
+    assert "intervals over seeds (n = 10 prompts a cell)." in text
     assert "Shares by scale. n = 10." in text
 
 
