@@ -18,6 +18,7 @@ NOTHING: dict[str, Any] = {
     "answers": [],
     "next": [],
     "arrows": [],
+    "means": "",
     "curves": None,
     "samples": [],
 }
@@ -41,6 +42,7 @@ def overview(notebooks: Sequence[dict[str, Any]], replies: Replies | None) -> di
         "answers": [{"where": None, **answer} for answer in answers],
         "next": [n for n in notebooks if n["name"] in {answer["link"] for answer in answers}],
         "arrows": _arrows(every, replies),
+        "means": _means(main[1].after) if main else "",
         "curves": next((plot for n in notebooks for plot in n["plots"] if plot["form"] == "lines" and plot["is_main"]), None),
         "samples": samples,
     }  # fmt: skip
@@ -103,7 +105,8 @@ def _scale(notebooks: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         numbers = [row["estimate"] for row in claim.rows if is_number(row["estimate"])]
         listed = "; ".join(f"{group} {', '.join(chosen)}".strip() for group, chosen in groups.items())
         ends = f" From {min(numbers):g} to {max(numbers):g}." if len(numbers) > 1 else ""
-        said = f"Chosen on validation prompts, a seed each: {listed}.{ends}"
+        each = ", a seed each" if len(claim.rows) > 1 else ""
+        said = f"Chosen on validation prompts{each}: {listed}.{ends}"
         return [{"question": "Which scale?", "answer": said, "link": notebook["name"]}]
     return []
 
@@ -224,6 +227,16 @@ def _arrows(every: Sequence[tuple[dict[str, Any], Pair]], replies: Replies | Non
         figures.append({"title": title, "svg": charts.arrows(groups, axis, "The CP before and after τ"),
                         "left_out": max(len(rows) - MOST_ROWS, 0)})  # fmt: skip
     return figures
+
+
+def _means(claim: Claim) -> str:
+    """What the figure's large points are of, and what lies around them."""
+    over = claim.over()
+    if over and over.seeds > 1:
+        return "Means over seeds with t intervals; small dots and thin lines: single cells."
+    if len(claim.rows) > 1:
+        return "Means of the cells of one seed, so without intervals over seeds; small dots: single cells."
+    return "One cell, with its intervals over prompts."
 
 
 def _point(notebook: str, model: str, claim: Claim, replies: Replies | None) -> Point:

@@ -180,6 +180,9 @@ def test_a_study_of_one_seed_or_with_failed_cells_has_its_page(finished, options
     text = re.sub("<[^>]*>", "", report.write(finished(**options)).read_text("utf-8"))
     assert "that cannot be shown" not in text
     assert ("no interval over seeds" in text) == (options.get("seeds") == (0,))
+    assert ("Means over seeds with t intervals" in text) == ("failed" in options and options["failed"] != ALL)
+    assert ("Means of the cells of one seed" in text) == (options.get("seeds") == (0,))
+    assert ("One cell, with its intervals over prompts." in text) == ("languages" in options)
     assert ("Not done" in text) == ("failed" in options)
 
 
