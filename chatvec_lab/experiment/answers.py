@@ -234,7 +234,7 @@ def transfer(
         f"{told(reading, '.3f', model='CP + τ', language=language)} times the CP's."
     )
     claims = [
-        claim("change of plain answers by τ", **ends(loss), seed=seed),
+        claim(f"change in {what} in the plain frame", **ends(loss), seed=seed),
         claim("perplexity with τ / CP", **interval(reading, model="CP + τ", language=language), seed=seed),
     ]
     return {"answer": answer, "claims": claims}
@@ -298,11 +298,20 @@ def knowledge(
         f"{' and '.join(reads)}. "
         f"Tasks: {named or 'none named'}."
     )
-    name = "change in the plain frame, {}".format
-    claims = [claim(name(language_name(row.language)), **ends(row), seed=seed) for row in loss.itertuples()]
-    for code in languages:
-        name = f"perplexity with τ / CP, {language_name(code)}"
-        claims += claims_of(reading, name, [code], seed, by="language", model="CP + τ")
+    # one name for every language's own: over cells of several languages they are one claim
+    asked = {code: "the CP's language" if code == language else language_name(code) for code in languages}
+    claims = [
+        claim(
+            f"change in {exam.names[right]} in the plain frame, {asked[row.language]}",
+            **ends(row),
+            seed=seed,
+        )
+        for row in loss.itertuples()
+    ]
+    for code, where in asked.items():
+        claims += claims_of(
+            reading, f"perplexity with τ / CP, {where}", [code], seed, by="language", model="CP + τ"
+        )
     return {"answer": answer, "claims": claims}
 
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from chatvec_lab.experiment.inside import PLAIN, RANDOM, REFERENCE, WHOLE
-from chatvec_lab.experiment.words import claims_of, interval, told
+from chatvec_lab.experiment.words import interval, told
 from chatvec_lab.study.outputs import claim
 
 if TYPE_CHECKING:
@@ -51,9 +51,15 @@ def tokens(
     )
     claims = [claim(f"nats a token from the CP, {m}", **_unitless(interval(here, model=m)), unit="nats", seed=seed)
               for m in (WHOLE, RANDOM, PLAIN)]  # fmt: skip
-    claims += claims_of(
-        depth, "share of the layers until a token is decided, {}", (WHOLE, RANDOM), seed, scale=scale
-    )
+    claims += [
+        claim(
+            f"share of the layers until a token is decided, {m}",
+            **interval(depth, model=m, scale=scale),
+            seed=seed,
+            unit="share",
+        )
+        for m in (WHOLE, RANDOM)
+    ]
     return {"answer": answer, "claims": claims}
 
 

@@ -43,11 +43,12 @@ def row_of(table: "pd.DataFrame", **where: object) -> Any:
     return next(_rows(table, where).itertuples(), None) if {*where} <= {*table} else None
 
 
-def ends(row: Any) -> dict[str, float | None]:
-    """estimate, low, high and n of a row, for `study.claim`; of None an estimate that was not measured."""
+def ends(row: Any) -> dict[str, float | int | str | None]:
+    """estimate, low, high, n and unit of a row, for `study.claim`; of None an estimate that was not measured."""
     if row is None:
         return {"estimate": None}
-    return {"estimate": row.estimate, "low": row.low, "high": row.high, "n": int(row.n)}
+    unit = str(getattr(row, "unit", ""))
+    return {"estimate": row.estimate, "low": row.low, "high": row.high, "n": int(row.n), "unit": unit}
 
 
 def claims_of(

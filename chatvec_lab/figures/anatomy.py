@@ -231,7 +231,7 @@ def spectra(
     the middle 80 % of them; singular values are then relative to the largest of their matrix. Singular values of
     0 have no place on a logarithmic axis and are left out.
     """
-    from matplotlib.ticker import LogLocator, NullLocator, ScalarFormatter
+    from matplotlib.ticker import FormatStrFormatter, LogLocator, NullLocator
 
     data = data[data.singular_value > 0]
     check_single(data, [hue, "tensor", "index"])
@@ -250,7 +250,7 @@ def spectra(
             ax.fill_between(quantiles.index, quantiles[0.1], quantiles[0.9], **band)
     ax.set_xscale("log")
     ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    ax.xaxis.set_major_formatter(ScalarFormatter())
+    ax.xaxis.set_major_formatter(FormatStrFormatter("%g"))
     ax.xaxis.set_minor_locator(NullLocator())
     if y == "singular_value":
         ax.set_yscale("log")

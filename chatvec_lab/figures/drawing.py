@@ -245,9 +245,11 @@ def legend(ax: Axes, handles: Sequence[Any]) -> None:
 def thinned(ax: Axes, most: int = 16) -> None:
     """Fewer markers on lines whose points are so many that markers would run into each other.
 
-    A point without neighbours, of which no line tells, keeps its marker.
+    A point without neighbours, of which no line tells, keeps its marker, and so do points that no line joins.
     """
     for one in ax.lines:
+        if one.get_linestyle() == "None":
+            continue
         is_there = np.isfinite(np.asarray(one.get_ydata(), dtype=float))
         count = len(is_there)
         if count > most:

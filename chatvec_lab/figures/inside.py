@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from chatvec_lab.figures import fonts
-from chatvec_lab.figures.drawing import check_single, key, label_of, levels, name_y
-from chatvec_lab.figures.recipe import drawn
+from chatvec_lab.figures.drawing import check_single, fit, key, label_of, levels, name_y
+from chatvec_lab.figures.recipe import drawn, now_and_last
 from chatvec_lab.figures.style import line, look
 
 if TYPE_CHECKING:
@@ -190,7 +190,6 @@ def token_map(
     `data`: a row a position and layer, such as `lens.readings` of one pair and scale. `limits` are the ends of the
     colours, None those of the values.
     """
-    import matplotlib
 
     check_single(data, [x, y])
     positions, layers = sorted(data[x].unique()), sorted(data[y].unique(), reverse=True)
@@ -203,10 +202,9 @@ def token_map(
     mesh = ax.pcolormesh(
         cells, vmin=low, vmax=high, cmap="cividis", edgecolors="white", linewidth=line(0.4), rasterized=True
     )
-    size = matplotlib.rcParams["font.size"]
     for (i, j), cell in np.ndenumerate(cells):
         dark = np.isfinite(cell) and (cell - low) / (high - low) < 0.55
-        ax.text(j + 0.5, i + 0.5, _cut(words[i][j]), ha="center", va="center", fontsize=0.8 * size, parse_math=False,
+        ax.text(j + 0.5, i + 0.5, _cut(words[i][j]), ha="center", va="center", parse_math=False,
                 color="white" if dark else "black", clip_on=True)  # fmt: skip
     said = data.drop_duplicates(x).set_index(x)[token]
     ax.set_xticks(np.arange(len(positions)) + 0.5, [_cut(visible(str(said[p]))) for p in positions])
@@ -221,6 +219,7 @@ def token_map(
     ax.set_ylabel(label_of(y))
     bar = ax.figure.colorbar(mesh, ax=ax, label=label_of(value), pad=0.02)
     bar.outline.set_visible(False)
+    now_and_last(ax.figure, lambda: fit(ax, [*ax.texts, *ax.get_xticklabels()], *reversed(cells.shape)))
     return ax
 
 

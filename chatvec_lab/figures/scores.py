@@ -56,11 +56,13 @@ def over_scale(
 @drawn
 def over(
     data: DataFrame, *, x: str, y: str = "estimate", hue: str | None = "metric", x_label: str = "", label: str = "",
-    is_log: bool = False, mark: float | None = None, labels: Labels = "legend", ax: Axes | None = None,
+    is_log: bool = False, mark: float | None = None, points: Sequence[str] = (), labels: Labels = "legend",
+    ax: Axes | None = None,
 ) -> Axes:  # fmt: skip
     """Estimates over the column `x`, one line with its band for each value of `hue`; `is_log` for a log x axis.
 
-    An x of 0 on a log axis stands beyond a break; `mark` is a value of x with a dotted line.
+    An x of 0 on a log axis stands beyond a break; `mark` is a value of x with a dotted line; `points` are values of
+    `hue` whose estimates stand for themselves, so that no line joins them.
     """
     if data.empty:
         return _not_measured(ax, x_label or label_of(x), label)
@@ -70,11 +72,12 @@ def over(
     values = data[y][np.isfinite(data[y].astype(float))]
     is_far = bool(len(values)) and bool((values > 0).all()) and values.max() / values.min() > MANY_TIMES
     names, ends = levels(data, hue), []
+    looks = [look(i) | ({"linestyle": "none"} if name in points else {}) for i, name in enumerate(names)]
     for i, name in enumerate(names):
         rows = data[data[hue] == name].sort_values(x)
         at = rows[x].astype(float).where(rows[x] != 0, zeros) if zeros is not None else rows[x].astype(float)
         height = rows[y].astype(float)
-        ax.plot(at, height.where(np.isfinite(height)), **look(i))
+        ax.plot(at, height.where(np.isfinite(height)), **looks[i])
         _edge(ax, at[np.isinf(height)], look(i)["color"])
         ends.append(float(height[np.isfinite(height)].iloc[-1]) if np.isfinite(height).any() else np.nan)
         if bounds := _bounds(rows, y):
@@ -93,7 +96,7 @@ def over(
         ax.axvline(mark, color="0.6", linewidth=line(0.6), linestyle=":")
     ax.set_xlabel(x_label or label_of(x))
     name_y(ax, label)
-    key(ax, hue, names, [look(i) for i in range(len(names))], ends=ends, labels=labels)
+    key(ax, hue, names, looks, ends=ends, labels=labels)
     return ax
 
 

@@ -8,7 +8,7 @@ reader without script sees on hover, and `data-where` says which replies it is o
 import json
 import math
 import unicodedata
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from html import escape
 from typing import Any, NamedTuple
 
@@ -237,13 +237,13 @@ def lines(points: Sequence[Point], hues: Sequence[str], values: Axis, name: str,
     numbers = sorted({float(point.x) for point in points})
     across = Axis(numbers[0], numbers[-1], is_log=numbers[0] > 0 and numbers[-1] / numbers[0] > 50)
     ticks = values.ticks
-    start = max(width_of(values.write(tick)) for tick in ticks) + 8
+    start = max(width_of(values.write(tick)) for tick in ticks) + 12  # a marker at the left covers no number
     end, top, bottom = WIDTH - 12, 10, height - 34
     parts = []
     parts += _grid(values, bottom, top, lambda y: f"M{start:g} {y:g}H{end}")
     for tick in ticks:
         y = values.place(tick, bottom, top)
-        parts.append(tag("text", escape(values.write(tick)), x=start - 5, y=y + 4, class_="end"))
+        parts.append(tag("text", escape(values.write(tick)), x=start - 9, y=y + 4, class_="end"))
     parts += _ticks(across, start, end, bottom + 15)
     parts.append(label(x_label, (start + end) / 2, height - 4, end - start, class_="middle"))
     marks = []
@@ -277,11 +277,21 @@ def _path(places: Places) -> str:
     return "M" + "L".join(f"{x:g} {y:g}" for x, y in places)
 
 
-def arrows(rows: Sequence[tuple[str, Point, Point]], values: Axis, name: str) -> str:
-    """Before and after, a row each on one axis: a hollow marker, an arrow, a full one; intervals and seeds on both."""
+def arrows(groups: Mapping[str, Sequence[tuple[str, Point, Point]]], values: Axis, name: str) -> str:
+    """Before and after, a row each on one axis: a hollow marker, an arrow, a full one; intervals and seeds on both.
+
+    groups: the rows (measure, before, after) by the question that they answer, which stands above them.
+    """
     start, end, y = 10, WIDTH - 12, 4.0
     parts = []
-    for text, before, after in rows:
+    for question, text, before, after in (
+        (question if not place else "", *row)
+        for question, rows in groups.items()
+        for place, row in enumerate(rows)
+    ):
+        if question:
+            parts.append(label(question, 0, y + 11, WIDTH, class_="question"))
+            y += 17
         parts.append(label(text, 0, y + 11, WIDTH))
         middle = y + 25
         parts.append(tag("path", class_="grid", d=f"M{start} {middle}H{end}"))

@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 
 from chatvec_lab.languages import language_name
 from chatvec_lab.report import charts, tables
-from chatvec_lab.report.plots import of_seeds, percent
-from chatvec_lab.report.seeds import Over, by_seed, is_share, limits_of, over
+from chatvec_lab.report.plots import of_seeds, percent, points
+from chatvec_lab.report.seeds import Over, by_seed, limits_of, over
 
 BEFORE, AFTER, CONTROL = "CP", "CP + τ", "CP + random"
 
@@ -20,12 +20,12 @@ class Claim(NamedTuple):
 
     @property
     def is_share(self) -> bool:
-        found = [row for row in self.rows if is_number(row["estimate"])]
-        return bool(found) and all(
-            row["unit"] == "share"
-            or (not row["unit"] and is_share(*(row[e] for e in ("estimate", "low", "high", "n"))))
-            for row in found
-        )
+        units = {row["unit"] for row in self.rows if is_number(row["estimate"])}
+        return units == {"share"}
+
+    @property
+    def is_change(self) -> bool:
+        return self.name.startswith(("change", "gain"))
 
     def over(self, group: str | None = None) -> Over | None:
         """The mean over seeds, of one group or of all (a seed's value is then the mean of its groups)."""
@@ -36,14 +36,16 @@ class Claim(NamedTuple):
             ends = [rows[0][end] if is_number(rows[0][end]) else None for end in ("low", "high")]
             return Over(float(rows[0]["estimate"]), *ends, 1, "")
         values = by_seed((row["seed"], float(row["estimate"])) for row in rows)
-        return over(values, limits_of(self.is_share, self.name.startswith(("change", "gain"))))
+        return over(values, limits_of(self.is_share, self.is_change))
 
     def write(self, found: Over | None) -> str:
         if found is None:
             return tables.MISSING
         ends = (found.mean, found.low, found.high)
-        unit = next((row["unit"] for row in self.rows if row["unit"] not in ("", "share")), "")
-        return percent(*ends) if self.is_share else " ".join(filter(None, [tables.interval(*ends), unit]))
+        if self.is_share:
+            return points(*ends) if self.is_change else percent(*ends)
+        unit = next((row["unit"] for row in self.rows if row["unit"] != "share"), "")
+        return " ".join(filter(None, [tables.interval(*ends), unit]))
 
 
 def is_number(value: Any) -> bool:

@@ -126,6 +126,7 @@ def _notebook(
         "claims": said,
         "numbers": claims.table(said),
         "lead": claims.lead(said),
+        "is_one_seed": len({cell["parameters"].get("seed") for cell in done}) == 1,
         "kept": kept,
         "dropped": {name for cell in cells for name in cell["varying"]} - {"seed", *kept},
         "tables": _tables(out, name, done),
@@ -241,6 +242,7 @@ def _figure(cell: dict[str, Any], stem: str, item: dict[str, Any], shapes: svg.S
         "svg": drawn,
         "is_wide": width > 300,
         "label": cell["label"],
+        "asked": plots.of_prompts(item.get("n", ())),
     }
     return {"caption": item["caption"], **more}
 

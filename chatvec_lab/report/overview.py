@@ -7,7 +7,7 @@ from chatvec_lab.languages import language_name
 from chatvec_lab.report import charts, tables
 from chatvec_lab.report.charts import Axis, Point
 from chatvec_lab.report.claims import AFTER, BEFORE, Claim, Pair, is_number, pairs
-from chatvec_lab.report.plots import of_seeds, percent
+from chatvec_lab.report.plots import of_prompts, of_seeds, percent
 from chatvec_lab.report.replies import Replies
 from chatvec_lab.report.replies import pairs as reply_pairs
 from chatvec_lab.report.seeds import by_seed, over
@@ -18,6 +18,7 @@ NOTHING: dict[str, Any] = {
     "answers": [],
     "next": [],
     "arrows": [],
+    "means": "",
     "curves": None,
     "samples": [],
 }
@@ -41,6 +42,7 @@ def overview(notebooks: Sequence[dict[str, Any]], replies: Replies | None) -> di
         "answers": [{"where": None, **answer} for answer in answers],
         "next": [n for n in notebooks if n["name"] in {answer["link"] for answer in answers}],
         "arrows": _arrows(every, replies),
+        "means": _means(main[1].after) if main else "",
         "curves": next((plot for n in notebooks for plot in n["plots"] if plot["form"] == "lines" and plot["is_main"]), None),
         "samples": samples,
     }  # fmt: skip
@@ -50,15 +52,17 @@ def _headline(notebook: dict[str, Any], pair: Pair) -> str:
     before, after = pair.before.over(), pair.after.over()
     assert before and after
     text = f"Adding the chat vector takes {pair.measure} from {pair.before.write(before)} to {pair.after.write(after)}"
+    counts = of_prompts(row["n"] for row in pair.after.rows if is_number(row["n"])).removesuffix(".")
+    counts = f" ({counts} prompts{' a cell' if len(pair.after.rows) > 1 else ''})" if counts else ""
     groups = [group for group in dict.fromkeys(row["group"] for row in pair.after.rows) if group]
     of = f" over {_and(groups)}" if len(groups) > 1 else ""
     if after.seeds > 1:
         how = "intervals over seeds" if not after.note else after.note
-        text += f": means of {after.seeds} seeds{of}, {how}."
+        text += f": means of {after.seeds} seeds{of}, {how}{counts}."
     elif of:
-        text += f": means{of}, one seed, so no interval over seeds."
+        text += f": means{of}, one seed, so no interval over seeds{counts}."
     else:
-        text += ": one cell, with its intervals over prompts."
+        text += f": one cell, with its intervals over prompts{counts}."
     return text
 
 
@@ -101,7 +105,8 @@ def _scale(notebooks: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         numbers = [row["estimate"] for row in claim.rows if is_number(row["estimate"])]
         listed = "; ".join(f"{group} {', '.join(chosen)}".strip() for group, chosen in groups.items())
         ends = f" From {min(numbers):g} to {max(numbers):g}." if len(numbers) > 1 else ""
-        said = f"Chosen on validation prompts, a seed each: {listed}.{ends}"
+        each = ", a seed each" if len(claim.rows) > 1 else ""
+        said = f"Chosen on validation prompts{each}: {listed}.{ends}"
         return [{"question": "Which scale?", "answer": said, "link": notebook["name"]}]
     return []
 
@@ -114,11 +119,12 @@ def _cost(notebooks: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
             (n, c) for n in notebooks for c in n["claims"] if c.name.lower().startswith(start) and c.over()
         ]
         for notebook, claim in found[:most]:
-            name, value = claim.name[0].upper() + claim.name[1:], claim.write(claim.over()).replace("-", "−")
+            name, mean = claim.name[0].upper() + claim.name[1:], claim.over()
+            value, note = claim.write(mean).replace("-", "−"), f" ({mean.note})" if mean and mean.note else ""
             if name.endswith(" / CP"):
-                said.append(f"{name.removesuffix(' / CP')} is {value} times the CP's.")
+                said.append(f"{name.removesuffix(' / CP')} is {value} times the CP's{note}.")
             else:
-                said.append(f"{name}: {value} (0 is no change).")
+                said.append(f"{name}: {value}{note}.")
             link = link or notebook["name"]
     return [{"question": "What does it cost?", "answer": " ".join(said), "link": link}] if said else []
 
@@ -156,6 +162,12 @@ def _wrong(notebook: str, metric: str, replies: Replies) -> list[dict[str, Any]]
             kinds.append((over(values, (0, 1)), kind))
         worst = sorted(kinds, key=lambda pair: pair[0].mean)[:3]
         said = "; ".join(f"{kind} {percent(mean.mean, mean.low, mean.high)}" for mean, kind in worst)
+        asked = rows[rows.kind == worst[0][1]]
+        text = next(
+            (asked[c].iloc[0] for c in ("prompt_gloss", "prompt") if c in asked and asked[c].notna().all()),
+            "",
+        )
+        said += f". A prompt of the kind {worst[0][1]}: “{text}”" if 0 < len(text) < 120 else ""
         where = {"notebook": notebook, "model": AFTER, "kind": str(worst[0][1]), "verdict": f"{metric}:no"}
         found.append({"question": "What goes wrong?", "answer": f"Least often right, by kind of prompt: {said}.",
                       "link": "replies", "where": where})  # fmt: skip
@@ -194,21 +206,37 @@ def _samples(notebook: str, metric: str, replies: Replies) -> list[dict[str, Any
 
 
 def _arrows(every: Sequence[tuple[dict[str, Any], Pair]], replies: Replies | None) -> list[dict[str, Any]]:
-    """One figure a unit of CP → CP + τ for every measure, each once."""
-    found: dict[bool, dict[str, tuple[str, Point, Point]]] = {}
+    """One figure a unit of CP → CP + τ for every measure, each once, below the question of its notebook."""
+    found: dict[str, dict[str, tuple[str, Claim, Claim, dict[str, Any]]]] = {}
     for notebook, pair in every:
-        before = _point(notebook["name"], BEFORE, pair.before, replies)
-        after = _point(notebook["name"], AFTER, pair.after, replies)
-        found.setdefault(pair.after.is_share, {}).setdefault(pair.measure, (pair.measure, before, after))
+        unit = "share" if pair.after.is_share else next(iter(pair.after.rows))["unit"]
+        found.setdefault(unit, {}).setdefault(pair.measure, (pair.measure, pair.before, pair.after, notebook))
     figures = []
-    for is_share, rows in found.items():
-        kept = list(rows.values())[:MOST_ROWS]
-        values = charts.reach([point for _, *both in kept for point in both])
+    for unit, rows in found.items():
+        groups: dict[str, list[tuple[str, Point, Point]]] = {}
+        for measure, before, after, notebook in list(rows.values())[:MOST_ROWS]:
+            both = [
+                _point(notebook["name"], model, claim, replies)
+                for model, claim in ((BEFORE, before), (AFTER, after))
+            ]
+            groups.setdefault(notebook["title"], []).append((measure, *both))
+        values = charts.reach([point for kept in groups.values() for _, *both in kept for point in both])
+        is_share = unit == "share"
         axis = Axis(0, 1, True) if is_share else charts.axis(values, is_share=False, from_zero=True)
-        figures.append(
-            {"svg": charts.arrows(kept, axis, "The CP before and after τ"), "left_out": len(rows) - len(kept)}
-        )
+        title = "" if len(found) == 1 else "Shares" if is_share else unit.capitalize() or "Other numbers"
+        figures.append({"title": title, "svg": charts.arrows(groups, axis, "The CP before and after τ"),
+                        "left_out": max(len(rows) - MOST_ROWS, 0)})  # fmt: skip
     return figures
+
+
+def _means(claim: Claim) -> str:
+    """What the figure's large points are of, and what lies around them."""
+    over = claim.over()
+    if over and over.seeds > 1:
+        return "Means over seeds with t intervals; small dots and thin lines: single cells."
+    if len(claim.rows) > 1:
+        return "Means of the cells of one seed, so without intervals over seeds; small dots: single cells."
+    return "One cell, with its intervals over prompts."
 
 
 def _point(notebook: str, model: str, claim: Claim, replies: Replies | None) -> Point:

@@ -1,14 +1,14 @@
 """A table of all cells of a notebook as a figure of the page: what varies becomes rows, lines or small multiples."""
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from chatvec_lab.languages import language_name
 from chatvec_lab.report import charts, tables
 from chatvec_lab.report.charts import Axis, Point
 from chatvec_lab.report.replies import Replies
-from chatvec_lab.report.seeds import Over, by_cells, is_share, limits_of, over
+from chatvec_lab.report.seeds import Over, by_cells, limits_of, over
 from chatvec_lab.report.words import ASIDE, measure
 
 if TYPE_CHECKING:
@@ -28,7 +28,8 @@ def plotted(item: Mapping[str, Any], notebook: str, kept: Sequence[str], dropped
     kept: parameters that tell groups of cells apart; dropped: those that go with the seed, whose columns say nothing.
     """
     data = by_cells(item["data"])
-    data = data.drop(columns=[c for c in dropped if c in data])
+    # a table's own column of a parameter's name (n) is no parameter: `by_cells` has that as cell_n
+    data = data.drop(columns=[c for n in dropped if (c := f"cell_{n}" if f"cell_{n}" in data else n) in data])
     if "metric" in data and data.metric.nunique() > 1:
         data = data[~data.metric.isin(ASIDE)]
     if not len(data):
@@ -126,7 +127,13 @@ def _plot(
         )
         svgs.append({"title": name, "svg": drawn})
     seeds = list(dict.fromkeys(s[0] for p in every for s in p.seeds if len(p.seeds) > 1))
-    about = {"value": "" if value == "estimate" else measure(value), "is_log": axis.is_log, "seeds": seeds}
+    about = {
+        "value": "" if value == "estimate" else measure(value),
+        "has_intervals": any(point.over.low is not None for point in every),
+        "is_log": axis.is_log,
+        "seeds": seeds,
+        "asked": of_prompts(data["n"].dropna() if "n" in data else ()),
+    }
     return {"form": "lines" if layout.is_line else "dots", "svgs": svgs, "hues": hues if hue else [], **about}
 
 
@@ -141,12 +148,7 @@ def _is_axis(data: "pandas.DataFrame", column: str, keys: list[str]) -> bool:
 
 
 def _are_shares(data: "pandas.DataFrame", value: str) -> bool:
-    if "unit" in data or value.startswith("share_"):
-        return value.startswith("share_") or bool((data.unit == "share").all())
-    ends = ("estimate", "low", "high", "n")
-    return set(ends) <= set(data) and all(
-        is_share(*row) for row in data[[*ends]].itertuples(index=False, name=None)
-    )
+    return value.startswith("share_") or ("unit" in data and bool((data.unit == "share").all()))
 
 
 def _points(
@@ -204,6 +206,19 @@ def of_seeds(mean: Over) -> str:
     )
 
 
+def of_prompts(n: Iterable[float]) -> str:
+    """How many prompts numbers are of, in words.
+
+    >>> of_prompts([120, 200]), of_prompts([64, 64]), of_prompts([])
+    ('n = 120 to 200.', 'n = 64.', '')
+    """
+    counts = [int(count) for count in n]
+    if not counts:
+        return ""
+    low, high = min(counts), max(counts)
+    return f"n = {low:,}." if low == high else f"n = {low:,} to {high:,}."
+
+
 def _written(axis: Axis, value: float, low: float | None, high: float | None) -> str:
     return percent(value, low, high) if axis.is_share else tables.interval(float(value), low, high)
 
@@ -217,12 +232,24 @@ def percent(value: float, low: float | None = None, high: float | None = None) -
     return f"{100 * value:.1f} %{ends}"
 
 
+def points(value: float, low: float | None = None, high: float | None = None) -> str:
+    """A change of a share, in percentage points.
+
+    >>> points(-0.075, -0.1, -0.05), points(0.02)
+    ('−7.5 percentage points [−10.0, −5.0]', '+2.0 percentage points')
+    """
+    ends = f" [{100 * low:+.1f}, {100 * high:+.1f}]" if low is not None and low == low else ""
+    return f"{100 * value:+.1f} percentage points{ends}".replace("-", "−")
+
+
 def _named(column: str | None, value: Any) -> str:
     if column == "metric":
         return measure(str(value))
     if column in ACROSS:
         return f"{column} {value:g}"
-    return str(value)
+    if column in ("kind", "part", "set", "module", "words"):
+        return str(value).replace("_", " ")
+    return language_name(str(value)) if column and column.endswith("language") else str(value)
 
 
 def _grouped(column: str, value: Any, keys: Mapping[str, Any]) -> str:

@@ -86,20 +86,3 @@ def by_cells(data: "pandas.DataFrame") -> "pandas.DataFrame":
 def limits_of(is_share: bool, is_change: bool = False) -> Limits:
     """Where a mean can lie: a share in 0 to 1, a change of one in −1 to 1, anything else anywhere."""
     return (-math.inf, math.inf) if not is_share else (-1.0, 1.0) if is_change else (0.0, 1.0)
-
-
-def is_share(estimate: Any, low: Any, high: Any, n: Any) -> bool:
-    """Whether these are a share of n and Wilson's interval, for numbers that come without a unit.
-
-    >>> is_share(0.5, 0.403832, 0.596168, 100), is_share(0.5, 0.4, 0.6, 100), is_share(1.003, None, None, None)
-    (True, False, False)
-    """
-    if not all(isinstance(v, int | float) and math.isfinite(v) for v in (estimate, low, high, n)) or n < 1:
-        return False
-    z = 1.959963984540054
-    middle, half = (
-        estimate + z * z / (2 * n),
-        z * math.sqrt(max(estimate * (1 - estimate), 0) / n + (z / (2 * n)) ** 2),
-    )
-    ends = ((middle - half) / (1 + z * z / n), (middle + half) / (1 + z * z / n))
-    return all(abs(a - b) < 1e-5 for a, b in zip(ends, (low, high), strict=True))

@@ -79,7 +79,7 @@ def inline(file: Path, prefix: str, alt: str, shapes: Shapes | None = None) -> t
     root.attrib.setdefault("viewBox", f"0 0 {width:g} {height:g}")
     root.set("role", "img")
     root.set("aria-label", alt)
-    root.set("style", f"max-width:{width:g}pt")  # drawn at its final width; on a phone it shrinks
+    root.set("style", f"max-width:{1.4 * width:g}pt")  # a paper's letters are small on a screen
     return ElementTree.tostring(root, encoding="unicode"), width
 
 

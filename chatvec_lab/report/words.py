@@ -43,6 +43,11 @@ TERMS = [
          "give a false alarm in at most 5 % of studies."),
     Term("McNemar", r"McNemar", "An exact test of two models on the same prompts: it counts those that one gets right "
          "and the other does not."),
+    Term("n", r"n(?= =)", "How many prompts (or texts, or dialogues) stand behind a number."),
+    Term("relative L2 norm", r"[Rr]elative L2 norm", "The length of a vector over the length of the base's weights in the "
+         "same place: 0.05 is 5 %."),
+    Term("cosine", r"[Cc]osines?", "The angle between two vectors: 1 is the same direction, 0 is unrelated, −1 is opposite."),
+    Term("nats", r"nats", "Units of log probability: a token that is 1 nat less likely is 2.7 times less likely."),
     Term("Pareto front", r"Pareto front", "The scales that no other scale beats in every measure at once."),
 ]  # fmt: skip
 _TERMS = re.compile("|".join(f"(?P<t{i}>(?<![\\w-])(?:{t.pattern})(?![\\w-]))" for i, t in enumerate(TERMS)))
@@ -64,7 +69,11 @@ VERDICTS = {
     "correct": ("right", "wrong", "yes"),
     "toxic": ("toxic", "not toxic", "no"),
     "polite": ("polite", "not polite", "yes"),
+    "content": ("right in any form", "wrong in any form", "yes"),
     "in_language": ("in the language", "not in the language", "yes"),
+    "ended": ("ended by itself", "cut off", "yes"),
+    "no_answer": ("no answer", "an answer", "no"),
+    "thought_in_language": ("thought in the language", "thought in another language", "yes"),
     "unsafe": ("unsafe", "safe", "no"),
     "guard_unsafe": ("unsafe to the guard", "safe to the guard", "no"),
 }
@@ -86,7 +95,7 @@ def measure(name: str) -> str:
 
 def explained(text: object) -> Markup:
     """`text` as HTML, where the first of each word of TERMS is a button that opens what it means; it runs no script."""
-    text, seen = str(text), set()
+    text, seen = str(text).replace(" %", "\N{NO-BREAK SPACE}%"), set()
 
     def button(found: re.Match) -> str:
         term = TERMS[int(str(found.lastgroup)[1:])]

@@ -12,7 +12,8 @@ The files (all that the report reads; a notebook may write them by any other mea
     summary.json             question, answer (texts), claims: [{claim, estimate, low, high, n, seed, unit}]
     tables/NAME.parquet      the exact table, for other notebooks;  tables/NAME.csv  for people, see `write_csv`
     tables/NAME.json         {order, caption, show, measures}: `show` false keeps a table of raw rows off the page
-    figures/NAME.svg|pdf|png the figure;  figures/NAME.json  {order, caption, alt, drawn}; drawn: see `figures.recipe`
+    figures/NAME.svg|pdf|png the figure;  figures/NAME.json  {order, caption, alt, drawn, n}; drawn: see `figures.recipe`;
+                             n: least and most prompts behind what is drawn, which the page writes after the caption
     samples/NAME.json        {order, caption, by, rows}: rows with prompt, response and the column `by`
 
 In tables, a column `x` with `x_low` and `x_high` beside it (or `estimate`, `mean` or `value` with `low` and
@@ -81,7 +82,7 @@ def save_figure(out: Path, name: str, figure: "Figure", *, caption: str, alt: st
     if not alt.strip():
         raise ValueError(f"figure {name!r}: alt is empty; say in a sentence what the figure shows")
     recipe = of(figure)
-    drawn = {"drawn": recipe.data(figure)} if recipe else {}
+    drawn = {"drawn": recipe.data(figure), "n": asked(*recipe.tables)} if recipe else {}
     file = _file(out, "figures", name, {"caption": caption, "alt": alt, **drawn})
     for place, table in enumerate(recipe.tables if recipe else []):
         _storable(secrets.redacted_table(table)).to_parquet(
@@ -91,6 +92,12 @@ def save_figure(out: Path, name: str, figure: "Figure", *, caption: str, alt: st
         if (clean := secrets.redacted(text.get_text())) != text.get_text():
             text.set_text(clean)
     write(figure, file, dpi=200, level=2)
+
+
+def asked(*tables: "pandas.DataFrame") -> list[int]:
+    """The least and the most prompts (column n) that a number of these tables is of; [] where none says."""
+    counts = [n for table in tables if "n" in table for n in table.n.dropna()]
+    return [int(min(counts)), int(max(counts))] if counts else []
 
 
 def _storable(table: "pandas.DataFrame") -> "pandas.DataFrame":
@@ -132,7 +139,10 @@ def claim(
     seed: int | None = None,
     unit: str = "",
 ) -> dict[str, Any]:
-    """One number of an answer with its 95 % interval, number of prompts and seed; None means not known."""
+    """One number of an answer with its 95 % interval, number of prompts and seed; None means not known.
+
+    unit: "share" for shares of 0 to 1, which the report writes in percent; others stand behind the number ("nats").
+    """
     return {"claim": name, "estimate": estimate, "low": low, "high": high, "n": n, "seed": seed, "unit": unit}
 
 

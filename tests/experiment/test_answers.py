@@ -231,6 +231,10 @@ def test_what_is_not_transferred_is_told_with_what_was_not_measured(exam):
     assert found["answer"] == (
         "τ at scale 1. Tasks that it does worse than the CP asked plainly (Holm, 5 %): sum. Kept: in the plain frame right "
         "replies change by -5.0% [-15.0%, +5.0%], perplexity is 1.200 [1.100, 1.300] times the CP's.")  # fmt: skip
+    assert (found["claims"][0]["claim"], found["claims"][0]["unit"]) == (
+        "change in right replies in the plain frame",
+        "share",
+    )
     none = answers.transfer(exam, **given | {"lost": lost.head(0), "change": change.head(0)})["answer"]
     assert "(Holm, 5 %): none shown." in none and "right replies were not measured" in none
 

@@ -143,6 +143,9 @@ def test_spectra_are_logarithmic_with_a_band_over_matrices(spectrum):
     assert ax.get_ylabel() == "singular value / largest"
     np.testing.assert_allclose(ax.lines[0].get_ydata(), np.arange(1, 33) ** -0.3)
     assert len(ax.collections) == 2
+    ax.figure.draw_without_rendering()
+    numbers = [tick.get_text() for tick in ax.get_xticklabels()]
+    assert {"1", "2", "5", "10"} <= set(numbers), "an index is a whole number"
     one = figures.spectra(spectrum[spectrum.tensor == "2"], ax=plt.figure().gca())
     assert one.get_ylabel() == "singular value" and one.lines[0].get_ydata()[0] == 3 and not one.collections
 

@@ -10,6 +10,7 @@ from drawn_labels import boxes, cut, on_one_another
 
 from chatvec_lab import figures
 from chatvec_lab.figures.inside import SHADES, visible
+from chatvec_lab.figures.recipe import finish
 
 
 @pytest.fixture(autouse=True)
@@ -83,6 +84,21 @@ def test_a_map_has_the_last_layer_on_top_and_each_layers_word():
     assert ax.get_title(loc="left") == "CP"
     with pytest.raises(ValueError, match="where one is drawn"):
         figures.token_map(pd.concat([table, table]), ax=ax)
+
+
+@pytest.mark.parametrize("venue", ["acl", "slides", "poster"])
+def test_words_keep_inside_the_cells_of_a_map(venue):
+    rows = [(p, layer, "<|end|>", "<|assistant|>", 0.5) for p in range(8) for layer in range(4)]
+    table = pd.DataFrame(rows, columns=["position", "layer", "read", "token", "token_probability"])
+    with figures.venue(venue):
+        figure, panels = figures.subplots(1, 2, width="text", ratio=0.35)
+        for ax in panels:
+            figures.token_map(table, title="CP", ax=ax)
+        finish(figure)
+        figure.draw_without_rendering()
+        assert on_one_another(figure) == [] == cut(figure)
+        cell = panels[0].get_window_extent().width / 8
+        assert all(text.get_window_extent().width < cell for text in panels[0].texts)
 
 
 def test_one_value_against_another():

@@ -45,6 +45,12 @@ def test_a_recipe_is_data_beside_the_figure(tmp_path, scores):
     pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / "figures/two.1.parquet"), scores)
 
 
+def test_how_many_prompts_a_figure_is_of_stands_beside_it(tmp_path, scores):
+    assert saved(tmp_path, scores, "none")["n"] == []
+    few = scores.assign(n=[120 + 80 * (k % 2) for k in range(len(scores))])
+    assert saved(tmp_path, few)["n"] == [120, 200]
+
+
 def test_redrawn_for_its_own_venue_the_bytes_are_the_same(tmp_path, scores):
     saved(tmp_path, scores)
     assert main(["redraw", str(tmp_path), "--venue", "acl", "--out", str(tmp_path / "again")]) == 0

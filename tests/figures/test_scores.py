@@ -176,6 +176,17 @@ def test_a_point_without_neighbours_keeps_its_marker():
     assert {0, 5, 10, 15} <= set(ax.lines[0].get_markevery()) and len(ax.lines[0].get_markevery()) < 12
 
 
+def test_points_that_stand_for_themselves_are_not_joined():
+    trials = pd.DataFrame({"trial": range(40), "estimate": np.linspace(0, 1, 40), "what": "a trial"})
+    best = trials.assign(what="the best so far")
+    ax = figures.over(pd.concat([trials, best]), x="trial", hue="what", label="right", points=["a trial"])
+    apart, joined = ax.lines
+    assert apart.get_linestyle() == "None" and apart.get_markevery() is None
+    assert joined.get_linestyle() != "None" and len(joined.get_markevery()) < 12
+    of_key = [handle.get_linestyle() for handle in ax.get_legend().legend_handles]
+    assert of_key == [apart.get_linestyle(), joined.get_linestyle()]
+
+
 def test_numbers_fit_their_cells_and_colours_that_end_say_so():
     table = pd.DataFrame({"layer": [0, 1, 2, 3], "module": "mlp", "relative_l2": [0.01, 0.2, 0.0088, 1.8]})
     figure, (left, right) = figures.subplots(1, 2, width="text", ratio=0.3)

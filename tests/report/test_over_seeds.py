@@ -1,6 +1,5 @@
 """Means over seeds, what tells groups of repetitions apart, and which figure a table becomes."""
 
-import math
 import re
 
 import numpy as np
@@ -9,10 +8,9 @@ import pytest
 from scipy import stats
 
 from chatvec_lab import report
-from chatvec_lab.evaluation.statistics import wilson_interval
 from chatvec_lab.report import charts, gather, plots
 from chatvec_lab.report.claims import Claim, lead
-from chatvec_lab.report.seeds import by_seed, grouping, is_share, over
+from chatvec_lab.report.seeds import by_seed, grouping, over
 
 
 @pytest.mark.parametrize("values", [[0.2, 0.5, 0.9], [1.0, 1.1], [3.0, 4.0, 8.0, 1.0, 2.0, 2.5]])
@@ -66,15 +64,21 @@ def test_a_parameter_that_goes_with_the_seed_makes_no_group_unless_it_says_which
     assert grouping([{"seed": 0, "families": ["a"]}, {"seed": 0, "families": []}]) == ["families"]
 
 
-def test_a_share_is_known_by_its_interval():
-    for successes, n in ((0, 10), (7, 9), (200, 200)):
-        found = wilson_interval(successes, n)
-        assert is_share(*found[:3], n)
-    assert (
-        not is_share(0.5, 0.2, 0.8, 9)
-        and not is_share(1.0, 1.0, 1.25, 130)
-        and not is_share(math.nan, 0, 1, 2)
-    )
+@pytest.mark.parametrize(
+    ("name", "unit", "values", "written"),
+    [
+        ("right replies, CP", "share", [0.25], "25.0 %"),
+        ("right replies, CP", "share", [0.5, 1.0], "75.0 % [0.0, 100.0]"),  # no share goes beyond 1
+        ("change in right replies", "share", [-0.075], "−7.5 percentage points"),
+        ("gain in right replies", "share", [0.25, 0.75], "+50.0 percentage points [−100.0, +100.0]"),
+        ("judge", "of 10", [7.5], "7.5 of 10"),
+        ("a number without a unit", "", [0.5], "0.5"),
+    ],
+)
+def test_a_claims_unit_says_how_it_is_written(name, unit, values, written):
+    row = {"low": None, "high": None, "n": 9, "unit": unit, "label": "", "group": ""}
+    claim = Claim(name, [row | {"seed": seed, "estimate": value} for seed, value in enumerate(values)])
+    assert claim.write(claim.over()) == written
 
 
 def table(**columns):
@@ -127,15 +131,37 @@ def test_an_axis_holds_its_values_and_its_ticks(values, options, ends):
     assert ends is None or (axis.low, axis.high) == ends
 
 
+def test_codes_and_names_of_kinds_are_in_words_and_n_is_the_tables_own():
+    rows = [(kind, code, n) for kind in ("what_is_it", "last") for code in ("ko", "zh") for n in (120, 200)]
+    kind, code, n = zip(*rows, strict=True)
+    item = table(kind=kind, language=code, seed=[0, 1] * 4, n=n, cell_n=n, unit="share", estimate=[0.5] * 8)
+    (plot,) = plots.plotted(item, "x", [], {"n"}, None)
+    assert sorted(plot["hues"]) == ["Chinese", "Korean"] and "what is it" in plot["svgs"][0]["svg"]
+    assert plot["asked"] == "n = 120 to 200." and "n 200" in plot["svgs"][0]["svg"]
+    assert not plot["has_intervals"]
+
+
 def test_the_page_says_what_holds_over_seeds_and_languages(finished):
     out = finished()
-    text = re.sub("<[^>]*>", "", report.write(out).read_text("utf-8"))
+    text = re.sub("<[^>]*>", "", report.write(out).read_text("utf-8")).replace("\N{NO-BREAK SPACE}", " ")
     claims = gather.content(out)["notebooks"][1]["claims"]
     after = next(c for c in claims if c.name == "right replies, CP + τ")
     values = [np.mean([r["estimate"] for r in after.rows if r["seed"] == s]) for s in (0, 1, 2)]
     low, high = stats.t.interval(0.95, 2, np.mean(values), stats.sem(values))
     said = f"to {100 * np.mean(values):.1f} % [{100 * max(low, 0):.1f}, {100 * min(high, 1):.1f}]: means of 3"
     assert said in text and "Chinese 0.5, 1, 1; Arabic 0.5, 1, 1. From 0.5 to 1." in text
+
+
+def test_the_overview_has_each_measure_below_its_question_and_says_n(finished):
+    out = finished()
+    page = report.write(out).read_text("utf-8")
+    drawn = re.search('<div class="plot overview">.*?</svg>', page, re.DOTALL)[0]
+    (question,) = re.findall(r'class="question"[^>]*>([^<]*)', drawn)
+    assert question.startswith("Does it follow? &lt;/p&gt;") and question.endswith("…")
+    assert "right replies</text>" in drawn
+    text = re.sub("<[^>]*>", "", page)
+    assert "intervals over seeds (n = 10 prompts a cell)." in text
+    assert "Shares by scale. n = 10." in text
 
 
 ALL = tuple((language, seed) for language in ("zh", "ar") for seed in (0, 1, 2))
@@ -154,6 +180,9 @@ def test_a_study_of_one_seed_or_with_failed_cells_has_its_page(finished, options
     text = re.sub("<[^>]*>", "", report.write(finished(**options)).read_text("utf-8"))
     assert "that cannot be shown" not in text
     assert ("no interval over seeds" in text) == (options.get("seeds") == (0,))
+    assert ("Means over seeds with t intervals" in text) == ("failed" in options and options["failed"] != ALL)
+    assert ("Means of the cells of one seed" in text) == (options.get("seeds") == (0,))
+    assert ("One cell, with its intervals over prompts." in text) == ("languages" in options)
     assert ("Not done" in text) == ("failed" in options)
 
 
