@@ -43,7 +43,8 @@ def told(table: "pd.DataFrame", form: str | None = None, **where: object) -> str
     if found["estimate"] is None or found["estimate"] != found["estimate"]:
         return "not measured"
     if found["low"] is None or found["high"] is None:
-        return f"{found['estimate']:{form}} (all equal)"
+        why = "one prompt" if found["n"] == 1 else "all equal"
+        return f"{found['estimate']:{form}} ({why})"
     low, high = (format(found[end], form) for end in ("low", "high"))
     return f"{found['estimate']:{form}} [{low}, {high}]"
 

@@ -150,6 +150,7 @@ def test_scale_0_gives_zeros(live):
     assert found.parts.attribution.eq(0).all() and len(found.parts) > 20
     assert found.difference == found.total == found.error == found.jump == 0 and found.is_complete
     assert found.path.empty and list(found.path) == [
+        "pair",
         "scale",
         "weight",
         "component",
@@ -171,13 +172,10 @@ def test_it_adds_up_pair_by_pair_and_along_the_path(live, folders):
     ends = found.values.set_index("pair")
     np.testing.assert_allclose(each, (ends.end - ends.start).loc[each.index], rtol=1e-3)
     assert found.is_complete and found.error < 1e-3 and 0 < found.change < 0.01
-    again = (
-        (found.path.weight * found.path.rate)
-        .groupby([found.path.layer, found.path.projection], dropna=False)
-        .sum()
-    )
-    means = found.means.set_index(["layer", "projection"]).attribution
-    np.testing.assert_allclose(again.sort_index(), means.sort_index(), rtol=1e-4)
+    keys = ["pair", "layer", "projection"]
+    again = (found.path.weight * found.path.rate).groupby([found.path[k] for k in keys], dropna=False).sum()
+    parts = found.parts.set_index(keys).attribution
+    np.testing.assert_allclose(again.sort_index(), parts.sort_index(), rtol=1e-9)
     cp, tau = opened(folders)
     plain = LiveModel(cp, 1.0 * tau, device="cpu", dtype="float32")
     plain.scale = 1.0
