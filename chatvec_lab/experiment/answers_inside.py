@@ -7,7 +7,7 @@ import pandas as pd
 
 from chatvec_lab.experiment import inside
 from chatvec_lab.experiment.inside import PLAIN, RANDOM, REFERENCE, WHOLE
-from chatvec_lab.experiment.words import interval, told
+from chatvec_lab.experiment.words import drawn, interval, told
 from chatvec_lab.study.outputs import claim
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def tokens(
     answer = (
         f"With τ at scale {at} the next token of {reference} is {apart[WHOLE]} nats from the CP's in the mean; with a random "
         f"vector of τ's size {apart[RANDOM]}, without the chat template {apart[PLAIN]}.{most}{largest} A token is decided "
-        f"after {deep[WHOLE]} of the layers (CP {deep['CP']}, random vector {deep[RANDOM]}).{_over(here, seed)}"
+        f"after {deep[WHOLE]} of the layers (CP {deep['CP']}, random vector {deep[RANDOM]}). {drawn(here, seed)}"
     )
     claims = [claim(f"nats a token from the CP, {m}", **_unitless(interval(here, model=m)), unit="nats", seed=seed)
               for m in (WHOLE, RANDOM, PLAIN)]  # fmt: skip
@@ -93,7 +93,7 @@ def attribution(
         if label != WHOLE
     )
     answer = (
-        f"{gain} {told_parts} Beside it (all parts of τ: {whole.size:.2f}): {others}.{_over(moved, seed)}"
+        f"{gain} {told_parts} Beside it (all parts of τ: {whole.size:.2f}): {others}. {drawn(moved, seed)}"
     )
     claims = [claim(f"{what}, change by {label}", **_unitless(interval(moved, model=label)), unit="nats", seed=seed)
               for label in found]  # fmt: skip
@@ -142,12 +142,6 @@ def _ranks(agreement: pd.DataFrame) -> str:
 def _half(half: pd.DataFrame) -> str:
     """Where along the scale half of the change is reached."""
     return f"Half of the change is reached at scale {told(half, '.2f')}." if len(half) else ""
-
-
-def _over(table: pd.DataFrame, seed: int) -> str:
-    counts = " to ".join(map(str, sorted({int(n) for n in table.n})))
-    prompts = "prompt" if counts == "1" else "prompts"
-    return f" In brackets: 95 % intervals over {counts} {prompts}; seed {seed}." if counts else ""
 
 
 def _place(name: str) -> str:

@@ -49,6 +49,13 @@ def told(table: "pd.DataFrame", form: str | None = None, **where: object) -> str
     return f"{found['estimate']:{form}} [{low}, {high}]"
 
 
+def drawn(table: "pd.DataFrame", seed: int) -> str:
+    """What the intervals of an answer are over: "In brackets: 95 % intervals over 16 prompts; seed 0."."""
+    counts = sorted({int(n) for n in table.n})
+    over = " to ".join(map(str, dict.fromkeys([counts[0], counts[-1]]))) if counts else "no"
+    return f"In brackets: 95 % intervals over {over} {'prompt' if over == '1' else 'prompts'}; seed {seed}."
+
+
 def is_better(gains: "pd.DataFrame", *, level: float = 0.05, **where: object) -> bool:
     """Whether the one row of `statistics.compare` that fits shows a gain, after its correction."""
     rows = _row(gains, where)

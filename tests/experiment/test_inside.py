@@ -274,3 +274,21 @@ def test_intervals_end_where_values_can():
         (row,) = inside.means(table, value, ["model"]).itertuples()
         assert row.estimate == pytest.approx(table[value].mean()) and row.low <= row.estimate <= row.high
         assert (least is None or row.low >= least) and (most is None or row.high <= most)
+
+
+def test_at_scale_0_nothing_moves_and_that_is_told(look):
+    from chatvec_lab import lens
+
+    zero = lens.attribution(look.live, look.pairs(), 0.0, by="module")
+    found = {inside.WHOLE: zero, inside.RANDOM: zero}
+    assert inside.along(zero).empty and inside.rates(found).empty and inside.checks(found).is_complete.all()
+    ablated = lens.ablation(look.live, look.pairs(), 0.0, by="module")
+    agreed = inside.agreement(zero.parts, ablated, look.tau)
+    text = answers_inside.attribution(
+        found, inside.by_part(zero.parts), agreed, at="0", reference="it", what="the log probability", seed=0
+    )["answer"]
+    assert (
+        "by +0.00 (all equal) nats" in text
+        and "Nothing moves." in text
+        and "not measured with a part alone" in text
+    )
