@@ -104,6 +104,15 @@ def rising(table: "pd.DataFrame") -> list[str]:
     return [model for model, best in best_scales(table).items() if best == largest[model]]
 
 
+def shown(table: "pd.DataFrame", scales: Sequence[float]) -> "pd.DataFrame":
+    """The rows of `tried` that a figure has room for, with the column at: the scales that were given ("scale 0.5"), and of
+    those beyond them each recipe's best ("beyond, its best").
+    """
+    is_beyond = table.scale > max(scales)
+    kept = table[~is_beyond | (table.scale == table.model.map(best_scales(table)))]
+    return kept.assign(at=kept.scale.map("scale {:g}".format).mask(is_beyond, "beyond, its best"))
+
+
 def best_scales(table: "pd.DataFrame") -> dict[str, float]:
     """The scale at which each recipe of `tried` does best; of equals the smallest."""
     best = table.sort_values(["estimate", "scale"], ascending=[False, True]).drop_duplicates("model")

@@ -78,6 +78,10 @@ def test_a_recipe_that_is_best_at_the_edge_is_tried_beyond_it(monkeypatch):
     steps = [[0.5, 1.0, 1.5], [2.0], [2.5], [3.0]]
     assert asked == [("long", s) for s in steps[:3]] + [("short", steps[0])] + [("ever", s) for s in steps]
     assert mixtures.best_scales(table) == {"long": 2.0, "short": 0.5, "ever": 3.0}
+    drawn = mixtures.shown(table, [0.5, 1.0, 1.5])
+    given = ["scale 0.5", "scale 1", "scale 1.5"]
+    assert drawn["at"].tolist() == [*given, "beyond, its best", *given, *given, "beyond, its best"]
+    assert drawn[drawn["at"] == "beyond, its best"].scale.tolist() == [2.0, 3.0]
     assert mixtures.rising(table) == ["ever"] and mixtures.further([1.0]) == []
 
 
