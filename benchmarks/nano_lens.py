@@ -25,8 +25,8 @@ ROWS = [("nano", s, code) for s in range(5) for code in ("zh", "ko")] + [
 ]
 BY = "layer × module × projection"
 HEAD = (
-    "language, seed", "CP", "CP + τ", "sum of the parts", "apart", "nodes", "attention", "MLP", "norms", "half at scale",
-    "random vector", "no template", "rank: alone", "rank: lost", "rank: length",
+    "family, language, seed", "CP", "CP + τ", "sum of the parts", "apart", "nodes", "attention", "MLP", "norms",
+    "half at scale", "random vector", "no template", "rank: alone", "rank: lost", "rank: length",
 )  # fmt: skip
 
 
@@ -123,7 +123,7 @@ def line(told: dict) -> str:
     modules = {row["module"]: row for row in told["module"]}
     ranks = {row["against"]: row for row in told["agreement"]}
     cells = [
-        f"{told['language']} {told['seed']}", f"{whole['start']:.2f}", f"{whole['end']:.2f}",
+        f"{told['family']}, {told['language']} {told['seed']}", f"{whole['start']:.2f}", f"{whole['end']:.2f}",
         f"{whole['total']:+.2f} ({whole['low']:+.2f}–{whole['high']:+.2f})", f"{whole['error']:.2%}", str(whole["nodes"]),
         *(_interval(modules[m], "+.2f") for m in ("attention", "mlp", "norm")), _interval(told["half"][0], ".2f"),
         f"{random['difference']:+.2f}", f"{plain['difference']:+.2f}",
