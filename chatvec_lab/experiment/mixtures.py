@@ -67,8 +67,9 @@ def recipes(family: "Family", language: str) -> dict[str, Recipe]:
 def tried(exam: Exam, found: Mapping[str, Recipe], scales: Sequence[float], n: int) -> "pd.DataFrame":
     """Each recipe at each scale on `n` validation prompts: model (the recipe), scale, estimate, low, high, n.
 
-    A recipe that does best at the largest scale is tried beyond it, in the same steps, until it does no better, at most to
-    `FARTHEST` times as far: what is trimmed or averaged is shorter than τ. A recipe's model is loaded once and turned.
+    A recipe that does best at the largest scale, or the same at all, is tried beyond it, in the same steps, until it does no
+    better, at most to `FARTHEST` times as far: what is trimmed or averaged is shorter than τ. A recipe's model
+    is loaded once and turned.
     """
     main, tables = exam.main("one_turn"), []
     for label, recipe in found.items():
@@ -78,7 +79,8 @@ def tried(exam: Exam, found: Mapping[str, Recipe], scales: Sequence[float], n: i
             some = exam.ask(models, ["one_turn"], n, draw="validation").rename(columns={"model": "scale"})
             replies.append(some)
             table = exam.shares(pd.concat(replies, ignore_index=True), "scale", [main]).assign(model=label)
-            asked = [scale for scale in further(scales) if scale > table.scale.max()][: len(rising(table))]
+            is_open = bool(rising(table)) or table.estimate.nunique() == 1  # or nothing has happened yet
+            asked = [scale for scale in further(scales) if scale > table.scale.max()][:is_open]
         tables.append(table)
     joined = pd.concat(tables, ignore_index=True)
     joined.attrs["measures"] = tables[0].attrs["measures"]

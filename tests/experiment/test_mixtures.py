@@ -53,7 +53,7 @@ def test_the_best_scale_is_the_smallest_of_equals():
 
 def test_a_recipe_that_is_best_at_the_edge_is_tried_beyond_it(monkeypatch):
     """What replies would be right is made up here: of "long" the most at 2.5, of "short" at 0.5, of "ever" at the end."""
-    best, asked = {"long": 2.0, "short": 0.5, "ever": 9.0}, []
+    best, asked = {"long": 2.0, "short": 0.5, "ever": 9.0, "never": None}, []
 
     class Exam:
         family, language = type("Family", (), {"cp": {"zh": None}}), "zh"
@@ -64,7 +64,7 @@ def test_a_recipe_that_is_best_at_the_edge_is_tried_beyond_it(monkeypatch):
         def ask(self, models, sets, n, draw):
             (label,) = {at.live.tau for at in models.values()}
             asked.append((label, sorted(models)))
-            rows = [(scale, -abs(scale - best[label])) for scale in models]
+            rows = [(scale, 0.0 if best[label] is None else -abs(scale - best[label])) for scale in models]
             return pd.DataFrame(rows, columns=["model", "estimate"])
 
         def shares(self, replies, by, metrics):
@@ -76,11 +76,13 @@ def test_a_recipe_that_is_best_at_the_edge_is_tried_beyond_it(monkeypatch):
         Exam(), {name: mixtures.Recipe(name, "paper") for name in best}, [1.5, 0.5, 1.0], 5
     )
     steps = [[0.5, 1.0, 1.5], [2.0], [2.5], [3.0]]
-    assert asked == [("long", s) for s in steps[:3]] + [("short", steps[0])] + [("ever", s) for s in steps]
-    assert mixtures.best_scales(table) == {"long": 2.0, "short": 0.5, "ever": 3.0}
+    assert asked == [("long", s) for s in steps[:3]] + [("short", steps[0])] + [
+        (e, s) for e in ("ever", "never") for s in steps
+    ]
+    assert mixtures.best_scales(table) == {"long": 2.0, "short": 0.5, "ever": 3.0, "never": 0.5}
     drawn = mixtures.shown(table, [0.5, 1.0, 1.5])
     given = ["scale 0.5", "scale 1", "scale 1.5"]
-    assert drawn["at"].tolist() == [*given, "beyond, its best", *given, *given, "beyond, its best"]
+    assert drawn["at"].tolist() == [*given, "beyond, its best", *given, *given, "beyond, its best", *given]
     assert drawn[drawn["at"] == "beyond, its best"].scale.tolist() == [2.0, 3.0]
     assert mixtures.rising(table) == ["ever"] and mixtures.further([1.0]) == []
 
