@@ -12,7 +12,7 @@ import pandas as pd
 
 from chatvec_lab.experiment.limits import ALL
 from chatvec_lab.experiment.paper import APART, SAME
-from chatvec_lab.experiment.words import claims_of, ends, interval, is_better, row_of, signed, told
+from chatvec_lab.experiment.words import claims_of, drawn, ends, interval, is_better, row_of, signed, told
 from chatvec_lab.languages import language_name
 from chatvec_lab.study.outputs import claim
 
@@ -317,9 +317,12 @@ def knowledge(
 
 def mixtures(
     exam: "Exam", scores: pd.DataFrame, gains: pd.DataFrame, trials: pd.DataFrame, *, right: str, plain: str, searched: str,
-    scales: Mapping[str, float], cost: pd.DataFrame, seed: int,
+    scales: Mapping[str, float], rising: Sequence[str], cost: pd.DataFrame, seed: int,
 ) -> dict[str, Any]:  # fmt: skip
-    """13: which combination is best? `gains`: of `exam.changes` against plain τ; `scales`: of `mixtures.best_scales`."""
+    """13: which combination is best? `gains`: of `exam.changes` against plain τ; `scales`: of `mixtures.best_scales`.
+
+    rising: of `mixtures.rising`; what does best at the largest scale that was tried is no fair loser, which is said.
+    """
     what, models = exam.names[right], list(dict.fromkeys(scores.model))
     better = [m for m in models if is_better(gains, model=m)]
     worse = gains[(gains.estimate < 0) & (gains.p_adjusted < 0.05)].model.tolist()
@@ -327,15 +330,18 @@ def mixtures(
     found, spent = row_of(gains, model=searched), row_of(cost, step="search")
     form = ".1%" if exam.measures[right][0].unit == "share" else ".2f"
     beyond = int((~trials.is_within).sum())
+    prompts = int(spent.replies) // max(1, len(trials) - beyond)
+    edge = f" Still better at the largest scale that was tried: {', '.join(rising)}." if rising else ""
     verdict = f"is beaten by {', '.join(better)}" if better else "is not beaten by any combination"
     answer = (
         f"Plain τ {verdict} (Holm over {len(gains)}, 5 %): τ at scale {scales[plain]:g} gives "
         f"{told(scores, model=plain, metric=right)} {what}, the best of the others ({first}) "
-        f"{told(scores, model=first, metric=right)}. Worse than plain τ: {', '.join(worse) or 'none shown'}. "
+        f"{told(scores, model=first, metric=right)}. Worse than plain τ: {', '.join(worse) or 'none shown'}.{edge} "
         f"The search tried {len(trials)} mixtures ({beyond} beyond the perplexity's guard) with {int(spent.replies):,} "
-        f"replies; its best had {trials.estimate.max():{form}} on validation prompts against "
+        f"replies; its best had {trials.estimate.max():{form}} on {prompts} validation prompts against "
         f"{trials.estimate.iloc[0]:{form}} of plain τ; on test prompts it differs from plain τ by {signed(found)} "
-        f"[{signed(found, 'low')}, {signed(found, 'high')}], p = {found.p_adjusted:.2g} after Holm. {exam.credits(scores)}"
+        f"[{signed(found, 'low')}, {signed(found, 'high')}], p = {found.p_adjusted:.2g} after Holm. "
+        f"{drawn(gains, seed)} {exam.credits(scores)}"
     )
     claims = [claim(f"change in {what} against plain τ, {row.model}", **ends(row), seed=seed)
               for row in gains.itertuples()]  # fmt: skip
@@ -358,15 +364,18 @@ def reasoning(
         )
         return f"{where}; mean@{samples} {told(table, scale=scale, metric=MEAN)}{passed}"
 
-    sets_in, crosses = jump(over), jump(path)
+    def step(table: pd.DataFrame) -> str:
+        found = jump(table)
+        before, after = (told(table, scale=scale, metric=THINKS) for scale in (found.start, found.stop))
+        return f"between {found.start:g} and {found.stop:g} (from {before} to {after} of the replies)"
+
     first, last = path.scale.min(), path.scale.max()
     on_front = ", ".join(f"{s:g}" for s in front[front.is_on_front].scale)
     answer = (
-        f"CP + {at:g} · τ_think: {all_of(over, at)}. Over the scale thinking sets in between {sets_in.start:g} and "
-        f"{sets_in.stop:g} (from {sets_in.before:.0%} to {sets_in.after:.0%} of the replies). Little thought and many right "
-        f"replies: scales {on_front} are on the front. From τ to τ_think, λ = {first:g}: {all_of(path, first)}; λ = {last:g}: "
-        f"{all_of(path, last)}; the largest step is from {crosses.before:.0%} to {crosses.after:.0%} between {crosses.start:g} "
-        f"and {crosses.stop:g} (the paper, {PAPER})."
+        f"CP + {at:g} · τ_think: {all_of(over, at)}. Over the scale thinking sets in {step(over)}. No other scale is as right "
+        f"with less thought than {on_front}: the front. From τ to τ_think, λ = {first:g}: {all_of(path, first)}; λ = {last:g}: "
+        f"{all_of(path, last)}; the largest step is {step(path)} (the paper, {PAPER}). "
+        f"{drawn(over[over.metric == MEAN], seed)} {samples} samples each."
     )
     metrics = (THINKS, TOKENS, LANGUAGE, MEAN, ANY)
     claims = claims_of(over, f"{{}} at scale {at:g}", metrics, seed, by="metric", scale=at)

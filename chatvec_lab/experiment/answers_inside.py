@@ -5,14 +5,16 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from chatvec_lab.experiment import inside
 from chatvec_lab.experiment.inside import PLAIN, RANDOM, REFERENCE, WHOLE
-from chatvec_lab.experiment.words import interval, told
+from chatvec_lab.experiment.words import drawn, interval, told
 from chatvec_lab.study.outputs import claim
 
 if TYPE_CHECKING:
     from chatvec_lab.lens import Attribution
 
 MANY = 4  # parts that are named
+WITH = {"alone": "a part alone", "lost": "what is lost without it", "length": "τ's length in the part"}
 
 
 def tokens(
@@ -27,14 +29,10 @@ def tokens(
     here = over[(over.scale == scale) & (over.text == REFERENCE)]
     form = ".2f"
     apart = {m: told(here, form, model=m) for m in (WHOLE, RANDOM, PLAIN)}
-    where = places[(places.model == WHOLE) & (places.scale == scale)].set_index("place").estimate
-    others = where.drop(where.idxmax()).items() if len(where) else ()
-    at_places = "; ".join(f"{value:.2f} at the {_place(name)}" for name, value in others)
-    most = (
-        ""
-        if where.empty
-        else f" It is largest at the {_place(where.idxmax())} ({where.max():.2f}; {at_places})."
-    )
+    where = places[(places.model == WHOLE) & (places.scale == scale)].sort_values("estimate", ascending=False)
+    first, *others = [(_place(name), told(where, form, place=name)) for name in where.place] or [("", "")]
+    at_places = "; ".join(f"{value} at the {name}" for name, value in others)
+    most = f" It is largest at the {first[0]} ({first[1]}; {at_places})." if others else ""
     deep = {
         label: told(depth, ".2f", model=m, scale=s)
         for label, m, s in (("CP", WHOLE, 0.0), (WHOLE, WHOLE, scale), (RANDOM, RANDOM, scale))
@@ -47,10 +45,12 @@ def tokens(
     answer = (
         f"With τ at scale {at} the next token of {reference} is {apart[WHOLE]} nats from the CP's in the mean; with a random "
         f"vector of τ's size {apart[RANDOM]}, without the chat template {apart[PLAIN]}.{most}{largest} A token is decided "
-        f"after {deep[WHOLE]} of the layers (CP {deep['CP']}, random vector {deep[RANDOM]})."
+        f"after {deep[WHOLE]} of the layers (CP {deep['CP']}, random vector {deep[RANDOM]}). {drawn(here, seed)}"
     )
     claims = [claim(f"nats a token from the CP, {m}", **_unitless(interval(here, model=m)), unit="nats", seed=seed)
               for m in (WHOLE, RANDOM, PLAIN)]  # fmt: skip
+    claims += [claim(f"nats a token from the CP, {WHOLE}, {_place(name)}", **_unitless(interval(where, place=name)),
+                     unit="nats", seed=seed) for name in where.place]  # fmt: skip
     claims += [
         claim(
             f"share of the layers until a token is decided, {m}",
@@ -71,33 +71,50 @@ def attribution(
 
     what: what is measured, in words. Of an attribution that does not add up no part is named.
     """
-    whole = found[WHOLE]
+    whole, moved = found[WHOLE], inside.changes(found)
     start, end = (float(whole.values[c].mean()) for c in ("start", "end"))
     jump = f" Copied or added rows alone do {whole.jump:+.2f} of it before." if whole.jump else ""
-    gain = f"τ at scale {at} moves {what} of {reference} from {start:.2f} to {end:.2f} nats.{jump}"
+    gain = (f"τ at scale {at} moves {what} of {reference} by {told(moved, '+.2f', model=WHOLE)} nats, from {start:.2f} to "
+            f"{end:.2f}.{jump}")  # fmt: skip
     sums = (f"The parts sum up to {whole.total:+.3f}, the difference is {whole.difference:+.3f} ({whole.error:.1%} of the sum "
             f"of absolute parts apart, {whole.nodes} nodes)")  # fmt: skip
+    half = inside.half(whole, seed=seed) if whole.is_complete and whole.size else pd.DataFrame()
     if whole.is_complete:
-        told_parts = f"{sums}. {_shares(parts, whole)} {_half(whole)} {_ranks(agreement)}"
+        told_parts = f"{sums}. {_shares(parts, whole)} {_half(half)} {_ranks(agreement)}"
     else:
         told_parts = f"{sums}, which is not complete: no part is named."
     others = "; ".join(
-        f"{label}: {float(one.values.end.mean()) - float(one.values.start.mean()):+.2f} nats"
-        + ("" if one.is_complete else " (its parts do not add up)")
+        f"{label}: {told(moved, '+.2f', model=label)} nats, "
+        + (
+            f"the parts' absolute values sum up to {one.size:.2f}"
+            if one.is_complete
+            else "whose parts do not add up"
+        )
         for label, one in found.items()
         if label != WHOLE
     )
-    answer = f"{gain} {told_parts} Beside it: {others}."
-    claims = [claim(f"{what}, change by τ", whole.difference, n=len(whole.values), unit="nats", seed=seed)]
+    answer = (
+        f"{gain} {told_parts} Beside it (all parts of τ: {whole.size:.2f}): {others}. {drawn(moved, seed)}"
+    )
+    claims = [claim(f"{what}, change by {label}", **_unitless(interval(moved, model=label)), unit="nats", seed=seed)
+              for label in found]  # fmt: skip
     claims.append(
-        claim("sum of the parts − difference, over the sum of absolute parts", whole.error, seed=seed)
+        claim(
+            "sum of the parts − difference, over the sum of absolute parts",
+            whole.error,
+            n=len(whole.values),
+            seed=seed,
+        )
     )
     if whole.is_complete:
         rows = parts[parts.measure == "attribution"].head(MANY)
         claims += [claim(f"attribution, {row.part}", row.estimate, low=row.low, high=row.high, n=int(row.n), unit="nats",
                          seed=seed) for row in rows.itertuples()]  # fmt: skip
-        claims += [claim(f"rank correlation with ablation, {row.against}", row.estimate, low=row.low, high=row.high,
-                         n=int(row.n), seed=seed) for row in agreement.itertuples()]  # fmt: skip
+        claims += [claim(f"rank correlation of attribution with {WITH[row.against]}", row.estimate, low=row.low,
+                         high=row.high, n=int(row.n), seed=seed) for row in agreement.itertuples()]  # fmt: skip
+        claims += [
+            claim("scale at which half of the change is reached", **_unitless(interval(half)), seed=seed)
+        ] * len(half)
     return {"answer": answer, "claims": claims, "is_complete": whole.is_complete}
 
 
@@ -107,7 +124,8 @@ def _shares(parts: pd.DataFrame, whole: "Attribution") -> str:
     if not whole.size:
         return "Nothing moves."
     named = ", ".join(
-        f"{row.part} {row.estimate:+.2f} ({abs(row.estimate) / whole.size:.0%})" for row in rows.itertuples()
+        f"{row.part} {told(rows, '+.2f', part=row.part)} ({abs(row.estimate) / whole.size:.0%})"
+        for row in rows.itertuples()
     )
     return f"The largest of {len(whole.means)}: {named}."
 
@@ -115,18 +133,16 @@ def _shares(parts: pd.DataFrame, whole: "Attribution") -> str:
 def _ranks(agreement: pd.DataFrame) -> str:
     if agreement.empty:
         return ""
-    ranks = " and ".join(
-        f"{told(agreement, '.2f', against=against)} with {what}"
-        for against, what in (("alone", "a part alone"), ("lost", "what is lost without it"))
+    alone, lost, length = (
+        f"{told(agreement, '.2f', against=against)} with {what}" for against, what in WITH.items()
     )
-    return f"Ablation measures something else: over {int(agreement.parts.iloc[0])} parts the rank correlation is {ranks}."
+    return (f"Ablation measures something else: over {int(agreement.parts.iloc[0])} parts the rank correlation is {alone} and "
+            f"{lost}; that of absolute values is {length}.")  # fmt: skip
 
 
-def _half(whole: "Attribution") -> str:
+def _half(half: pd.DataFrame) -> str:
     """Where along the scale half of the change is reached."""
-    steps = (whole.path.rate * whole.path.weight).groupby(whole.path.scale).sum().sort_index()
-    reached = steps.cumsum() / steps.sum() >= 0.5 if steps.sum() else steps > 0
-    return f"Half of the change is reached by scale {reached.idxmax():.2f}." if reached.any() else ""
+    return f"Half of the change is reached at scale {told(half, '.2f')}." if len(half) else ""
 
 
 def _place(name: str) -> str:

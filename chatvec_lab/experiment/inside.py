@@ -10,25 +10,27 @@ The same tokens are held against every model. `lens` computes; here is what it i
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
-from chatvec_lab import lens
+from chatvec_lab import anatomy, lens
 from chatvec_lab.evaluation.asking.context import context_ids
 from chatvec_lab.evaluation.asking.generation import respond
 from chatvec_lab.evaluation.asking.rendering import ChatTemplate
 from chatvec_lab.evaluation.statistics import statistic_interval, summarise
 from chatvec_lab.experiment.models import At, control, loaded
 from chatvec_lab.lens import Pair
+from chatvec_lab.lens.path import half as half_of
 
 if TYPE_CHECKING:
     from chatvec_lab.experiment.exam import Exam
     from chatvec_lab.lens import Attribution, Divergence
     from chatvec_lab.live import LiveModel
+    from chatvec_lab.weights.vector import WeightVector
 
 WHOLE, RANDOM, PLAIN = "CP + τ", "CP + random vector", "CP + τ, no chat template"
 CONDITIONS = (WHOLE, RANDOM, PLAIN)
@@ -287,51 +289,109 @@ def ranks(parts: pd.DataFrame, ablated: pd.DataFrame) -> pd.DataFrame:
 
 
 def along(found: Attribution) -> pd.DataFrame:
-    """The rate d f / d scale at each node, summed over the parts of a kind: kind, scale, rate."""
+    """The rate d f / d scale at each node, summed over the parts of a kind, with its interval over the prompts: kind,
+    scale, estimate, low, high, n.
+    """
     path = found.path
     column = next((c for c in ("module", "projection", "layer") if path[c].notna().any()), "component")
     form = "layer {}" if column == "layer" else "{}"
-    kind = [form.format(v) if _is_told(v) else "outside" for v in path[column]]
-    return path.assign(kind=kind).groupby(["kind", "scale"], sort=False).rate.sum().reset_index()
+    path = path.assign(kind=[form.format(v) if _is_told(v) else "outside" for v in path[column]])
+    return _rates(path, ["kind", "scale"])
 
 
-def agreement(attributed: pd.DataFrame, ablated: pd.DataFrame, *, seed: int = 0) -> pd.DataFrame:
-    """Spearman's correlation, over the parts, of attribution with each part alone and with what is lost without it.
+def rates(found: Mapping[str, Attribution]) -> pd.DataFrame:
+    """The rate of all parts together, of each model whose parts add up: model, scale, estimate, low, high, n."""
+    return _rates(_joined({m: one.path for m, one in found.items() if one.is_complete}), ["model", "scale"])
+
+
+def _rates(path: pd.DataFrame, by: list[str]) -> pd.DataFrame:
+    return means(path.groupby(["pair", *by], sort=False).rate.sum().reset_index(), "rate", by)
+
+
+def half(found: Attribution, *, seed: int = 0) -> pd.DataFrame:
+    """The first scale at which half of the change is reached, with its bootstrap interval over the prompts, in one row:
+    estimate, low, high, n.
+    """
+    wide = found.path.groupby(["pair", "scale"]).rate.sum().unstack("scale")
+    rates = wide[sorted(wide, key=abs)].to_numpy()  # (pairs, nodes), as the path is walked
+
+    def reached(chosen, axis=-1):
+        return half_of(rates[np.asarray(chosen, dtype=int)].mean(-2), found.scale)
+
+    return pd.DataFrame(
+        [statistic_interval(np.arange(len(rates)), statistic=reached, resamples=1999, seed=seed).ends]
+    )
+
+
+def changes(found: Mapping[str, Attribution]) -> pd.DataFrame:
+    """How far τ (or what stands beside it) moves f from the start to the scale: model, estimate, low, high, n."""
+    moved = {m: one.values.assign(change=one.values.end - one.values.start) for m, one in found.items()}
+    return means(_joined(moved), "change", ["model"])
+
+
+def lengths(tau: WeightVector, parts: pd.DataFrame) -> pd.Series:
+    """The length (L2) that τ has in each part of an attribution's table, by the part's name."""
+    table = anatomy.norms({"τ": tau}, progress=False)
+    table = table.assign(projection=table.projection.fillna(table.module))
+    told = [c for c in ("component", "layer", "module", "projection") if parts[c].notna().any()]
+    squares = (
+        (table.l2**2).groupby([table[c] for c in told], dropna=False).sum().rename("squares").reset_index()
+    )
+    places = parts.drop_duplicates("part")[["part", *told]]
+    return places.merge(squares, on=told, validate="one_to_one").set_index("part").squares ** 0.5
+
+
+def agreement(
+    attributed: pd.DataFrame, ablated: pd.DataFrame, tau: WeightVector, *, seed: int = 0
+) -> pd.DataFrame:
+    """Spearman's correlation, over the parts, of attribution with each part alone, with what is lost without it, and of
+    its absolute value with τ's length there.
 
     Both tables are `lens`'s own, a row a pair and part. The interval is a bootstrap over the prompts: the parts are all
-    that there are. Columns: against, estimate, low, high, n (prompts), parts.
+    that there are. Columns: against ("alone", "lost", "length"), estimate, low, high, n (prompts), parts.
     """
-    from scipy.stats import rankdata
-
     keys = ["component", "layer", "module", "projection"]
     both = attributed.merge(ablated, on=["pair", *keys], validate="one_to_one")
     both = both.assign(part=part_names(both))
-    wide = {
-        c: both.pivot(index="pair", columns="part", values=c).to_numpy()
-        for c in ("attribution", "alone", "lost")
-    }
+    wide = {c: both.pivot(index="pair", columns="part", values=c) for c in ("attribution", "alone", "lost")}
+    length = lengths(tau, both).reindex(wide["attribution"].columns).to_numpy()
+    values = {c: table.to_numpy() for c, table in wide.items()}
+
+    def mean(column: str, chosen) -> np.ndarray:
+        return values[column][np.asarray(chosen, dtype=int)].mean(-2)
+
+    def against(other: str, chosen) -> np.ndarray:
+        if other == "length":
+            return _correlation(np.abs(mean("attribution", chosen)), length)
+        return _correlation(mean("attribution", chosen), mean(other, chosen))
+
     rows = []
-    for against in ("alone", "lost"):
-        one, other = wide["attribution"], wide[against]
-
-        def correlation(chosen, axis=-1, one=one, other=other):
-            chosen = np.asarray(chosen, dtype=int)
-            ranks = [rankdata(matrix[chosen].mean(-2), axis=-1) for matrix in (one, other)]
-            a, b = (r - r.mean(-1, keepdims=True) for r in ranks)
-            spread = np.sqrt((a**2).sum(-1) * (b**2).sum(-1))
-            return np.divide((a * b).sum(-1), spread, out=np.full(np.shape(spread), np.nan), where=spread > 0)
-
-        found = statistic_interval(np.arange(len(one)), statistic=correlation, resamples=1999, seed=seed)
-        rows.append({"against": against, **found.ends, "parts": one.shape[1]})
+    for other in ("alone", "lost", "length"):
+        found = statistic_interval(
+            np.arange(len(values["attribution"])), resamples=1999, seed=seed,
+            statistic=lambda chosen, axis=-1, other=other: against(other, chosen),
+        )  # fmt: skip
+        rows.append({"against": other, **found.ends, "parts": len(length)})
     return pd.DataFrame(rows)
 
 
-def checks(found: dict[str, Attribution]) -> pd.DataFrame:
-    """Whether each attribution adds up: model, start, end, jump, difference, total, size, error, change, nodes, is_complete."""
+def _correlation(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """Spearman's along the last axis; NaN where all values of one are equal."""
+    from scipy.stats import rankdata
+
+    a, b = (r - r.mean(-1, keepdims=True) for r in (rankdata(matrix, axis=-1) for matrix in (one, other)))
+    spread = np.sqrt((a**2).sum(-1) * (b**2).sum(-1))
+    return np.divide((a * b).sum(-1), spread, out=np.full(np.shape(spread), np.nan), where=spread > 0)
+
+
+def checks(found: Mapping[str, Attribution]) -> pd.DataFrame:
+    """Whether each attribution adds up: model, start, end, jump, difference (with its interval over the prompts: low, high,
+    n), total, size, error, change, nodes, is_complete.
+    """
     rows = [
         {"model": label, "start": float(a.values.start.mean()), "end": float(a.values.end.mean()), "jump": a.jump,
          "difference": a.difference, "total": a.total, "size": a.size, "error": a.error, "change": a.change,
          "nodes": a.nodes, "is_complete": a.is_complete}
         for label, a in found.items()
     ]  # fmt: skip
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows).merge(changes(found)[["model", "low", "high", "n"]], on="model")

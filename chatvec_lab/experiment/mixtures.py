@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from chatvec_lab.weights.vector import WeightVector
 
 PLAIN, SEARCHED = "τ", "found by the search"
+FARTHEST = 2.0  # times the largest scale: how far beyond it a recipe is tried
 LEFT_OUT = (
     "Left out, as no page with the paper's own numbered formula could be read: LATA (arXiv 2502.20186), "
     "RESTA (arXiv 2402.11746), Consensus TA (arXiv 2405.07813), Timber (arXiv 2509.23595)."
@@ -66,17 +67,52 @@ def recipes(family: "Family", language: str) -> dict[str, Recipe]:
 def tried(exam: Exam, found: Mapping[str, Recipe], scales: Sequence[float], n: int) -> "pd.DataFrame":
     """Each recipe at each scale on `n` validation prompts: model (the recipe), scale, estimate, low, high, n.
 
-    A recipe's model is loaded once and turned. More recipes and scales than one can afford: take fewer scales.
+    A recipe that does best at the largest scale, or the same at all, is tried beyond it, in the same steps, until it does no
+    better, at most to `FARTHEST` times as far: what is trimmed or averaged is shorter than τ. A recipe's model
+    is loaded once and turned.
     """
     main, tables = exam.main("one_turn"), []
     for label, recipe in found.items():
-        dial = Dial(exam.family.cp[exam.language], recipe.vector)
-        models = {scale: At(dial, scale) for scale in scales}
-        replies = exam.ask(models, ["one_turn"], n, draw="validation").rename(columns={"model": "scale"})
-        tables.append(exam.shares(replies, "scale", [main]).assign(model=label))
-    table = pd.concat(tables, ignore_index=True)
-    table.attrs["measures"] = tables[0].attrs["measures"]
-    return table[["model", *(c for c in table if c != "model")]]
+        dial, replies, asked = Dial(exam.family.cp[exam.language], recipe.vector), [], sorted(scales)
+        while asked:
+            models = {scale: At(dial, scale) for scale in asked}
+            some = exam.ask(models, ["one_turn"], n, draw="validation").rename(columns={"model": "scale"})
+            replies.append(some)
+            table = exam.shares(pd.concat(replies, ignore_index=True), "scale", [main]).assign(model=label)
+            is_open = bool(rising(table)) or table.estimate.nunique() == 1  # or nothing has happened yet
+            asked = [scale for scale in further(scales) if scale > table.scale.max()][:is_open]
+        tables.append(table)
+    joined = pd.concat(tables, ignore_index=True)
+    joined.attrs["measures"] = tables[0].attrs["measures"]
+    return joined[["model", *(c for c in joined if c != "model")]]
+
+
+def further(scales: Sequence[float]) -> list[float]:
+    """The scales beyond the largest, in the step between the last two, to `FARTHEST` times it; none beyond a single one.
+
+    >>> further([0.5, 1.0, 1.25])
+    [1.5, 1.75, 2.0, 2.25, 2.5]
+    """
+    if len(scales) < 2:
+        return []
+    *_, before, largest = sorted(scales)
+    count = int((FARTHEST - 1) * largest / (largest - before) + 1e-9)
+    return [round(largest + i * (largest - before), 9) for i in range(1, count + 1)]
+
+
+def rising(table: "pd.DataFrame") -> list[str]:
+    """The recipes of `tried` that do best at the largest scale that they were tried at: their own best may lie beyond."""
+    largest = table.groupby("model", sort=False).scale.max()
+    return [model for model, best in best_scales(table).items() if best == largest[model]]
+
+
+def shown(table: "pd.DataFrame", scales: Sequence[float]) -> "pd.DataFrame":
+    """The rows of `tried` that a figure has room for, with the column at: the scales that were given ("scale 0.5"), and of
+    those beyond them each recipe's best ("beyond, its best").
+    """
+    is_beyond = table.scale > max(scales)
+    kept = table[~is_beyond | (table.scale == table.model.map(best_scales(table)))]
+    return kept.assign(at=kept.scale.map("scale {:g}".format).mask(is_beyond, "beyond, its best"))
 
 
 def best_scales(table: "pd.DataFrame") -> dict[str, float]:

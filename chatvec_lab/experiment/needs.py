@@ -8,6 +8,8 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from chatvec_lab.experiment.mixtures import further
+
 if TYPE_CHECKING:
     from chatvec_lab.families import Family
     from chatvec_lab.study import Cell
@@ -39,7 +41,8 @@ def replies_of(notebook: str, values: Mapping[str, Any], models: int) -> Counter
     n, scales = values.get("n", 0), len(values.get("scales", ()))
     controls = CONTROLS if values.get("has_controls") else 0
     relatives = len(values.get("families", ()))
-    chosen = values.get("validation_n", 0) * (10 * len(values.get("at_scales", ())) + values.get("trials", 0))
+    tried = values.get("at_scales", ())
+    chosen = values.get("validation_n", 0) * (10 * len([*tried, *further(tried)]) + values.get("trials", 0))
     sampled = n * values.get("samples", 0) * (scales + len(values.get("steps", ())))
     found: dict[str, dict[str, int]] = {
         "03": {"one_turn": (n + values.get("validation_n", 0)) * scales, "hostile": n * scales},

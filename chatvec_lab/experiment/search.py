@@ -62,8 +62,8 @@ def search(
     """Every trial, in order: trial, the parameters' values, value, estimate, perplexity, is_within, is_kept.
 
     value: what is made as large as possible: the mean of the exam's main measure on `n` validation prompts, or minus
-    the perplexity of `texts` plain texts over the CP's where that is beyond `guard`; such a model is not asked at all
-    (estimate NaN). is_kept: whether all of the trial was read back from `keep`.
+    the perplexity of `texts` plain texts over the CP's where that is beyond `guard`, or beyond plain τ's own where that is
+    more; such a model is not asked at all (estimate NaN). is_kept: whether all of the trial was read back from `keep`.
     Raises ImportError where optuna is not installed, ValueError for a guard below 1 or a start that is negative.
     """
     optuna = _optuna()
@@ -88,6 +88,7 @@ def search(
         trier.is_kept = True
         read = trier.perplexity(mixed)
         ratio = float(np.exp((read["nats"] - cp["nats"]) / cp["tokens"]))
+        guard = guard if number else max(guard, ratio)
         is_within = ratio <= guard
         estimate = trier.score(mixed)["estimate"] if is_within else float("nan")
         value = estimate if is_within else -ratio

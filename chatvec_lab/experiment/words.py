@@ -66,9 +66,17 @@ def told(table: "pd.DataFrame", form: str | None = None, **where: object) -> str
     if found["estimate"] is None or found["estimate"] != found["estimate"]:
         return "not measured"
     if found["low"] is None or found["high"] is None:
-        return f"{found['estimate']:{form}} (all equal)"
+        why = "one prompt" if found["n"] == 1 else "all equal"
+        return f"{found['estimate']:{form}} ({why})"
     low, high = (format(found[end], form) for end in ("low", "high"))
     return f"{found['estimate']:{form}} [{low}, {high}]"
+
+
+def drawn(table: "pd.DataFrame", seed: int) -> str:
+    """What the intervals of an answer are over: "In brackets: 95 % intervals over 16 prompts; seed 0."."""
+    counts = sorted({int(n) for n in table.n})
+    over = " to ".join(map(str, dict.fromkeys([counts[0], counts[-1]]))) if counts else "no"
+    return f"In brackets: 95 % intervals over {over} {'prompt' if over == '1' else 'prompts'}; seed {seed}."
 
 
 def is_better(gains: "pd.DataFrame", *, level: float = 0.05, **where: object) -> bool:

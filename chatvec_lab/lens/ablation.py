@@ -37,8 +37,8 @@ def ablation(
     every = {slot.name for part in parts for slot in part.slots}
 
     def at(only: Iterable[str]):
-        with live.at(scale, only=frozenset(only)):
-            return values(live.model, found.values(), measure)
+        with live.computing(scale, only=frozenset(only)) as model:
+            return values(model, found.values(), measure)
 
     start, end, rows = at(()), at(every), []
     for part in parts:

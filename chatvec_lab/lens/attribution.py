@@ -17,6 +17,7 @@ from chatvec_lab.lens.layers import checkpointed
 from chatvec_lab.lens.measures import Measure, batches, check, values, values_of
 from chatvec_lab.lens.pairs import Pair, checked, finite
 from chatvec_lab.lens.parts import Directions, parts_of
+from chatvec_lab.lens.path import gauss_legendre
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -32,9 +33,9 @@ class Attribution:
     """What each part of the vector adds to f, and whether it all adds up.
 
     parts: a row a pair and part: pair (None for the mean over all of them), component, layer, module, projection (None
-    where parts are not told apart by it) and attribution, in nats. path: a row a node of the integral and part: scale,
-    weight, the part's columns and rate (d f / d scale by this part, mean over the pairs). values: a row a pair: cp, start,
-    end (f of the CP; of the CP with the rows that are the chat model's own; at the scale).
+    where parts are not told apart by it) and attribution, in nats. path: a row a pair, node of the integral (in the path's
+    order) and part: pair, scale, weight, the part's columns and rate (d f / d scale by this part). values: a row a pair: cp,
+    start, end (f of the CP; of the CP with the rows that are the chat model's own; at the scale).
     change: the largest change of a part when the nodes were doubled last, over the sum of absolute parts.
     """
 
@@ -135,13 +136,14 @@ def attribution(
                 told[name] = values(live.model, found.values(), measure)
         with live.at(scale):  # turned node by node inside, and back once
             difference = float((told["end"] - told["start"]).mean())
-            each, path, count, change = _integrated(
+            path, count, change = _integrated(
                 live, list(found.values()), scale, parts, measure, by_pair, difference, nodes, most_nodes
             )
-    places = [part.place for part in parts]
+    places, names = [part.place for part in parts], list(found) if by_pair else [None]
+    each = sum((weight * rates for _, weight, rates in path), np.zeros((len(names), len(parts))))
     return Attribution(
-        _by_pair(list(found) if by_pair else [None], places, each),
-        _along(path, places),
+        _by_pair(names, places, each),
+        _along(names, path, places),
         _named(list(found), told),
         scale,
         measure,
@@ -151,15 +153,17 @@ def attribution(
 
 
 def _integrated(live, pairs, scale, parts, measure, by_pair, difference, nodes, most):
-    """(pairs, parts) sums, [(s, weight, mean rates)], how many nodes, and the last change, over the sum of absolutes."""
+    """[(s, weight, rates of each pair, or of their mean: (pairs or 1, parts))], how many nodes, and the last change, over
+    the sum of absolute parts.
+    """
     if scale == 0:
-        return np.zeros((len(pairs) if by_pair else 1, len(parts))), [], 0, 0.0
+        return [], 0, 0.0
     directions = Directions(live, int(np.sign(scale)))
     together = list(batches(live.model, pairs, has_gradients=True))
     before, change, count = None, float("inf"), nodes
     while True:
         path = [(s, weight, _rates(live, together, s, parts, measure, directions).sum(0) / len(pairs))
-                for s, weight in _gauss_legendre(count, scale)]  # fmt: skip
+                for s, weight in gauss_legendre(count, scale)]  # fmt: skip
         means = sum(weight * rates for _, weight, rates in path)
         size = np.abs(means).sum()
         if before is not None:
@@ -168,17 +172,12 @@ def _integrated(live, pairs, scale, parts, measure, by_pair, difference, nodes, 
         if is_settled or 2 * count > most:
             break
         before, count = means, 2 * count
-    each = means[None]
     if by_pair:
         alone = [[pair] for pair in pairs]
-        each = sum(weight * _rates(live, alone, s, parts, measure, directions) for s, weight, _ in path)
-    return each, path, count, change
-
-
-def _gauss_legendre(count: int, scale: float) -> list[tuple[float, float]]:
-    """(node, weight) of the integral from 0 to the scale."""
-    nodes, weights = np.polynomial.legendre.leggauss(count)
-    return list(zip((scale * (nodes + 1) / 2).tolist(), (scale * weights / 2).tolist(), strict=True))
+        path = [(s, weight, _rates(live, alone, s, parts, measure, directions)) for s, weight, _ in path]
+    else:
+        path = [(s, weight, rates[None]) for s, weight, rates in path]
+    return path, count, change
 
 
 def _rates(live, groups: Sequence[Sequence[Pair]], s: float, parts, measure, directions) -> np.ndarray:
@@ -209,12 +208,12 @@ def _by_pair(names: list[str], places: list[dict], each: np.ndarray) -> DataFram
     return pd.DataFrame(rows).astype({"layer": "Int64"})
 
 
-def _along(path: list, places: list[dict]) -> DataFrame:
+def _along(names: list[str], path: list, places: list[dict]) -> DataFrame:
     import pandas as pd
 
-    rows = [{"scale": s, "weight": weight, **place, "rate": float(rates[j])}
-            for s, weight, rates in path for j, place in enumerate(places)]  # fmt: skip
-    columns = ["scale", "weight", *places[0], "rate"]
+    rows = [{"pair": name, "scale": s, "weight": weight, **place, "rate": float(rates[i, j])}
+            for i, name in enumerate(names) for s, weight, rates in path for j, place in enumerate(places)]  # fmt: skip
+    columns = ["pair", "scale", "weight", *places[0], "rate"]
     return pd.DataFrame(rows, columns=columns).astype({"layer": "Int64"})
 
 

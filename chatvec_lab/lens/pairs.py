@@ -26,10 +26,11 @@ class Pair(NamedTuple):
 def checked(live: LiveModel, pairs: Iterable[Pair]) -> dict[str, Pair]:
     """The pairs by name (that of a nameless one is its number), once they are what the model can read.
 
-    Raises TypeError for what is no `Pair`, ValueError for an empty side, a name that occurs twice and an id that
-    the model has no row for.
+    Raises TypeError for what is no `Pair`, ValueError for an empty side, a name that occurs twice, an id that the model
+    has no row for and a text that is longer than its context (config.max_position_embeddings).
     """
     rows, found = live.model.get_input_embeddings().weight.shape[0], {}
+    most = getattr(live.model.config.get_text_config(decoder=True), "max_position_embeddings", None)
     for number, pair in enumerate(pairs):
         if not isinstance(pair, Pair):
             raise TypeError(f"pair {number}: expected a lens.Pair of token ids, got {type(pair).__name__}")
@@ -41,6 +42,11 @@ def checked(live: LiveModel, pairs: Iterable[Pair]) -> dict[str, Pair]:
         if outside:
             raise ValueError(
                 f"pair {name!r} has the token {outside[0]}; the model has rows for 0 to {rows - 1}"
+            )
+        length = len(pair.asked) + len(pair.said)
+        if most and 0 < most < length:  # XLNet says -1 for no limit
+            raise ValueError(
+                f"pair {name!r} has {length} tokens, more than the model's context of {most}; shorten it"
             )
         if name in found:
             raise ValueError(f"two pairs are called {name!r}; a table could not tell them apart")

@@ -171,12 +171,15 @@ class LiveModel:
             yield self
 
     @contextmanager
-    def computing(self, what: float | WeightVector) -> Iterator[torch.nn.Module]:
-        """The model at a scale or with a mixture (`turned`) to compute with; of 16 bits on a CPU a copy in float32.
+    def computing(
+        self, what: float | WeightVector, *, only: Collection[str] | None = None
+    ) -> Iterator[torch.nn.Module]:
+        """The model at a scale (`only`: as in `at`) or with a mixture (`turned`) to compute with; of 16 bits on a CPU a copy
+        in float32.
 
         A CPU has no speed to gain from 16 bits, and its sums would lose by them; the weights are the same.
         """
-        with self.turned(what) if isinstance(what, WeightVector) else self.at(what):
+        with self.turned(what) if isinstance(what, WeightVector) else self.at(what, only=only):
             is_exact = self.model.device.type == "cpu" and self.model.dtype.itemsize < 4
             yield _widened(self.model) if is_exact else self.model
 

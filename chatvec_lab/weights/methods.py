@@ -287,7 +287,11 @@ class Noise:
 
 @dataclass(frozen=True)
 class Ties:
-    """Of trimmed vectors: elect a sign, average those that agree (arXiv 2306.01708). Rounded to float64 once."""
+    """Of trimmed vectors: elect a sign, average those that agree (arXiv 2306.01708). Rounded to float64 once.
+
+    Where they cancel to exactly 0 the positive ones are elected. They were trimmed tensor by tensor, as in mergekit; the
+    authors' own code ranks all parameters together.
+    """
 
     density: float
     keeps_chat_side: ClassVar[bool] = True

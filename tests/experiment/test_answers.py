@@ -248,6 +248,7 @@ def test_plain_tau_is_beaten_only_where_the_test_prompts_say_so(exam):
         "plain": "τ",
         "searched": "searched",
         "scales": {"τ": 0.75},
+        "rising": [],
         "cost": cost,
         "seed": 0,
     }
@@ -257,9 +258,13 @@ def test_plain_tau_is_beaten_only_where_the_test_prompts_say_so(exam):
     assert text.startswith(
         "Plain τ is not beaten by any combination (Holm over 2, 5 %): τ at scale 0.75 gives 80.0% [70.0%, 90.0%] right "
         "replies, the best of the others (searched) 85.0% [75.0%, 95.0%]. Worse than plain τ: TIES. The search tried 3 "
-        "mixtures (1 beyond the perplexity's guard) with 2,000 replies; its best had 90.0% on validation "
+        "mixtures (1 beyond the perplexity's guard) with 2,000 replies; its best had 90.0% on 1000 validation "
         "prompts against 80.0% of plain τ; on test prompts it differs from plain τ by +5.0% [-5.0%, +15.0%], "
-        "p = 0.3 after Holm.")  # fmt: skip
+        "p = 0.3 after Holm. In brackets: 95 % intervals over")  # fmt: skip
+    edge = answers.mixtures(exam, scores, against, trials, **given | {"rising": ["TIES"]})["answer"]
+    assert (
+        "Worse than plain τ: TIES. Still better at the largest scale that was tried: TIES. The search" in edge
+    )
     assert not found["is_beaten"] and [c["estimate"] for c in found["claims"]] == [-0.1, 0.05]
     won = answers.mixtures(exam, scores, gains(TIES=(-0.1, 0.2), searched=(0.05, 0.01)), trials, **given)
     assert won["is_beaten"] and won["answer"].startswith("Plain τ is beaten by searched (Holm")

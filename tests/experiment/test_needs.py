@@ -24,7 +24,9 @@ def test_replies_and_requests_are_counted():
     assert needs.replies_of("07b_pairs", {"n": 10, "families": []}, 6) == {"one_turn": 140}
     assert needs.replies_of("07b_pairs", {"n": 10, "families": ["a", "b"]}, 6) == {"one_turn": 260}
     searched = {"n": 10, "validation_n": 5, "at_scales": [0.5, 1.0], "trials": 7}
-    assert needs.replies_of("13_mixtures", searched, 6) == {"one_turn": 100 + 35 + 110}
+    assert needs.replies_of("13_mixtures", searched, 6) == {"one_turn": 200 + 35 + 110}, (
+        "at 0.5 and 1, and beyond at 1.5 and 2"
+    )
     thought = {"n": 10, "samples": 4, "scales": [0.0, 1.0], "steps": [0.0, 0.5, 1.0]}
     assert needs.replies_of("14_reasoning", thought, 6) == {"one_turn": 200}
     assert needs.replies_of("11_tokens", {"n": 10}, 6) == {"one_turn": 20}, "the CP's and CP + τ's"

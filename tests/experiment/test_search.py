@@ -101,6 +101,9 @@ def test_beyond_the_guard_nothing_is_asked(exam, vectors, monkeypatch):
     assert trials.is_within.tolist() == [True, False, True] and trials.estimate.isna().tolist()[1]
     assert trials.value.tolist() == pytest.approx([0.25, -2.718281828459045, 0.25])
     assert search.best(trials, vectors)["τ, MLP"] == 1.0, "of equals the first"
+    nats = iter([10.0, 13.0, 20.0, 12.9])  # plain τ is beyond the guard: what it costs itself is allowed
+    plain = search.search(exam, vectors, **(ASK | {"trials": 3}), guard=1.1)
+    assert plain.is_within.tolist() == [True, False, True]
     with pytest.raises(ValueError, match="none of 3 trials is within"):
         search.best(trials.assign(is_within=False), vectors)
 

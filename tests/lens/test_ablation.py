@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 from looked_at import PAIRS, family, live_of, opened
 from test_attribution import f
 
@@ -38,6 +39,23 @@ def test_a_layer_alone_is_that_layer_selected(tmp_path):
     for layer in (0, 1):
         alone = f(load(cp + tau.select(layers=layer), dtype="float32")) - f(load(cp))
         np.testing.assert_allclose(table[layer], alone, atol=1e-6)
+
+
+def test_of_16_bits_the_sums_are_those_of_float32(tmp_path):
+    """The weights are the stored ones; the log probabilities that are told apart are not rounded to 16 bits."""
+    folders = family(tmp_path, "llama")
+    cp, tau = opened(folders)
+    live = live_of(folders)
+    assert live.model.dtype == torch.bfloat16
+    table = lens.ablation(live, PAIRS, 0.7, by="module").groupby("module")[["alone", "lost"]].mean()
+    start, end = (f(load(model).float()) for model in (cp, cp + 0.7 * tau))
+    for module in table.index:
+        others = "|".join(m for m in table.index if m != module)
+        alone, without = (f(load(cp + 0.7 * tau.select(modules=m)).float()) for m in (module, others))
+        np.testing.assert_allclose(table.alone[module], alone - start, atol=1e-6)
+        np.testing.assert_allclose(table.lost[module], end - without, atol=1e-6)
+    told = lens.effects(live, PAIRS, [0.0, 0.7]).groupby("scale").value.mean()
+    np.testing.assert_allclose(told[0.7] - told[0.0], end - start, atol=1e-6)
 
 
 def test_scale_0_gives_zeros(tmp_path):

@@ -1,5 +1,6 @@
 """Attribution is the integral of central differences, part by part, and adds up to what the vector does."""
 
+import json
 import re
 
 import numpy as np
@@ -102,15 +103,21 @@ def compare(attributed, key, wanted, tolerance=1e-3, floor=1e-3):
         ("gpt_neox", {}, 0.8),
         ("qwen2", {"tied": True, "cp_tokens": CP_TOKENS}, -0.6),
         pytest.param("mixtral", {"step": 0.01}, 0.7, marks=pytest.mark.slow),
+        pytest.param("mixtral", {"step": 0.01, "experts": 3}, 0.7, marks=pytest.mark.slow),
     ],
-    ids=["plain", "tied, other tokens", "experts"],
+    ids=["plain", "tied, other tokens", "experts, chosen", "experts, all"],
 )
 def test_modules_are_the_integral_of_central_differences(kind, options, scale, tmp_path):
-    folders = family(tmp_path, kind, dtype=torch.float32, **options)
+    experts = options.get("experts")
+    folders = family(
+        tmp_path, kind, dtype=torch.float32, **{k: v for k, v in options.items() if k != "experts"}
+    )
+    for file in [folder / "config.json" for folder in folders if experts]:
+        file.write_text(json.dumps(json.loads(file.read_text()) | {"num_experts_per_tok": experts}))
     found = lens.attribution(live_of(folders, "float64"), PAIRS, scale, by="module", nodes=16)
     assert found.is_complete
     # where a router changes its choice the function jumps, which no gradient sees: 2 % of all parts, as for completeness
-    limits = {"tolerance": 0.02, "floor": 1} if kind == "mixtral" else {}
+    limits = {"tolerance": 0.02, "floor": 1} if kind == "mixtral" and not experts else {}
     compare(found, ["module"], central(folders, scale, kind_of), **limits)
 
 
@@ -150,6 +157,7 @@ def test_scale_0_gives_zeros(live):
     assert found.parts.attribution.eq(0).all() and len(found.parts) > 20
     assert found.difference == found.total == found.error == found.jump == 0 and found.is_complete
     assert found.path.empty and list(found.path) == [
+        "pair",
         "scale",
         "weight",
         "component",
@@ -171,13 +179,10 @@ def test_it_adds_up_pair_by_pair_and_along_the_path(live, folders):
     ends = found.values.set_index("pair")
     np.testing.assert_allclose(each, (ends.end - ends.start).loc[each.index], rtol=1e-3)
     assert found.is_complete and found.error < 1e-3 and 0 < found.change < 0.01
-    again = (
-        (found.path.weight * found.path.rate)
-        .groupby([found.path.layer, found.path.projection], dropna=False)
-        .sum()
-    )
-    means = found.means.set_index(["layer", "projection"]).attribution
-    np.testing.assert_allclose(again.sort_index(), means.sort_index(), rtol=1e-4)
+    keys = ["pair", "layer", "projection"]
+    again = (found.path.weight * found.path.rate).groupby([found.path[k] for k in keys], dropna=False).sum()
+    parts = found.parts.set_index(keys).attribution
+    np.testing.assert_allclose(again.sort_index(), parts.sort_index(), rtol=1e-9)
     cp, tau = opened(folders)
     plain = LiveModel(cp, 1.0 * tau, device="cpu", dtype="float32")
     plain.scale = 1.0

@@ -94,6 +94,12 @@ def test_what_a_model_rules_out_adds_nothing():
         ([lens.Pair([1], [], "x")], [1.0], ValueError, "pair 'x' has no token in `said`"),
         ([lens.Pair([1], [99])], [1.0], ValueError, "the token 99; the model has rows for 0 to 62"),
         ([lens.Pair([1], [2], "x")] * 2, [1.0], ValueError, "two pairs are called 'x'"),
+        (
+            [lens.Pair([1] * 63, [2, 3], "x")],
+            [1.0],
+            ValueError,
+            "'x' has 65 tokens, more than .* context of 64",
+        ),
         (PAIRS, [], ValueError, "give one at least"),
         (PAIRS, [1, 1.0], ValueError, "each once"),
         (PAIRS, [float("nan")], ValueError, "finite"),

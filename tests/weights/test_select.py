@@ -165,15 +165,23 @@ def test_rows_of_tokens_and_the_rest_are_the_vector(tau):
             tau.at_tokens(wrong)
 
 
-def test_ties_elects_signs_and_averages(tau, cp_vector):
-    merged = ties([tau, cp_vector], density=0.5)
-    a, b = tau.sparsified("magnitude", density=0.5), cp_vector.sparsified("magnitude", density=0.5)
+@pytest.mark.parametrize("density", [0.2, 0.5, 1.0])
+def test_ties_trims_elects_signs_and_averages_what_agrees(tau, cp_vector, density):
+    merged = ties([tau, cp_vector, 0.5 * tau - cp_vector], density=density)
     for name in tau.names:
-        stack = torch.stack([a.read(name).double(), b.read(name).double()])
-        sign = torch.where(stack.sum(0) >= 0, 1.0, -1.0)
-        agree = stack.sign() == sign
-        want = (stack * agree).sum(0) / agree.sum(0).clamp(min=1)
-        assert torch.allclose(merged.read(name).double(), want, rtol=1e-6, atol=1e-12)
+        vectors = [v.read(name, dtype=torch.float64).numpy().ravel() for v in (tau, cp_vector)]
+        vectors.append(0.5 * vectors[0] - vectors[1])
+        kept = max(1, round(density * vectors[0].size))
+        for vector in vectors:  # trim: of equals the first stay
+            vector[np.argsort(-np.abs(vector).astype(np.float32), kind="stable")[kept:]] = 0
+        sign = np.where(
+            sum(vectors) >= 0, 1, -1
+        )  # elect; where all cancel to 0 the positive ones, as in mergekit
+        agree = [np.where(np.sign(vector) == sign, vector, 0) for vector in vectors]
+        want = sum(agree) / np.maximum(1, sum(vector != 0 for vector in agree))  # disjoint mean
+        np.testing.assert_allclose(
+            merged.read(name, dtype=torch.float64).numpy().ravel(), want, rtol=1e-12, atol=0
+        )
     with pytest.raises(TypeError, match="list of weight vectors"):
         ties([])
 
