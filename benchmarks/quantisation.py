@@ -1,12 +1,14 @@
 """Which formats can carry a chat vector: measured on the nano family, written to docs/formats.md.
 
     python benchmarks/quantisation.py [--seed 0] [--prompts 200] [--write]
+    python benchmarks/quantisation.py --spread 0 1 2 3 4 --prompts 100 [--write]
 
 The linear layers of base and chat are quantised to the nearest codes of each format (no calibration, as with the plain
 tools), saved as that format stores them, and read back by `Checkpoint`. For each format: the relative error of τ by
 kind of module against the exact τ, beside the noise floor that is expected from the format's steps alone; and CP + τ's
 score on the family's own questions with its 95 % interval, beside that of the exact τ. `--write` puts the table between
-the two marks of docs/formats.md. Takes some minutes on two cores.
+the two marks of docs/formats.md. Takes some minutes on two cores. `--spread` does so for some seeds of the family, and
+writes a table of its own: the least and the largest error, and the right replies of each seed.
 """
 
 import argparse
@@ -31,7 +33,7 @@ FORMATS = {
     "MXFP4": "ct mxfp4", "2 bits, groups of 32": "mlx 2 bits",
 }  # fmt: skip
 MODULES = ("attention", "mlp")
-BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
+MARKS = "<!-- {0}: begin -->", "<!-- {0}: end -->"
 
 
 def errors(exact, noisy) -> dict[str, float]:
@@ -105,18 +107,46 @@ def page(table: pd.DataFrame, seed: int, prompts: int) -> str:
     return "\n".join(lines)
 
 
+def spread_page(tables: dict[int, pd.DataFrame], prompts: int) -> str:
+    """The least and the largest error over seeds, measured and expected, and each seed's right replies."""
+    lines = [
+        f"The same on seeds {', '.join(map(str, tables))} of the family: the least and the largest error over the length of τ,"
+        f" and the right replies of each seed to {prompts} questions.",
+        "",
+        "| members stored as | error of τ: attention | MLP | all | expected from the steps | right replies, each seed |",
+        "|---|---|---|---|---|---|",
+    ]
+    columns = [*(f"error {part}" for part in (*MODULES, "all")), "expected all"]
+    whole = pd.concat(tables.values())
+    for label in tables[min(tables)].format:
+        rows = whole[whole.format == label]
+        told = [
+            "" if rows[c].isna().all() else f"{rows[c].min():.3f} to {rows[c].max():.3f}" for c in columns
+        ]
+        replies = " ".join(text.partition(" ")[0] for text in rows["score"]) if "score" in rows else ""
+        lines.append(f"| {label} | {' | '.join(told)} | {replies} |")
+    return "\n".join(lines)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--prompts", type=int, default=200)
+    parser.add_argument("--spread", type=int, nargs="+", metavar="SEED", help="a table over these seeds")
     parser.add_argument("--write", action="store_true", help="put the table into docs/formats.md")
     options = parser.parse_args()
-    text = page(measure(options.seed, options.prompts), options.seed, options.prompts)
+    if options.spread:
+        tables = {seed: measure(seed, options.prompts) for seed in options.spread}
+        name, text = "spread", spread_page(tables, options.prompts)
+    else:
+        table = measure(options.seed, options.prompts)
+        name, text = "measured", page(table, options.seed, options.prompts)
     print(text)
     if options.write:
         target = ROOT / "docs" / "formats.md"
-        before, _, rest = target.read_text("utf-8").partition(BEGIN)
-        target.write_text(f"{before}{BEGIN}\n{text}\n{END}{rest.partition(END)[2]}", "utf-8")
+        begin, end = (mark.format(name) for mark in MARKS)
+        before, _, rest = target.read_text("utf-8").partition(begin)
+        target.write_text(f"{before}{begin}\n{text}\n{end}{rest.partition(end)[2]}", "utf-8")
 
 
 if __name__ == "__main__":

@@ -43,7 +43,7 @@ def test_constraints_pin_every_dependency_within_its_bounds(project):
         if line and not line.startswith("#")
     )
     asked = list(project["dependencies"])
-    for name in ("dev", "dask", "browser", "docs", "lmeval"):
+    for name in ("dev", "dask", "browser", "docs", "formats", "lmeval"):
         asked += project["optional-dependencies"][name]
     for requirement in map(Requirement, asked):
         pinned = pins.get(requirement.name)

@@ -40,6 +40,10 @@ class _Family:
     tied: bool
     body: str
     always: tuple[str, ...]  # what every model has outside its layers, beside the embedding
+    layers: str  # where its layers lie, behind the prefix
+    each: tuple[str, ...]  # what every layer has; "a|b": one of them
+    # what each has too where the config says so: its key, what holds without it, and the names
+    if_set: tuple[tuple[str, bool, tuple[str, ...]], ...] = ()
     older_head: str = "lm_head"  # as the hub's files call it
 
 
@@ -64,27 +68,66 @@ _OPT = (
 )
 
 
-def _llama(kind: str, tied: bool = False) -> _Family:
-    return _Family(kind, "model", "embed_tokens.weight", tied, _LLAMA, ("norm.weight",))
+_ATTENTION = ("self_attn.q_proj|self_attn.qkv_proj", "self_attn.k_proj|self_attn.qkv_proj",
+              "self_attn.v_proj|self_attn.qkv_proj")  # fmt: skip
+_MLP = ("mlp.gate_proj|mlp.gate_up_proj", "mlp.up_proj|mlp.gate_up_proj", "mlp.down_proj")
+_BIASES = {"attention_bias": (*_ATTENTION, "self_attn.o_proj"), "mlp_bias": _MLP}
+_QK_NORMS = ("self_attn.q_norm.weight", "self_attn.k_norm.weight")
+_TWO_NORMS = ("pre_feedforward_layernorm.weight", "post_feedforward_layernorm.weight")
 
 
+def _with(kind: str, modules: Iterable[str]) -> tuple[str, ...]:
+    """The weights, or biases, of modules."""
+    return tuple("|".join(f"{module}.{kind}" for module in group.split("|")) for group in modules)
+
+
+def _llama(kind: str, *more: str, tied: bool = False, fused: bool = False) -> _Family:
+    linear = _with("weight", (*_ATTENTION, "self_attn.o_proj", *_MLP))
+    if fused:  # what is named where it lacks: the fused one
+        linear = tuple("|".join(reversed(group.split("|"))) for group in linear)
+    norms = ("input_layernorm.weight", "post_attention_layernorm.weight")
+    if_set = tuple((key, False, _with("bias", modules)) for key, modules in _BIASES.items())
+    return _Family(kind, "model", "embed_tokens.weight", tied, _LLAMA, ("norm.weight",), "layers.",
+                   (*linear, *norms, *more), if_set)  # fmt: skip
+
+
+def _both(*modules: str) -> tuple[str, ...]:
+    return (*_with("weight", modules), *_with("bias", modules))
+
+
+_OF_NEOX = ("attention.query_key_value", "attention.dense")
+_OF_OPT = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.out_proj", "fc1", "fc2")
+_OF_BLOOM = (
+    "self_attention.query_key_value",
+    "self_attention.dense",
+    "mlp.dense_h_to_4h",
+    "mlp.dense_4h_to_h",
+)
 FAMILIES = {
     "llama": _llama("LlamaForCausalLM"),
     "mistral": _llama("MistralForCausalLM"),
-    "qwen2": _llama("Qwen2ForCausalLM"),
-    "qwen3": _llama("Qwen3ForCausalLM"),
-    "phi3": _llama("Phi3ForCausalLM"),
-    "gemma": _llama("GemmaForCausalLM", True),
-    "gemma2": _llama("Gemma2ForCausalLM", True),
-    "gemma3_text": _llama("Gemma3ForCausalLM", True),
-    "gpt2": _Family("GPT2LMHeadModel", "transformer", "wte.weight", True, _GPT2, ("wpe.weight", "ln_f.weight", "ln_f.bias")),
+    "qwen2": _llama("Qwen2ForCausalLM", *_with("bias", _ATTENTION)),
+    "qwen3": _llama("Qwen3ForCausalLM", *_QK_NORMS),
+    "phi3": _llama("Phi3ForCausalLM", fused=True),
+    "gemma": _llama("GemmaForCausalLM", tied=True),
+    "gemma2": _llama("Gemma2ForCausalLM", *_TWO_NORMS, tied=True),
+    "gemma3_text": _llama("Gemma3ForCausalLM", *_QK_NORMS, *_TWO_NORMS, tied=True),
+    "gpt2": _Family("GPT2LMHeadModel", "transformer", "wte.weight", True, _GPT2, ("wpe.weight", "ln_f.weight", "ln_f.bias"),
+                    "h.", _both("ln_1", "ln_2", "attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj")),
     "gpt_neox": _Family("GPTNeoXForCausalLM", "gpt_neox", "embed_in.weight", False, _NEOX,
-                        ("final_layer_norm.weight", "final_layer_norm.bias"), "embed_out"),
+                        ("final_layer_norm.weight", "final_layer_norm.bias"), "layers.",
+                        (*_both("input_layernorm", "post_attention_layernorm", "mlp.dense_h_to_4h", "mlp.dense_4h_to_h"),
+                         *_with("weight", _OF_NEOX)), (("attention_bias", True, _with("bias", _OF_NEOX)),), "embed_out"),
     "bloom": _Family("BloomForCausalLM", "transformer", "word_embeddings.weight", True, _BLOOM,
-                     ("word_embeddings_layernorm.weight", "word_embeddings_layernorm.bias", "ln_f.weight", "ln_f.bias")),
-    "falcon": _Family("FalconForCausalLM", "transformer", "word_embeddings.weight", True, _BLOOM, ("ln_f.weight", "ln_f.bias")),
+                     ("word_embeddings_layernorm.weight", "word_embeddings_layernorm.bias", "ln_f.weight", "ln_f.bias"),
+                     "h.", _both("input_layernorm", "post_attention_layernorm", *_OF_BLOOM)),
+    "falcon": _Family("FalconForCausalLM", "transformer", "word_embeddings.weight", True, _BLOOM, ("ln_f.weight", "ln_f.bias"),
+                      "h.", (*_with("weight", _OF_BLOOM), *_both("input_layernorm|ln_attn")),
+                      (("bias", False, _with("bias", _OF_BLOOM)),)),
     "opt": _Family("OPTForCausalLM", "model", "decoder.embed_tokens.weight", True, _OPT,
-                   ("decoder.embed_positions.weight",)),
+                   ("decoder.embed_positions.weight",), "decoder.layers.", _with("weight", _OF_OPT),
+                   (("enable_bias", True, _with("bias", _OF_OPT)),
+                    ("layer_norm_elementwise_affine", True, _both("self_attn_layer_norm", "final_layer_norm")))),
 }  # fmt: skip
 _IN_A_LAYER = re.compile(r"(.*?\.(?:layers|h)\.)(\d+)(\..*)")
 _COMPUTED = r"inv_freq$|freqs_cis$|\.(?:attn|attention)\.(?:bias|masked_bias)$|rope\.freqs$|position_ids$"
@@ -135,15 +178,21 @@ def findings(config: Mapping[str, Any], names: Iterable[str]) -> Findings | None
     return Findings(
         found, published, "by heart", ignored=ignored, tied={weight: embedding} if tied else {},
         embedding=embedding, head=weight if has_head else None,
-        lacking=_lacking(family, set(published.values()), depth),
+        lacking=_lacking(family, set(published.values()), config, depth),
     )  # fmt: skip
 
 
-def _lacking(family: _Family, names: set[str], depth: int | None) -> list[str]:
-    """What a model of this family needs and these published names lack: its layers are alike."""
+def _lacking(family: _Family, names: set[str], config: Mapping[str, Any], depth: int | None) -> list[str]:
+    """What a model of this family needs and these published names lack: its layers are alike, and have what each has."""
     wanted = [f"{family.prefix}.{name}" for name in (family.embedding, *family.always)]
     split = [match.groups() for match in map(_IN_A_LAYER.fullmatch, sorted(names)) if match]
     last = depth or max((int(number) + 1 for _, number, _ in split), default=0)
     kinds = dict.fromkeys((before, behind) for before, _, behind in split)
+    layers = f"{family.prefix}.{family.layers}"
+    stated = (part for key, default, parts in family.if_set if config.get(key, default) for part in parts)
+    for group in (*family.each, *stated):
+        options = [(layers, f".{name}") for name in group.split("|")]
+        if not any(option in kinds for option in options):
+            kinds[options[0]] = None
     wanted += [f"{before}{number}{behind}" for number in range(last) for before, behind in kinds]
     return [name for name in wanted if name not in names]

@@ -170,6 +170,16 @@ def state_of(path: Path) -> tuple[int, int, int, int]:
     return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
 
 
+def check_is_no_pointer(path: Path) -> None:
+    """ValueError for what Git leaves in the place of a large file that it has not fetched."""
+    with open(path, "rb") as file:
+        if file.read(24) == b"version https://git-lfs.":
+            raise ValueError(
+                f"{path} is a pointer of Git LFS and not the file itself: fetch it with `git lfs pull`, or download the model "
+                "with `hf download`."
+            )
+
+
 def changed(path: Path) -> str:
     return (
         f"{path} was changed after it had been opened: is something writing it (a training run, a download)? "

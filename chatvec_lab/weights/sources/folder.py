@@ -10,7 +10,16 @@ from pathlib import Path
 from typing import Any
 
 from chatvec_lab.weights.sources.bin import bin_entries
-from chatvec_lab.weights.sources.files import FLOATS, Entry, Stored, Tensors, changed, read_json, state_of
+from chatvec_lab.weights.sources.files import (
+    FLOATS,
+    Entry,
+    Stored,
+    Tensors,
+    changed,
+    check_is_no_pointer,
+    read_json,
+    state_of,
+)
 from chatvec_lab.weights.sources.quantised.recognised import NotRead, quantisation, refusal, whole_config
 from chatvec_lab.weights.sources.safetensors import safetensors_entries
 from chatvec_lab.weights.tokens.vocabulary import Vocabulary
@@ -220,6 +229,7 @@ def _check_formats(entries: dict[str, Entry]) -> None:
 
 def read_whole(reader: Reader, path: Path) -> dict[str, Entry]:
     """The entries of one file; OSError when it changed while its header was being read."""
+    check_is_no_pointer(path)
     state = state_of(path)
     entries = reader(path)
     if state_of(path) != state:

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from chatvec_lab.weights.sources.files import check_is_no_pointer
 from chatvec_lab.weights.sources.gguf_tensors import EMBEDDING, GGUFTensors
 from chatvec_lab.weights.tokens.vocabulary import Vocabulary
 
@@ -60,6 +61,7 @@ class GGUF:
             from gguf import GGUFReader
         except ImportError as error:
             raise ImportError("GGUF files are read with gguf: pip install 'chatvec_lab[gguf]'") from error
+        check_is_no_pointer(self.path)
         try:
             return GGUFReader(self.path)
         except Exception as error:  # the reader raises almost any kind for damaged bytes

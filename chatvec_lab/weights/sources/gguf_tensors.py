@@ -86,6 +86,7 @@ class GGUFTensors:
         self.mapped = _mapped(path, reader, field)  # None: a Llama
         self.experts = field(f"{field('general.architecture')}.expert_count", 0, int)
         self._tensors, self.scales_rotary = _named(path, reader, self.mapped, self.experts)
+        _check_kinds(path, self._tensors)
         self._stored = Stored(
             {
                 name: Entry(path, held.offset, _NATIVE.get(held.kind.name, "float32"), held.shape)
@@ -230,6 +231,20 @@ def _named(path: Path, reader, known: Mapped | None, experts: int) -> tuple[dict
     if EMBEDDING not in found:
         raise ValueError(f"{path} holds no token_embd.weight: it is damaged or no model. Download it again.")
     return found, scales
+
+
+def _check_kinds(path: Path, tensors: dict[str, Held]) -> None:
+    """Refuse formats that gguf has no dequantising of, and whole numbers where weights stand."""
+    from gguf import GGML_QUANT_SIZES
+
+    for name, held in tensors.items():
+        try:
+            _values(np.zeros((1, GGML_QUANT_SIZES[held.kind][1]), np.uint8), held.kind)
+        except NotImplementedError as error:
+            raise ValueError(
+                f"{path.name}: {name} is stored as {held.kind.name}, of which the package gguf reads no values. Use a file "
+                "of another format, or the model's safetensors."
+            ) from error
 
 
 def _expert(known: Mapped | None, layer: str, part: str, expert: int) -> str:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import glob
 import hashlib
 import json
+import re
 import shutil
 import struct
 import sys
@@ -27,18 +29,11 @@ COMPANIONS = (
     "*.merges", "spk_dict.pt", "LICENSE*", "NOTICE*", "USE_POLICY*",
 )  # fmt: skip
 SAFETENSORS, BIN, ADAPTER_BIN = "*.safetensors", "pytorch_model*.bin", "adapter_model.bin"
-# weights in other tools' layouts, optimizers, and folders (original/, onnx/) are not the model's own; those of
-# sentence-transformers (1_Pooling/) are
-IGNORED = (
-    "[!0-9]*/*",
-    "[0-9][!_]*/*",
-    "consolidated*",
-    "training_args*",
-    "optimizer*",
-    "scheduler*",
-    "rng_state*",
-    "*.index.json.bak",
-)
+# weights in other tools' layouts, and optimizers, are not the model's own
+IGNORED = ("consolidated*", "training_args*", "optimizer*", "scheduler*", "rng_state*", "*.index.json.bak")
+# folders (original/, onnx/) aren't either, but for further chat templates and sentence-transformers' modules (1_Pooling/)
+OWN_FOLDERS = re.compile(r"additional_chat_templates|[0-9]_[^/]*")
+FOLDERS = ("[!0-9a]*/*", "a[!d]*/*", "[0-9][!_]*/*")  # the others, as patterns that are near enough
 
 
 _TRIES = 3  # of one range; a survey of a large model asks for some hundred thousand
@@ -104,7 +99,8 @@ class Remote(Folder):
 
     @cached_property
     def folder(self) -> Path:
-        return _snapshot(self.repo, self.revision, COMPANIONS)
+        names = companions(_listed(self.repo, self.revision))
+        return _snapshot(self.repo, self.revision, names, COMPANIONS)
 
     @cached_property
     def stored(self) -> Tensors:
@@ -249,12 +245,32 @@ def _cached(repo: str, revision: str | None, file: str = "config.json") -> Path:
     return Path(found).parent
 
 
-def _snapshot(repo: str, revision: str | None, patterns: Iterable[str]) -> Path:
+def _listed(repo: str, revision: str | None) -> dict[str, int]:
+    """The files that are a model's own, of whatever kind, and their sizes; {} where no hub can be asked."""
+    from huggingface_hub import HfApi, constants
+
+    sizes: dict[str, int] = {}
+    if constants.is_offline_mode():
+        return sizes
+    with contextlib.suppress(Exception):  # no network: it may be in the cache, else the download says why
+        folders = [None]
+        for folder in folders:
+            for entry in HfApi().list_repo_tree(repo, folder, revision=revision):
+                if hasattr(entry, "size"):
+                    sizes[entry.path] = entry.size
+                elif OWN_FOLDERS.fullmatch(entry.path):
+                    folders.append(entry.path)
+    return {name: size for name, size in sizes.items() if not any(fnmatch(name, p) for p in IGNORED)}
+
+
+def _snapshot(repo: str, revision: str | None, names: Iterable[str], otherwise: Iterable[str]) -> Path:
+    """The folder in the cache with these files; with those of the patterns `otherwise` where none could be listed."""
     from huggingface_hub import snapshot_download
 
+    allowed = [glob.escape(name) for name in names] or list(otherwise)
     return Path(
         snapshot_download(
-            repo, revision=revision, allow_patterns=list(patterns), ignore_patterns=list(IGNORED)
+            repo, revision=revision, allow_patterns=allowed, ignore_patterns=[*IGNORED, *FOLDERS]
         )
     )
 
@@ -264,18 +280,11 @@ def _download(repo: str, revision: str | None) -> Path:
 
     Raises FileNotFoundError for what is not to be had, OSError where the disk has no room for it.
     """
-    from huggingface_hub import HfApi, constants
-
-    patterns: tuple[str, ...] = (SAFETENSORS, BIN, ADAPTER_BIN, *COMPANIONS)
-    if not constants.is_offline_mode():
-        sizes = {}
-        with contextlib.suppress(Exception):  # no network: it may be in the cache, else the download says why
-            entries = HfApi().list_repo_tree(repo, revision=revision)
-            sizes = {e.path: e.size for e in entries if hasattr(e, "size")}
-            patterns = wanted(sizes)
-        _check_room(repo, revision, sizes, patterns)
+    sizes = _listed(repo, revision)
+    names = wanted(sizes)
+    _check_room(repo, revision, {name: sizes[name] for name in names})
     try:
-        return _snapshot(repo, revision, patterns)
+        return _snapshot(repo, revision, names, (SAFETENSORS, BIN, ADAPTER_BIN, *COMPANIONS))
     except Exception as error:  # the hub's many errors all mean the same to the caller
         for file in ("config.json", ADAPTER):
             with contextlib.suppress(
@@ -294,16 +303,14 @@ def _download(repo: str, revision: str | None) -> Path:
 _LARGE = 1e9  # bytes; a smaller download needs no announcement
 
 
-def _check_room(repo: str, revision: str | None, sizes: Mapping[str, int], patterns: Iterable[str]) -> None:
+def _check_room(repo: str, revision: str | None, sizes: Mapping[str, int]) -> None:
     """Say how much a large download is; OSError when the disk of the cache has no room for it. Asks nothing."""
     from huggingface_hub import constants, try_to_load_from_cache
 
     lacking = sum(
         size
         for name, size in sizes.items()
-        if any(fnmatch(name, p) for p in patterns)
-        and not any(fnmatch(name, p) for p in IGNORED)
-        and not isinstance(try_to_load_from_cache(repo, name, revision=revision), str)
+        if not isinstance(try_to_load_from_cache(repo, name, revision=revision), str)
     )
     if lacking < _LARGE:
         return
@@ -319,13 +326,19 @@ def _check_room(repo: str, revision: str | None, sizes: Mapping[str, int], patte
     print(f"{repo}: {lacking / 1e9:.1f} GB to download into {cache}", file=sys.stderr)
 
 
-def wanted(stored: Iterable[str]) -> tuple[str, ...]:
-    """Patterns for what is fetched of a repository with these files: one kind of weights, and all companions.
+def companions(stored: Iterable[str]) -> list[str]:
+    """What is fetched of a repository with these files besides weights."""
+    return [name for name in stored if any(fnmatch(name, pattern) for pattern in COMPANIONS)]
 
-    >>> wanted(["model.safetensors", "pytorch_model.bin", "consolidated.safetensors", "qwen.tiktoken"])[0]
-    '*.safetensors'
+
+def wanted(stored: Iterable[str]) -> list[str]:
+    """What is fetched of a repository with these files: one kind of weights, and all companions.
+
+    >>> wanted(["model.safetensors", "pytorch_model.bin", "qwen.tiktoken", "additional_chat_templates/rag.jinja"])
+    ['model.safetensors', 'qwen.tiktoken', 'additional_chat_templates/rag.jinja']
     """
-    own = [name for name in stored if not any(fnmatch(name, pattern) for pattern in IGNORED)]
-    own = [name for name in own if "/" not in name]
-    kinds = (SAFETENSORS,) if any(fnmatch(name, SAFETENSORS) for name in own) else (BIN, ADAPTER_BIN)
-    return (*kinds, *COMPANIONS)
+    names = list(stored)
+    kinds = [[name for name in names if fnmatch(name, kind)] for kind in (SAFETENSORS, BIN, ADAPTER_BIN)]
+    safe = [name for name in kinds[0] if "/" not in name]
+    weights = kinds[0] if safe else [*kinds[1], *kinds[2]]
+    return [*weights, *companions(names)]

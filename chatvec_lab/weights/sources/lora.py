@@ -28,6 +28,9 @@ _NEUTRAL = frozenset((
 ))  # fmt: skip
 # ways to begin that change the base's own weights, which an adapter's folder does not hold
 _CHANGES_BASE = re.compile(r"pissa|olora|corda|loftq|lora_ga", re.I)
+# model types of transformers whose matrices lie turned (Conv1D), and these: PEFT turns them whatever fan_in_fan_out says
+_CONV1D = ("gpt2", "openai-gpt", "imagegpt")
+_TURNED = re.compile(r"\.(?:c_attn|q_attn|c_proj|c_fc)$")
 _PART = re.compile(
     r"(?P<module>.+)\.(?P<part>lora_A\.weight|lora_B\.weight|lora_B\.bias|lora_magnitude_vector(?:\.weight)?"
     r"|lora_embedding_A|lora_embedding_B)$"
@@ -54,6 +57,7 @@ class LoRA:
         _check_settings(folder, settings)
         shapes = {name: base.shape(name) for name in base.names}
         self._layout = Layout.of(config, base.names, shapes)
+        self._has_conv1d = config.get("model_type") in _CONV1D
         self._pairs: dict[str, Pair] = {}
         self._added: dict[str, tuple[str, float]] = {}  # bias to what is added to it, and the scale
         self._whole: dict[str, str] = {}
@@ -174,7 +178,7 @@ class LoRA:
             elif re.search(r"\.(?:lora|token_adapter|trainable_tokens)", inner):
                 lines.append(f"{name}   is of a kind that is not known")
             elif (target := self._target(inner)) is None:
-                lines.append(f"{name}   has no place in the base")
+                lines.append(f"{name}   {self._no_place(inner)}")
             else:
                 self._whole[target] = name
         for module, parts in found.items():
@@ -199,6 +203,12 @@ class LoRA:
         published = {self._layout.published(name): name for name in self.base.names}
         return published.get(inner)
 
+    def _no_place(self, inner: str, otherwise: str = "has no place in the base") -> str:
+        """Why a tensor of this name has none."""
+        if self._layout.is_tied and inner.startswith("lm_head."):
+            return "is the head's, which the base ties to its embedding: with a head of its own it is another model"
+        return otherwise
+
     def _pair(self, module: str, parts: Mapping[str, str], settings: Mapping[str, Any]) -> list[str]:
         """Note the changes of one module; lines about what does not fit."""
         is_embedding = "lora_embedding_A" in parts or "lora_embedding_B" in parts
@@ -207,12 +217,14 @@ class LoRA:
         if not set(keys) <= set(parts):
             return [f"{module}   has {', '.join(parts)}, expected {' and '.join(keys)}"]
         if target is None:
-            return [f"{module}   is no module of the base (its tensors may be fused or split there)"]
+            told = "is no module of the base (its tensors may be fused or split there)"
+            return [f"{module}   {self._no_place(f'{module}.weight', told)}"]
         a, b = (parts[key] for key in keys)
         if len(self._own.shape(a)) != 2 or len(self._own.shape(b)) != 2:
             return [f"{module}   has A of the shape {self._own.shape(a)}, of which only matrices are read"]
         (rank, columns), (rows, other), shape = self._own.shape(a), self._own.shape(b), self.shape(target)
-        kind = "embedding" if is_embedding else "transposed" if settings.get("fan_in_fan_out") else "linear"
+        is_turned = _TURNED.search(module) if self._has_conv1d else settings.get("fan_in_fan_out")
+        kind = "embedding" if is_embedding else "transposed" if is_turned else "linear"
         wanted = (rows, columns) if kind == "linear" else (columns, rows)
         if rank != other or tuple(shape) != wanted:
             return [
@@ -225,8 +237,12 @@ class LoRA:
         alpha = _setting(settings, "alpha_pattern", "lora_alpha", module)
         scale = alpha / (sqrt(rank) if settings.get("use_rslora") else rank)
         magnitude = parts.get("lora_magnitude_vector")
-        if bool(settings.get("use_dora")) != (magnitude is not None) or (magnitude and kind != "linear"):
+        if bool(settings.get("use_dora")) != (magnitude is not None):
             return [f"{module}   use_dora is {settings.get('use_dora')!r}, and it has {', '.join(parts)}"]
+        if magnitude and kind != "linear":
+            return [
+                f"{module}   is DoRA on {'an embedding' if is_embedding else 'a turned matrix (Conv1D)'}, which is not read"
+            ]
         if magnitude and prod(self._own.shape(magnitude)) != shape[0]:
             return [f"{module}   has {self._own.shape(magnitude)} magnitudes for {shape[0]} rows"]
         self._pairs[target] = Pair(a, b, scale, kind, magnitude)

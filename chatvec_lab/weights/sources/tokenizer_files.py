@@ -17,7 +17,7 @@ from typing import Any
 
 import xxhash
 
-from chatvec_lab.weights.sources.files import read_json
+from chatvec_lab.weights.sources.files import check_is_no_pointer, read_json
 from chatvec_lab.weights.tokens.vocabulary import Vocabulary
 
 _PATTERNS = ("tokenizer.json", "tekken.json", "*.tiktoken", "*.model", "*.model.*", "*.spm", "vocab.json", "vocab.txt",
@@ -52,6 +52,7 @@ def read_vocabulary(folder: Path) -> Vocabulary | None:
     if not found and not code:
         return None
     for path in found:
+        check_is_no_pointer(path)
         if path.stat().st_size > _LARGEST:
             raise ValueError(
                 f"{path} has {path.stat().st_size:,} bytes, too many for a tokenizer. Download it again."

@@ -67,7 +67,19 @@ def test_what_is_known_by_heart_is_what_the_class_says(kind, config):
     assert known.parts == asked.parts and set(known.parts) == set(known._published.values())
     assert {n: known.published(n) for n in known.parts} == asked.published
     assert known.tied == asked.tied and not known.ignored and not known.unknown
-    assert known.embedding == asked.embedding and known.lacks_head is None
+    assert known.embedding == asked.embedding and known.lacks == []
+    kinds = {name.split(".0.", 1)[1] for name in known.parts if ".0." in name}
+    assert kinds
+    for kind_of in kinds:  # gone from every layer: no other layer tells
+        left = [
+            name
+            for name in known.parts
+            if not name.endswith(f".{kind_of}") or (".0." not in name and ".1." not in name)
+        ]
+        gone = layout_of(config, kind, left).lacks
+        assert len(gone) == 2 and sorted(gone) == sorted(
+            structure.structure_of(stored).findings(left).lacking
+        ), kind_of
 
 
 def test_one_name_whoever_saved_it():

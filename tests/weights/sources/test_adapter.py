@@ -75,6 +75,60 @@ def test_a_member_is_what_peft_merges(base, tmp_path, kind):
     assert torch.equal(member.read(name, slice(3, 9)), member.read(name)[3:9])
 
 
+@pytest.mark.parametrize("stated", [True, False])
+def test_matrices_that_lie_turned_are_known_by_their_class(tmp_path, stated):
+    """GPT-2: PEFT turns Conv1D and not the head, whatever the last module left in fan_in_fan_out; c_proj is square."""
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    torch.manual_seed(0)
+    config = GPT2Config(n_embd=16, n_layer=2, n_head=2, vocab_size=63, bos_token_id=1, eos_token_id=2,
+                        tie_word_embeddings=False)  # fmt: skip
+    GPT2LMHeadModel(config).save_pretrained(tmp_path / "gpt2")
+    wanted = adapted(
+        tmp_path / "gpt2", tmp_path / "adapter", target_modules=["c_attn", "attn.c_proj", "lm_head"]
+    )
+    changed_settings(tmp_path / "adapter", fan_in_fan_out=stated)
+    member = Checkpoint(tmp_path / "adapter")
+    for name in member.names:
+        if not name.endswith("bias"):  # of the base itself, which `adapted` moves in its copy
+            torch.testing.assert_close(member.read(name).double(), wanted[name], rtol=1e-12, atol=1e-14)
+    adapted(tmp_path / "gpt2", tmp_path / "dora", double=False, target_modules=["c_attn"], use_dora=True)
+    with pytest.raises(
+        ValueError, match=r"c_attn   is DoRA on a turned matrix \(Conv1D\), which is not read"
+    ):
+        _ = Checkpoint(tmp_path / "dora").names
+
+
+@pytest.mark.parametrize("bias", ["all", "lora_only"])
+def test_biases_that_were_trained_are_the_adapters(tmp_path, bias):
+    base = save_model(tmp_path / "neox", "gpt_neox")
+    adapted(base, tmp_path / "adapter", target_modules=["query_key_value"], bias=bias)
+    from safetensors.torch import load_file
+
+    own = {n.removeprefix("base_model.model.").replace(".base_layer", ""): t
+           for n, t in load_file(tmp_path / "adapter" / "adapter_model.safetensors").items() if n.endswith("bias")}  # fmt: skip
+    member, plain = Checkpoint(tmp_path / "adapter"), Checkpoint(base)
+    assert own and set(own) <= set(member.names)
+    for name in (n for n in member.names if n.endswith("bias")):
+        assert torch.equal(
+            member.read(name).double(), (own[name] if name in own else plain.read(name)).double()
+        )
+
+
+def test_a_tied_heads_own_adapter_is_refused_for_what_it_is(tmp_path):
+    base = save_model(tmp_path / "tied", tied=True)
+    wanted = adapted(base, tmp_path / "embedding", target_modules=["embed_tokens"])
+    name = "model.embed_tokens.weight"
+    assert torch.equal(Checkpoint(tmp_path / "embedding").read(name).double(), wanted[name])
+    for label, options in (
+        ("lora", {"target_modules": ["lm_head", "q_proj"]}),
+        ("whole", {"modules_to_save": ["lm_head"]}),
+    ):
+        adapted(base, tmp_path / label, double=False, **options)
+        with pytest.raises(ValueError, match=r"lm_head.*which the base ties to its embedding"):
+            _ = Checkpoint(tmp_path / label).names
+
+
 def test_a_chat_vector_comes_from_an_adapter(base, tmp_path):
     """tau = adapter - base is its product, and a merge with it is rounded once."""
     wanted = adapted(base, tmp_path / "chat", modules_to_save=["lm_head"])

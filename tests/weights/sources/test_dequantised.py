@@ -94,12 +94,20 @@ NEIGHBOURS = [
     ("fp8 blocks", {}, as_dtype("weight_scale_inv", torch.int32), "is stored as int32, expected float32"),
     ("fp8 tensor", {}, gone("weight_scale"), "is stored without"),
     ("fp8 rows", {}, cut("weight_scale"), r"weight_scale has the shape \(95, 1\)"),
+    ("fp8 rows", {"weight_scale_semantics": "inverse"}, None, "weights are divided by their scales"),
+    ("modelopt nvfp4", {}, lambda stored: stored.update({f"{UP}.pre_quant_scale": torch.ones(64)}),
+     r"not of the method modelopt, such as .*pre_quant_scale"),
     ("modelopt nvfp4", {"quant_algo": "INT4_AWQ"}, None, "quant_algo 'INT4_AWQ' is not FP8 or NVFP4"),
     ("modelopt nvfp4", {}, gone("weight_scale_2"), "of its tensors are not of the method modelopt"),
     ("ct int8", {"format": "marlin-24"}, None, "its format 'marlin-24' is not one of"),
     ("ct int8", {"sparsity_config": {"format": "sparse-24-bitmask"}}, None, r"also sparse \(sparse-24-bitmask\)"),
     ("ct int8", {"config_groups": {}}, None, "no config_groups"),
     ("ct int8 asymmetric", {}, gone("weight_zero_point"), "is stored without .*weight_zero_point"),
+    ("ct int8 asymmetric", {"config_groups": {"g": {"targets": ["Linear"], "weights": {
+        "num_bits": 8, "strategy": "channel", "symmetric": True}}}}, None, "symmetric, but .*weight_zero_point is not zero"),
+    ("ct w4a16", {"config_groups": {"g": {"targets": ["Linear"], "weights": {
+        "num_bits": 4, "strategy": "group", "group_size": 32, "actorder": "group"}}}}, None,
+     "actorder is 'group', but .*weight_g_idx, which says the order"),
     ("ct w4a16", {}, gone("weight_shape"), "stored without .*weight_shape"),
     ("ct w4a16", {}, cut("weight_packed", axis=1), "has 7 words a row, expected 8"),
     ("ct w4a16", {"config_groups": {"g": {"targets": ["Linear"], "weights": {
@@ -119,6 +127,9 @@ NEIGHBOURS = [
     ("gptq", {"desc_act": True}, gone("g_idx"), "desc_act is set, but .*g_idx"),
     ("gptq", {}, gone("qzeros"), "stored without .*qzeros"),
     ("awq", {"version": "gemv"}, None, "version 'gemv' is not gemm"),
+    ("awq", {"version": None, "checkpoint_format": "gemv"}, None, "checkpoint_format 'gemv' is not gemm"),
+    ("awq", {"version": None, "format": "gemv_fast"}, None, "format 'gemv_fast' is not gemm"),
+    ("awq", {"backend": "llm-awq"}, None, "backend 'llm-awq' packs codes in another order"),
     ("awq", {"bits": 8}, None, "bits are 8, expected 4"),
     ("awq", {"group_size": 64}, None, r"scales has the shape|do not divide"),
     ("bnb nf4", {}, gone("weight.absmax"), "stored without .*absmax"),
@@ -168,6 +179,14 @@ def test_modules_of_their_own_are_read_by_their_own_sizes(whole, tmp_path):
               "b": {"targets": ["Linear"], "weights": weights | {"num_bits": 8}}}  # fmt: skip
     values = quantise(whole, tmp_path / "ct", "ct w4a16", config={"config_groups": groups})
     assert torch.equal(Checkpoint(tmp_path / "ct").read(f"{UP}.weight").double(), values[f"{UP}.weight"])
+    named = [f"model.layers.{layer}.{part}_proj" for layer in (0, 1) for part in (
+        "mlp.up", "mlp.gate", "mlp.down", "self_attn.q", "self_attn.k", "self_attn.v", "self_attn.o")]  # fmt: skip
+    groups = {"a": {"targets": ["re:.*"], "weights": weights | {"num_bits": 8}},
+              "b": {"targets": named, "weights": weights}}  # fmt: skip
+    values = quantise(
+        whole, tmp_path / "name", "ct w4a16", config={"config_groups": groups}
+    )  # a name comes first
+    assert torch.equal(Checkpoint(tmp_path / "name").read(f"{UP}.weight").double(), values[f"{UP}.weight"])
 
 
 def test_a_stack_of_experts_in_mxfp4_is_read_as_transformers_does(whole, tmp_path):

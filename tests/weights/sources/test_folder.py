@@ -210,3 +210,20 @@ def test_an_input_that_changes_during_a_save_leaves_nothing(tmp_path, monkeypatc
     with pytest.raises(OSError, match=r"chat.*changed"):
         merged.save(tmp_path / "out", progress=False)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "file", ["model.safetensors", "pytorch_model.bin", "model.gguf", "tokenizer.json", "tokenizer.model"]
+)
+def test_a_pointer_of_git_lfs_is_called_one(model, file):
+    pointer = f"version https://git-lfs.github.com/spec/v1\noid sha256:{'0' * 64}\nsize 4976698672\n"
+    if file.startswith("pytorch"):
+        (model / "model.safetensors").unlink()
+    if file == "tokenizer.model":
+        (model / "tokenizer.json").unlink()
+    (model / file).write_text(pointer)
+    opened = Checkpoint(model / file if file.endswith("gguf") else model)
+    with pytest.raises(
+        ValueError, match=rf"{file} is a pointer of Git LFS and not the file itself: .*git lfs pull"
+    ):
+        _ = opened.vocabulary if file.startswith("tokenizer") else opened.names

@@ -198,3 +198,44 @@ def test_an_end_of_turn_of_its_own_ends_a_reply_too(tmp_path):
         facts = [(f"tokenizer.ggml.{key}_token_id", row) for key, row in rows.items()]
         path = write_gguf(folder, tmp_path / "-".join(map(str, [*rows.values(), "m.gguf"])), facts=facts)
         assert Checkpoint(path).generation_config["eos_token_id"] == wanted
+
+
+def of_raw_blocks(path, kind):
+    """A file with one matrix (256, 256) of random bytes, the codes and scales of a format."""
+    block, size = gguf.GGML_QUANT_SIZES[kind]
+    writer = gguf.GGUFWriter(path, "llama")
+    for add, value in ((writer.add_context_length, 64), (writer.add_embedding_length, 256), (writer.add_block_count, 1),
+                       (writer.add_feed_forward_length, 256), (writer.add_head_count, 4), (writer.add_head_count_kv, 4),
+                       (writer.add_rope_dimension_count, 64), (writer.add_layer_norm_rms_eps, 1e-5)):  # fmt: skip
+        add(value)
+    raw = np.random.default_rng(0).integers(0, 255, (256, 256 // block * size), dtype=np.uint8)
+    writer.add_tensor("token_embd.weight", np.ones((8, 256), np.float32))
+    writer.add_tensor("output_norm.weight", np.ones(256, np.float32))
+    writer.add_tensor("blk.0.ffn_up.weight", raw, raw_dtype=kind)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return raw
+
+
+WHOLE = {"F32", "F16", "BF16", "F64"}
+BLOCKS = [kind for kind in gguf.GGMLQuantizationType if kind.name not in WHOLE]
+UNREAD = {"I8", "I16", "I32", "I64", "Q8_1", "Q8_K", "Q1_0"}
+
+
+@pytest.mark.parametrize("kind", BLOCKS, ids=lambda kind: kind.name)
+def test_each_block_format_is_read_as_gguf_dequantises_it_or_refused(tmp_path, kind):
+    raw, name = of_raw_blocks(tmp_path / "m.gguf", kind), "model.layers.0.mlp.up_proj.weight"
+    member = Checkpoint(tmp_path / "m.gguf")
+    if kind.name in UNREAD:
+        with pytest.raises(
+            ValueError, match=rf"up_proj\.weight is stored as {kind.name}, of which the package gguf reads no"
+        ):
+            _ = member.names
+        return
+    assert member.note == f"dequantised from {kind.name}"
+    with np.errstate(all="ignore"):  # some random scales are no numbers
+        wanted = gguf.dequantize(raw, kind)
+        assert np.array_equal(member.read(name).numpy(), wanted, equal_nan=True)
+        assert np.array_equal(member.raw(name, 100, 700), wanted.reshape(-1)[100:700], equal_nan=True)

@@ -55,11 +55,18 @@ def hub(tmp_path):
                         206, body[first : last + 1], Content_Range=f"bytes {first}-{last}/{len(body)}", **tags
                     )
                 return self.reply(200, body, **tags)
-            names = sorted(p.name for p in folder.iterdir())
-            if api[2] == "tree":
+            names = sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file())
+            if api[2] == "tree":  # revision, then perhaps a folder
+                inside = folder.joinpath(*api[3].split("/")[1:])
+                found = inside.rglob("*") if "recursive=true" in self.path else inside.iterdir()
                 rows = [
-                    {"type": "file", "path": n, "size": (folder / n).stat().st_size, "oid": "0"}
-                    for n in names
+                    {
+                        "type": "file" if p.is_file() else "directory",
+                        "path": str(p.relative_to(folder)),
+                        "oid": "0",
+                    }
+                    | ({"size": p.stat().st_size} if p.is_file() else {})
+                    for p in sorted(found)
                 ]
                 return self.reply(200, json.dumps(rows).encode(), Content_Type="application/json")
             info = {"id": repo, "sha": COMMIT, "private": False, "tags": [], "downloads": 0, "likes": 0}
@@ -171,6 +178,33 @@ def test_all_of_a_models_own_files_are_fetched_and_no_others(hub, tmp_path):
     found = set(done.stdout.split())
     assert {*OWN, "config.json", "model.safetensors", "tokenizer.json"} <= found and not found & set(OTHERS)
     assert not any(path.rpartition("/")[2] in OTHERS for _, path in asked)
+
+
+def test_further_chat_templates_and_modules_are_fetched_and_other_folders_are_not(hub, tmp_path):
+    address, repos, asked = hub
+    folder = repos["lab/pico"] = save_model(tmp_path / "pico")
+    own = ("additional_chat_templates/tool_use.jinja", "1_Pooling/config.json")
+    others = (
+        "original/params.json",
+        "original/consolidated.safetensors",
+        "add/x.json",
+        "onnx/model.safetensors",
+    )
+    for name in (*own, *others):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text("{}")
+    code = (
+        "from chatvec_lab import Checkpoint; from chatvec_lab.weights.checkpoint import sparsely\n"
+        "for c in ({}(Checkpoint('lab/pico')),):\n"
+        "    print(*sorted(str(p.relative_to(c.folder)) for p in c.folder.rglob('*') if p.is_file()), len(c.names))"
+    )
+    for way, home in (("sparsely", "ranges"), ("", "home")):
+        done = run(address, tmp_path / home, code.format(way))
+        assert done.returncode == 0, done.stderr
+        found = set(done.stdout.split())
+        assert {*own, "config.json"} <= found and not found & set(others)
+        assert ("model.safetensors" in found) == (way == "")
+    assert not any("/resolve/" in path and path.endswith(others) for _, path in asked)
 
 
 def test_a_cached_model_whose_other_files_are_not_needed_opens_offline(hub, tmp_path):

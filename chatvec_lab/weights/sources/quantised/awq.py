@@ -21,9 +21,11 @@ _SLAB = 1 << 20
 
 def read(parts: Parts, config: Mapping[str, Any]) -> dict[str, Packed]:
     """Every `….qweight`."""
-    version = str(config.get("version", "gemm")).lower()
-    if version != "gemm":
-        raise NotRead(f"its version {version!r} is not gemm")
+    for key in ("version", "format", "checkpoint_format"):  # autoawq's word, transformers' and gptqmodel's
+        if str(config.get(key) or "gemm").lower() != "gemm":
+            raise NotRead(f"its {key} {config[key]!r} is not gemm")
+    if config.get("backend") == "llm-awq":
+        raise NotRead("its backend 'llm-awq' packs codes in another order than gemm")
     bits = config.get("bits", config.get("w_bit"))
     if bits != 4:
         raise NotRead(f"its bits are {bits!r}, expected 4")

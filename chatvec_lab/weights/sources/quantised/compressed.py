@@ -39,19 +39,28 @@ def _group(config: Mapping[str, Any], module: str) -> Mapping[str, Any]:
     groups = config.get("config_groups")
     if not isinstance(groups, Mapping) or not groups:
         raise NotRead("its config has no config_groups")
-    by_class = []
-    for group in groups.values():
-        for target in group.get("targets") or []:
-            pattern = target.removeprefix("re:") if target.startswith("re:") else re.escape(target) + "$"
-            if re.match(pattern, module) or (not target.startswith("re:") and module.endswith(f".{target}")):
+    for is_pattern in (False, True):  # a name comes before a pattern, whichever stands first
+        for group in groups.values():
+            if any(
+                _names(target, module)
+                for target in (group.get("targets") or [])
+                if target.startswith("re:") == is_pattern
+            ):
                 return group
-            if re.fullmatch(r"[A-Z]\w*", target) and group not in by_class:
-                by_class.append(group)
+    by_class = [
+        g for g in groups.values() if any(re.fullmatch(r"[A-Z]\w*", t) for t in g.get("targets") or [])
+    ]
     if len(by_class) == 1 or (
         by_class and all(g.get("weights") == by_class[0].get("weights") for g in by_class)
     ):
         return by_class[0]
     raise NotRead(f"{module} is in {len(by_class)} of its config's groups, and names do not tell which")
+
+
+def _names(target: str, module: str) -> bool:
+    if target.startswith("re:"):
+        return re.match(target.removeprefix("re:"), module) is not None
+    return module == target or module.endswith(f".{target}")
 
 
 def _one(parts: Parts, stem: str, scale: str, group: Mapping[str, Any], format: str | None) -> Packed:
@@ -89,6 +98,8 @@ def _zeros(parts: Parts, stem: str, args: Mapping[str, Any]) -> tuple[str | None
     """Zero points of an asymmetric scheme, and the name of the tensor that holds them; nothing of a symmetric one."""
     name = f"{stem}weight_zero_point"
     if args.get("symmetric", True):
+        if name in parts.names and parts.raw(name).any():
+            raise NotRead(f"its config calls {stem}weight symmetric, but {name} is not zero everywhere")
         return None, (name if name in parts.names else None)
     parts.need(name, f"{stem}weight")
     return name, name
@@ -148,6 +159,10 @@ def _dense(parts: Parts, stem: str, scale: str, args: Mapping[str, Any]) -> Pack
             if found.min() < 0 or found.max() >= grid.width:
                 raise NotRead(f"{index} names groups up to {found.max()}, but {scale} has {grid.width}")
             groups = found
+    elif args.get("actorder") in ("group", "dynamic", True):
+        raise NotRead(
+            f"actorder is {args['actorder']!r}, but {index}, which says the order of groups, is not stored"
+        )
     kind = f"int{bits} ({_spelt(args)}{', in another order' if groups is not None else ''})"
     return on_grid(
         parts, kind, weight, scale, integers(bits, 1 << (bits - 1)), grid, shape=shape, bits=bits, zero_name=member,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -22,7 +22,7 @@ class Grid:
     line: Callable[[np.ndarray], np.ndarray]
     width: int  # scales in a row of scales
     groups: int  # columns that share a scale; 0: all
-    is_one: bool = False  # one scale for everything
+    each: str = "row"  # what has a scale of its own, in words
 
     def steps(self, parts: Parts, scale: str, zero: Callable[[int, int], np.ndarray] | None):
         """The scales (and zeros) of some rows; `zero` gives those of some rows of scales."""
@@ -41,7 +41,7 @@ class Grid:
 
 
 def one_scale() -> Grid:
-    return Grid(lambda rows: rows * 0, 1, 0, is_one=True)
+    return Grid(lambda rows: rows * 0, 1, 0, "tensor")
 
 
 def row_scales() -> Grid:
@@ -49,14 +49,14 @@ def row_scales() -> Grid:
 
 
 def group_scales(groups: int, size: int) -> Grid:
-    return Grid(lambda rows: rows, groups, size)
+    return Grid(lambda rows: rows, groups, size, "group")
 
 
 def block_scales(shape: tuple[int, ...], block: Block) -> Grid:
     """Blocks of (rows, columns), begun anew in each matrix of a stack."""
     height, width = shape[-2:]
     down, across = -(-height // block[0]), -(-width // block[1])
-    return Grid(lambda rows: rows // height * down + rows % height // block[0], across, block[1])
+    return Grid(lambda rows: rows // height * down + rows % height // block[0], across, block[1], "block")
 
 
 def grid_of(parts: Parts, scale: str, shape: tuple[int, ...], *, block: Block | None = None,
@@ -64,7 +64,8 @@ def grid_of(parts: Parts, scale: str, shape: tuple[int, ...], *, block: Block | 
     """The grid of a scale tensor by its shape, which must be one that the format gives it; NotRead otherwise.
 
     With `block` it must be that of blocks, with `group` that of groups; else one scale, or one a row. `strategy`
-    ("tensor", "channel") says which of the two.
+    ("tensor", "channel") says which of the two. A stack of experts may also have one scale an expert, or one for each
+    half (gates and ups), as transformers' FP8 experts have.
     """
     if len(shape) < 2:
         raise NotRead(f"the weight of {scale} has the shape {shape}, expected a matrix or a stack of them")
@@ -80,11 +81,23 @@ def grid_of(parts: Parts, scale: str, shape: tuple[int, ...], *, block: Block | 
         parts.expect(scale, (*stack, height, width // group))
         return group_scales(width // group, group)
     one, each = [(), (1,), (1,) * len(shape)], [(*stack, height, 1), (*stack, height)]
+    for halves in (1, 2):
+        if stack and strategy is None and parts.shape(scale) == (*stack, halves, 1) and height % halves == 0:
+            return replace(
+                block_scales(shape, (height // halves, width)), each="half" if halves > 1 else "matrix"
+            )
     if strategy != "channel" and (parts.shape(scale) in one or strategy == "tensor"):
         parts.expect(scale, *one)
         return one_scale()
     parts.expect(scale, *each, *(() if strategy else one))
     return row_scales()
+
+
+def columns_of(parts: Parts, scale: str, shape: tuple[int, ...]) -> Grid:
+    """A scale for each column of each matrix of a stack, whichever way the scales are turned."""
+    experts, height, width = shape
+    parts.expect(scale, (experts, 1, width), (experts, width, 1))
+    return Grid(lambda rows: rows // height, width, 1, "column")
 
 
 def on_grid(parts: Parts, kind: str, weight: str, scale: str, values: Values, grid: Grid, *,

@@ -19,7 +19,7 @@ METHODS = {
 }  # fmt: skip
 # what only the arithmetic of a quantised model needs: scales of what flows through it
 _OF_ACTIVATIONS = re.compile(
-    r"(?:^|\.)(?:input|output|activation|[kqv])_(?:scale(?:_inv|_ub)?|zero_point|global_scale)$"
+    r"(?:^|\.|proj_)(?:input|output|activation|prob|[kqv]|kv)_(?:scale(?:_inv|_ub)?|zero_point|global_scale)$"
 )
 Read = Callable[[Parts, Mapping[str, Any]], dict[str, Packed]]
 

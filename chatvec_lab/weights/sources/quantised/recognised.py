@@ -36,6 +36,7 @@ _MARKS = (
     ("FP8 with a scale a block", re.compile(r"_scale_inv$")),
     ("MXFP4", re.compile(r"(?:^|[._])\w*(?:proj|weight)_blocks$")),
     ("integers or FP8 with a scale", re.compile(r"weight_scales?(?:_2)?$")),
+    ("AWQ or SmoothQuant of ModelOpt", re.compile(r"\.pre_quant_scale$")),
     ("HQQ", re.compile(r"\.W_q$")),
     ("Quanto or torchao", re.compile(r"weight[.:_]*_(?:data|qdata|scale|zero_point)$")),
 )
