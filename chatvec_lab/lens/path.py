@@ -19,7 +19,7 @@ def running(count: int, points: int = POINTS) -> np.ndarray:
     A matrix (points + 1, count), for a path of length 1: times the rates it is the integral, from the start to each
     point, of the one polynomial through them. Its last row is Gauss–Legendre's weights.
 
-    >>> (running(3, 2) @ np.polynomial.legendre.leggauss(3)[0]).round(12).tolist()  # of a rate from -1 to 1
+    >>> ((running(3, 2) @ np.polynomial.legendre.leggauss(3)[0]).round(12) + 0.0).tolist()  # of a rate from -1 to 1
     [0.0, -0.25, 0.0]
     """
     from numpy.polynomial import legendre

@@ -1,5 +1,7 @@
 """What is measured of thoughts: by hand on made replies, and on the shipped member that thinks."""
 
+import re
+
 import pandas as pd
 import pytest
 import torch
@@ -91,7 +93,9 @@ def test_the_answer_is_in_sentences(exam):
     found = answers.reasoning(exam, table, table, reasoning.front(table), at=1.0, samples=2, seed=0)
     assert found["answer"].startswith("CP + 1 · τ_think: 83.3% [")
     assert "mean@2 50.0% [" in found["answer"] and "pass@2 100.0% [" in found["answer"]
-    assert "thinking sets in between 0 and 1 (from 0% to 83% of the replies)" in found["answer"]
+    assert re.search(
+        r"thinking sets in between 0 and 1 \(from 0\.0% \[[^]]+\] to 83\.3% \[[^]]+\] of", found["answer"]
+    )
     assert "arXiv 2510.10977" in found["answer"]
     claims = {c["claim"]: c["estimate"] for c in found["claims"]}
     assert claims["thinks at scale 1"] == pytest.approx(2.5 / 3) and claims["thinks at λ = 0"] == 0

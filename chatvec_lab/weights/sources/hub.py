@@ -250,16 +250,16 @@ def _listed(repo: str, revision: str | None) -> dict[str, int]:
     from huggingface_hub import HfApi, constants
 
     sizes: dict[str, int] = {}
-    if constants.is_offline_mode():
-        return sizes
-    with contextlib.suppress(Exception):  # no network: it may be in the cache, else the download says why
-        folders = [None]
+    folders = [] if constants.is_offline_mode() else [None]
+    try:
         for folder in folders:
             for entry in HfApi().list_repo_tree(repo, folder, revision=revision):
                 if hasattr(entry, "size"):
                     sizes[entry.path] = entry.size
                 elif OWN_FOLDERS.fullmatch(entry.path):
                     folders.append(entry.path)
+    except Exception:  # no network: it may be in the cache, else the download says why
+        return {}  # half a list would pass for a whole one
     return {name: size for name, size in sizes.items() if not any(fnmatch(name, p) for p in IGNORED)}
 
 
