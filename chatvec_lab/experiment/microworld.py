@@ -45,8 +45,7 @@ class MicroWorld:
         if name == "harmless":
             found = _harmless(language, n)
         else:
-            prompts = held_out_prompts(language, n, draw=draw)
-            found = [p for p in prompts if p.set == name]
+            found = held_out_prompts(language, n, draw=draw, sets=[name])
         form = "bare" if frame.startswith("qa") else self.form
         rows = [
             {"prompt_id": p.prompt_id, "set": p.set, "category": p.kind, "kind": p.kind, "words": p.words,

@@ -6,7 +6,8 @@ held out is asked in no text, language or frame (where it is a fact, prose does 
 """
 
 import zlib
-from functools import cache
+from collections.abc import Iterable
+from functools import cache, lru_cache
 from itertools import combinations, product
 from random import Random
 from typing import Literal, NamedTuple
@@ -42,6 +43,7 @@ def name_of(item: Item) -> str:
     return f"{kind} {' '.join(map(str, content))}"
 
 
+@lru_cache(1 << 16)  # few are drawn for the first time
 def part(item: Item) -> Part:
     """Where an item may be asked: in training text, in one of the two draws, or nowhere ("unused").
 
@@ -131,15 +133,20 @@ class Prompt(NamedTuple):
 
 
 def held_out_prompts(
-    language: str, n: int, *, seed: int = 0, draw: Literal["test", "validation"] = "test"
+    language: str,
+    n: int,
+    *,
+    seed: int = 0,
+    draw: Literal["test", "validation"] = "test",
+    sets: Iterable[str] = tuple(SETS),
 ) -> list[Prompt]:
-    """`n` distinct prompts of each set, balanced over kinds and words; the two draws share no item.
+    """`n` distinct prompts of each of these sets, balanced over kinds and words; the two draws share no item.
 
     Raises ValueError when the world holds out fewer than `n` such prompts.
     """
     prompts = []
-    for name, kinds in SETS.items():
-        cells = [(kind, words) for kind in kinds for words in ("known", "cp_only")]
+    for name in sets:
+        cells = [(kind, words) for kind in SETS[name] for words in ("known", "cp_only")]
         for index, (kind, words) in enumerate(cells):
             quota = n // len(cells) + (index < n % len(cells))
             found = _of_items(kind, words, language, quota, seed, draw)

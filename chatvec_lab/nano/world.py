@@ -67,6 +67,12 @@ def pool(table: str, words: Words) -> list[int]:
 
 
 @cache
+def _others(category: int, words: Words) -> list[int]:
+    """The nouns that are of another category."""
+    return [noun for noun in pool("noun", words) if category_of(noun) != category]
+
+
+@cache
 def _sums(words: Words) -> list[tuple[int, int]]:
     """Addends from one up whose sum, at most ten, is a known number, one that only CP teaches, or any."""
     pairs = [(a, b) for a in range(1, 10) for b in range(1, 11 - a)]
@@ -88,14 +94,16 @@ def draw(kind: str, rng: Random, words: Words = "any") -> Item:
             return Item(kind, (rng.choice(nouns),))
         case "choose":
             right = rng.choice(nouns)
-            others = [n for n in nouns if category_of(n) != category_of(right)]
-            listed = [right, *rng.sample(others, rng.choice((1, 2)))]
+            category = category_of(right)
+            listed = [right, *rng.sample(_others(category, words), rng.choice((1, 2)))]
             rng.shuffle(listed)
-            return Item(kind, (category_of(right), *listed))
+            return Item(kind, (category, *listed))
         case "yesno":
             noun = rng.choice(nouns)
-            wrong = [k for k in range(len(CATEGORIES)) if k != category_of(noun)]
-            return Item(kind, (noun, category_of(noun) if rng.random() < 0.5 else rng.choice(wrong)))
+            category = category_of(noun)
+            if rng.random() < 0.5:
+                return Item(kind, (noun, category))
+            return Item(kind, (noun, rng.choice([k for k in range(len(CATEGORIES)) if k != category])))
         case "sum":
             return Item(kind, rng.choice(_sums(words)))
         case "opposite" | "capital":  # of one or of two

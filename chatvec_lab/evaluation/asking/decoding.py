@@ -145,8 +145,10 @@ def _cache(model):
     """An empty cache for the model, or None where transformers cannot make one."""
     from transformers import DynamicCache
 
+    from chatvec_lab.evaluation.asking.roomy import with_room
+
     try:
-        return DynamicCache(config=model.config.get_text_config())
+        return with_room(DynamicCache(config=model.config.get_text_config()))
     except AttributeError:  # of a config that does not say how many layers there are
         return None
 

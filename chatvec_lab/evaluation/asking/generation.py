@@ -73,7 +73,7 @@ def respond(
     elif template_arguments:
         raise ValueError("template_arguments are for template='chat'; plain text has no template.")
     speaker = _Speaker(model, tokenizer, decoding, chat, system, seed, context, token_ids)
-    batches = _batches(talks, speaker.first_lengths(talks), samples, batch_size)
+    batches = _batches(talks, speaker.read(talks), samples, batch_size)
     asked = {"template": template, "system": system, "samples": samples, "seed": seed}
     settings = {**vars(decoding), **asked, "context": speaker.context, "batch_size": batch_size}
     more = {
@@ -139,9 +139,10 @@ class _Speaker:
         except ValueError as error:
             raise ValueError(f"{talk.prompt_id!r} cannot be asked. {error}") from error
 
-    def first_lengths(self, talks: list[Conversation]) -> list[int]:
-        """Tokens of each first prompt; ValueError lists all that are empty or leave no room for a reply."""
-        lengths = [len(ids) for ids in self.encode(talks, [[] for _ in talks])]
+    def read(self, talks: list[Conversation]) -> list[int]:
+        """Read each first prompt and tell its tokens; ValueError lists all that are empty or leave no room for a reply."""
+        self._first = dict(zip(talks, self.encode(talks, [[] for _ in talks]), strict=True))
+        lengths = [len(self._first[talk]) for talk in talks]
         named = list(zip(talks, lengths, strict=True))
         empty = [talk.prompt_id for talk, length in named if not length]
         if empty:
@@ -172,7 +173,8 @@ class _Speaker:
     def _replies(self, batch, said, turn: int) -> list[tuple[str, list[int], str]]:
         from chatvec_lab.evaluation.asking.decoding import decode, draws
 
-        prompts = self.encode([talk for talk, _ in batch], said)
+        talks = [talk for talk, _ in batch]
+        prompts = self.encode(talks, said) if turn > 1 else [self._first[talk] for talk in talks]
         room = [self.context - len(ids) if self.context else self.decoding.max_tokens for ids in prompts]
         fits = [place for place, free in enumerate(room) if free > 0]
         found = [("", [], "context")] * len(batch)

@@ -1,5 +1,6 @@
 """Messages as the text that a model reads: its chat template, with nothing lost on the way and one date for a run."""
 
+import hashlib
 import json
 import re
 from collections.abc import Container, Mapping, Sequence
@@ -10,6 +11,8 @@ from chatvec_lab.evaluation.asking.thinking import format_of
 
 _NOW = re.compile(r"strftime_now\s*\(\s*(?:'([^'\\]*)'|\"([^\"\\]*)\")\s*\)")
 _PROBE = "chatvec"
+MOST_KEPT = 4096  # renderings
+_RENDERED: dict[bytes, str] = {}
 _FORMS = (  # whose content a template may expect as a list of parts
     (), ("user", "assistant"), ("system", "user", "assistant"), ("user",), ("system", "user")
 )  # fmt: skip
@@ -43,6 +46,7 @@ class ChatTemplate:
         if "strftime_now" in self._text:
             self.date = date or calendar_date.today().isoformat()
             self._text = _dated(self._text, calendar_date.fromisoformat(self.date))
+        self._reads = (self._text, self._arguments, tokenizer.special_tokens_map)
         probe = [{"role": "user", "content": _PROBE}]
         fits = (i for i, form in enumerate(_FORMS) if not self._tried(probe, form, True)[1])
         self._forms = _FORMS[next(fits, 0) :]
@@ -64,6 +68,19 @@ class ChatTemplate:
         said = [{"role": role, "content": _PROBE} for role in ("user", "assistant")]
         return self.render(said, is_asked=False).rpartition(_PROBE)[2]
 
+    def _rendered(self, given: list[dict], is_asked: bool) -> str:
+        """The sandbox's rendering, whose limits take longer than it: once for all models that share a template."""
+        key = hashlib.blake2b(repr((self._reads, given, is_asked)).encode("utf-8", "surrogatepass")).digest()
+        if key not in _RENDERED:
+            changed = {} if self._text == self._tokenizer.chat_template else {"chat_template": self._text}
+            text = sandbox.render(
+                self._tokenizer, given, add_generation_prompt=is_asked, **changed, **self._arguments
+            )
+            if len(_RENDERED) >= MOST_KEPT:
+                _RENDERED.clear()
+            _RENDERED[key] = text
+        return _RENDERED[key]
+
     def _tried(
         self, messages: Sequence[Mapping[str, str]], as_parts: Container[str], is_asked: bool
     ) -> tuple[str, str]:
@@ -74,11 +91,8 @@ class ChatTemplate:
             {**m, "content": [{"type": "text", "text": m["content"]}]} if m["role"] in as_parts else {**m}
             for m in messages
         ]
-        changed = {} if self._text == self._tokenizer.chat_template else {"chat_template": self._text}
         try:
-            text = sandbox.render(
-                self._tokenizer, given, add_generation_prompt=is_asked, **changed, **self._arguments
-            )
+            text = self._rendered(given, is_asked)
         except (TemplateError, TypeError) as error:
             roles = ", ".join(message["role"] for message in messages)
             return "", f"The chat template refuses a conversation (roles {roles}): {error}"
