@@ -20,8 +20,7 @@ def run(options) -> int:
     """Run the study; after a dry run also say what it needs of judges, memory and disk."""
     from chatvec_lab.study import command
 
-    _warn_of_unpinned(options)
-    status = command.main(options)
+    status = command.main(options, planned=_warn_of_unpinned)
     if options.dry_run and not status:
         from chatvec_lab.experiment import needs
         from chatvec_lab.families import load_family
@@ -34,16 +33,14 @@ def run(options) -> int:
     return status
 
 
-def _warn_of_unpinned(options) -> None:
-    """Say which models of the study's family no commit pins; a study that cannot be read says so itself, later."""
+def _warn_of_unpinned(study) -> None:
+    """Say which models of the study's family no commit pins; a family that cannot be read says so itself, later."""
     import sys
 
     from chatvec_lab.families import load_family
     from chatvec_lab.families.pin import unpinned
-    from chatvec_lab.study import plan
 
     try:
-        study = plan.load(options.study, set=dict(text.partition("=")[::2] for text in options.set))
         loose = unpinned(load_family(study.family)) if study.family else []
     except (ValueError, OSError, KeyError, TypeError):
         return

@@ -27,12 +27,6 @@ if TYPE_CHECKING:
 
     from chatvec_lab.weights.checkpoint import Checkpoint
 
-# What decides what a model with given weights replies, beside `models` and this file. All that it imports counts too.
-_DECIDES = (
-    "from chatvec_lab.evaluation.asking.generation import respond",
-    "from chatvec_lab.live import LiveModel, load",
-)
-
 
 def kept(out: str | Path) -> Path:
     """The folder of the replies that the cells of a study, or the notebooks in JupyterLab, share; else inside `out`."""
@@ -203,7 +197,7 @@ def recipe(model: "Checkpoint | At | Mix | Changed") -> list:
 def _code() -> str:
     """One digest of the code that decides a reply; comments and docstrings do not count (see `study.modules`)."""
     own = [Path(file).read_text("utf-8") for file in (models.__file__, __file__)]
-    return fingerprint.digest([modules.meaning(text) for text in own], modules.digest(_DECIDES))
+    return fingerprint.digest([modules.meaning(text) for text in own], modules.digest(fingerprint.DECIDES))
 
 
 def _date(keep: Path | None) -> str | None:

@@ -8,7 +8,7 @@ import signal
 import sys
 import threading
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -71,15 +71,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def main(args: argparse.Namespace) -> int:
+def main(args: argparse.Namespace, *, planned: Callable[[Any], None] = lambda study: None) -> int:
     """Run a study as the parsed arguments say, write its report, list what failed.
 
+    `planned` is called with the study before its first cell runs.
     Returns the exit status: 0 when every asked cell is done, 1 when one is not, 2 for a wrong argument or when a
     cluster or a disk refuses; 128 and the signal's number (130 for Ctrl-C, 143 for SIGTERM) when it was stopped.
     """
     with _stoppable() as stopped:
         try:
-            status = _main(args)
+            with contextlib.ExitStack() as ends:
+                status = _main(args, planned, ends)
         except KeyboardInterrupt:
             status, stopped.came = 1, True
         except Exception:
@@ -95,7 +97,7 @@ def main(args: argparse.Namespace) -> int:
     return 128 + number
 
 
-def _main(args: argparse.Namespace) -> int:
+def _main(args: argparse.Namespace, planned: Callable[[Any], None], ends: contextlib.ExitStack) -> int:
     from chatvec_lab import report
     from chatvec_lab.study import plan, runner, shipped
     from chatvec_lab.study.results import describe
@@ -103,16 +105,24 @@ def _main(args: argparse.Namespace) -> int:
 
     try:
         _check(args)
+        engine = None
+        if args.engine == "local" and not args.dry_run:
+            engine = _engine(args, None)
+            ends.callback(_close, engine)
+            engine.begin()
         study = plan.load(args.study, set=_pairs(args.set, "--set"))
         cells = args.cells = plan.chosen(study, args.only)  # kept for what is said after a dry run
         out = args.out or study.out
-        engine = _engine(args, out)
+        if engine is None:
+            engine = _engine(args, out)
+            ends.callback(_close, engine)
     except (ValueError, TypeError, OSError, ImportError) as error:
         if not is_mistake(error):  # a fault of our own keeps its traceback
             raise
         _show(args)
         print(error, file=sys.stderr)
         return 2
+    planned(study)
     for line in shipped.edited((cell.path, cell.source) for cell in cells):
         print(f"note: {line}; its results are of your version")
     try:
@@ -138,8 +148,6 @@ def _main(args: argparse.Namespace) -> int:
         _show(args)
         print(_disk(error, out), file=sys.stderr)
         return 2
-    finally:
-        _close(engine)
     failed = [cell for cell in cells if records[cell.key]["status"] != "done"]
     for cell in failed:
         print(f"{records[cell.key]['status']}: {cell}\n  {describe(records[cell.key]['error'])}")
@@ -254,7 +262,7 @@ def _check(args: argparse.Namespace) -> None:
         raise ValueError("\n".join(wrong))
 
 
-def _engine(args: argparse.Namespace, out: Path) -> Any:
+def _engine(args: argparse.Namespace, out: Path | None) -> Any:
     from chatvec_lab.study import engines
 
     if args.engine == "slurm":

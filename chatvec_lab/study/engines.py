@@ -15,6 +15,7 @@ import os
 import queue
 import shutil
 import signal
+import socket
 import subprocess
 import threading
 import time
@@ -31,6 +32,7 @@ from chatvec_lab.study.asks import divided
 from chatvec_lab.study.cell import kernel_environment
 from chatvec_lab.study.slurm import Slurm
 from chatvec_lab.study.task import THREAD_VARIABLES
+from chatvec_lab.study.warm import kill_below
 
 __all__ = ["Dask", "Local", "Slurm", "save_token", "saved_token", "visible_devices"]
 
@@ -51,6 +53,8 @@ class Local:
         self._wanted, self._all = workers, []
         self._sets: list[str] = []  # of devices, one a worker
         self._threads: ThreadPoolExecutor | None = None
+        self._nursery: warm.Nursery | None = None
+        self._lock = threading.Lock()
         self.workers = 0
         self.fit([])
 
@@ -68,11 +72,22 @@ class Local:
         self._idle: queue.SimpleQueue[_Worker] = queue.SimpleQueue()
         self._all = []
         for i in range(self.workers):
-            worker = _Worker(sets[i % len(sets)] if sets else None, self.threads)
+            worker = _Worker(sets[i % len(sets)] if sets else None, self.threads, self._door)
             self._all.append(worker)
             self._idle.put(worker)
         # One thread a worker waits for it; each worker is its own pool, so a broken one harms no other cell.
         self._threads = ThreadPoolExecutor(self.workers, thread_name_prefix="chatvec-cell")
+
+    def begin(self) -> None:
+        """Get ready for cells while their plan is made: start what all kernels are forks of, which takes some 8 s."""
+        with self._lock, contextlib.suppress(OSError):  # where there can be none, kernels start cold
+            if self._nursery is None and not self.devices and not visible_devices():
+                self._nursery = warm.Nursery(kernel_environment() | _threads(self.threads))
+
+    def _door(self) -> socket.socket | None:
+        self.begin()
+        with contextlib.suppress(OSError):
+            return self._nursery and self._nursery.door()
 
     def submit(self, fn: Callable, *args: Any) -> Future:
         return self._threads.submit(self._call, fn, *args)
@@ -98,13 +113,18 @@ class Local:
             worker.kill()
         if self._threads:
             self._threads.shutdown(cancel_futures=True)
+        if self._nursery is not None:
+            self._nursery.close()
+            self._nursery = None
 
 
 class _Worker:
     """One warm process, started at its first call and again after it was killed."""
 
-    def __init__(self, device: str | None, threads: str):
-        self._start = (device, threads)
+    def __init__(
+        self, device: str | None, threads: str, door: Callable[[], socket.socket | None] = lambda: None
+    ):
+        self._start, self._door = (device, threads), door
         self._context = _Spawn()
         self._pool: ProcessPoolExecutor | None = None
         self._closed = False
@@ -114,10 +134,13 @@ class _Worker:
             raise RuntimeError("the engine is closed")
         try:
             if self._pool is None:
+                door = self._door()
                 self._pool = ProcessPoolExecutor(
-                    1, mp_context=self._context, initializer=_warm_up, initargs=self._start
+                    1, mp_context=self._context, initializer=_warm_up, initargs=(*self._start, door)
                 )
                 started = self._started()
+                if door is not None:
+                    door.close()  # the worker has its own copy by now, whose end is the worker's
                 if self._closed:  # meanwhile
                     self.kill()
                 started.result()
@@ -139,7 +162,7 @@ class _Worker:
         self._closed = True
         pool, process = self._pool, self._context.process
         if pool is not None and process is not None and process.pid is not None:
-            _kill_below(process.pid)
+            kill_below(process.pid)
             process.kill()
             pool.shutdown(wait=True, cancel_futures=True)
 
@@ -154,35 +177,28 @@ class _Spawn(SpawnContext):
         return self.process
 
 
-def _kill_below(pid: int) -> None:
-    """Kill a process's children and theirs: its kernel, and what a notebook started."""
-    import psutil  # comes with ipykernel
-
-    with contextlib.suppress(psutil.NoSuchProcess):
-        for child in psutil.Process(pid).children(recursive=True):
-            with contextlib.suppress(psutil.NoSuchProcess):
-                child.kill()
-
-
-def _warm_up(device: str | None, threads: str) -> None:
-    """What a new worker does once: take its device and threads, and import papermill (2 s)."""
+def _warm_up(device: str | None, threads: str, door: socket.socket | None) -> None:
+    """What a new worker does once: take its device, threads and door, and import papermill (2 s)."""
     signal.signal(signal.SIGINT, lambda *_: None)  # not SIG_IGN, which its kernels would inherit
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     if device is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = device
-    for name in THREAD_VARIABLES:
-        os.environ.setdefault(name, threads)
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    os.environ.update(_threads(threads))
     threading.Thread(target=_leave_with_parent, daemon=True).start()
-    if not visible_devices():
-        warm.allow(kernel_environment())
+    warm.allow(door)
     import papermill  # noqa: F401
+
+
+def _threads(each: str) -> dict[str, str]:
+    """How many threads libraries start, and that these do not wait in a loop; what is set already stays."""
+    wanted = dict.fromkeys(THREAD_VARIABLES, each) | {"OMP_WAIT_POLICY": "PASSIVE"}
+    return {name: os.environ.get(name, value) for name, value in wanted.items()}
 
 
 def _leave_with_parent() -> None:
     """A worker must not outlive a killed study, or it would write into folders that the rerun uses."""
     multiprocessing.parent_process().join()
-    _kill_below(os.getpid())
+    kill_below(os.getpid())
     os._exit(1)
 
 

@@ -16,6 +16,11 @@ from chatvec_lab.study import modules
 PACKAGE = modules.PACKAGE
 WHOLE = 64 << 20  # bytes; a larger file is sampled
 SAMPLES, BLOCK = 256, 64 << 10
+# What decides what a model with given weights replies, beside the code that asks it. All that it imports counts too.
+DECIDES = (
+    "from chatvec_lab.evaluation.asking.generation import respond",
+    "from chatvec_lab.live import LiveModel, load",
+)
 WRITTEN = ("out_dir", "folder")  # parameters that name where a notebook writes
 
 

@@ -36,7 +36,7 @@ from chatvec_lab.keys import Key
 from chatvec_lab.mistakes import naming
 from chatvec_lab.paths import DATA, NOTEBOOKS, REPORTS, ROOT
 from chatvec_lab.reading import as_text, brief, read_yaml
-from chatvec_lab.study import fingerprint, parameters, ranges
+from chatvec_lab.study import fingerprint, modules, parameters, ranges
 from chatvec_lab.study.asks import ASKS, read_asks
 
 STUDY_KEYS = {
@@ -80,7 +80,8 @@ class Cell:
     `needs` maps a parameter to the cells whose folders it gets; `listed` holds those that get a list.
     `varying` has the parameters that differ between this notebook's cells. `inputs` are digests by name.
     `places` has those parameters that name files beside the study, with whole paths; `imports` is the digest of the
-    modules that run. `asks` is what it asks of an engine, as written; results do not depend on it.
+    modules that run, `stamp` that of their files' sizes and times. `asks` is what it asks of an engine, as written;
+    results do not depend on it.
     """
 
     notebook: str
@@ -91,6 +92,7 @@ class Cell:
     inputs: dict[str, str]
     code: str
     imports: str
+    stamp: str = field(compare=False)
     key: str
     source: str = field(repr=False)
     varying: dict[str, Any] = field(default_factory=dict, compare=False)
@@ -197,6 +199,7 @@ class _Notebook:
         # Read once, so that what runs is what the key is of, whatever an editor does meanwhile.
         self.source = parameters.notebook_text(self.path)
         content = parameters.cells_of(self.source, str(self.path))
+        self.stamp = modules.stamp()  # before the modules are read
         self.code, self.imports = fingerprint.code(content), fingerprint.imports(content)
         self.declared = parameters.read(self.path)
         if "out_dir" not in self.declared:
@@ -279,6 +282,7 @@ class _Notebook:
             inputs=inputs,
             code=self.code,
             imports=self.imports,
+            stamp=self.stamp,
             source=self.source,
             key=fingerprint.digest(self.name, self.code, self.imports, values, needed, inputs, common)[:12],
             places={name: value for name, value in places.items() if value != values[name]},

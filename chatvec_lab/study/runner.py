@@ -142,6 +142,7 @@ class _Run:
             "key": cell.key,
             "code": cell.code,
             "imports": cell.imports,
+            "stamp": cell.stamp,
             "attempt": self.attempts[cell.key],
             "git": self.git,
         }

@@ -1,11 +1,12 @@
-"""Kernels that start warm: a worker's nursery imports the libraries once, and each kernel is a fork of it.
+"""Kernels that start warm: a nursery imports the libraries once, and each kernel of a study is a fork of it.
 
 A third of a small cell's time is imports (torch and transformers alone take four seconds). A fork has them already, and
 shares their memory. It is a process of its own like any kernel: its session, its environment, its log, its random numbers.
 The nursery imports libraries and reads which module imports which, but runs nothing: no thread and no device is open
-when it forks. It ends with its worker, and its kernels with it.
+when it forks. All workers of a machine share it: each asks through a door of its own. When a door closes, since its
+worker ended, its kernels end; when the nursery's owner does, all of them and the nursery.
 
-    python -m chatvec_lab.study.warm SOCKET LIBRARY ...       # what a worker starts
+    python -m chatvec_lab.study.warm SOCKET LIBRARY ...       # what an engine starts
 """
 
 import contextlib
@@ -24,7 +25,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from chatvec_lab.study import modules
+from chatvec_lab.study import fingerprint, modules
 
 LIBRARIES = ("ipykernel.kernelapp", "ipykernel.ipkernel", "ipykernel.zmqshell", "matplotlib.pyplot",
              "seaborn", "pandas", "pyarrow.parquet", "scipy.stats", "numba", "tokenizers", "torch",
@@ -36,36 +37,37 @@ _COLD = re.compile(r"\b(environ|putenv|setenv)\b|^\s*[!%]", re.MULTILINE)
 
 
 class Nursery:
-    """The process that this one's kernels are forks of."""
+    """The process that kernels are forks of, for its owner: an engine.
+
+    Not for processes with a GPU: its driver does not survive a fork, and a library may open it when it is imported.
+    Raises OSError where the system cannot (it is not Linux, or an old one); kernels start cold there.
+    """
 
     def __init__(self, environment: Mapping[str, str], libraries: Sequence[str] = LIBRARIES):
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        try:
+            os.close(os.pidfd_open(os.getpid()))
+        except AttributeError as error:
+            raise OSError("this system cannot hold a process by a file") from error
+        self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         command = [sys.executable, "-m", __name__, str(theirs.fileno()), *libraries]
         quiet = {"stdin": subprocess.DEVNULL, "start_new_session": True}  # Ctrl-C is not for it to answer
         with theirs:
             self.process = subprocess.Popen(
                 command, env=dict(environment), pass_fds=[theirs.fileno()], **quiet
             )
-        self._socket, self._is_ready = ours, False
 
-    def wait(self) -> None:
-        """Return when it is ready; raises OSError when it ended before."""
-        if not self._is_ready and not self._socket.recv(32):
-            raise BrokenPipeError("the nursery of kernels has ended")
-        self._is_ready = True
-
-    def kernel(
-        self, command: list[str], environment: Mapping[str, str], cwd: str | None, log: int
-    ) -> "Kernel":
-        """A kernel that writes to the open file `log`; raises OSError when the nursery is gone."""
-        asked = {"argv": command, "environment": dict(environment), "cwd": str(cwd or os.getcwd())}
-        socket.send_fds(self._socket, [json.dumps(asked).encode()], [log])
-        if not (pid := self._socket.recv(32)):
-            raise BrokenPipeError("the nursery of kernels has ended")
-        return Kernel(int(pid))
+    def door(self) -> socket.socket:
+        """A door for a worker, who gives it to `allow`; raises OSError when the nursery is gone."""
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with theirs:
+            socket.send_fds(self._socket, [b"door"], [theirs.fileno()])
+        return ours
 
     def close(self) -> None:
-        """End it and its kernels."""
+        """End it and all its kernels."""
+        ready, *_ = select.select([self._socket], [], [], 0)
+        if not ready:  # still at its imports, which nothing needs any more
+            self.process.kill()
         self._socket.close()
         self.process.wait()
 
@@ -106,30 +108,36 @@ class Kernel:
 
 
 class _Here:
-    """Whether this process may have a nursery, and the one that it has."""
+    """The door through which this process's kernels come, if any."""
 
-    environment: Mapping[str, str] | None = None
-    nursery: Nursery | None = None
+    door: socket.socket | None = None
+    is_open = False  # the nursery is ready
 
 
-def allow(environment: Mapping[str, str] | None) -> None:
-    """Let this process's kernels start warm, in this environment; None takes that and the nursery away.
+def allow(door: socket.socket | None) -> None:
+    """Let this process's kernels come through a nursery's door; None ends those that did, and later ones start cold."""
+    if _Here.door is not None:
+        _Here.door.close()
+    _Here.door, _Here.is_open = door, False
 
-    Not for processes with a GPU: its driver does not survive a fork, and a library may open it when it is imported.
-    Where the system cannot (it is not Linux, or an old one), kernels start cold as ever.
-    """
-    if _Here.nursery is not None:
-        _Here.nursery.close()
-    _Here.environment = _Here.nursery = None
-    with contextlib.suppress(OSError, AttributeError):
-        os.close(os.pidfd_open(os.getpid()))
-        _Here.environment = environment
+
+def _asked(command: list[str], environment: Mapping[str, str], cwd: str | None, log: int) -> Kernel:
+    """A kernel that writes to the open file `log`; raises OSError when the nursery is gone."""
+    asked = {"argv": command, "environment": dict(environment), "cwd": str(cwd or os.getcwd())}
+    socket.send_fds(_Here.door, [json.dumps(asked).encode()], [log])
+    return Kernel(int(_told()))
+
+
+def _told() -> bytes:
+    if not (told := _Here.door.recv(32)):
+        raise BrokenPipeError("the nursery of kernels has ended")
+    return told
 
 
 def is_for(sources: Iterable[str]) -> bool:
     """Whether a notebook of these code cells starts warm here: it imports torch, and nothing forbids it."""
     sources = list(sources)
-    if _Here.environment is None or any(_COLD.search(source) for source in sources):
+    if _Here.door is None or any(_COLD.search(source) for source in sources):
         return False
     return "torch" in modules.libraries(sources)
 
@@ -139,21 +147,19 @@ def provisioner(manager: Any) -> Any:
     from jupyter_client.provisioning import LocalProvisioner
 
     try:  # before the kernel's ports are chosen: others may take them while the nursery gets ready
-        _Here.nursery = _Here.nursery or Nursery(_Here.environment)
-        _Here.nursery.wait()
+        _Here.is_open = _Here.is_open or bool(_told())
     except OSError:
-        _Here.environment = _Here.nursery = None
+        allow(None)
 
     class Warm(LocalProvisioner):
         async def launch_kernel(self, cmd: list[str], **options: Any) -> Any:
-            nursery, is_ours = _Here.nursery, cmd[:3] == [sys.executable, "-m", "ipykernel_launcher"]
-            if nursery is None or not is_ours:
+            if _Here.door is None or cmd[:3] != [sys.executable, "-m", "ipykernel_launcher"]:
                 return await super().launch_kernel(cmd, **options)
             try:
                 log, cwd = options["stdout"], options.get("cwd")
-                self.process = nursery.kernel(cmd[2:], options["env"], cwd, log)
+                self.process = _asked(cmd[2:], options["env"], cwd, log)
             except OSError:  # it is gone, or the environment is too large for a message
-                _Here.environment = _Here.nursery = None
+                allow(None)
                 return await super().launch_kernel(cmd, **options)
             self.pid = self.pgid = self.process.pid  # it leads a session
             self.cwd = cwd or Path.cwd()
@@ -163,11 +169,11 @@ def provisioner(manager: Any) -> Any:
 
 
 def main(number: str, *libraries: str) -> None:
-    """The nursery: get ready, then fork a kernel for each request until the worker is gone."""
+    """The nursery: get ready, then fork a kernel for each request until its owner is gone."""
     if sys.path[0] == "" or Path(sys.path[0]) == Path.cwd():  # of -m; a kernel adds it itself
         del sys.path[0]
-    requests = socket.socket(fileno=int(number))
-    requests.set_inheritable(False)
+    owner = socket.socket(fileno=int(number))
+    owner.set_inheritable(False)
     os.environ["JPY_PARENT_PID"] = str(
         os.getpid()
     )  # read when ipykernel is imported: a kernel ends with its parent
@@ -176,19 +182,60 @@ def main(number: str, *libraries: str) -> None:
     for name in libraries:
         with contextlib.suppress(ImportError):  # an extra that is not there
             pkgutil.resolve_name(name)
-    modules.digest(["import_module(any)"])  # all modules are read, once for all kernels
+    modules.digest(fingerprint.DECIDES)  # read once for all kernels
     gc.freeze()  # what is shared stays shared
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody asks how a kernel ended
-    requests.send(b"ready")
+    owner.send(b"ready")
+    doors: dict[socket.socket, list[Kernel]] = {}
     while True:
-        request, files, *_ = socket.recv_fds(requests, LARGEST, 1)
-        if not request:
-            os._exit(0)  # libraries have much to say when they are unloaded
-        if not (pid := os.fork()):
-            requests.close()
-            return _become(json.loads(request), files[0])
-        os.close(files[0])
-        requests.send(str(pid).encode())
+        for asking in select.select([owner, *doors], [], [])[0]:
+            request, files = _next(asking)
+            if asking is owner and not request:
+                _end(kernel for kernels in doors.values() for kernel in kernels)
+                os._exit(0)  # libraries have much to say when they are unloaded
+            elif asking is owner:
+                door = socket.socket(fileno=files[0])
+                with contextlib.suppress(OSError):  # its worker ended at once
+                    door.send(b"ready")
+                doors[door] = []
+            elif not request:
+                _end(doors.pop(asking))
+                asking.close()
+            elif not (pid := os.fork()):
+                for held in (owner, *doors):
+                    held.close()
+                return _become(json.loads(request), files[0])
+            else:
+                os.close(files[0])
+                doors[asking] = [kernel for kernel in doors[asking] if kernel.poll() is None] + [Kernel(pid)]
+                with contextlib.suppress(OSError):
+                    asking.send(str(pid).encode())
+
+
+def _next(asking: socket.socket) -> tuple[bytes, list[int]]:
+    """What is asked, and the files that came along; nothing where the other end is closed."""
+    try:
+        return socket.recv_fds(asking, LARGEST, 1)[:2]
+    except ConnectionResetError:  # it left before it had read all
+        return b"", []
+
+
+def _end(kernels: Iterable[Kernel]) -> None:
+    """Kill these kernels, and what their notebooks started."""
+    for kernel in kernels:
+        if kernel.poll() is None:
+            kill_below(kernel.pid)
+            kernel.kill()
+
+
+def kill_below(pid: int) -> None:
+    """Kill a process's children and theirs: a worker's cold kernel, what a notebook started."""
+    import psutil  # comes with ipykernel
+
+    with contextlib.suppress(psutil.NoSuchProcess):
+        for child in psutil.Process(pid).children(recursive=True):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                child.kill()
 
 
 def _become(asked: dict[str, Any], log: int) -> None:

@@ -141,3 +141,14 @@ def test_no_import_in_the_package_escapes():
         facts = modules._facts_of(file.read_text("utf-8"))
         assert not facts.is_open, file
         assert not facts.is_lazy or facts.table, file
+
+
+def test_the_stamp_changes_with_any_file_of_the_package_and_with_nothing_else(package):
+    first = modules.stamp(package)
+    (package / "__pycache__").mkdir()
+    (package / "__pycache__/c.pyc").write_text("compiled")
+    assert modules.stamp(package) == first
+    for name in ("c.py", "a/data/words.txt", "a/data/new.txt"):
+        before = modules.stamp(package)
+        (package / name).write_text((package / name).read_text() + " " if (package / name).exists() else "")
+        assert modules.stamp(package) != before, name

@@ -2,7 +2,10 @@
 
 import json
 import os
+import pathlib
 import signal
+import socket
+import time
 
 import pytest
 
@@ -26,14 +29,17 @@ Path(out_dir, "told.json").write_text(json.dumps(told))
 
 @pytest.fixture(scope="module")
 def nursery():
-    patch = pytest.MonkeyPatch()
-    patch.setattr(
-        warm.Nursery.__init__, "__defaults__", (("ipykernel.kernelapp", "numpy", "no_such_library"),)
-    )
-    warm.allow(cell.kernel_environment())
+    nursery = warm.Nursery(cell.kernel_environment(), ("ipykernel.kernelapp", "numpy", "no_such_library"))
+    yield nursery
+    nursery.close()
+
+
+@pytest.fixture
+def door(nursery):
+    """As a worker has it."""
+    warm.allow(nursery.door())
     yield
     warm.allow(None)
-    patch.undo()
 
 
 def run(folder, *code):
@@ -48,11 +54,11 @@ def run(folder, *code):
     return record, json.loads(told.read_text()) if told.is_file() else None
 
 
-def test_a_warm_kernel_is_a_process_of_its_own(nursery, tmp_path, monkeypatch):
+def test_a_warm_kernel_is_a_process_of_its_own(nursery, door, tmp_path, monkeypatch):
     monkeypatch.setenv("CHATVEC_TEST", "set after the nursery began")
     (first, one), (second, two) = (run(tmp_path / name, USES_TORCH, TELL) for name in "ab")
     assert first["status"] == second["status"] == "done", (first["error"], second["error"])
-    assert one["was_there"] and one["parent"] == two["parent"] == warm._Here.nursery.process.pid
+    assert one["was_there"] and one["parent"] == two["parent"] == nursery.process.pid
     assert one["pid"] == one["session"] != two["pid"] == two["session"]
     assert one["numbers"][0] != two["numbers"][0] and one["numbers"][1] != two["numbers"][1]
     assert one["hash"] == two["hash"] and one["main"] == "__main__" and one["cwd"] == os.getcwd()
@@ -62,18 +68,67 @@ def test_a_warm_kernel_is_a_process_of_its_own(nursery, tmp_path, monkeypatch):
         os.kill(one["pid"], 0)  # ended, and nobody's zombie
 
 
-def test_a_kernel_that_dies_costs_its_cell_alone(nursery, tmp_path):
+def test_a_kernel_that_dies_costs_its_cell_alone(door, tmp_path):
     record, _ = run(tmp_path / "a", USES_TORCH, "import os, signal\nos.kill(os.getpid(), signal.SIGKILL)")
     assert record["status"] == "killed" and record["error"]["name"] == "DeadKernelError"
     record, told = run(tmp_path / "b", USES_TORCH, TELL)
     assert record["status"] == "done" and told["was_there"]
 
 
-def test_without_a_nursery_kernels_start_cold(nursery, tmp_path):
+def test_a_closed_door_ends_its_kernels_alone(nursery, tmp_path):
+    """A worker that is killed takes its kernel with it, and what that started, and no other worker's."""
+    wait = "import os, pathlib, subprocess, sys, time\nchild = subprocess.Popen(['sleep', '600'], start_new_session=True)\n"
+    wait += "pathlib.Path(sys.argv[-1]).write_text(f'{os.getpid()} {child.pid}')\ntime.sleep(600)"
+    asked, doors = {"cwd": str(tmp_path), "environment": dict(os.environ)}, [nursery.door() for _ in "ab"]
+    kernels = []
+    for door, name in zip(doors, "ab", strict=True):
+        assert door.recv(32) == b"ready"
+        code = f"--IPKernelApp.exec_lines={wait}"
+        argv = ["ipykernel_launcher", code, "-f", str(tmp_path / f"{name}.json"), str(tmp_path / name)]
+        with (tmp_path / "log").open("a") as log:
+            message = json.dumps({**asked, "argv": argv}).encode()
+            socket.send_fds(door, [message], [log.fileno()])
+        kernels.append(warm.Kernel(int(door.recv(32))))
+    told = [_read_when_there(tmp_path / name) for name in "ab"]
+    doors[0].close()
+    kernels[0].wait()
+    assert kernels[1].poll() is None
+    _wait_until_gone(told[0][1])
+    os.kill(told[1][1], 0)
+    doors[1].close()
+    kernels[1].wait()
+    _wait_until_gone(told[1][1])
+
+
+def _read_when_there(path, seconds=60):
+    end = time.monotonic() + seconds
+    while not path.is_file() or len(path.read_text().split()) < 2:
+        assert time.monotonic() < end, (path.parent / "log").read_text()
+        time.sleep(0.05)
+    return list(map(int, path.read_text().split()))
+
+
+def _wait_until_gone(pid, seconds=20):
+    end = time.monotonic() + seconds
+    while (
+        pathlib.Path(f"/proc/{pid}").exists()
+        and "Z" not in pathlib.Path(f"/proc/{pid}/stat").read_text().split()[2]
+    ):
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+def test_a_nursery_that_nobody_needs_ends_at_once():
+    started = time.monotonic()
+    warm.Nursery(cell.kernel_environment()).close()  # amid its imports
+    assert time.monotonic() - started < 3
+
+
+def test_without_a_nursery_kernels_start_cold(nursery, door, tmp_path):
     record, told = run(tmp_path / "a", USES_TORCH, TELL)
     assert record["status"] == "done" and told["was_there"]
-    os.kill(warm._Here.nursery.process.pid, signal.SIGKILL)
-    warm._Here.nursery.process.wait()
+    os.kill(nursery.process.pid, signal.SIGKILL)
+    nursery.process.wait()
     record, told = run(tmp_path / "b", USES_TORCH, TELL)
     assert record["status"] == "done" and not told["was_there"] and told["parent"] == os.getpid()
 
@@ -92,24 +147,22 @@ def test_without_a_nursery_kernels_start_cold(nursery, tmp_path):
     ],
 )
 def test_which_notebooks_start_warm(code, expected, monkeypatch):
-    monkeypatch.setattr(warm._Here, "environment", {})
+    monkeypatch.setattr(warm._Here, "door", object())
     assert warm.is_for([code]) is expected
-    monkeypatch.setattr(warm._Here, "environment", None)
+    monkeypatch.setattr(warm._Here, "door", None)
     assert not warm.is_for([code])
 
 
 def test_figures_stand_in_the_executed_notebook(tmp_path):
     """Though matplotlib was imported in another process, before there was a shell to show them."""
-    warm.allow(None)
-    patch = pytest.MonkeyPatch()
-    patch.setattr(warm.Nursery.__init__, "__defaults__", (("ipykernel.kernelapp", "matplotlib.pyplot"),))
+    nursery = warm.Nursery(cell.kernel_environment(), ("ipykernel.kernelapp", "matplotlib.pyplot"))
     try:
-        warm.allow(cell.kernel_environment())
+        warm.allow(nursery.door())
         told = "import sys\nprint('matplotlib' in sys.modules)"
         record, _ = run(tmp_path, USES_TORCH, told, "import matplotlib.pyplot as plt\nplt.plot([1, 2])")
     finally:
         warm.allow(None)
-        patch.undo()
+        nursery.close()
     assert record["status"] == "done", record["error"]
     *_, said, drawn = json.loads((tmp_path / "out/notebook.ipynb").read_text())["cells"]
     assert said["outputs"][0]["text"] == ["True\n"], "it was a warm one"

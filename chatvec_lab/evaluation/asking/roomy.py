@@ -3,7 +3,6 @@
 transformers' own grows by concatenation: on a small model half of a token's time is that copy.
 """
 
-import torch
 from transformers.cache_utils import Cache, DynamicLayer
 
 ROOM = 32  # tokens that are allocated ahead
@@ -12,6 +11,7 @@ ROOM = 32  # tokens that are allocated ahead
 def with_room(cache: Cache) -> Cache:
     """The same empty cache, whose plain layers have room ahead; others (sliding, recurrent) stay as they are.
 
+    >>> import torch
     >>> from transformers import DynamicCache, LlamaConfig
     >>> cache = with_room(DynamicCache(config=LlamaConfig(num_hidden_layers=1)))
     >>> keys = torch.ones(2, 4, 7, 8)  # (rows, heads, tokens, dimensions)
