@@ -131,9 +131,9 @@ def write(
         warnings.simplefilter("always")
         finish(figure)
         fonts.cover(figure)
-        _settle(figure)
-        for kind, file in zip(kinds, files, strict=True):
-            figure.savefig(file, dpi=dpi, **KINDS[kind])
+        with _settled(figure):
+            for kind, file in zip(kinds, files, strict=True):
+                figure.savefig(file, dpi=dpi, **KINDS[kind])
     fonts.tell(caught, level=level + 1)
     if letters := fonts.unshaped(figure):
         warnings.warn(
@@ -143,8 +143,9 @@ def write(
     return files
 
 
-def _settle(figure: Figure) -> None:
-    """Lay the figure out and keep the ticks that it then has: `savefig` lays it out again and gives room to those.
+@contextmanager
+def _settled(figure: Figure) -> Iterator[None]:
+    """Lay the figure out, keep the ticks that it then has, give room to those, and keep that for every format.
 
     Room for labels makes axes smaller, smaller axes have fewer ticks, and fewer ticks need less room: left alone, a
     figure may end with a label that reaches out of it.
@@ -153,6 +154,7 @@ def _settle(figure: Figure) -> None:
 
     engine = figure.get_layout_engine()
     if engine is None:
+        yield
         return
     engine.execute(figure)
     for axis in (axis for ax in figure.axes for axis in (ax.xaxis, ax.yaxis)):
@@ -161,6 +163,12 @@ def _settle(figure: Figure) -> None:
             room = 1e-9 * (high - low)
             seen = [tick for tick in axis.get_majorticklocs() if low - room <= tick <= high + room]
             axis.set_major_locator(FixedLocator(seen))
+    engine.execute(figure)
+    figure.set_layout_engine("none")  # each `savefig` would do it again
+    try:
+        yield
+    finally:
+        figure.set_layout_engine(engine)
 
 
 def text_width(text: str) -> int:

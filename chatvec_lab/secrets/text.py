@@ -61,6 +61,8 @@ def redacted_table(table: "pandas.DataFrame") -> "pandas.DataFrame":
         if column.dtype.kind in "biufcmM":
             continue
         old = column.astype(object)
+        if not found_in(list(old), patterns):
+            continue
         # only what holds a secret is touched: arrays in cells stay arrays elsewhere
         hit = old.map(lambda value: bool(found_in(value, patterns)))
         if hit.any():
@@ -143,15 +145,16 @@ def secrets_of(text: str) -> list[str]:
 
 def found_in(value: Any, patterns: Iterable[Pattern]) -> set[str]:
     """Names of the secrets in text or plain data."""
-    found: set[str] = set()
+    texts: dict[str, str] = {}  # each once
+    walk(value, lambda text: texts.setdefault(text, text))
+    if len(texts) > 1 and not _names("\0".join(texts), patterns):  # no secret has a zero: none in all, none in any
+        return set()
+    return set().union(*(_names(text, patterns) for text in texts))
 
-    def look(text: str) -> str:
-        text, broken = hide_wrapped(text, patterns)
-        found.update(names_in(text, patterns) | broken)
-        return text
 
-    walk(value, look)
-    return found
+def _names(text: str, patterns: Iterable[Pattern]) -> set[str]:
+    text, broken = hide_wrapped(text, patterns)
+    return names_in(text, patterns) | broken
 
 
 def names_in(content: AnyStr, patterns: Iterable[Pattern]) -> set[str]:

@@ -28,13 +28,16 @@ from chatvec_lab.study.results import write_record
 PATIENCE = 60  # seconds to wait for the kernel of an earlier, killed attempt; it stops within about 3
 VERSIONS = ("chatvec_lab", "torch", "transformers", "tokenizers", "safetensors", "numpy", "pandas", "scipy")
 VERSIONS += ("matplotlib", "seaborn", "papermill", "ipykernel")
-# Headless runs want no bars; a fixed hash seed gives sets of text one order, so that results repeat.
+# Headless runs want no bars; a fixed hash seed gives sets of text one order, so that results repeat. Up to 256 MB that a
+# batch of replies frees are kept for the next: giving each back to the system took a sixth of a small model's time.
 KERNEL_ENVIRONMENT = {
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     "TQDM_DISABLE": "1",
     "PYTHONHASHSEED": "0",
     "PYDEVD_DISABLE_FILE_VALIDATION": "1",
     "MPLBACKEND": "module://matplotlib_inline.backend_inline",
+    "MALLOC_MMAP_THRESHOLD_": str(32 << 20),  # of glibc
+    "MALLOC_TRIM_THRESHOLD_": str(256 << 20),
 }
 NAMES = ".secrets"  # a cell's file in which its kernel tells of its keys; see `secrets.environment`
 WATCH = "__import__('chatvec_lab.secrets').secrets.watch()"  # before the first code cell

@@ -28,9 +28,11 @@ from typing import Any
 from chatvec_lab.study import fingerprint, modules
 
 LIBRARIES = ("ipykernel.kernelapp", "ipykernel.ipkernel", "ipykernel.zmqshell", "matplotlib.pyplot",
-             "seaborn", "pandas", "pyarrow.parquet", "scipy.stats", "numba", "tokenizers", "torch",
-             "torch._dynamo", "accelerate", "transformers.generation.utils", "transformers.core_model_loading",
-             "transformers.models.auto.modeling_auto", "transformers.models.llama.modeling_llama")  # fmt: skip
+             "matplotlib.backends.backend_agg", "matplotlib.backends.backend_pdf", "matplotlib.backends.backend_svg",
+             "seaborn", "pandas", "pyarrow.parquet", "tabulate", "scipy.stats", "httpx", "babel.dates", "numba",
+             "tokenizers", "sentencepiece", "torch", "torch._dynamo", "accelerate", "transformers.generation.utils",
+             "transformers.core_model_loading", "transformers.models.auto.modeling_auto",
+             "transformers.models.llama.modeling_llama")  # fmt: skip
 LARGEST = 1 << 17  # bytes of a request, most of it the environment
 # A notebook that sets what libraries read when they are imported, or runs commands that may install some, starts cold.
 _COLD = re.compile(r"\b(environ|putenv|setenv)\b|^\s*[!%]", re.MULTILINE)
