@@ -21,7 +21,7 @@ from typing import Any
 
 from chatvec_lab import secrets
 from chatvec_lab.secrets.files import redact_files
-from chatvec_lab.study import fingerprint, modules, warm
+from chatvec_lab.study import fingerprint, warm
 from chatvec_lab.study.parameters import cells_of
 from chatvec_lab.study.results import write_record
 
@@ -89,7 +89,7 @@ def run_cell(job: dict[str, Any]) -> dict[str, Any]:
 
 def _source_changed(job: dict[str, Any]) -> dict[str, Any] | None:
     """An edited package would give a result that belongs to no key."""
-    if modules.stamp() == job.get("stamp"):
+    if fingerprint.stamp() == job.get("stamp"):
         return None
     if fingerprint.imports(cells_of(job["source"], job["notebook"])) == job["imports"]:
         return None

@@ -36,7 +36,7 @@ from chatvec_lab.keys import Key
 from chatvec_lab.mistakes import naming
 from chatvec_lab.paths import DATA, NOTEBOOKS, REPORTS, ROOT
 from chatvec_lab.reading import as_text, brief, read_yaml
-from chatvec_lab.study import fingerprint, modules, parameters, ranges
+from chatvec_lab.study import fingerprint, parameters, ranges
 from chatvec_lab.study.asks import ASKS, read_asks
 
 STUDY_KEYS = {
@@ -199,7 +199,7 @@ class _Notebook:
         # Read once, so that what runs is what the key is of, whatever an editor does meanwhile.
         self.source = parameters.notebook_text(self.path)
         content = parameters.cells_of(self.source, str(self.path))
-        self.stamp = modules.stamp()  # before the modules are read
+        self.stamp = fingerprint.stamp()  # before the modules are read
         self.code, self.imports = fingerprint.code(content), fingerprint.imports(content)
         self.declared = parameters.read(self.path)
         if "out_dir" not in self.declared:

@@ -9,6 +9,7 @@ worker ended, its kernels end; when the nursery's owner does, all of them and th
     python -m chatvec_lab.study.warm SOCKET LIBRARY ...       # what an engine starts
 """
 
+import atexit
 import contextlib
 import gc
 import json
@@ -27,7 +28,7 @@ from typing import Any
 
 from chatvec_lab.study import fingerprint, modules
 
-LIBRARIES = ("ipykernel.kernelapp", "ipykernel.ipkernel", "ipykernel.zmqshell", "matplotlib.pyplot",
+LIBRARIES = ("ipykernel.kernelapp", "ipykernel.ipkernel", "ipykernel.zmqshell", "ipykernel.debugger", "matplotlib.pyplot",
              "matplotlib.backends.backend_agg", "matplotlib.backends.backend_pdf", "matplotlib.backends.backend_svg",
              "seaborn", "pandas", "pyarrow.parquet", "tabulate", "scipy.stats", "httpx", "babel.dates", "numba",
              "tokenizers", "sentencepiece", "torch", "torch._dynamo", "accelerate", "transformers.generation.utils",
@@ -254,7 +255,16 @@ def _become(asked: dict[str, Any], log: int) -> None:
     if "numpy" in sys.modules:  # `random` does so by itself
         sys.modules["numpy"].random.seed()
     sys.argv = asked["argv"]
-    runpy.run_module("ipykernel_launcher", run_name="__main__", alter_sys=True)
+    try:
+        runpy.run_module("ipykernel_launcher", run_name="__main__", alter_sys=True)
+        status = 0
+    except SystemExit as end:
+        status = end.code if isinstance(end.code, int) else int(end.code is not None)
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(Exception):
+            stream.flush()
+    os._exit(status)  # what Python takes apart at its end takes half a second with these libraries
 
 
 if __name__ == "__main__":
