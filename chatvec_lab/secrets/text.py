@@ -147,7 +147,9 @@ def found_in(value: Any, patterns: Iterable[Pattern]) -> set[str]:
     """Names of the secrets in text or plain data."""
     texts: dict[str, str] = {}  # each once
     walk(value, lambda text: texts.setdefault(text, text))
-    if len(texts) > 1 and not _names("\0".join(texts), patterns):  # no secret has a zero: none in all, none in any
+    if len(texts) > 1 and not _names(
+        "\0".join(texts), patterns
+    ):  # no secret has a zero: none in all, none in any
         return set()
     return set().union(*(_names(text, patterns) for text in texts))
 

@@ -12,6 +12,9 @@ import numpy as np
 import torch
 
 from chatvec_lab.evaluation.asking.responses import Decoding, random_stream
+from chatvec_lab.evaluation.asking.roomy import has_room, join, with_room
+
+PIECE = 32  # prompts that are read together where their lengths differ much
 
 
 @dataclass
@@ -69,8 +72,8 @@ def decode(
     replies = [Reply([]) for _ in prompts]
     rows = list(range(len(prompts)))  # the prompts still in the batch
     step = 0
+    logits = _read(model, prompts, forward, ids, mask, positions)  # (batch, vocabulary)
     while True:
-        logits = forward(ids, mask, positions)  # (batch, vocabulary)
         if seen is not None:
             logits = _penalised(logits, seen, decoding.repetition_penalty)
         chosen = logits.argmax(-1) if decoding.is_greedy else _sampled(logits, decoding, uniforms[rows, step])
@@ -91,6 +94,7 @@ def decode(
             return replies
         step += 1
         if len(kept) < len(rows):
+            kept = _closed_up(kept)
             rows = [rows[place] for place in kept]
             kept = torch.tensor(kept, device=model.device)
             chosen, mask, positions = chosen[kept], mask[kept], positions[kept]
@@ -101,6 +105,36 @@ def decode(
         mask = torch.cat([mask, mask.new_ones(len(rows), 1)], dim=1)
         if seen is not None:
             seen.scatter_(1, ids, True)
+        logits = forward(ids, mask, positions)
+
+
+def _read(model, prompts, forward, ids, mask, positions):
+    """The prompts' last logits. A batch of unlike lengths is read in pieces, which are padded less, and then put together."""
+    pieces = range(0, len(prompts), PIECE)
+    widths = [max(map(len, prompts[start : start + PIECE])) for start in pieces]
+    padded = sum(
+        width * min(PIECE, len(prompts) - start) for width, start in zip(widths, pieces, strict=True)
+    )
+    if padded > 0.9 * ids.numel() or not has_room(getattr(forward, "cache", None)):
+        return forward(ids, mask, positions)
+    logits, caches, width = [], [], ids.shape[1]
+    for start, own in zip(pieces, widths, strict=True):
+        place, read = (slice(start, start + PIECE), slice(width - own, None)), _cached_forward(model)
+        logits.append(read(ids[place], mask[place], positions[place]))
+        caches.append(read.cache)
+    join(forward.cache, caches)
+    return torch.cat(logits)
+
+
+def _closed_up(kept: list[int]) -> list[int]:
+    """The places that stay, with the last ones in those that became free: little moves.
+
+    >>> _closed_up([0, 3, 4])
+    [0, 4, 3]
+    """
+    count, staying = len(kept), set(kept)
+    late = [place for place in kept if place >= count]
+    return [place if place in staying else late.pop() for place in range(count)]
 
 
 def _stops(ids: list[int], stop: Sequence[str], text_of) -> bool:
@@ -144,8 +178,6 @@ def _text_model(model):
 def _cache(model):
     """An empty cache for the model, or None where transformers cannot make one."""
     from transformers import DynamicCache
-
-    from chatvec_lab.evaluation.asking.roomy import with_room
 
     try:
         return with_room(DynamicCache(config=model.config.get_text_config()))
