@@ -1,6 +1,6 @@
 """The price of one more scale: a turn of a live model beside rewriting the checkpoint and loading it again.
 
-    python benchmarks/sweep.py [--device cuda] [--rounds 5] [--layers 22] [--threads 2] [--no-mergekit]
+    python benchmarks/sweep.py [--device cuda] [--rounds 5] [--layers 22] [--threads 2] [--two] [--no-mergekit]
 
 TinyLlama-1.1B shapes in bfloat16, made by shapes.py. A turn is compared with one copy of all weights in memory (by
 torch, and by numpy, whose copy bypasses the caches), on the same threads and in turns, since the machine may be
@@ -50,7 +50,7 @@ def copies(model) -> dict:
 
     def by_numpy():
         for weight, other in zip(weights, others, strict=True):
-            np.copyto(other.view(torch.uint16).numpy(), weight.view(torch.uint16).numpy())
+            np.copyto(other.view(torch.uint8).numpy(), weight.view(torch.uint8).numpy())
 
     ways = {"copy by torch": by_torch}
     return ways | ({} if weights[0].is_cuda else {"copy by numpy (one thread)": by_numpy})
@@ -93,6 +93,7 @@ def main() -> None:
     parser.add_argument("--device", default="cpu", help="cpu, or a GPU such as cuda")
     parser.add_argument("--tau-device", default="auto", help="auto, or cpu to keep tau in host memory")
     parser.add_argument("--resident", default="cp", help="what is held beside the model: cp, all or none")
+    parser.add_argument("--two", action="store_true", help="tau + 0.3 * (cp - base) instead of tau alone")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--no-mergekit", action="store_true")
     options = parser.parse_args()
@@ -101,9 +102,10 @@ def main() -> None:
 
     models = make(WORK / f"shapes-{options.layers}", members=("base", "chat", "cp"), layers=options.layers)
     base, chat, cp = (Checkpoint(models[name]) for name in ("base", "chat", "cp"))
-    tau = chat - base
+    tau = chat - base + 0.3 * (cp - base) if options.two else chat - base
     start, before = time.perf_counter(), held()
-    live = LiveModel(cp, tau, device=options.device, tau_device=options.tau_device, resident=options.resident)
+    kept = {"tau_device": options.tau_device, "resident": options.resident}
+    live = LiveModel(cp, tau, options.device, **kept)
     live.scale = 0.7  # compiles the kernel, where that was never done
     made = time.perf_counter() - start
     size = sum(p.nbytes for p in live.model.parameters()) / 1e9
