@@ -6,8 +6,12 @@ Code that cannot be followed counts as importing everything: a result may be mad
 """
 
 import ast
+import contextlib
 import functools
 import hashlib
+import json
+import os
+import sys
 from collections.abc import Iterable, Iterator
 from importlib import metadata
 from pathlib import Path
@@ -25,9 +29,22 @@ _HARMLESS = ("%matplotlib ", "%config ", "%load_ext ", "%autoreload ", "%precisi
 def digest(sources: Iterable[str], package: Path | None = None) -> str:
     """One sha256 of the modules that these pieces of code import, of the data files beside those, and of libraries.
 
-    Comments, docstrings and layout do not count. `package`: the folder of chatvec_lab (None: the one that runs).
+    Comments, docstrings and layout do not count. `package`: the folder of chatvec_lab (None: the one that runs). It is kept
+    in the package's __pycache__, for as long as no file of the package changes: to read all modules takes seconds.
     """
-    sources, tree = list(sources), _tree(package or PACKAGE)
+    sources, package = list(sources), package or PACKAGE
+    name, before = hashlib.sha256(repr(sources).encode()).hexdigest(), stamp(package)
+    kept = _Kept(package / "__pycache__" / "digests.json", before)
+    if name not in kept.digests:
+        found = _digest(sources, package)
+        if stamp(package) != before:  # edited meanwhile: this may be of both
+            return found
+        kept.add(name, found)
+    return kept.digests[name]
+
+
+def _digest(sources: list[str], package: Path) -> str:
+    tree = _tree(package)
     names = sorted(tree.closure(sources))
     files = [tree.files[name] for name in names]
     parts = [(name, _meaning(*file)) for name, file in zip(names, files, strict=True)]
@@ -40,15 +57,43 @@ def digest(sources: Iterable[str], package: Path | None = None) -> str:
     return hashlib.sha256(repr(parts).encode()).hexdigest()
 
 
+class _Kept:
+    """Digests in a file, which is good for one stamp; where it cannot be read or written it is done without."""
+
+    def __init__(self, file: Path, stamp: str):
+        self.file, self.stamp, self.digests = file, stamp, {}
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+            there = json.loads(file.read_text("utf-8"))
+            if there["stamp"] == stamp:
+                self.digests = dict(there["digests"])
+
+    def add(self, name: str, digest: str) -> None:
+        self.digests[name] = digest
+        if not sys.dont_write_bytecode:
+            part = self.file.with_name(f"{self.file.name}.{os.getpid()}")
+            with contextlib.suppress(OSError):
+                part.write_text(json.dumps({"stamp": self.stamp, "digests": self.digests}), "utf-8")
+                part.replace(self.file)
+
+
 def stamp(package: Path | None = None) -> str:
     """One sha256 of the sizes and times of the package's files, and of the libraries' versions.
 
-    While it is the same nothing changed, and `digest` need not read the modules again, which takes seconds.
+    While it is the same nothing changed, and `digest` need not read the modules again.
     """
     package = package or PACKAGE
-    files = (file for file in sorted(package.rglob("*")) if file.suffix != ".pyc" and file.is_file())
-    parts = [(file.relative_to(package).as_posix(), *_state(file)) for file in files]
-    return hashlib.sha256(repr([parts, [_version(name) for name in LIBRARIES]]).encode()).hexdigest()
+    parts = [sorted(_states(str(package))), [_version(name) for name in LIBRARIES]]
+    return hashlib.sha256(repr([str(package), *parts]).encode()).hexdigest()
+
+
+def _states(folder: str) -> Iterator[tuple[str, int, int]]:
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.is_dir():
+                yield from _states(entry.path) if entry.name != "__pycache__" else ()
+            elif entry.is_file():
+                about = entry.stat()
+                yield entry.path, about.st_size, about.st_mtime_ns
 
 
 def closure(sources: Iterable[str], package: Path | None = None) -> set[str]:

@@ -152,3 +152,36 @@ def test_the_stamp_changes_with_any_file_of_the_package_and_with_nothing_else(pa
         before = modules.stamp(package)
         (package / name).write_text((package / name).read_text() + " " if (package / name).exists() else "")
         assert modules.stamp(package) != before, name
+
+
+def test_a_digest_is_kept_until_a_file_changes(package, monkeypatch):
+    monkeypatch.setattr(sys, "dont_write_bytecode", False)
+    code, kept = ["from chatvec_lab.a import other"], package / "__pycache__/digests.json"
+    kept.parent.mkdir()
+    first = modules.digest(code, package)
+    work = modules._digest
+    monkeypatch.setattr(modules, "_digest", lambda *_: pytest.fail("read again"))
+    assert modules.digest(code, package) == first
+    monkeypatch.setattr(modules, "_digest", work)
+    kept.write_text("{torn")
+    assert modules.digest(code, package) == first
+    (package / "a/other.py").write_text(FILES["a/other.py"] + "\nx = 2")
+    second = modules.digest(code, package)
+    assert second != first
+    (package / "a/other.py").write_text("# a comment\n" + FILES["a/other.py"] + "\nx = 2")
+    assert modules.digest(code, package) == second
+
+
+def test_a_digest_of_files_that_change_meanwhile_is_not_kept(package, monkeypatch):
+    monkeypatch.setattr(sys, "dont_write_bytecode", False)
+    (package / "__pycache__").mkdir()
+    work = modules._digest
+
+    def edited(sources, folder):
+        found = work(sources, folder)
+        (package / "c.py").write_text("lazy = 2")
+        return found
+
+    monkeypatch.setattr(modules, "_digest", edited)
+    modules.digest(["from chatvec_lab.c import lazy"], package)
+    assert not (package / "__pycache__/digests.json").exists()
