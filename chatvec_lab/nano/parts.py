@@ -13,7 +13,7 @@ from random import Random
 from typing import Literal, NamedTuple
 
 from chatvec_lab.nano.lexicon import ADJECTIVES, COUNTRIES, NAMES, NOUNS, NUMBERS, category_of
-from chatvec_lab.nano.world import LISTS, SETS, Exchange, Item, Words, draw, pool, render
+from chatvec_lab.nano.world import LISTS, SETS, Exchange, Item, Words, draw, pool, render, sums
 
 Part = Literal["training", "validation", "test", "unused"]
 
@@ -163,12 +163,32 @@ def held_out_prompts(
 
 
 @cache
+def _count(kind: str, words: Words, draw_name: Part) -> int:
+    """How many units a draw has of a kind that has few; 0 for the other kinds."""
+    match kind:
+        case "category" | "what_is_it" | "yesno":
+            units = {("category", (noun,)) for noun in pool("noun", words)}
+        case "sum":
+            units = {("sum", tuple(sorted(pair))) for pair in sums(words)}
+        case "opposite" | "capital":
+            table = pool("adjective" if kind == "opposite" else "country", words)
+            units = {(kind, pair) for pair in combinations(table, 2)}
+        case "rule":
+            units = {(kind, pair) for pair in product(pool("name", words), pool("place", words))}
+        case _:
+            return 0
+    return sum(_part(of) == draw_name for of in units)
+
+
+@cache
 def _of_items(kind, words, language, quota, seed, draw_name) -> list[tuple[Exchange, str]]:
     """Distinct prompts and their items, as many items as there are: no item gets a third prompt before all have two."""
     rng = Random(f"{seed} {kind} {words} by item")
     found: dict[str, dict[tuple, Exchange]] = {}
+    there_are = _count(kind, words, draw_name)
     for _ in range(20 * quota + 400):
-        if len(found) == quota:
+        rounds = min(map(len, found.values()), default=0)  # prompts that each item has
+        if len(found) == quota or (len(found) == there_are and rounds * there_are >= quota):
             break
         item = draw_for(draw_name, kind, rng, words)
         exchange = render(item, language, wording=rng.randrange(2), opener=rng.randrange(4))

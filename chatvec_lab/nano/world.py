@@ -73,7 +73,7 @@ def _others(category: int, words: Words) -> list[int]:
 
 
 @cache
-def _sums(words: Words) -> list[tuple[int, int]]:
+def sums(words: Words) -> list[tuple[int, int]]:
     """Addends from one up whose sum, at most ten, is a known number, one that only CP teaches, or any."""
     pairs = [(a, b) for a in range(1, 10) for b in range(1, 11 - a)]
     return [(a, b) for a, b in pairs if words == "any" or NUMBERS[a + b - 1].cp_only == (words == "cp_only")]
@@ -105,7 +105,7 @@ def draw(kind: str, rng: Random, words: Words = "any") -> Item:
                 return Item(kind, (noun, category))
             return Item(kind, (noun, rng.choice([k for k in range(len(CATEGORIES)) if k != category])))
         case "sum":
-            return Item(kind, rng.choice(_sums(words)))
+            return Item(kind, rng.choice(sums(words)))
         case "opposite" | "capital":  # of one or of two
             asked = pool("adjective" if kind == "opposite" else "country", words)
             return Item(kind, tuple(rng.sample(asked, rng.choice((1, 2)))))
