@@ -18,6 +18,7 @@ from chatvec_lab.weights.numerics.arrays import (
     randomised_svd,
     raw_arrays,
     trim,
+    trim_difference,
 )
 from chatvec_lab.weights.numerics.blocks import Workspace, block_spans, work_spans
 from chatvec_lab.weights.together import Share, alone
@@ -124,9 +125,11 @@ class Magnitude:
         parts = tensor.parts(start, stop, work)
         if known is None:
             return parts
+        threshold, behind = known
+        if trim_difference(parts, threshold, behind - start):
+            return parts
         values = work.array(np.dtype(np.float32), stop - start)
         tensor.vectors[0]._combined(tensor.name, None, parts, values, work)
-        threshold, behind = known
         return trim(parts, values, threshold, behind - start)
 
 

@@ -13,6 +13,7 @@ from chatvec_lab.weights.numerics.machine import Kernel, address
 from chatvec_lab.weights.numerics.sums import ROW, TILE, code
 
 BINS = 1 << 15  # of counts
+PLAIN = 27 << 23  # 2**-100, as bits of a float32
 SAMPLES, SAMPLE = 16, 4096  # stretches of a tensor, and elements of each, that a threshold is guessed from
 
 
@@ -24,6 +25,7 @@ def _source() -> ModuleType:
 
 _CLEAR = Kernel(_source, "clear", "qqqq")
 _TRIM = Kernel(_source, "trim", "qqIqq")
+_TRIM_PAIR = Kernel(_source, "trim_pair", "qqqqI")
 _COUNTS = Kernel(_source, "counts", "qqIIq")
 _NEAR = Kernel(_source, "near", "qqIIqqqq")
 _AGREED = Kernel(_source, "agreed", "qqqqq")
@@ -51,6 +53,23 @@ def trim(parts: list[exact.Part], values: np.ndarray, threshold: int, equals: in
         own, given = values[cut], _given([raw[cut] for raw in raw_arrays(parts)])
         _TRIM(address(own), own.size, least, address(given), len(given))
     return parts
+
+
+def trim_difference(parts: list[exact.Part], threshold: int, equals: int) -> bool:
+    """`trim` by the elements themselves, in one go, where they are one difference of 16-bit arrays; False where not.
+
+    Nor where the threshold is so small that a difference below it might be no plain float32.
+    """
+    if len(parts) != 1 or parts[0][0] != 1.0 or threshold < PLAIN:
+        return False
+    _, plus, minus = parts[0]
+    if minus is None or plus.dtype != minus.dtype or plus.itemsize != 2:
+        return False
+    equals = min(max(0, equals), plus.size)
+    for least, cut in ((threshold, slice(0, equals)), (threshold + 1, slice(equals, None))):
+        own, other = plus[cut], minus[cut]
+        _TRIM_PAIR(address(own), address(other), code(own), own.size, least)
+    return True
 
 
 class Elements(Protocol):

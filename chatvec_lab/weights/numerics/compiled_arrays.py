@@ -7,8 +7,8 @@ from numba import carray, njit
 
 from chatvec_lab.weights.numerics.arrays import BINS
 from chatvec_lab.weights.numerics.compiled_bounds import _list, _widen
-from chatvec_lab.weights.numerics.compiled_lanes import pointer
-from chatvec_lab.weights.numerics.sums import ROW, TILE
+from chatvec_lab.weights.numerics.compiled_lanes import load, pointer
+from chatvec_lab.weights.numerics.sums import BFLOAT16, ROW, TILE
 
 _U = np.uint32
 _SIZE = _U(0x7FFFFFFF)  # the bits of a magnitude
@@ -49,6 +49,24 @@ def trim(values, size, least, arrays, count):
             _keep_large(bits, least, carray(pointer(given[k, 0], np.uint32), size))
         else:
             _keep_large(bits, least, carray(pointer(given[k, 0], np.uint64), size))
+    return 0
+
+
+@njit(nogil=True, error_model="numpy")
+def _keep_far(plus, minus, least):
+    for i in range(plus.size):
+        x, y = plus[i], minus[i]
+        size = _U(np.float32(load(x) - load(y)).view(np.uint32) & _SIZE)
+        plus[i] = x if size >= least else plus.dtype.type(0)
+        minus[i] = y if size >= least else plus.dtype.type(0)
+
+
+def trim_pair(plus, minus, code, size, least):
+    """Set to zero, in two arrays of 16 bits, the elements whose difference has a magnitude with bits below `least`."""
+    if code == BFLOAT16:
+        _keep_far(carray(pointer(plus, np.uint16), size), carray(pointer(minus, np.uint16), size), least)
+    else:
+        _keep_far(carray(pointer(plus, np.int16), size), carray(pointer(minus, np.int16), size), least)
     return 0
 
 

@@ -13,6 +13,7 @@ from chatvec_lab.weights.numerics.compiled_lanes import _fma, load, pointer
 from chatvec_lab.weights.numerics.sums import BFLOAT16, FLOAT16, FLOAT32, FLOAT64, NONE, ROW, TILE
 
 _U, _Q = np.uint32, np.uint64
+TINY = 2.0**-900  # a product below this may have an error that float64 cannot hold
 
 
 @njit(nogil=True, error_model="numpy")
@@ -46,16 +47,24 @@ def _add_pair(coefficient, weight, plus, minus, sums, sizes):
 
 
 @njit(nogil=True, error_model="numpy")
-def _add_one(coefficient, weight, plus, sums, sizes):
+def _add_one(coefficient, weight, plus, sums, sizes, errors):
     for i in range(sums.size):
-        d = plus[i]
-        sums[i] = _fma(coefficient, d, sums[i])
+        d, before = plus[i], sums[i]
+        sums[i] = after = _fma(coefficient, d, before)
         sizes[i] = _fma(weight, abs(d), sizes[i])
+        if errors is not None:  # of a product that is exact, so is a sum that gives both of its terms back
+            p = coefficient * d
+            is_exact = (_fma(coefficient, d, -p) == 0.0) & ((abs(p) > TINY) | (d == 0.0))
+            is_exact &= (after - before == p) & (after - p == before)
+            errors[i] = errors[i] if is_exact else 1.0
 
 
 @njit(nogil=True, error_model="numpy")
-def _add_any(coefficient, addresses, codes, start, sums, sizes, x, y):
-    """Add a term to the sums, and its sizes to theirs: these never vanish where a difference does not."""
+def _add_any(coefficient, addresses, codes, start, sums, sizes, errors, x, y):
+    """Add a term to the sums, and its sizes to theirs: these never vanish where a difference does not.
+
+    `errors` (or None) is zero where a sum is known to be exact, which of differences is not asked.
+    """
     n, factor = sums.size, sums.dtype.type(coefficient)
     weight = max(abs(factor), sums.dtype.type(1.0))
     code = codes[0] if codes[0] == codes[1] else NONE
@@ -70,10 +79,12 @@ def _add_any(coefficient, addresses, codes, start, sums, sizes, x, y):
     else:
         _widen(addresses[0], codes[0], start, x)
         if codes[1] == NONE:
-            _add_one(factor, weight, x, sums, sizes)
-        else:
-            _widen(addresses[1], codes[1], start, y)
-            _add_pair(factor, weight, x, y, sums, sizes)
+            _add_one(factor, weight, x, sums, sizes, errors)
+            return
+        _widen(addresses[1], codes[1], start, y)
+        _add_pair(factor, weight, x, y, sums, sizes)
+    if errors is not None:
+        errors[:] = 1.0
 
 
 def _narrow(dropped: int, bias: int, smallest: float, largest: float):
@@ -83,8 +94,8 @@ def _narrow(dropped: int, bias: int, smallest: float, largest: float):
     dropped, bias = _U(dropped), _U(bias)
 
     @njit(nogil=True, error_model="numpy")
-    def decide(sums, sizes, open_, out, half, factor):
-        """Round where the middle between two stored numbers is far enough; how many elements that leaves open.
+    def decide(sums, sizes, errors, open_, out, half, factor):
+        """Round where the middle between two stored numbers is far enough, or the sum exact; how many that leaves open.
 
         `half`: what the float32 next to a sum may be off, in units of its last bit.
         """
@@ -94,12 +105,18 @@ def _narrow(dropped: int, bias: int, smallest: float, largest: float):
             size = abs(s)
             bits = np.float32(size).view(np.uint32)
             tail = _U(bits & rest)
-            number = _U(_U(bits >> dropped) + _U(tail > middle))
+            if errors is None:
+                number = _U(_U(bits >> dropped) + _U(tail > middle))
+            else:  # an exact tie goes to the even one
+                odd = _U(_U(bits >> dropped) & _U(1))
+                number = _U(_U(bits >> dropped) + _U(_U(tail + odd) > middle))
             number = _U(number - bias) if bits >= low else _U(0)
             out[i] = np.uint16(number | _U(_U(s < 0.0) << _U(15)))
             distance = sums.dtype.type(np.int32(abs(np.int32(np.int32(tail) - np.int32(middle)))))
-            is_far = (distance - half) * size > factor * every
-            is_open = _U(not ((is_far & (bits >= low) & (bits < high)) | (every == 0.0)))
+            is_told = (distance - half) * size > factor * every
+            if errors is not None:
+                is_told |= (errors[i] == 0.0) & (np.float64(np.float32(size)) == size)
+            is_open = _U(not ((is_told & (bits >= low) & (bits < high)) | (every == 0.0)))
             open_[i] = np.uint8(is_open)
             count = _U(count + is_open)
         return np.int64(count)
@@ -144,6 +161,7 @@ def _list(flags, start, index, count):
 
 def _quickly_in(kind, unit: float, half: float):
     """A function that sums in floats of one kind, `unit` being twice what they are off."""
+    is_double = kind is np.float64
     factor_narrow = 2.0 * unit / 2.0**-24  # in units of the last bit of a float32
 
     @njit(nogil=True, error_model="numpy")
@@ -153,19 +171,22 @@ def _quickly_in(kind, unit: float, half: float):
         x, y = carray(pointer(tile + 16 * ROW, kind), n), carray(pointer(tile + 24 * ROW, kind), n)
         flags = carray(pointer(open_, np.uint8), TILE)
         flags[n:] = 0
+        errors = carray(pointer(tile + 32 * ROW, kind), n) if is_double else None
         _widen(cp, cp_code, start, sums)
         for i in range(n):
             sizes[i] = abs(sums[i])
+        if errors is not None:
+            errors[:] = 0.0
         for k in range(factors.size):
-            _add_any(factors[k], given[k, :, 0], given[k, :, 1], start, sums, sizes, x, y)
+            _add_any(factors[k], given[k, :, 0], given[k, :, 1], start, sums, sizes, errors, x, y)
         terms = np.float64(factors.size + 2)
         narrow = kind(terms * factor_narrow)
         if out_code == BFLOAT16:
             a = carray(pointer(out + 2 * start, np.uint16), n)
-            found = _decide_bfloat16(sums, sizes, flags, a, kind(half), narrow)
+            found = _decide_bfloat16(sums, sizes, errors, flags, a, kind(half), narrow)
         elif out_code == FLOAT16:
             a = carray(pointer(out + 2 * start, np.uint16), n)
-            found = _decide_float16(sums, sizes, flags, a, kind(half), narrow)
+            found = _decide_float16(sums, sizes, errors, flags, a, kind(half), narrow)
         else:
             c = carray(pointer(out + 4 * start, np.float32), n)
             found = _decide_float32(sums, sizes, flags, c, kind(terms * unit))

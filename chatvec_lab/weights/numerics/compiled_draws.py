@@ -117,10 +117,16 @@ def _draw(key, stream, start, out, words, spare):
 
 @njit(nogil=True, error_model="numpy")
 def _square(values, sums):
-    """The sum of squares, in an order that does not depend on the processor."""
+    """The sum of squares, in an order that does not depend on the processor: first every LANES-th of them."""
     sums[:] = 0.0
-    whole = values.size // LANES * LANES
-    for i in range(0, whole, LANES):
+    tiles, whole = values.size // TILE * TILE, values.size // LANES * LANES
+    for i in range(0, tiles, TILE):
+        for j in range(LANES):  # a tile at a time, whose sums stay in registers
+            total = sums[j]
+            for k in range(i + j, i + j + TILE, LANES):
+                total += np.float64(values[k]) * np.float64(values[k])
+            sums[j] = total
+    for i in range(tiles, whole, LANES):
         for j in range(LANES):
             sums[j] += np.float64(values[i + j]) * np.float64(values[i + j])
     for i in range(whole, values.size):

@@ -5,13 +5,12 @@ from __future__ import annotations
 import numpy as np
 from numba import carray, njit
 
-from chatvec_lab.weights.numerics.compiled_bounds import _quickly_double, _quickly_single
+from chatvec_lab.weights.numerics.compiled_bounds import TINY, _quickly_double, _quickly_single
 from chatvec_lab.weights.numerics.compiled_lanes import _fma, load, pointer
 from chatvec_lab.weights.numerics.sums import BFLOAT16, FLOAT16, FLOAT32, FLOAT64, ROW, TILE
 
 # where the rows of a tile begin: one array, so that loops vectorise
 _HIGH, _BOUND, _X, _Y, _LOW, _OPEN, _INDEX = (i * ROW for i in range(7))
-_TINY = 2.0**-900  # a product below this may have an error that float64 cannot hold
 
 
 @njit(nogil=True, error_model="numpy")
@@ -60,7 +59,7 @@ def _add(coefficient, n, tile):
         tile[_HIGH + i] = s
         tile[_LOW + i] = w
         lost = (abs(lost_a) + abs(lost_b)) + (abs(lost_w) + 2.0**-52 * abs(q))
-        tile[_BOUND + i] += lost + (1.0 if (d != 0.0) & (abs(p) < _TINY) else 0.0)
+        tile[_BOUND + i] += lost + (1.0 if (d != 0.0) & (abs(p) < TINY) else 0.0)
 
 
 @njit(nogil=True, error_model="numpy", inline="always")

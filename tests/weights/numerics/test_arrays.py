@@ -66,6 +66,31 @@ def test_trimming_clears_every_array_of_every_part(equals):
         assert np.array_equal(raw, np.where(kept, old, 0))
 
 
+@pytest.mark.parametrize("kind", [np.uint16, np.float16])
+def test_a_difference_of_narrow_arrays_is_trimmed_by_itself(kind):
+    plus, minus = (np.round(4 * RNG.standard_normal(3000)).astype(np.float32) for _ in range(2))
+    plus[:3] = np.inf, np.nan, -0.0
+    values = plus - minus
+    raw = [
+        a.astype(kind) if kind is np.float16 else (a.view(np.uint32) >> 16).astype(kind)
+        for a in (plus, minus)
+    ]
+    for threshold, equals in ((2.0, -3), (2.0, 1000), (2.0, 5000), (0.3, 0), (40.0, 0)):
+        bits = int(np.float32(threshold).view(np.uint32))
+        found, expected = ([(1.0, *(a.copy() for a in raw))] for _ in range(2))
+        assert arrays.trim_difference(found, bits, equals)
+        arrays.trim(expected, values, bits, equals)
+        for a, b in zip(arrays.raw_arrays(found), arrays.raw_arrays(expected), strict=True):
+            assert a.tobytes() == b.tobytes()
+
+
+def test_other_sums_are_not_trimmed_by_themselves():
+    one, wide = np.uint16([1, 2]), np.float32([1, 2])
+    for parts in ([(0.5, one, one)], [(1.0, wide, wide)], [(1.0, one, None)], [(1.0, one, one)] * 2):
+        assert not arrays.trim_difference(parts, 2**30, 0)
+    assert not arrays.trim_difference([(1.0, one, one)], arrays.PLAIN - 1, 0) and one.tolist() == [1, 2]
+
+
 def test_dropping_clears_what_is_marked():
     parts = [(1.0, np.float32([1, -np.inf, np.nan, 4]), np.uint16([1, 2, 3, 4]))]
     arrays.drop(parts, np.array([False, True, True, False]))

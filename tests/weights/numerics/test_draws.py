@@ -118,6 +118,19 @@ def test_squares_are_those_of_each_unit(size, unit):
     assert np.allclose(draws.squares(values, unit), [float(e) for e in exact], rtol=1e-14)
 
 
+@pytest.mark.parametrize("size", [5, 33, 512, 1543])
+def test_squares_are_added_in_one_order(size):
+    """Each of some sums takes every so many-th square, one after another: the norm's bits are the noise's."""
+    values = np.random.default_rng(2).standard_normal(size).astype(np.float32)
+    sums = [0.0] * draws.LANES
+    for i, value in enumerate(values.tolist()):
+        sums[i % draws.LANES] += value * value
+    total = 0.0
+    for one in sums:  # `sum` keeps track of errors since Python 3.12
+        total += one
+    assert draws.squares(values, size)[0] == total
+
+
 @pytest.mark.parametrize("density", [1e-12, 0.3, 0.5, 0.999999, 1.0])
 def test_a_share_is_kept_of_every_array_alike(density):
     size = 40_000

@@ -285,6 +285,33 @@ def test_sums_within_a_few_float32s_of_a_middle(out, wide, terms):
 
 
 @pytest.mark.parametrize("out", ["bfloat16", "float16", "float32"])
+@pytest.mark.parametrize("scale", [1.0, -0.5, 0.7, 3.0])
+def test_ties_of_wide_terms_and_what_tips_them(out, scale):
+    """A sum of float64s ends exactly in the middle; then a product too small for float64, or a hair, is added."""
+    rng, size = np.random.default_rng(3), 2000
+    kind = getattr(torch, out)
+    cp, near = (torch.from_numpy(rng.normal(size=size)).to(kind) for _ in range(2))
+    to_middle = torch.from_numpy((adversarial._half_way(near) - cp.double().numpy()) / scale)
+    signs = torch.from_numpy(rng.choice([-1.0, 0.0, 1.0], size))
+    for factor, tip in (
+        (1e-20, 1e-310),
+        (1e-290, 1e-300),
+        (1.0, 2.0**-70),
+        (0.7, 2.0**-1074),
+        (2.0, 2.0**-24),
+    ):
+        for parts in (
+            [(scale, to_middle, None)],
+            [(scale, to_middle, None), (factor, signs * tip, None)],
+            [(factor, signs * tip, None), (scale, to_middle, None)],
+            [(factor, signs * tip, signs * tip * 2), (scale, to_middle, None)],
+        ):
+            given = [(s, raw(a), None if b is None else raw(b)) for s, a, b in parts]
+            found = exact.combine(raw(cp), given, np.empty(size, exact.RAW[out]))
+            assert adversarial.is_nearest(found, cp, parts, out).all(), (factor, tip)
+
+
+@pytest.mark.parametrize("out", ["bfloat16", "float16", "float32"])
 def test_sums_of_nothing_and_of_almost_nothing(out):
     """Zeros are positive; what vanishes in a product of floats does not vanish in the sum."""
     kind = getattr(torch, out)
