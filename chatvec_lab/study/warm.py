@@ -12,6 +12,7 @@ worker ended, its kernels end; when the nursery's owner does, all of them and th
 import atexit
 import contextlib
 import gc
+import io
 import json
 import os
 import pkgutil
@@ -22,6 +23,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -188,7 +190,8 @@ def main(number: str, *libraries: str) -> None:
     modules.digest(fingerprint.DECIDES)  # read once for all kernels
     gc.freeze()  # what is shared stays shared
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody asks how a kernel ended
-    owner.send(b"ready")
+    with contextlib.suppress(OSError):  # its owner was killed meanwhile, and below it ends
+        owner.send(b"ready")
     doors: dict[socket.socket, list[Kernel]] = {}
     while True:
         for asking in select.select([owner, *doors], [], [])[0]:
@@ -260,11 +263,19 @@ def _become(asked: dict[str, Any], log: int) -> None:
         status = 0
     except SystemExit as end:
         status = end.code if isinstance(end.code, int) else int(end.code is not None)
-    atexit._run_exitfuncs()
-    for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(Exception):
-            stream.flush()
+    _finish()
     os._exit(status)  # what Python takes apart at its end takes half a second with these libraries
+
+
+def _finish() -> None:
+    """What of Python's own end a notebook can see: its threads end, `atexit` runs, what it wrote to open files is there."""
+    threading._shutdown()
+    atexit._run_exitfuncs()
+    gc.collect()  # closes files that only a cycle holds
+    for thing in (sys.stdout, sys.stderr, *gc.get_objects()):  # those since the fork: the others are frozen
+        if issubclass(type(thing), io.IOBase):
+            with contextlib.suppress(Exception):
+                thing.flush()
 
 
 if __name__ == "__main__":
