@@ -73,6 +73,8 @@ class Nursery:
         ready, *_ = select.select([self._socket], [], [], 0)
         if not ready:  # still at its imports, which nothing needs any more
             self.process.kill()
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)  # also where a fork of this process has it too
         self._socket.close()
         self.process.wait()
 
@@ -123,6 +125,8 @@ def allow(door: socket.socket | None) -> None:
     """Let this process's kernels come through a nursery's door; None ends those that did, and later ones start cold."""
     if _Here.door is not None:
         _Here.door.close()
+    if door is not None:
+        door.set_inheritable(False)  # in a child's hands it would stay open when this process is killed
     _Here.door, _Here.is_open = door, False
 
 

@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import select
 import signal
 import socket
 import time
@@ -97,6 +98,20 @@ os.held.write("module")
     assert record["status"] == "done", record["error"]
     for name in ("cycle", "module", "thread", "pool"):
         assert (tmp_path / "out" / name).read_text() == name
+
+
+def test_a_door_and_its_owner_close_though_other_processes_have_copies():
+    nursery = warm.Nursery(cell.kernel_environment(), ("ipykernel.kernelapp",))
+    door, copy = nursery.door(), nursery._socket.dup()
+    door.set_inheritable(True)  # as a worker gets it
+    warm.allow(door)
+    assert not door.get_inheritable()
+    assert select.select([copy], [], [], 60)[0], "ready"
+    started = time.monotonic()
+    with copy:
+        nursery.close()
+    warm.allow(None)
+    assert time.monotonic() - started < 5
 
 
 def test_a_nursery_whose_owner_was_killed_says_nothing(capfd):
