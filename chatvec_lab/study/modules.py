@@ -77,23 +77,28 @@ class _Kept:
 
 
 def stamp(package: Path | None = None) -> str:
-    """One sha256 of the sizes and times of the package's files, and of the libraries' versions.
+    """One sha256 of the sizes and times of the package's files, and of the versions of Python and the libraries.
 
     While it is the same nothing changed, and `digest` need not read the modules again.
     """
     package = package or PACKAGE
-    parts = [sorted(_states(str(package))), [_version(name) for name in LIBRARIES]]
-    return hashlib.sha256(repr([str(package), *parts]).encode()).hexdigest()
+    versions = [
+        sys.version_info[:2],
+        *(_version(name) for name in LIBRARIES),
+    ]  # `meaning` is as Python writes it
+    return hashlib.sha256(repr([str(package), sorted(_states(str(package))), versions]).encode()).hexdigest()
 
 
-def _states(folder: str) -> Iterator[tuple[str, int, int]]:
+def _states(folder: str) -> Iterator[tuple[str, int, int, int]]:
     with os.scandir(folder) as entries:
         for entry in entries:
             if entry.is_dir():
                 yield from _states(entry.path) if entry.name != "__pycache__" else ()
             elif entry.is_file():
-                about = entry.stat()
-                yield entry.path, about.st_size, about.st_mtime_ns
+                with contextlib.suppress(FileNotFoundError):  # an editor's, gone at once
+                    about = entry.stat()
+                    # of the two times only the first can be set: an archive's files may all have one date
+                    yield entry.path, about.st_size, about.st_mtime_ns, about.st_ctime_ns
 
 
 def closure(sources: Iterable[str], package: Path | None = None) -> set[str]:

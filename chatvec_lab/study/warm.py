@@ -12,6 +12,7 @@ worker ended, its kernels end; when the nursery's owner does, all of them and th
 import atexit
 import contextlib
 import gc
+import io
 import json
 import os
 import pkgutil
@@ -22,6 +23,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -71,6 +73,8 @@ class Nursery:
         ready, *_ = select.select([self._socket], [], [], 0)
         if not ready:  # still at its imports, which nothing needs any more
             self.process.kill()
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)  # also where a fork of this process has it too
         self._socket.close()
         self.process.wait()
 
@@ -121,6 +125,8 @@ def allow(door: socket.socket | None) -> None:
     """Let this process's kernels come through a nursery's door; None ends those that did, and later ones start cold."""
     if _Here.door is not None:
         _Here.door.close()
+    if door is not None:
+        door.set_inheritable(False)  # in a child's hands it would stay open when this process is killed
     _Here.door, _Here.is_open = door, False
 
 
@@ -188,7 +194,8 @@ def main(number: str, *libraries: str) -> None:
     modules.digest(fingerprint.DECIDES)  # read once for all kernels
     gc.freeze()  # what is shared stays shared
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody asks how a kernel ended
-    owner.send(b"ready")
+    with contextlib.suppress(OSError):  # its owner was killed meanwhile, and below it ends
+        owner.send(b"ready")
     doors: dict[socket.socket, list[Kernel]] = {}
     while True:
         for asking in select.select([owner, *doors], [], [])[0]:
@@ -260,11 +267,19 @@ def _become(asked: dict[str, Any], log: int) -> None:
         status = 0
     except SystemExit as end:
         status = end.code if isinstance(end.code, int) else int(end.code is not None)
-    atexit._run_exitfuncs()
-    for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(Exception):
-            stream.flush()
+    _finish()
     os._exit(status)  # what Python takes apart at its end takes half a second with these libraries
+
+
+def _finish() -> None:
+    """What of Python's own end a notebook can see: its threads end, `atexit` runs, what it wrote to open files is there."""
+    threading._shutdown()
+    atexit._run_exitfuncs()
+    gc.collect()  # closes files that only a cycle holds
+    for thing in (sys.stdout, sys.stderr, *gc.get_objects()):  # those since the fork: the others are frozen
+        if issubclass(type(thing), io.IOBase):
+            with contextlib.suppress(Exception):
+                thing.flush()
 
 
 if __name__ == "__main__":

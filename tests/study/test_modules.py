@@ -1,7 +1,9 @@
 """The modules that decide a result: none is missed that a notebook loads, few are counted that it does not."""
 
 import ast
+import contextlib
 import json
+import os
 import subprocess
 import sys
 
@@ -152,6 +154,34 @@ def test_the_stamp_changes_with_any_file_of_the_package_and_with_nothing_else(pa
         before = modules.stamp(package)
         (package / name).write_text((package / name).read_text() + " " if (package / name).exists() else "")
         assert modules.stamp(package) != before, name
+
+
+def test_the_stamp_changes_with_an_edit_that_keeps_size_and_date(package):
+    """As of two versions from archives whose files have one date."""
+    file, before = package / "c.py", modules.stamp(package)
+    about = file.stat()
+    file.write_text("lazy = 2")
+    os.utime(file, ns=(about.st_atime_ns, about.st_mtime_ns))
+    assert (file.stat().st_size, file.stat().st_mtime_ns) == (about.st_size, about.st_mtime_ns)
+    assert modules.stamp(package) != before
+
+
+def test_a_file_that_goes_while_the_stamp_is_made_is_none(package, monkeypatch):
+    class Gone:
+        path = str(package / "c.py~")
+
+        def is_dir(self):
+            return False
+
+        def is_file(self):
+            return True
+
+        def stat(self):
+            raise FileNotFoundError(self.path)
+
+    scan, first = os.scandir, modules.stamp(package)
+    monkeypatch.setattr(os, "scandir", lambda folder: contextlib.nullcontext([*scan(folder), Gone()]))
+    assert modules.stamp(package) == first
 
 
 def test_a_digest_is_kept_until_a_file_changes(package, monkeypatch):

@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import select
 import signal
 import socket
 import time
@@ -73,6 +74,51 @@ def test_a_kernel_that_dies_costs_its_cell_alone(door, tmp_path):
     assert record["status"] == "killed" and record["error"]["name"] == "DeadKernelError"
     record, told = run(tmp_path / "b", USES_TORCH, TELL)
     assert record["status"] == "done" and told["was_there"]
+
+
+def test_what_a_notebook_leaves_undone_is_done_as_python_does_it_at_its_end(door, tmp_path):
+    """Files that nobody closed are written, and threads end."""
+    leave = """
+import os, threading, time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+def late(name):
+    time.sleep(0.5)
+    Path(out_dir, name).write_text(name)
+threading.Thread(target=late, args=["thread"]).start()
+ThreadPoolExecutor(1).submit(late, "pool")
+class Holder: pass
+holder = Holder()
+holder.itself, holder.file = holder, open(Path(out_dir, "cycle"), "w")
+holder.file.write("cycle")
+os.held = open(Path(out_dir, "module"), "w")
+os.held.write("module")
+"""
+    record, _ = run(tmp_path, USES_TORCH, leave)
+    assert record["status"] == "done", record["error"]
+    for name in ("cycle", "module", "thread", "pool"):
+        assert (tmp_path / "out" / name).read_text() == name
+
+
+def test_a_door_and_its_owner_close_though_other_processes_have_copies():
+    nursery = warm.Nursery(cell.kernel_environment(), ("ipykernel.kernelapp",))
+    door, copy = nursery.door(), nursery._socket.dup()
+    door.set_inheritable(True)  # as a worker gets it
+    warm.allow(door)
+    assert not door.get_inheritable()
+    assert select.select([copy], [], [], 60)[0], "ready"
+    started = time.monotonic()
+    with copy:
+        nursery.close()
+    warm.allow(None)
+    assert time.monotonic() - started < 5
+
+
+def test_a_nursery_whose_owner_was_killed_says_nothing(capfd):
+    nursery = warm.Nursery(cell.kernel_environment(), ("ipykernel.kernelapp",))
+    nursery._socket.close()  # amid its imports
+    assert nursery.process.wait(60) == 0
+    assert capfd.readouterr().err == ""
 
 
 def test_a_closed_door_ends_its_kernels_alone(nursery, tmp_path):

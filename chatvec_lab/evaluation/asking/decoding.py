@@ -115,7 +115,8 @@ def _read(model, prompts, forward, ids, mask, positions):
     padded = sum(
         width * min(PIECE, len(prompts) - start) for width, start in zip(widths, pieces, strict=True)
     )
-    if padded > 0.9 * ids.numel() or not has_room(getattr(forward, "cache", None)):
+    is_worth_it = padded <= 0.9 * ids.numel() and has_room(getattr(forward, "cache", None))
+    if not is_worth_it or _turns_by_longest(model):
         return forward(ids, mask, positions)
     logits, caches, width = [], [], ids.shape[1]
     for start, own in zip(pieces, widths, strict=True):
@@ -124,6 +125,12 @@ def _read(model, prompts, forward, ids, mask, positions):
         caches.append(read.cache)
     join(forward.cache, caches)
     return torch.cat(logits)
+
+
+def _turns_by_longest(model) -> bool:
+    """Whether the longest row decides by which angles all rows' positions turn: pieces would not fit together."""
+    kinds = {str(getattr(module, "rope_type", "")) for module in model.modules()}
+    return any(name in kind for kind in kinds for name in ("dynamic", "longrope"))
 
 
 def _closed_up(kept: list[int]) -> list[int]:

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from transformers import DynamicCache, Gemma3TextConfig
+from transformers import DynamicCache, Gemma3TextConfig, LlamaConfig, LlamaForCausalLM
 from word_models import make_model
 
 from chatvec_lab.evaluation.asking import decoding
@@ -82,3 +82,29 @@ def test_a_batch_of_unlike_lengths_says_what_each_says_alone(llama, monkeypatch)
         assert decode(llama, prompts, Decoding(), limits=limits, **settings) == alone
         assert pieces == expected
         pieces.clear()
+
+
+def test_a_model_whose_angles_the_longest_text_decides_reads_a_batch_in_one(monkeypatch):
+    """Else a short prompt's keys are turned by other angles than its reply's."""
+    angles = {
+        "rope_type": "longrope",
+        "rope_theta": 1e4,
+        "original_max_position_embeddings": 8,
+        "factor": 4.0,
+    }
+    angles |= {"short_factor": [1.0] * 4, "long_factor": [4.0] * 4}
+    config = LlamaConfig(
+        vocab_size=97, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, max_position_embeddings=64, rope_parameters=angles,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    model = LlamaForCausalLM(config).eval()
+    for weight in model.parameters():
+        weight.data.normal_(0, 0.35)
+    draw = torch.Generator().manual_seed(0)
+    prompts = [torch.randint(3, 97, (n,), generator=draw).tolist() for n in (20, 18, 7, 6, 5, 4)]
+    found = []
+    for piece in (2, 100):
+        monkeypatch.setattr(decoding, "PIECE", piece)
+        found.append(decode(model, prompts, Decoding(), limits=[12] * 6, end_ids=frozenset()))
+    assert found[0] == found[1]
