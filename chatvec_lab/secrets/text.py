@@ -147,9 +147,8 @@ def found_in(value: Any, patterns: Iterable[Pattern]) -> set[str]:
     """Names of the secrets in text or plain data."""
     texts: dict[str, str] = {}  # each once
     walk(value, lambda text: texts.setdefault(text, text))
-    if len(texts) > 1 and not _names(
-        "\0".join(texts), patterns
-    ):  # no secret has a zero: none in all, none in any
+    whole = "\0".join(texts)  # no secret has a zero: where none is in all of them, none is in any
+    if len(texts) > 1 and not _names(whole, patterns):
         return set()
     return set().union(*(_names(text, patterns) for text in texts))
 

@@ -121,9 +121,7 @@ class Local:
 class _Worker:
     """One warm process, started at its first call and again after it was killed."""
 
-    def __init__(
-        self, device: str | None, threads: str, door: Callable[[], socket.socket | None] = lambda: None
-    ):
+    def __init__(self, device: str | None, threads: str, door: Callable[[], socket.socket | None]):
         self._start, self._door = (device, threads), door
         self._context = _Spawn()
         self._pool: ProcessPoolExecutor | None = None
