@@ -58,10 +58,10 @@ class MicroWorld:
         return pd.DataFrame(rows)
 
     def decoding(self, frame: str) -> dict:
-        """Greedy, 40 tokens at most, all of a set in one batch."""
+        """Greedy, 40 tokens at most, two sets in one batch."""
         from chatvec_lab.nano.evaluation import decoding
 
-        return {**decoding(frame), "batch_size": 200}
+        return {**decoding(frame), "batch_size": 400}
 
     def plain_texts(self, language: str, n: int) -> list[dict[str, str]]:
         """`n` fresh plain texts with all the language's words and no chat markers."""

@@ -10,7 +10,7 @@ import dataclasses
 import datetime
 import functools
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -79,32 +79,53 @@ class InMemory:
         return (self.model.checkpoint if isinstance(self.model, At | Mix | Changed) else self.model).tokenizer
 
     def reply(self, prompts: "pd.DataFrame | list[dict]", **settings: Any) -> "pd.DataFrame":
-        """What `generation.respond(prompts, **settings)` gives; only what is not kept is generated.
+        """What `generation.respond(prompts, **settings)` gives; only what is not kept is generated."""
+        return self.replies([prompts], **settings)[0]
 
-        All that is missing is generated together, so ask a whole set at a time and the batches repeat.
+    def replies(self, sets: "Sequence[pd.DataFrame | list[dict]]", **settings: Any) -> "list[pd.DataFrame]":
+        """The replies to each set of prompts, as `reply` gives them.
+
+        What is missing of a set is generated together, so ask whole sets and the batches repeat. In float32, where a
+        reply does not depend on its batch, all sets are generated together, which is faster.
         """
-        talks = conversations(prompts)
-        ids = [fingerprint.digest(list(talk)) for talk in talks]
+        import torch
+
+        sets = [conversations(prompts) for prompts in sets]
+        ids = [[fingerprint.digest(list(talk)) for talk in talks] for talks in sets]
         folder = self.keep and self.keep / self._key(settings)
         found = _read(folder) if folder else {}
-        missing = [talk for talk, name in zip(talks, ids, strict=True) if name not in found]
-        self.asked, self.read = self.asked + len(missing), self.read + len(talks) - len(missing)
-        if missing:
-            fresh = self._generate(missing, settings)
-            if folder:
-                _write(folder, fresh)
-            found |= fresh
-        rows = [dict(row) for name in ids for row in found[name]]
-        return responses_table(rows, talks)
+        missing = [
+            {name: talk for name, talk in zip(names, talks, strict=True) if name not in found}
+            for names, talks in zip(ids, sets, strict=True)
+        ]
+        if any(missing) and self.loaded[0].dtype == torch.float32:
+            missing = [{name: talk for part in missing for name, talk in part.items()}]
+        before = len(found)
+        for part in missing:
+            if left := {name: talk for name, talk in part.items() if name not in found}:
+                fresh = self._generate(left, settings)
+                if folder:
+                    _write(folder, fresh)
+                found |= fresh
+        self.asked += len(found) - before
+        self.read += sum(map(len, sets)) - (len(found) - before)
+        return [
+            responses_table([dict(row) for name in names for row in found[name]], talks)
+            for names, talks in zip(ids, sets, strict=True)
+        ]
 
-    def _generate(self, talks: list, settings: dict[str, Any]) -> dict[str, list[dict]]:
-        asked = [{**talk._asdict(), "turns": list(talk.turns)} for talk in talks]
+    def _generate(self, talks: dict[str, Any], settings: dict[str, Any]) -> dict[str, list[dict]]:
+        """The rows of each conversation, by its digest."""
+        # each a set of its own meanwhile: two sets may call different prompts alike
+        asked = [
+            {**talk._asdict(), "turns": list(talk.turns), "set": name} for name, talk in talks.items()
+        ]
         dated = {"template_date": _date(self.keep)} if settings.get("template", "chat") == "chat" else {}
         replies = respond(*self.loaded, asked, progress=False, **dated, **settings)
-        said: dict[str, list[dict]] = {talk.prompt_id: [] for talk in talks}
+        said: dict[str, list[dict]] = {name: [] for name in talks}
         for row in json.loads(replies.to_json(orient="records")):
-            said[row["prompt_id"]].append(row)
-        return {fingerprint.digest(list(talk)): said[talk.prompt_id] for talk in talks}
+            said[row["set"]].append(row | {"set": talks[row["set"]].set})
+        return said
 
     def _key(self, settings: dict[str, Any]) -> str:
         import torch
@@ -134,6 +155,10 @@ class Served:
 
     def __exit__(self, *problem: Any) -> None:
         pass
+
+    def replies(self, sets: "Sequence[pd.DataFrame | list[dict]]", **settings: Any) -> "list[pd.DataFrame]":
+        """The replies to each set of prompts, as `reply` gives them."""
+        return [self.reply(prompts, **settings) for prompts in sets]
 
     def reply(self, prompts: "pd.DataFrame | list[dict]", **settings: Any) -> "pd.DataFrame":
         """What `respond_served` gives, with the answers that could not be had missing."""

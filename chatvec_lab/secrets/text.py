@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, AnyStr, NamedTuple
 from urllib.parse import quote
 
 from chatvec_lab.secrets.environment import known
-from chatvec_lab.secrets.shapes import SHAPES
+from chatvec_lab.secrets.shapes import IN_SMALL, SHAPES
 
 if TYPE_CHECKING:
     import pandas
@@ -22,19 +22,32 @@ _BEGINNING = (
 
 
 class Pattern(NamedTuple):
-    """How a secret is found in text and in bytes; `shown` stands in its place. `plain` is "" for what only has its looks."""
+    """How a secret is found in text and in bytes; `shown` stands in its place. `plain` is "" for what only has its looks.
+
+    Where it is found, one of `small` stands in the text in small letters; () tells nothing.
+    """
 
     name: str
     shown: str
     plain: str
     text: re.Pattern
     bytes: re.Pattern
+    small: tuple[str, ...] = ()
 
     def of(self, content: AnyStr) -> re.Pattern:
         return self.text if isinstance(content, str) else self.bytes
 
+    def may_be_in(self, content: AnyStr) -> bool:
+        """False where it surely is not, found sooner than by a search."""
+        if not self.small:
+            return True
+        lower = content.lower()
+        return any((part if isinstance(content, str) else part.encode()) in lower for part in self.small)
+
     def put(self, content: AnyStr) -> AnyStr:
         """The text or the bytes with `shown` in place of each."""
+        if not self.may_be_in(content):
+            return content
         empty, shown = ("", self.shown) if isinstance(content, str) else (b"", self.shown.encode())
         return self.of(content).sub(lambda match: (match.groupdict().get("kept") or empty) + shown, content)
 
@@ -121,9 +134,10 @@ def hide(text: str, patterns: Iterable[Pattern]) -> str:
 def hide_wrapped(text: str, patterns: Iterable[Pattern]) -> tuple[str, set[str]]:
     """The text without secrets that were broken over lines (by a frame around a traceback, say), and their names."""
     found: set[str] = set()
-    squeezed = _BREAK.sub("", text) if "\n" in text else ""
+    patterns = [pattern for pattern in patterns if pattern.plain]
+    squeezed = _BREAK.sub("", text) if patterns and "\n" in text else ""
     for pattern in patterns if squeezed else ():
-        if pattern.plain and pattern.plain in squeezed:
+        if pattern.plain in squeezed:
             shown = pattern.shown
             text, count = _wrapped(pattern.plain).subn(lambda _, shown=shown: shown, text)
             found |= {pattern.name} if count else set()
@@ -162,7 +176,7 @@ def names_in(content: AnyStr, patterns: Iterable[Pattern]) -> set[str]:
     """Names of the secrets in text or bytes; what a variable holds is not named by its looks as well."""
     found: set[str] = set()
     for pattern in patterns:
-        if pattern.of(content).search(content):
+        if pattern.may_be_in(content) and pattern.of(content).search(content):
             found.add(pattern.name)
             content = pattern.put(content)
     return found
@@ -203,8 +217,9 @@ def _compiled(secrets: tuple[tuple[str, str], ...]) -> tuple[Pattern, ...]:
 @functools.cache
 def _by_looks() -> tuple[Pattern, ...]:
     return tuple(
-        Pattern(name, f"<{name}>", "", re.compile(pattern), re.compile(pattern.encode()))
-        for name, pattern in SHAPES.items()
+        Pattern(name, f"<{name}>", "", re.compile(text), re.compile(text.encode()), IN_SMALL.get(name, ()))
+        for name, found in SHAPES.items()
+        for text in ((found,) if isinstance(found, str) else found)
     )
 
 

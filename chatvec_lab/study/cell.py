@@ -29,7 +29,8 @@ PATIENCE = 60  # seconds to wait for the kernel of an earlier, killed attempt; i
 VERSIONS = ("chatvec_lab", "torch", "transformers", "tokenizers", "safetensors", "numpy", "pandas", "scipy")
 VERSIONS += ("matplotlib", "seaborn", "papermill", "ipykernel")
 # Headless runs want no bars; a fixed hash seed gives sets of text one order, so that results repeat. Up to 256 MB that a
-# batch of replies frees are kept for the next: giving each back to the system took a sixth of a small model's time.
+# batch of replies frees are kept for the next: giving each back to the system took a sixth of a small model's time. And it
+# lies on large pages, where the system has them: a batch's keys and values are too many small ones to look up.
 KERNEL_ENVIRONMENT = {
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     "TQDM_DISABLE": "1",
@@ -38,6 +39,7 @@ KERNEL_ENVIRONMENT = {
     "MPLBACKEND": "module://matplotlib_inline.backend_inline",
     "MALLOC_MMAP_THRESHOLD_": str(32 << 20),  # of glibc
     "MALLOC_TRIM_THRESHOLD_": str(256 << 20),
+    "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",
 }
 NAMES = ".secrets"  # a cell's file in which its kernel tells of its keys; see `secrets.environment`
 WATCH = "__import__('chatvec_lab.secrets').secrets.watch()"  # before the first code cell
@@ -100,8 +102,8 @@ def _execute(job: dict[str, Any], folder: Path, log: Any) -> dict[str, Any] | No
     """Execute the notebook into `folder`; None when every code cell ran, or what went wrong."""
     import logging
 
+    papermill = imported_papermill()
     import nbformat
-    import papermill
     from nbclient.exceptions import DeadKernelError
     from traitlets.config import Config
 
@@ -134,6 +136,14 @@ def _execute(job: dict[str, Any], folder: Path, log: Any) -> dict[str, Any] | No
         if cell.source.strip() and cell.execution_count is None:  # papermill calls sys.exit(0) a success
             return _error("SystemExit", f"the notebook stopped before code cell {number}", cell=number)
     return None
+
+
+def imported_papermill() -> Any:
+    """papermill, without a grammar of international addresses that jsonschema would take a second to compile."""
+    sys.modules.setdefault("rfc3987_syntax", None)
+    import papermill
+
+    return papermill
 
 
 def _complete(source: str) -> str:

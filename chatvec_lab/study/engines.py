@@ -29,7 +29,7 @@ from typing import Any
 from chatvec_lab.cores import cores
 from chatvec_lab.study import warm
 from chatvec_lab.study.asks import divided
-from chatvec_lab.study.cell import kernel_environment
+from chatvec_lab.study.cell import imported_papermill, kernel_environment
 from chatvec_lab.study.slurm import Slurm
 from chatvec_lab.study.task import THREAD_VARIABLES
 from chatvec_lab.study.warm import kill_below
@@ -176,7 +176,7 @@ class _Spawn(SpawnContext):
 
 
 def _warm_up(device: str | None, threads: str, door: socket.socket | None) -> None:
-    """What a new worker does once: take its device, threads and door, and import papermill (2 s)."""
+    """What a new worker does once: take its device, threads and door, and import papermill (a second)."""
     signal.signal(signal.SIGINT, lambda *_: None)  # not SIG_IGN, which its kernels would inherit
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     if device is not None:
@@ -184,7 +184,7 @@ def _warm_up(device: str | None, threads: str, door: socket.socket | None) -> No
     os.environ.update(_threads(threads))
     threading.Thread(target=_leave_with_parent, daemon=True).start()
     warm.allow(door)
-    import papermill  # noqa: F401
+    imported_papermill()
 
 
 def _threads(each: str) -> dict[str, str]:

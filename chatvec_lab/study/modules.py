@@ -15,6 +15,7 @@ import sys
 from collections.abc import Iterable, Iterator
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 PACKAGE = Path(__file__).resolve().parents[1]
 LIBRARIES = (
@@ -32,18 +33,28 @@ def digest(sources: Iterable[str], package: Path | None = None) -> str:
     Comments, docstrings and layout do not count. `package`: the folder of chatvec_lab (None: the one that runs). It is kept
     in the package's __pycache__, for as long as no file of the package changes: to read all modules takes seconds.
     """
-    sources, package = list(sources), package or PACKAGE
+    return _about(list(sources), package or PACKAGE)["digest"]
+
+
+def libraries(sources: Iterable[str], package: Path | None = None) -> set[str]:
+    """Those of LIBRARIES that these pieces of code import, by themselves or through modules of chatvec_lab; kept as well."""
+    return set(_about(list(sources), package or PACKAGE)["libraries"])
+
+
+def _about(sources: list[str], package: Path) -> dict[str, Any]:
+    """Digest and libraries of these pieces of code, from the file of earlier answers where nothing has changed since."""
     name, before = hashlib.sha256(repr(sources).encode()).hexdigest(), stamp(package)
     kept = _Kept(package / "__pycache__" / "digests.json", before)
-    if name not in kept.digests:
-        found = _digest(sources, package)
+    if name not in kept.answers:
+        outside = _libraries(sources, package)
+        found = {"digest": _digest(sources, outside, package), "libraries": outside}
         if stamp(package) != before:  # edited meanwhile: this may be of both
             return found
         kept.add(name, found)
-    return kept.digests[name]
+    return kept.answers[name]
 
 
-def _digest(sources: list[str], package: Path) -> str:
+def _digest(sources: list[str], outside: list[str], package: Path) -> str:
     tree = _tree(package)
     names = sorted(tree.closure(sources))
     files = [tree.files[name] for name in names]
@@ -52,27 +63,26 @@ def _digest(sources: list[str], package: Path) -> str:
         if folder.is_dir() and folder != tree.package / "data":
             plain = (f for f in sorted(folder.rglob("*")) if f.is_file() and f.suffix not in (".py", ".pyc"))
             parts += [(f.relative_to(tree.package).as_posix(), _content(f, *_state(f))) for f in plain]
-    outside = libraries(sources, package)
-    parts += [(library, _version(library)) for library in LIBRARIES if library in outside]
+    parts += [(library, _version(library)) for library in outside]
     return hashlib.sha256(repr(parts).encode()).hexdigest()
 
 
 class _Kept:
-    """Digests in a file, which is good for one stamp; where it cannot be read or written it is done without."""
+    """Answers in a file, which is good for one stamp; where it cannot be read or written it is done without."""
 
     def __init__(self, file: Path, stamp: str):
-        self.file, self.stamp, self.digests = file, stamp, {}
+        self.file, self.stamp, self.answers = file, stamp, {}
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
             there = json.loads(file.read_text("utf-8"))
             if there["stamp"] == stamp:
-                self.digests = dict(there["digests"])
+                self.answers = dict(there["answers"])
 
-    def add(self, name: str, digest: str) -> None:
-        self.digests[name] = digest
+    def add(self, name: str, answer: Any) -> None:
+        self.answers[name] = answer
         if not sys.dont_write_bytecode:
             part = self.file.with_name(f"{self.file.name}.{os.getpid()}")
             with contextlib.suppress(OSError):
-                part.write_text(json.dumps({"stamp": self.stamp, "digests": self.digests}), "utf-8")
+                part.write_text(json.dumps({"stamp": self.stamp, "answers": self.answers}), "utf-8")
                 part.replace(self.file)
 
 
@@ -106,11 +116,11 @@ def closure(sources: Iterable[str], package: Path | None = None) -> set[str]:
     return _tree(package or PACKAGE).closure(sources)
 
 
-def libraries(sources: Iterable[str], package: Path | None = None) -> set[str]:
-    """Those of LIBRARIES that these pieces of code import, by themselves or through modules of chatvec_lab."""
-    sources, tree = list(sources), _tree(package or PACKAGE)
+def _libraries(sources: list[str], package: Path) -> list[str]:
+    tree = _tree(package)
     found = (_facts(*tree.files[name]).libraries for name in tree.closure(sources))
-    return set().union(*found, *(_facts_of(source).libraries for source in sources))
+    imported = set().union(*found, *(_facts_of(source).libraries for source in sources))
+    return [library for library in LIBRARIES if library in imported]
 
 
 class _Facts:

@@ -11,6 +11,7 @@ worker ended, its kernels end; when the nursery's owner does, all of them and th
 
 import atexit
 import contextlib
+import functools
 import gc
 import io
 import json
@@ -276,8 +277,9 @@ def _finish() -> None:
     threading._shutdown()
     atexit._run_exitfuncs()
     gc.collect()  # closes files that only a cycle holds
+    is_file = functools.cache(lambda kind: issubclass(kind, io.IOBase))
     for thing in (sys.stdout, sys.stderr, *gc.get_objects()):  # those since the fork: the others are frozen
-        if issubclass(type(thing), io.IOBase):
+        if is_file(type(thing)):
             with contextlib.suppress(Exception):
                 thing.flush()
 

@@ -207,8 +207,8 @@ def test_a_digest_of_files_that_change_meanwhile_is_not_kept(package, monkeypatc
     (package / "__pycache__").mkdir()
     work = modules._digest
 
-    def edited(sources, folder):
-        found = work(sources, folder)
+    def edited(sources, outside, folder):
+        found = work(sources, outside, folder)
         (package / "c.py").write_text("lazy = 2")
         return found
 

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from chatvec_lab.evaluation.asking.responses import Decoding, random_stream
-from chatvec_lab.evaluation.asking.roomy import has_room, join, with_room
+from chatvec_lab.evaluation.asking.roomy import has_room, of_rows, with_room
 
 PIECE = 32  # prompts that are read together where their lengths differ much
 
@@ -109,7 +109,7 @@ def decode(
 
 
 def _read(model, prompts, forward, ids, mask, positions):
-    """The prompts' last logits. A batch of unlike lengths is read in pieces, which are padded less, and then put together."""
+    """The prompts' last logits. A batch of unlike lengths is read in pieces, which are padded less."""
     pieces = range(0, len(prompts), PIECE)
     widths = [max(map(len, prompts[start : start + PIECE])) for start in pieces]
     padded = sum(
@@ -118,12 +118,12 @@ def _read(model, prompts, forward, ids, mask, positions):
     is_worth_it = padded <= 0.9 * ids.numel() and has_room(getattr(forward, "cache", None))
     if not is_worth_it or _turns_by_longest(model):
         return forward(ids, mask, positions)
-    logits, caches, width = [], [], ids.shape[1]
+    logits, width = [], ids.shape[1]
     for start, own in zip(pieces, widths, strict=True):
-        place, read = (slice(start, start + PIECE), slice(width - own, None)), _cached_forward(model)
+        rows, read = slice(start, start + PIECE), _cached_forward(model)
+        read.cache.layers = of_rows(forward.cache, rows, ids.shape)
+        place = rows, slice(width - own, None)
         logits.append(read(ids[place], mask[place], positions[place]))
-        caches.append(read.cache)
-    join(forward.cache, caches)
     return torch.cat(logits)
 
 

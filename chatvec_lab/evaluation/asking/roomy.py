@@ -3,8 +3,6 @@
 transformers' own grows by concatenation: on a small model a fifth of a token's time is that copy.
 """
 
-from collections.abc import Sequence
-
 import torch
 from transformers.cache_utils import Cache, DynamicLayer
 
@@ -29,18 +27,23 @@ class _RoomyLayer(DynamicLayer):
 
     def update(self, key_states, value_states, *args, **kwargs):
         length = self.get_seq_length()
-        if not self.is_initialized:
-            self.lazy_initialization(key_states, value_states)
         whole = length + key_states.shape[-2]
-        if not length or whole > self._with_room[0].shape[-2]:
-            self._with_room = [
-                _longer(held, new, whole + ROOM)
-                for held, new in ((self.keys, key_states), (self.values, value_states))
-            ]
+        if not length:
+            self.make_room(key_states, value_states, len(key_states), whole)
+        elif whole > self._with_room[0].shape[-2]:
+            self._with_room = [_longer(held, whole + ROOM) for held in self._with_room]
         for held, new in zip(self._with_room, (key_states, value_states), strict=True):
             held[..., length:whole, :] = new
         self.keys, self.values = (held[..., :whole, :] for held in self._with_room)
         return self.keys, self.values
+
+    def make_room(self, keys, values, rows, tokens):
+        """Hold so many rows and tokens, not written yet, of the same heads and dimensions as these."""
+        self.lazy_initialization(keys, values)
+        self._with_room = [
+            new.new_empty(rows, new.shape[1], tokens + ROOM, new.shape[-1]) for new in (keys, values)
+        ]
+        self.keys, self.values = (held[..., :tokens, :] for held in self._with_room)
 
     def batch_select_indices(self, indices) -> None:
         """Keep these rows, in place where others only fill gaps among those that stay (`decoding._closed_up`)."""
@@ -58,36 +61,41 @@ class _RoomyLayer(DynamicLayer):
 
 
 def has_room(cache: Cache | None) -> bool:
-    """Whether all layers are of this file, so that caches of different prompts can be put together by `join`."""
+    """Whether all layers are of this file, so that its rows can be read in pieces (`of_rows`)."""
     layers = getattr(cache, "layers", None)
     return bool(layers) and all(type(layer) is _RoomyLayer for layer in layers)
 
 
-def join(cache: Cache, parts: Sequence[Cache]) -> None:
-    """Fill an empty cache with the rows of others, one below the other; shorter ones are padded on the left with zeros."""
-    for number, layer in enumerate(cache.layers):
-        layers = [part.layers[number] for part in parts]
-        if not all(part.is_initialized for part in layers):  # of a layer that reads another's keys
-            continue
-        layer.lazy_initialization(layers[0].keys, layers[0].values)
-        layer.keys, layer.values = (
-            _below_each_other([getattr(p, name) for p in layers]) for name in ("keys", "values")
-        )
-        layer._with_room = [layer.keys, layer.values]
+def of_rows(cache: Cache, rows: slice, of: tuple[int, int]) -> list[DynamicLayer]:
+    """Layers through which these rows of an empty cache are read: they are written where they will stand.
+
+    of: rows and tokens of the whole, of which these rows may have fewer; they are padded on the left with zeros.
+    """
+    return [_SomeRows(layer, rows, of) for layer in cache.layers]
 
 
-def _below_each_other(parts):
-    width, (_, heads, _, dimensions) = max(part.shape[2] for part in parts), parts[0].shape
-    whole = parts[0].new_zeros(sum(map(len, parts)), heads, width, dimensions)
-    first = 0
-    for part in parts:
-        whole[first : first + len(part), :, width - part.shape[2] :] = part
-        first += len(part)
-    return whole
+class _SomeRows(DynamicLayer):
+    """Rows of another layer, of which all tokens but the last come at once."""
+
+    def __init__(self, whole: _RoomyLayer, rows: slice, of: tuple[int, int]):
+        super().__init__()
+        self._whole, self._rows, self._of = whole, rows, of
+
+    def update(self, key_states, value_states, *args, **kwargs):
+        width, own = self._of[1], key_states.shape[-2]
+        if not self._whole.is_initialized:
+            self._whole.make_room(key_states, value_states, *self._of)
+        views = []
+        for held, new in zip(self._whole._with_room, (key_states, value_states), strict=True):
+            held[self._rows, :, : width - own] = 0  # what is masked still must be finite
+            views.append(held[self._rows, :, width - own : width])
+            views[-1].copy_(new)
+        self.keys, self.values = views
+        self.is_initialized = True
+        return self.keys, self.values
 
 
-def _longer(held, new, length):
-    longer = new.new_empty(*new.shape[:-2], length, new.shape[-1])
-    if held.numel():
-        longer[..., : held.shape[-2], :] = held
+def _longer(held, length):
+    longer = held.new_empty(*held.shape[:-2], length, held.shape[-1])
+    longer[..., : held.shape[-2], :] = held
     return longer

@@ -8,7 +8,7 @@ from word_models import make_model
 from chatvec_lab.evaluation.asking import decoding
 from chatvec_lab.evaluation.asking.decoding import decode
 from chatvec_lab.evaluation.asking.responses import Decoding
-from chatvec_lab.evaluation.asking.roomy import ROOM, has_room, join, with_room
+from chatvec_lab.evaluation.asking.roomy import ROOM, has_room, of_rows, with_room
 
 
 @pytest.fixture(scope="module")
@@ -38,18 +38,20 @@ def test_keys_are_those_of_a_copied_cache_beyond_its_room_and_after_rows_have_le
     assert ours.get_seq_length() == theirs.get_seq_length()
 
 
-def test_joined_caches_stand_below_each_other_padded_on_the_left(llama):
-    parts, draw = [], torch.Generator().manual_seed(0)
-    for rows, tokens in ((2, 5), (3, 2)):
+def test_rows_read_in_pieces_stand_below_each_other_padded_on_the_left(llama):
+    whole, draw, read = caches(llama)[1], torch.Generator().manual_seed(0), []
+    for rows, tokens in ((slice(0, 2), 5), (slice(2, 5), 2)):
         part = caches(llama)[1]
+        part.layers = of_rows(whole, rows, (5, 5))
         for layer in range(len(part.layers)):
-            part.update(*torch.randn(2, rows, 2, tokens, 8, generator=draw), layer)
-        parts.append(part)
-    whole = caches(llama)[1]
-    join(whole, parts)
-    first, second = (part.layers[0].keys for part in parts)
-    assert torch.equal(whole.layers[0].keys[:2], first)
-    assert torch.equal(whole.layers[0].keys[2:, :, 3:], second) and not whole.layers[0].keys[2:, :, :3].any()
+            given = torch.randn(2, rows.stop - rows.start, 2, tokens, 8, generator=draw)
+            assert part.get_seq_length(layer) == 0
+            assert all(map(torch.equal, part.update(*given, layer), given))
+            read.append(given)
+    first, second = read[0], read[len(whole.layers)]
+    assert torch.equal(whole.layers[0].keys[:2], first[0]) and torch.equal(whole.layers[0].values[:2], first[1])
+    assert torch.equal(whole.layers[0].keys[2:, :, 3:], second[0])
+    assert not whole.layers[0].keys[2:, :, :3].any() and not whole.layers[0].values[2:, :, :3].any()
     keys = torch.ones(5, 2, 1, 8)
     assert whole.update(keys, keys, 0)[0].shape == (5, 2, 6, 8), "and it goes on from there"
 
@@ -75,9 +77,9 @@ def test_a_batch_of_unlike_lengths_says_what_each_says_alone(llama, monkeypatch)
     ]
     pieces = []
     monkeypatch.setattr(
-        decoding, "join", lambda cache, parts: (pieces.append(len(parts)), join(cache, parts))
+        decoding, "of_rows", lambda cache, rows, of: (pieces.append(rows.start), of_rows(cache, rows, of))[1]
     )
-    for piece, expected in ((4, [3]), (100, [])):
+    for piece, expected in ((4, [0, 4, 8]), (100, [])):
         monkeypatch.setattr(decoding, "PIECE", piece)
         assert decode(llama, prompts, Decoding(), limits=limits, **settings) == alone
         assert pieces == expected
