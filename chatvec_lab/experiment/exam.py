@@ -124,7 +124,9 @@ class Exam:
         # all of them before the first is asked: a server may lack a name
         for label, made in [(label, self.speaker_for(label, model)) for label, model in models.items()]:
             with made as speaker:
-                talks = [table[["prompt_id", "language", "turns"]].to_dict("records") for table in asked.values()]
+                talks = [
+                    table[["prompt_id", "language", "turns"]].to_dict("records") for table in asked.values()
+                ]
                 tokenizer = lambda speaker=speaker: speaker.tokenizer  # noqa: E731
                 format = thinking or self.questions.thinking
                 for key, replies in zip(asked, speaker.replies(talks, **settings), strict=True):

@@ -117,9 +117,7 @@ class InMemory:
     def _generate(self, talks: dict[str, Any], settings: dict[str, Any]) -> dict[str, list[dict]]:
         """The rows of each conversation, by its digest."""
         # each a set of its own meanwhile: two sets may call different prompts alike
-        asked = [
-            {**talk._asdict(), "turns": list(talk.turns), "set": name} for name, talk in talks.items()
-        ]
+        asked = [{**talk._asdict(), "turns": list(talk.turns), "set": name} for name, talk in talks.items()]
         dated = {"template_date": _date(self.keep)} if settings.get("template", "chat") == "chat" else {}
         replies = respond(*self.loaded, asked, progress=False, **dated, **settings)
         said: dict[str, list[dict]] = {name: [] for name in talks}

@@ -41,8 +41,10 @@ SHAPES: dict[str, str | tuple[str, ...]] = {
     "Together key": _token("tgp", f"{_LINE}v1{_LINE}", _WORD),
     "Perplexity key": _token("pplx", "-"),
     "Fireworks key": _token("fw", _LINE),
-    "webhook": (r"(?P<kept>hooks\.slack\.com/services/)[A-Za-z0-9_/-]{20,}",
-                r"(?P<kept>discord(?:app)?\.com/api/webhooks/)[A-Za-z0-9_/-]{20,}"),
+    "webhook": (
+        r"(?P<kept>hooks\.slack\.com/services/)[A-Za-z0-9_/-]{20,}",
+        r"(?P<kept>discord(?:app)?\.com/api/webhooks/)[A-Za-z0-9_/-]{20,}",
+    ),
     "Replicate token": _token("r8", _LINE),
     "Stripe key": tuple(_token(kind, f"{_LINE}(?:live|test){_LINE}") for kind in ("sk", "rk")),
     "PyPI token": _token("pypi", "-", _WORD, 40),

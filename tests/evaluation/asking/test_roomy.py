@@ -49,7 +49,9 @@ def test_rows_read_in_pieces_stand_below_each_other_padded_on_the_left(llama):
             assert all(map(torch.equal, part.update(*given, layer), given))
             read.append(given)
     first, second = read[0], read[len(whole.layers)]
-    assert torch.equal(whole.layers[0].keys[:2], first[0]) and torch.equal(whole.layers[0].values[:2], first[1])
+    assert torch.equal(whole.layers[0].keys[:2], first[0]) and torch.equal(
+        whole.layers[0].values[:2], first[1]
+    )
     assert torch.equal(whole.layers[0].keys[2:, :, 3:], second[0])
     assert not whole.layers[0].keys[2:, :, :3].any() and not whole.layers[0].values[2:, :, :3].any()
     keys = torch.ones(5, 2, 1, 8)
