@@ -13,6 +13,7 @@ that the page allows, by its digest) puts them into text nodes, and the page for
 """
 
 import base64
+import functools
 import hashlib
 import json
 import os
@@ -34,8 +35,6 @@ def write(out: Path | str) -> Path:
     What a notebook left in a form that cannot be shown costs its own place only, which says what is wrong.
     Raises FileNotFoundError when no study was run into `out`.
     """
-    import jinja2
-
     out = Path(out)
     here = Path(__file__).parent
     content = gather.content(out)
@@ -80,22 +79,35 @@ def write(out: Path | str) -> Path:
         item["place"] = place
     content["folded"] = folded and replies.gzipped(json.dumps([item["svg"] for item in folded]))
     content["packed"] = content["replies"] and replies.packed(content["replies"])
+    page = _replace(out / "index.html", svg.legal(_template().render(content)))
+    redact_files(page, out / "tables", out / "figures")  # what cells left that ran before the secret was one
+    return page
+
+
+def prepare() -> None:
+    """Load what `write` needs, a second's work, while the last cells run."""
+    import pandas  # noqa: F401
+    import pyarrow.parquet  # noqa: F401
+
+    from chatvec_lab.report import latex, pivot  # noqa: F401
+
+    _template()
+
+
+@functools.cache
+def _template() -> Any:
+    import jinja2
+
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(here),
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {
-        "number": tables.number,
-        "interval": tables.interval,
-        "explained": words.explained,
-    }
-    environment.filters |= {"marker": _marker, "cell": _cell}
-    page = _replace(out / "index.html", svg.legal(environment.get_template("page.html.j2").render(content)))
-    redact_files(page, out / "tables", out / "figures")  # what cells left that ran before the secret was one
-    return page
+    numbers = {"number": tables.number, "interval": tables.interval, "explained": words.explained}
+    environment.filters |= {**numbers, "marker": _marker, "cell": _cell}
+    return environment.get_template("page.html.j2")
 
 
 def _marker(kind: int) -> Markup:

@@ -132,9 +132,15 @@ def known() -> dict[str, str]:
 
 def _of_variable(name: str, value: str) -> dict[str, str]:
     """The secrets in one variable, each with the name that is shown in its place."""
-    found: dict[str, str] = {}
     value = value.encode("utf-8", "ignore").decode().strip()  # bytes that are no text cannot be a key
-    if (name in _named or looks_secret(name)) and not (value.startswith("/") and os.path.exists(value)):
+    is_secret = name in _named or looks_secret(name)
+    return _of_value(name, value, is_secret and not (value.startswith("/") and os.path.exists(value)))
+
+
+@functools.lru_cache(maxsize=1024)  # asked for again with each text that is looked at
+def _of_value(name: str, value: str, is_secret: bool) -> dict[str, str]:
+    found: dict[str, str] = {}
+    if is_secret:
         # the lines of a private key are apart in a notebook and a log
         pieces = [value, *(line.strip() for line in value.splitlines() if not line.startswith("-----"))]
         found |= {piece: name for piece in pieces if _is_long_enough(piece)}

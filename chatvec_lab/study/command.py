@@ -129,9 +129,8 @@ def _main(args: argparse.Namespace, planned: Callable[[Any], None], ends: contex
         if args.dry_run:
             return _dry_run(cells, out, engine)
         with _progress() as tell:
-            records = runner.run(
-                study, out, engine, cells=cells, retries=args.retries, force=args.force, tell=tell
-            )
+            options = {"cells": cells, "retries": args.retries, "force": args.force}
+            records = runner.run(study, out, engine, **options, tell=tell, ending=report.prepare)
         page = report.write(out)
     except (
         BlockingIOError,

@@ -4,6 +4,7 @@ import contextlib
 import fcntl
 import json
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -27,12 +28,14 @@ def run(
     retries: int = 1,
     force: bool = False,
     tell: Callable[[str], None] = print,
+    ending: Callable[[], None] = lambda: None,
 ) -> dict[str, dict[str, Any]]:
     """Run what is not done of `cells` (None: all of the study) below the folder `out`; records by cell key.
 
     A failed cell does not stop the others; those that need it get the status `blocked` and no `run.json`.
     `retries` is how often a *killed* cell (dead kernel or worker) is tried again; an error in a code cell
     would only come back. `force` runs done cells too. `tell` gets one line a finished cell.
+    `ending` is called beside the last cells, in a thread: to prepare what comes after them.
 
     What the cells need is run with them. Raises BlockingIOError when another run is at work in `out`, and
     FileExistsError when `out` has figures or tables that are no study's: the report would write over them.
@@ -48,15 +51,17 @@ def run(
         )
     with _only_run(out):
         write_manifest(study, out)
-        return _Run(study, out, engine, cells, retries, tell).go(force)
+        return _Run(study, out, engine, cells, retries, tell, ending).go(force)
 
 
 class _Run:
     """The state of one call: what waits, what runs, and the records so far."""
 
-    def __init__(self, study: Study, out: Path, engine: Any, cells: list[Cell], retries: int, tell: Callable):
+    def __init__(
+        self, study: Study, out: Path, engine: Any, cells: list[Cell], retries: int, tell: Callable, ending: Callable
+    ):  # fmt: skip
         self.study, self.out, self.engine, self.cells = study, out, engine, cells
-        self.retries, self.tell = retries, tell
+        self.retries, self.tell, self.ending = retries, tell, ending
         self.records: dict[str, dict[str, Any]] = {}
         self.attempts = dict.fromkeys((cell.key for cell in cells), 0)
         self.git = git_state()
@@ -71,7 +76,7 @@ class _Run:
         self.tell(f"{len(self.cells)} cells, {len(self.records)} already done, {len(waiting)} to run")
         self.total, self.finished, self.started = len(waiting), 0, time.monotonic()
         running: dict[Any, Cell] = {}
-        pause = 0.05
+        pause, is_ending = 0.05, False
         while waiting or running:
             started = self._start_ready(waiting, running)
             ended = [handle for handle in running if handle.done()]
@@ -82,6 +87,9 @@ class _Run:
             if hasattr(self.engine, "news"):
                 for line in self.engine.news([handle.token for handle in running]):
                     self.tell(line)
+            if not waiting and not is_ending:
+                is_ending = True
+                threading.Thread(target=self.ending, daemon=True).start()
             # Cells take seconds to hours: look often at first, then once a second.
             pause = 0.05 if started or ended else min(1.0, pause * 1.5)
             if running and not ended:

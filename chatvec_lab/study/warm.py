@@ -189,11 +189,13 @@ def main(number: str, *libraries: str) -> None:
     )  # read when ipykernel is imported: a kernel ends with its parent
     # read when matplotlib is imported; the backend itself looks for its shell when it is, so it is left to each kernel
     os.environ["MPLBACKEND"] = "module://matplotlib_inline.backend_inline"
+    gc.disable()  # nothing that is imported is garbage, and to look for some takes a fifth of the time
     for name in libraries:
         with contextlib.suppress(ImportError):  # an extra that is not there
             pkgutil.resolve_name(name)
     modules.digest(fingerprint.DECIDES)  # read once for all kernels
     gc.freeze()  # what is shared stays shared
+    gc.enable()
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody asks how a kernel ended
     with contextlib.suppress(OSError):  # its owner was killed meanwhile, and below it ends
         owner.send(b"ready")
