@@ -16,7 +16,7 @@ _HIGH, _BOUND, _X, _Y, _LOW, _OPEN, _INDEX = (i * ROW for i in range(7))
 @njit(nogil=True, error_model="numpy")
 def _gather(address, code, index, tile, row):
     """Some elements as float64, into a row of the tile: always exact. A missing array is zero."""
-    n, size = index.size, index[index.size - 1] + 1
+    n, size = index.size, np.int64(index[index.size - 1]) + 1
     if code == BFLOAT16:
         a = carray(pointer(address, np.uint16), size)
         for i in range(n):
@@ -147,7 +147,7 @@ def _round(n, tile, address, code):
 @njit(nogil=True, error_model="numpy")
 def _scatter(given, index, address, code):
     """Put rounded elements to their places in the output."""
-    n, size = index.size, index[index.size - 1] + 1
+    n, size = index.size, np.int64(index[index.size - 1]) + 1
     if code == FLOAT64:
         wide, d = carray(pointer(given, np.float64), n), carray(pointer(address, np.float64), size)
         for i in range(n):
@@ -198,7 +198,7 @@ def _sums_that(quickly):
         how many elements are out of range; how many are open is returned, and the first `room` of them are in `open_`.
         """
         rows, scratch = carray(pointer(tile, np.float64), _INDEX), tile + 8 * _Y
-        open_rows, index = tile + 8 * _OPEN, carray(pointer(tile + 8 * _INDEX, np.int64), 2 * TILE)
+        open_rows, index = tile + 8 * _OPEN, carray(pointer(tile + 8 * _INDEX, np.uint64), 2 * TILE)
         given = carray(pointer(arrays, np.int64), (terms, 2, 2))
         factors = carray(pointer(coefficients, np.float64), terms)
         listed = carray(pointer(open_, np.int64), room)
@@ -207,7 +207,7 @@ def _sums_that(quickly):
             n = min(TILE, size - start)
             if out_code == FLOAT64:
                 for i in range(n):
-                    index[i] = start + i
+                    index[i] = np.uint64(start + i)
                 count = n
             else:
                 count = quickly(
