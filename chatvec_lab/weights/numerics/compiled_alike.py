@@ -122,9 +122,18 @@ def alike(cp, factors, given, out, out_code, start, n, open_, factor):
             carray(pointer(open_, np.uint8), n)[n - 1] = 1  # one without a partner
         return
     cp_, out_ = carray(pointer(cp + at, np.int16), n), carray(pointer(out + at, np.uint16), n)
-    a, b = carray(pointer(given[0, 0, 0] + at, np.int16), n), carray(pointer(given[0, 1, 0] + at, np.int16), n)
-    x, y = carray(pointer(given[1, 0, 0] + at, np.int16), n), carray(pointer(given[1, 1, 0] + at, np.int16), n)
-    p, q = carray(pointer(given[last, 0, 0] + at, np.int16), n), carray(pointer(given[last, 1, 0] + at, np.int16), n)
+    a, b = (
+        carray(pointer(given[0, 0, 0] + at, np.int16), n),
+        carray(pointer(given[0, 1, 0] + at, np.int16), n),
+    )
+    x, y = (
+        carray(pointer(given[1, 0, 0] + at, np.int16), n),
+        carray(pointer(given[1, 1, 0] + at, np.int16), n),
+    )
+    p, q = (
+        carray(pointer(given[last, 0, 0] + at, np.int16), n),
+        carray(pointer(given[last, 1, 0] + at, np.int16), n),
+    )
     flags = carray(pointer(open_, np.uint8), n)
     if last == 1:
         _float16(cp_, f, a, b, g, x, y, h, None, None, factor, flags, out_)

@@ -157,10 +157,10 @@ def _decide_float32(sums, sizes, open_, out, factor):
 
 @intrinsic
 def _zeros_below(typing, word):
-    """How many of the last bits are zero, of a number that is not."""
+    """How many of the last bits are zero."""
 
     def generate(context, builder, signature, arguments):
-        return builder.cttz(arguments[0], context.get_constant(types.boolean, True))
+        return builder.cttz(arguments[0], context.get_constant(types.boolean, False))
 
     return word(word), generate
 
@@ -168,16 +168,22 @@ def _zeros_below(typing, word):
 @njit(nogil=True, error_model="numpy")
 def _list(flags, start, index, count):
     """Add the places of the flags, bytes that are 0 or 1 as whole words, to the `count` in `index`."""
-    n = _Q(count)
+    n, some = _Q(count), _Q(0)
+    for j in range(flags.size):
+        some = _Q(some | flags[j])
+    if some == _Q(0):
+        return count
     for j in range(0, flags.size, 8):
         bits = _Q(0)
         for k in range(8):  # of eight bytes, the first in the last bit
             byte = _Q(_Q(flags[j + k] * _Q(0x0102040810204080)) & _Q(0xFF << 56))
             bits = _Q(_Q(bits >> _Q(8)) | byte)
+        first = _Q(start + 8 * j)
         while bits != _Q(0):
-            index[n] = _Q(_Q(start + 8 * j) + _zeros_below(bits))
-            n = _Q(n + _Q(1))
-            bits = _Q(bits & _Q(bits - _Q(1)))
+            for _ in range(4):  # a loop of few turns is foreseen; what is too much is written over
+                index[n] = _Q(first + _zeros_below(bits))
+                n = _Q(n + _Q(bits != _Q(0)))
+                bits = _Q(bits & _Q(bits - _Q(1)))
     return np.int64(n)
 
 

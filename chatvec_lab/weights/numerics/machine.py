@@ -80,7 +80,9 @@ class Kernel:
         """The address of the function, compiled by numba now; its code is kept in the first file that can be written."""
         from numba import config, njit
 
-        config.CPU_FEATURES = config.CPU_FEATURES or features()  # heard where numba has compiled nothing before
+        config.CPU_FEATURES = (
+            config.CPU_FEATURES or features()
+        )  # heard where numba has compiled nothing before
         _tell()
         function = getattr(self.source(), self.name)
         signature = f"int64({', '.join(_NUMBA[kind] for kind in self.kinds)})"
