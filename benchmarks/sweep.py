@@ -144,7 +144,8 @@ def main() -> None:
 
     turn = statistics.median(wall[f"turn to {scale}"] for scale in SCALES)
     out = WORK / "swept"
-    for name, rewrite in rewrites(models, cp, tau, not options.no_mergekit).items():
+    ways = rewrites(models, cp, tau, not options.no_mergekit) if options.rewrites else {}
+    for name, rewrite in ways.items():
         found = []
         for scale in SCALES[1 : 1 + options.rewrites]:
             shutil.rmtree(out, ignore_errors=True)

@@ -95,11 +95,11 @@ class Slot:
 class Mapped(Workspace):
     """Hands out what lies in a plain file as it lies there, and reads the rest."""
 
-    def fill(self, source: Checkpoint, name: str, start: int, stop: int) -> np.ndarray:
+    def read(self, source: Checkpoint, name: str, start: int, stop: int) -> np.ndarray:
         # a merged model's tensors are its CP's, and are computed
         is_plain = type(source) is Checkpoint and isinstance(source.tensors, files.Stored)
         found = source.tensors.mapped(name) if is_plain else None
-        return super().fill(source, name, start, stop) if found is None else found[start:stop]
+        return super().read(source, name, start, stop) if found is None else found[start:stop]
 
 
 def make_slot(
@@ -113,14 +113,16 @@ def make_slot(
     else:
         elements = np.zeros(size, files.NUMPY_DTYPES[cp.dtype_name(name)])  # rows of added tokens stay zero
         cp.fill(name, 0, stored, elements)
-    parts, workspace = [], Workspace if resident == "all" else Mapped
+    parts, workspace = [], Workspace() if resident == "all" else Mapped()
+    if stored == size:  # a side of tau that is the CP is held once
+        workspace.has(cp, name, elements)
     published, is_table = merged.named(name), merged.layout.is_table(name)
     for i, term in enumerate(merged.vector.terms):
         if merged.is_carried(name) or not term.coefficient(published):
             continue
         one = WeightVector((replace(term, factor=1.0, schedules=()),))
         spaces = {"vocabulary": cp.vocabulary, "rows": merged.shape(name)[0]} if is_table else {}
-        parts += [(i, *part) for part in one.parts(published, 0, size, work=workspace(), **spaces)]
+        parts += [(i, *part) for part in one.parts(published, 0, size, work=workspace, **spaces)]
     rows = _rows(merged, name) if is_table else {}
     return Slot(name, published, merged.label, place, rounded, elements, parts, rows)
 

@@ -85,15 +85,23 @@ class Workspace:
         finally:
             self._read = shared
 
+    def has(self, source: Checkpoint, name: str, raw: np.ndarray) -> None:
+        """Hand out `raw` where this whole tensor is asked for."""
+        self._read[source, name, 0, raw.size] = raw
+
     def fill(self, source: Checkpoint, name: str, start: int, stop: int) -> np.ndarray:
         """Elements of a checkpoint, raw; not to be overwritten, but for what is read `apart`."""
         key = (source, name, start, stop)
         if self._read and key in self._read:
             return self._read[key]
+        raw = self.read(*key)
+        if self._read is not None:
+            self._read[key] = raw
+        return raw
+
+    def read(self, source: Checkpoint, name: str, start: int, stop: int) -> np.ndarray:
         raw = self.array(files.NUMPY_DTYPES[source.dtype_name(name)], stop - start)
         source.fill(name, start, stop, raw)
         if self.record is not None:
             self.record(source, name, start, raw)
-        if self._read is not None:
-            self._read[key] = raw
         return raw

@@ -93,7 +93,7 @@ def _mark(bits, low, high, flags):
 def near(values, size, low, high, out, room, result, scratch):
     """Put the magnitudes (bits) from low to high into `out`, up to `room` and one to spare; how many; `result`: above."""
     bits, to = carray(pointer(values, np.uint32), size), carray(pointer(out, np.uint32), room + 1)
-    flags, index = carray(pointer(scratch, np.uint8), TILE), carray(pointer(scratch + TILE, np.int64), TILE)
+    flags, index = carray(pointer(scratch, np.uint8), TILE), carray(pointer(scratch + TILE, np.uint64), TILE)
     total, found = 0, 0
     for start in range(0, size, TILE):
         n = min(TILE, size - start)

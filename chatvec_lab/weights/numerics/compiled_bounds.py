@@ -7,8 +7,10 @@ the magnitudes of CP and products: k sums, all differences together, all coeffic
 from __future__ import annotations
 
 import numpy as np
-from numba import carray, njit
+from numba import carray, njit, types
+from numba.extending import intrinsic
 
+from chatvec_lab.weights.numerics.compiled_alike import alike, are_alike
 from chatvec_lab.weights.numerics.compiled_lanes import _fma, load, pointer
 from chatvec_lab.weights.numerics.sums import BFLOAT16, FLOAT16, FLOAT32, FLOAT64, NONE, ROW, TILE
 
@@ -36,6 +38,15 @@ def _widen(address, code, start, row):
         _copy(carray(pointer(address + 8 * start, np.float64), n), row)
     else:
         row[:] = 0.0
+
+
+@njit(nogil=True, error_model="numpy")
+def _as_row(address, code, start, row):
+    """The same without a copy where they lie as floats of the row's type."""
+    if code == (FLOAT32 if row.itemsize == 4 else FLOAT64):
+        return carray(pointer(address + row.itemsize * start, row.dtype), row.size)
+    _widen(address, code, start, row)
+    return row
 
 
 @njit(nogil=True, error_model="numpy")
@@ -77,12 +88,11 @@ def _add_any(coefficient, addresses, codes, start, sums, sizes, errors, x, y):
         b = carray(pointer(addresses[1] + 2 * start, np.int16), n)
         _add_pair(factor, weight, a, b, sums, sizes)
     else:
-        _widen(addresses[0], codes[0], start, x)
+        c = _as_row(addresses[0], codes[0], start, x)
         if codes[1] == NONE:
-            _add_one(factor, weight, x, sums, sizes, errors)
+            _add_one(factor, weight, c, sums, sizes, errors)
             return
-        _widen(addresses[1], codes[1], start, y)
-        _add_pair(factor, weight, x, y, sums, sizes)
+        _add_pair(factor, weight, c, _as_row(addresses[1], codes[1], start, y), sums, sizes)
     if errors is not None:
         errors[:] = 1.0
 
@@ -145,18 +155,36 @@ def _decide_float32(sums, sizes, open_, out, factor):
     return np.int64(count)
 
 
+@intrinsic
+def _zeros_below(typing, word):
+    """How many of the last bits are zero."""
+
+    def generate(context, builder, signature, arguments):
+        return builder.cttz(arguments[0], context.get_constant(types.boolean, False))
+
+    return word(word), generate
+
+
 @njit(nogil=True, error_model="numpy")
 def _list(flags, start, index, count):
-    """Add the places of the flags, eight bytes to a word, to the `count` in `index`."""
+    """Add the places of the flags, bytes that are 0 or 1 as whole words, to the `count` in `index`."""
+    n, some = _Q(count), _Q(0)
     for j in range(flags.size):
-        word = flags[j]
-        while word != _Q(0):
-            lowest = _Q(word & _Q(_Q(0) - word))
-            byte = _Q(_Q(lowest * _Q(0x0001020304050607)) >> _Q(56))
-            index[count] = start + 8 * j + np.int64(byte)
-            count += 1
-            word = _Q(word ^ lowest)
-    return count
+        some = _Q(some | flags[j])
+    if some == _Q(0):
+        return count
+    for j in range(0, flags.size, 8):
+        bits = _Q(0)
+        for k in range(8):  # of eight bytes, the first in the last bit
+            byte = _Q(_Q(flags[j + k] * _Q(0x0102040810204080)) & _Q(0xFF << 56))
+            bits = _Q(_Q(bits >> _Q(8)) | byte)
+        first = _Q(start + 8 * j)
+        while bits != _Q(0):
+            for _ in range(4):  # a loop of few turns is foreseen; what is too much is written over
+                index[n] = _Q(first + _zeros_below(bits))
+                n = _Q(n + _Q(bits != _Q(0)))
+                bits = _Q(bits & _Q(bits - _Q(1)))
+    return np.int64(n)
 
 
 def _quickly_in(kind, unit: float, half: float):
@@ -172,6 +200,10 @@ def _quickly_in(kind, unit: float, half: float):
         flags = carray(pointer(open_, np.uint8), TILE)
         flags[n:] = 0
         errors = carray(pointer(tile + 32 * ROW, kind), n) if is_double else None
+        terms = np.float64(factors.size + 2)
+        if not is_double and are_alike(out_code, cp_code, given):
+            alike(cp, factors, given, out, out_code, start, n, open_, kind(terms * unit))
+            return _list(carray(pointer(open_, np.uint64), TILE // 8), start, index, count)
         _widen(cp, cp_code, start, sums)
         for i in range(n):
             sizes[i] = abs(sums[i])
@@ -179,7 +211,6 @@ def _quickly_in(kind, unit: float, half: float):
             errors[:] = 0.0
         for k in range(factors.size):
             _add_any(factors[k], given[k, :, 0], given[k, :, 1], start, sums, sizes, errors, x, y)
-        terms = np.float64(factors.size + 2)
         narrow = kind(terms * factor_narrow)
         if out_code == BFLOAT16:
             a = carray(pointer(out + 2 * start, np.uint16), n)

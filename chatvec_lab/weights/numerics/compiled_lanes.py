@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import platform
+
 import numpy as np
-from numba import carray, njit, types
+from llvmlite import ir
+from numba import carray, config, njit, types
 from numba.extending import intrinsic, overload
 
 from chatvec_lab.weights.numerics.lanes import SPAN
 
 FEW = 32  # elements between two looks at what is proven, where some of a span are not
+# whether the processor turns a float16 into a float32 by itself
+HAS_HALF = "+f16c" in (config.CPU_FEATURES or "") or platform.machine() in ("aarch64", "arm64")
 _F, _U, _D, _Q = np.float32, np.uint32, np.float64, np.uint64
 
 
@@ -33,6 +38,16 @@ def _root(typing, x):
     return x(x), generate
 
 
+@intrinsic
+def _half(typing, x):
+    """The float32 of a float16's bits: an instruction, which no setting of denormals touches."""
+
+    def generate(context, builder, signature, arguments):
+        return builder.fpext(builder.bitcast(arguments[0], ir.HalfType()), ir.FloatType())
+
+    return types.float32(x), generate
+
+
 def load(x):
     """A raw element as a float32 (or as it is): always exact."""
 
@@ -41,6 +56,8 @@ def load(x):
 def _load_overload(x):
     if x == types.uint16:  # a bfloat16 is the upper half of a float32
         return lambda x: np.uint32(np.uint32(x) << np.uint32(16)).view(np.float32)
+    if x == types.int16 and HAS_HALF:
+        return lambda x: _half(x)
     if x == types.int16:
 
         def half(x):

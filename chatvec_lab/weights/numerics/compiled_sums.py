@@ -10,31 +10,31 @@ from chatvec_lab.weights.numerics.compiled_lanes import _fma, load, pointer
 from chatvec_lab.weights.numerics.sums import BFLOAT16, FLOAT16, FLOAT32, FLOAT64, ROW, TILE
 
 # where the rows of a tile begin: one array, so that loops vectorise
-_HIGH, _BOUND, _X, _Y, _LOW, _OPEN, _INDEX = (i * ROW for i in range(7))
+_HIGH, _BOUND, _LOW, _X, _Y, _OPEN, _INDEX = (i * ROW for i in range(7))
 
 
 @njit(nogil=True, error_model="numpy")
-def _gather(address, code, index, tile, row):
-    """Some elements as float64, into a row of the tile: always exact. A missing array is zero."""
-    n, size = index.size, index[index.size - 1] + 1
+def _gather(address, code, index, row):
+    """Some elements as floats of the row's type: always exact. A missing array is zero."""
+    n, size = index.size, np.int64(index[index.size - 1]) + 1
     if code == BFLOAT16:
         a = carray(pointer(address, np.uint16), size)
         for i in range(n):
-            tile[row + i] = load(a[index[i]])
+            row[i] = load(a[index[i]])
     elif code == FLOAT16:
         b = carray(pointer(address, np.int16), size)
         for i in range(n):
-            tile[row + i] = load(b[index[i]])
+            row[i] = load(b[index[i]])
     elif code == FLOAT32:
         c = carray(pointer(address, np.float32), size)
         for i in range(n):
-            tile[row + i] = c[index[i]]
+            row[i] = c[index[i]]
     elif code == FLOAT64:
         d = carray(pointer(address, np.float64), size)
         for i in range(n):
-            tile[row + i] = d[index[i]]
+            row[i] = row.dtype.type(d[index[i]])
     else:
-        tile[row : row + n] = 0.0
+        row[:n] = 0.0
 
 
 @njit(nogil=True, error_model="numpy", inline="always")
@@ -45,10 +45,10 @@ def _two_sum(a, b):
 
 
 @njit(nogil=True, error_model="numpy")
-def _add(coefficient, n, tile):
+def _add(coefficient, n, tile, x, y):
     """high + low += coefficient * (x - y); the bound grows by what low loses."""
     for i in range(n):
-        d, rest = _two_sum(tile[_X + i], -tile[_Y + i])
+        d, rest = _two_sum(np.float64(x[i]), -np.float64(y[i]))
         p = coefficient * d
         e = _fma(coefficient, d, -p)
         q = coefficient * rest
@@ -147,7 +147,7 @@ def _round(n, tile, address, code):
 @njit(nogil=True, error_model="numpy")
 def _scatter(given, index, address, code):
     """Put rounded elements to their places in the output."""
-    n, size = index.size, index[index.size - 1] + 1
+    n, size = index.size, np.int64(index[index.size - 1]) + 1
     if code == FLOAT64:
         wide, d = carray(pointer(given, np.float64), n), carray(pointer(address, np.float64), size)
         for i in range(n):
@@ -163,16 +163,21 @@ def _scatter(given, index, address, code):
 
 
 @njit(nogil=True, error_model="numpy")
-def _exactly(cp, cp_code, factors, given, threshold, out, out_code, index, tile, scratch, listed, unsure):
+def _exactly(
+    cp, cp_code, factors, given, threshold, out, out_code, index, tile, x, y, scratch, listed, unsure
+):
     """Fill some elements by an error-free sum; how many are out of range, and how many are `unsure` by now."""
     n = index.size
-    _gather(cp, cp_code, index, tile, _HIGH)
+    _gather(cp, cp_code, index, x)
+    for i in range(n):
+        tile[_HIGH + i] = x[i]
     tile[_LOW : _LOW + n] = 0.0
     tile[_BOUND : _BOUND + n] = 0.0
     for k in range(factors.size):
-        _gather(given[k, 0, 0], given[k, 0, 1], index, tile, _X)
-        _gather(given[k, 1, 0], given[k, 1, 1], index, tile, _Y)
-        _add(factors[k], n, tile)
+        _gather(given[k, 0, 0], given[k, 0, 1], index, x)
+        if k == 0 or given[k, 1, 0] != given[k - 1, 1, 0]:  # terms share a base as a rule
+            _gather(given[k, 1, 0], given[k, 1, 1], index, y)
+        _add(factors[k], n, tile, x, y)
     bad, found = _settle(n, tile, threshold, out_code == FLOAT64)
     _round(n, tile, scratch, out_code)
     _scatter(scratch, index, out, out_code)
@@ -186,8 +191,8 @@ def _exactly(cp, cp_code, factors, given, threshold, out, out_code, index, tile,
     return bad, unsure
 
 
-def _sums_that(quickly):
-    """The kernel in one of its two kinds: each is compiled only where it is needed."""
+def _sums_that(quickly, kind):
+    """The kernel in one of its two kinds, for elements that `kind` holds: each is compiled only where it is needed."""
 
     def sums(
         cp, cp_code, coefficients, arrays, terms, threshold, out, out_code, size, tile, open_, room, result
@@ -198,16 +203,17 @@ def _sums_that(quickly):
         how many elements are out of range; how many are open is returned, and the first `room` of them are in `open_`.
         """
         rows, scratch = carray(pointer(tile, np.float64), _INDEX), tile + 8 * _Y
-        open_rows, index = tile + 8 * _OPEN, carray(pointer(tile + 8 * _INDEX, np.int64), 2 * TILE)
+        open_rows, index = tile + 8 * _OPEN, carray(pointer(tile + 8 * _INDEX, np.uint64), 2 * TILE)
         given = carray(pointer(arrays, np.int64), (terms, 2, 2))
         factors = carray(pointer(coefficients, np.float64), terms)
+        x, y = carray(pointer(tile + 8 * _X, kind), ROW), carray(pointer(tile + 8 * _Y, kind), ROW)
         listed = carray(pointer(open_, np.int64), room)
         bad, unsure, count = 0, 0, 0
         for start in range(0, size, TILE):
             n = min(TILE, size - start)
             if out_code == FLOAT64:
                 for i in range(n):
-                    index[i] = start + i
+                    index[i] = np.uint64(start + i)
                 count = n
             else:
                 count = quickly(
@@ -225,6 +231,8 @@ def _sums_that(quickly):
                     out_code,
                     index[:some],
                     rows,
+                    x,
+                    y,
                     scratch,
                     listed,
                     unsure,
@@ -239,4 +247,5 @@ def _sums_that(quickly):
     return sums
 
 
-single_sums, double_sums = _sums_that(_quickly_single), _sums_that(_quickly_double)
+single_sums = _sums_that(_quickly_single, np.float32)
+double_sums = _sums_that(_quickly_double, np.float64)

@@ -78,8 +78,11 @@ class Kernel:
 
     def _compiled(self, files: list[Path]) -> int:
         """The address of the function, compiled by numba now; its code is kept in the first file that can be written."""
-        from numba import njit
+        from numba import config, njit
 
+        config.CPU_FEATURES = (
+            config.CPU_FEATURES or features()
+        )  # heard where numba has compiled nothing before
         _tell()
         function = getattr(self.source(), self.name)
         signature = f"int64({', '.join(_NUMBA[kind] for kind in self.kinds)})"
@@ -119,11 +122,17 @@ def _alone(text: str, symbol: str) -> bytes | None:
     return machine.emit_object(module) if is_alone else None
 
 
+def features() -> str:
+    """What the processor can do, with its widest vectors, which LLVM spares for the clock rates of the first that had them."""
+    found = llvm.get_host_cpu_features()
+    return found.flatten() + (",-prefer-256-bit" if found.get("avx512f") else "")
+
+
 def _machine() -> llvm.TargetMachine:
     llvm.initialize_native_target()
     llvm.initialize_native_asmprinter()
-    cpu, features = llvm.get_host_cpu_name(), llvm.get_host_cpu_features().flatten()
-    return llvm.Target.from_default_triple().create_target_machine(cpu, features, opt=3, jit=True)
+    cpu = llvm.get_host_cpu_name()
+    return llvm.Target.from_default_triple().create_target_machine(cpu, features(), opt=3, jit=True)
 
 
 def _loaded(symbol: str, code: bytes) -> int:
@@ -141,9 +150,8 @@ def _surroundings() -> tuple:
     versions = [metadata.version(name) for name in ("numba", "llvmlite")]
     told = ("NUMBA_CPU", "NUMBA_ENABLE", "NUMBA_OPT")  # not the number of threads, of which a kernel has one
     forced = sorted(item for item in os.environ.items() if item[0].startswith(told))
-    features = llvm.get_host_cpu_features().flatten()
     digest = hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()
-    return digest, versions, forced, llvm.get_process_triple(), llvm.get_host_cpu_name(), features
+    return digest, versions, forced, llvm.get_process_triple(), llvm.get_host_cpu_name(), features()
 
 
 @cache

@@ -1,6 +1,7 @@
 """The general way of the arithmetic: a sum of any number of differences, in any mix of formats, without an error.
 
-A plain sum of floats, whose error is bounded by the sizes of its terms, decides most elements of narrower formats. The
+A plain sum of floats, whose error is bounded by the sizes of its terms, decides most elements of narrower formats (in
+registers alone for two or three terms in one format of 16 bits, which sums of chat vectors are). The
 others, near a middle or left over where terms cancel, are summed again without an error: each product is two float64s (a
 fused multiply-add gives the error of the first), each sum keeps its error (Knuth's TwoSum) in a second float64, and what
 that second one loses is bounded in a third. An element whose rounding this bound leaves open is flagged, for rational
@@ -22,6 +23,7 @@ from chatvec_lab.weights.numerics.machine import Kernel, address
 TILE = 512  # elements; six rows, and places of two tiles, are 33 KB
 NONE, BFLOAT16, FLOAT16, FLOAT32, FLOAT64 = range(5)  # codes of formats
 ROW = TILE + 16  # of a row; rows that are a power of two apart compete for one place in the cache
+ROOM = 6 * ROW + 2 * TILE + 8  # of a tile: a list of places may write a few behind its last
 
 
 def _source() -> ModuleType:
@@ -49,7 +51,7 @@ def fill(
     arrays, coefficients = np.array(flat, np.int64), np.array([c for c, _, _ in parts], np.float64)
     is_narrow = code(out) < FLOAT32 and max(code(a) for a in given) < FLOAT64
     kernel = _SINGLE if is_narrow else _DOUBLE
-    tile, bad, open_ = np.empty(6 * ROW + 2 * TILE), np.zeros(1, np.int64), np.empty(64, np.int64)
+    tile, bad, open_ = np.empty(ROOM), np.zeros(1, np.int64), np.empty(64, np.int64)
 
     def run() -> int:
         return kernel(

@@ -182,6 +182,38 @@ def test_the_fast_lane_gives_the_same_bits_as_the_general_way(dtype, scale):
     assert few >= 2 or not 1e-10 < abs(scale) < 1e4, "the fast lane would not be tested"
 
 
+@pytest.mark.parametrize("terms", [2, 3, 4])
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_terms_in_one_narrow_format_have_the_bits_of_the_same_in_a_wider_one(dtype, terms):
+    """Terms share a base and the CP is a side of one; lengths and first elements are odd; blocks are full and broken."""
+    for cp, plus, minus in operands(dtype, 5 * sums.TILE + 4):
+        for scale in (0.7, 1.0, 0.5, -0.3, 1 / 3, 1e-3, 2.0**-30):
+            for cut in (slice(0, None), slice(1, None), slice(3, 20), slice(5, 6)):
+                c, x, y = cp[cut], plus[cut], minus[cut]
+                parts = [(scale, x, y), (0.3 * scale, c, y), (-0.2, y, x), (0.11, x, c)][:terms]
+                wide = [(s, exact.widen(a), exact.widen(b)) for s, a, b in parts]
+                found, wanted = np.empty_like(c), np.empty_like(c)
+                try:
+                    exact.combine(exact.widen(c), wide, wanted)
+                except FloatingPointError:
+                    with pytest.raises(FloatingPointError):
+                        exact.combine(c, parts, found)
+                    continue
+                exact.combine(c, parts, found)
+                assert found.tobytes() == wanted.tobytes()
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+@pytest.mark.parametrize("broken", [np.nan, np.inf])
+def test_broken_operands_of_several_terms_are_found(dtype, broken):
+    for place in range(3):
+        arrays = [a.copy() for a in awkward(dtype, 3001)]
+        arrays[place][3000] = raw(torch.tensor([broken]).to(getattr(torch, dtype)))[0]
+        cp, plus, minus = arrays
+        with pytest.raises(FloatingPointError, match=r"1 of \d+ elements are NaN"):
+            exact.combine(cp, [(0.7, plus, minus), (0.3, minus, plus)], np.empty_like(cp))
+
+
 def operands(dtype, n):
     """Ordinary weights, multiples of a unit (ties and near-ties), any finite bits, zeros of either sign, awkward."""
     rng = np.random.default_rng(0)
