@@ -79,11 +79,22 @@ class Workspace:
     @contextmanager
     def apart(self) -> Iterator[None]:
         """What is read meanwhile belongs to who reads it, who may overwrite it."""
-        shared, self._read = self._read, None
+        with self._reading(None):
+            yield
+
+    @contextmanager
+    def shared(self) -> Iterator[None]:
+        """What is read meanwhile is read once, also within what is `apart`: not to be overwritten."""
+        with self._reading({} if self._read is None else self._read):
+            yield
+
+    @contextmanager
+    def _reading(self, into: dict | None) -> Iterator[None]:
+        before, self._read = self._read, into
         try:
             yield
         finally:
-            self._read = shared
+            self._read = before
 
     def fill(self, source: Checkpoint, name: str, start: int, stop: int) -> np.ndarray:
         """Elements of a checkpoint, raw; not to be overwritten, but for what is read `apart`."""
