@@ -22,7 +22,7 @@ from chatvec_lab.weights.numerics.arrays import (
     trim,
     trim_difference,
 )
-from chatvec_lab.weights.numerics.blocks import Workspace, block_spans, work_spans
+from chatvec_lab.weights.numerics.blocks import Workspace, block_spans, measure_spans, work_spans
 from chatvec_lab.weights.together import Share, alone
 from chatvec_lab.weights.vector import WeightVector
 
@@ -105,7 +105,7 @@ class Tensor:
 
     def each(self, function: Callable[[int, np.ndarray], Any], of_pair: OfPair | None = None) -> list:
         """`lend` of each span, in their order, shared among threads."""
-        return self.share(lambda span: self.lend(function, *span, of_pair), work_spans(self.shape))
+        return self.share(lambda span: self.lend(function, *span, of_pair), measure_spans(self.shape))
 
     def lend(
         self,

@@ -31,8 +31,7 @@ def _narrow(dropped: int, bias: int, smallest: float):
             out[i] = np.uint16(number | _U(_U(s < _ZERO) << _U(15)))
             # half way between two numbers only an exact sum tells, which gives both of its terms back
             is_exact = (_F(s - c) == d) & (_F(s - d) == c) & (c != _ZERO)
-            is_zero = _U(_U(c.view(_U) | d.view(_U)) & _SIZE) == _U(0)
-            is_open = (_U(size & rest) == middle) & (not is_exact) | (size < low) & (not is_zero)
+            is_open = (_U(size & rest) == middle) & (not is_exact) | (size < low)
             if less is not None:
                 is_open |= less[i] != _ZERO
             flag = _U(is_open)

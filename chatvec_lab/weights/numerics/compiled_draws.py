@@ -145,6 +145,22 @@ def _square_more(values, sums):
     return total
 
 
+@njit(nogil=True, error_model="numpy")
+def _draw_and_square(key, stream, start, one, words, spare, sums):
+    """Draw a unit, and the sum of its squares, which are taken while a tile is near."""
+    sums[:] = 0.0
+    total, done = 0.0, 0
+    if start % TILE:  # its tiles are not those of the sum
+        _draw(key, stream, start, one, words, spare)
+        return _square_more(one, sums)
+    while done < one.size:
+        tile = one[done : done + TILE]
+        _draw(key, stream, start + done, tile, words, spare)
+        total = _square_more(tile, sums)
+        done += TILE
+    return total
+
+
 def words(key, stream, start, size, out):
     """Fill `out` with the words of whole tiles, from element `start`, a tile's first, on."""
     found = carray(pointer(out, np.uint32), size)
@@ -164,10 +180,9 @@ def noise(key, stream, start, size, unit, norms, out, scratch):
         carray(pointer(scratch + 8 * TILE, np.float64), LANES),
         carray(pointer(norms, np.float64), size),
     )
-    _draw(key, stream, start, values, tile, spare)
     for i in range(0, size, unit):
         one = values[i : i + unit]
-        factor = wanted[i // unit] / _root(_square(one, sums))
+        factor = wanted[i // unit] / _root(_draw_and_square(key, stream, start + i, one, tile, spare, sums))
         for j in range(one.size):
             one[j] = np.float32(factor * np.float64(one[j]))
     return 0
