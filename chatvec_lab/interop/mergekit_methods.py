@@ -9,7 +9,7 @@ from typing import ClassVar
 import numpy as np
 
 from chatvec_lab.weights.methods import Magnitude, Tensor
-from chatvec_lab.weights.numerics import draws, exact
+from chatvec_lab.weights.numerics import draws, exact, votes
 from chatvec_lab.weights.numerics.arrays import magnitude_threshold, raw_arrays
 from chatvec_lab.weights.numerics.blocks import Workspace
 from chatvec_lab.weights.vector import WeightVector
@@ -123,12 +123,7 @@ class Elected:
         return None
 
     def span(self, tensor: Tensor, known: None, start: int, stop: int, work: Workspace) -> list[exact.Part]:
-        weights = np.array([weight(tensor.name) for weight in self.weights])[:, None]
-        deltas = np.stack([tensor.values(start, stop, work, which=i) for i in range(len(tensor.vectors))])
-        deltas *= weights
-        agreeing = np.sign(deltas) == np.where(deltas.sum(0) >= 0, 1.0, -1.0)
-        total = (deltas * agreeing).sum(0)
-        if self.normalize:
-            divisor = (weights * agreeing).sum(0)
-            total /= np.where(divisor == 0, 1.0, divisor)
-        return [(1.0, total, None)]
+        weights = [weight(tensor.name) for weight in self.weights]
+        out = work.array(np.dtype(np.float64), stop - start)
+        deltas = tensor.deltas(start, stop, work)
+        return [(1.0, votes.agreed(deltas, out, weights, mean=self.normalize), None)]

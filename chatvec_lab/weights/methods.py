@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from math import ceil, prod
@@ -10,19 +11,22 @@ from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
-from chatvec_lab.weights.numerics import draws, exact
+from chatvec_lab.weights.numerics import draws, exact, votes
 from chatvec_lab.weights.numerics.arrays import (
-    agreed_mean,
+    PLAIN,
     drop,
     magnitude_threshold,
+    narrow_difference,
     randomised_svd,
     raw_arrays,
     trim,
     trim_difference,
 )
-from chatvec_lab.weights.numerics.blocks import Workspace, block_spans, work_spans
+from chatvec_lab.weights.numerics.blocks import Workspace, block_spans, measure_spans, work_spans
 from chatvec_lab.weights.together import Share, alone
 from chatvec_lab.weights.vector import WeightVector
+
+OfPair = Callable[[int, np.ndarray, np.ndarray], Any]
 
 
 @dataclass(frozen=True)
@@ -47,16 +51,49 @@ class Tensor:
     def is_table(self) -> bool:
         return self.vectors[0].is_table(self.name)
 
+    @cached_property
+    def rows(self) -> dict:
+        """The rows in which the vectors are read, where each has its own."""
+        if len(self.vectors) == 1 or not self.is_table:
+            return {}
+        return {"vocabulary": self.vectors[0].vocabulary, "rows": self.shape[0]}
+
     def parts(self, start: int, stop: int, work: Workspace, which: int = 0) -> list[exact.Part]:
-        rows = {}
-        if len(self.vectors) > 1 and self.is_table:
-            rows = {"vocabulary": self.vectors[0].vocabulary, "rows": self.shape[0]}
-        return self.vectors[which].parts(self.name, start, stop, work=work, **rows)
+        return self.vectors[which].parts(self.name, start, stop, work=work, **self.rows)
+
+    def deltas(self, start: int, stop: int, work: Workspace) -> list[votes.Delta]:
+        """Each vector's elements in a span for a vote, which takes them as they are read and trims them on its way."""
+        # neighbouring spans, of two threads, begin with different vectors, so that these are measured side by side
+        count, found = len(self.vectors), {}
+        with work.shared():  # a base that several have is read once
+            for i in range(count):
+                which = (i + start // max(1, stop - start)) % count
+                found[which] = self._delta(start, stop, work, which)
+        return [found[i] for i in range(count)]
+
+    def _delta(self, start: int, stop: int, work: Workspace, which: int) -> votes.Delta:
+        leaf, begin = self.vectors[which].only(self.name, start, stop, **self.rows) or (None, start)
+        known = None
+        if isinstance(getattr(leaf, "method", None), Magnitude):
+            parts, known = leaf.untouched(self.name, begin, begin + stop - start, work)
+        else:
+            parts = self.parts(start, stop, work, which)
+        if known is not None and narrow_difference(parts) and known[0] >= PLAIN:
+            return votes.Delta(*parts[0][1:], known[0], known[1] - begin)
+        if known is None and len(parts) == 1 and parts[0][0] == 1.0:
+            return votes.Delta(*parts[0][1:])
+        values = self._rounded(parts, np.float64, stop - start, work, which)
+        if known is not None:
+            single = self._rounded(parts, np.float32, stop - start, work, which)
+            trim([(1.0, values, None)], single, known[0], known[1] - begin)
+        return votes.Delta(values)
 
     def values(self, start: int, stop: int, work: Workspace, dtype=np.float64, which: int = 0) -> np.ndarray:
         """The elements in a span, rounded once, in a buffer of `work`."""
-        parts = self.parts(start, stop, work, which)
-        out = work.array(np.dtype(dtype), stop - start)
+        return self._rounded(self.parts(start, stop, work, which), dtype, stop - start, work, which)
+
+    def _rounded(self, parts: list[exact.Part], dtype, size: int, work: Workspace, which: int) -> np.ndarray:
+        out = work.array(np.dtype(dtype), size)
         return self.vectors[which]._combined(self.name, None, parts, out, work)
 
     def blocks(self, dtype=np.float64, which: int = 0) -> Iterator[tuple[int, np.ndarray]]:
@@ -66,21 +103,34 @@ class Tensor:
             yield start, self.values(start, stop, work, dtype, which)
             work.release()
 
-    def each(self, function: Callable[[int, np.ndarray], Any], dtype=np.float32) -> list:
-        """`function(start, elements)` of each span, in their order, shared among threads; the elements are lent."""
-        return self.share(lambda span: self.lend(function, *span, dtype), work_spans(self.shape))
+    def each(self, function: Callable[[int, np.ndarray], Any], of_pair: OfPair | None = None) -> list:
+        """`lend` of each span, in their order, shared among threads."""
+        return self.share(lambda span: self.lend(function, *span, of_pair), measure_spans(self.shape))
 
     def lend(
-        self, function: Callable[[int, np.ndarray], Any], start: int, stop: int, dtype=np.float32
+        self,
+        function: Callable[[int, np.ndarray], Any],
+        start: int,
+        stop: int,
+        of_pair: OfPair | None = None,
     ) -> Any:
-        """`function(start, elements)` of one span, whose elements are lent."""
+        """`function(start, elements)` of one span, whose elements, float32, are lent.
+
+        Where they are one difference of two arrays of 16 bits `of_pair(start, plus, minus)` is tried first: None says that
+        it cannot tell.
+        """
         try:
             work = self.spaces.pop()
         except IndexError:
             work = Workspace()
         work.record = self.record
         try:
-            return function(start, self.values(start, stop, work, dtype))
+            parts = self.parts(start, stop, work)
+            if of_pair is not None and narrow_difference(parts):
+                found = of_pair(start, *parts[0][1:])
+                if found is not None:
+                    return found
+            return function(start, self._rounded(parts, np.float32, stop - start, work, 0))
         finally:
             work.release()
             self.spaces.append(work)
@@ -265,7 +315,10 @@ class Noise:
     def measure(self, tensor: Tensor) -> np.ndarray:
         """The norm of each unit of the noise, shape (units,), float64."""
         unit = self._unit(tensor)
-        found = tensor.each(lambda start, values: draws.squares(values, unit))  # spans are whole units
+        found = tensor.each(  # spans are whole units
+            lambda start, values: draws.squares(values, unit),
+            lambda start, plus, minus: draws.squares_of_difference(plus, minus, unit),
+        )
         squares = np.concatenate([np.zeros(0), *found])
         if not tensor.is_table:  # each unit has its share of the tensor's
             sizes = np.minimum(unit, tensor.size - unit * np.arange(squares.size))
@@ -309,18 +362,9 @@ class Ties:
         return None
 
     def span(self, tensor: Tensor, known: None, start: int, stop: int, work: Workspace) -> list[exact.Part]:
-        # neighbouring spans, of two threads, begin with different vectors, so that these are measured side by side
-        count, deltas = len(tensor.vectors), {}
-        for i in range(count):
-            which = (i + start // max(1, stop - start)) % count
-            deltas[which] = self._delta(tensor, which, start, stop, work)
-        out = work.array(np.dtype(np.float64), stop - start)
-        return [(1.0, agreed_mean([deltas[i] for i in range(count)], out), None)]
-
-    def _delta(self, tensor: Tensor, which: int, start: int, stop: int, work: Workspace):
-        """Two arrays whose difference is the vector's: as they are read, or the vector's elements and None."""
-        parts = tensor.parts(start, stop, work, which)
-        if len(parts) == 1 and parts[0][0] == 1.0:
-            return parts[0][1:]
-        values = work.array(np.dtype(np.float64), stop - start)
-        return tensor.vectors[which]._combined(tensor.name, None, parts, values, work), None
+        deltas, size = tensor.deltas(start, stop, work), stop - start
+        if len(deltas) == 2 and all(delta.least for delta in deltas):
+            high, low = (work.array(np.dtype(np.float32), size) for _ in range(2))
+            with suppress(OverflowError):
+                return [(1.0, high, votes.agreed_of_two(deltas, high, low))]
+        return [(1.0, votes.agreed(deltas, work.array(np.dtype(np.float64), size)), None)]

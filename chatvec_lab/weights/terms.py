@@ -53,6 +53,20 @@ def renamed(schedule: Schedule, leaf) -> Schedule:
     return by_inner_name
 
 
+def place(
+    leaf: Leaf, name: str, start: int, stop: int, vocabulary: Vocabulary | None, rows: int | None
+) -> int | None:
+    """Where the flat span [start, stop) of `rows` rows of `vocabulary` begins in a leaf's own rows; None: it is in pieces."""
+    if (vocabulary is None and rows is None) or leaf.part(name).axis != "vocabulary":
+        return start
+    width = prod(leaf.shape(name)[1:])
+    first, last = start // width, -(-stop // width)
+    wanted = leaf_rows(leaf, name, vocabulary, rows)[first:last]
+    if len(wanted) and wanted[0] >= 0 and np.array_equal(wanted, wanted[0] + np.arange(len(wanted))):
+        return int(start + (wanted[0] - first) * width)
+    return None
+
+
 def span(
     leaf: Leaf,
     name: str,
@@ -63,15 +77,12 @@ def span(
     work: Workspace,
 ) -> list[exact.Part]:
     """A leaf's parts in the flat span [start, stop), counted in `rows` rows of `vocabulary`; None: in its own rows."""
-    if (vocabulary is None and rows is None) or leaf.part(name).axis != "vocabulary":
-        return leaf.own(name, start, stop, work)
-    ids = leaf_rows(leaf, name, vocabulary, rows)
+    own_start = place(leaf, name, start, stop, vocabulary, rows)
+    if own_start is not None:
+        return leaf.own(name, own_start, own_start + stop - start, work)
     width = prod(leaf.shape(name)[1:])
     first, last = start // width, -(-stop // width)
-    wanted = ids[first:last]
-    if len(wanted) and wanted[0] >= 0 and np.array_equal(wanted, wanted[0] + np.arange(len(wanted))):
-        shift = (wanted[0] - first) * width
-        return leaf.own(name, start + shift, stop + shift, work)
+    wanted = leaf_rows(leaf, name, vocabulary, rows)[first:last]
     result: list[exact.Part] = []
     for position, row, count in runs(wanted) or [
         (0, 0, 0)

@@ -106,6 +106,11 @@ class Transform:
             del self._known[name]  # to be tried again
             raise
 
+    def untouched(self, name: str, start: int, stop: int, work: Workspace) -> tuple[list[exact.Part], Any]:
+        """The parts of a span before the method has made anything of them, and what it knows of the tensor."""
+        known = self.known(name, work)
+        return Tensor(name, self.vectors).parts(start, stop, work), known
+
     def own(self, name: str, start: int, stop: int, work: Workspace) -> list[exact.Part]:
         known = self.known(name, work)
         with work.apart():  # methods overwrite what they read

@@ -18,13 +18,13 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from chatvec_lab.weights.checkpoint import Checkpoint
-from chatvec_lab.weights.difference import Difference, unpaired
+from chatvec_lab.weights.difference import Difference, Leaf, unpaired
 from chatvec_lab.weights.layout import Part
 from chatvec_lab.weights.numerics import exact
 from chatvec_lab.weights.numerics.blocks import Workspace, block_spans
 from chatvec_lab.weights.selection import LayerChoice, NameChoice, Selection
 from chatvec_lab.weights.sources import files
-from chatvec_lab.weights.terms import Term, renamed, silent, span
+from chatvec_lab.weights.terms import Term, place, renamed, silent, span
 from chatvec_lab.weights.tokens.chat import ChatSide
 from chatvec_lab.weights.tokens.rows import leaf_rows, pairs_in_shape
 from chatvec_lab.weights.tokens.vocabulary import Vocabulary
@@ -140,6 +140,22 @@ class WeightVector:
                 inner = span(term.leaf, name, start, stop, vocabulary, rows, work)
                 result += [(coefficient * c, plus, minus) for c, plus, minus in inner]
         return result
+
+    def only(
+        self,
+        name: str,
+        start: int,
+        stop: int,
+        *,
+        vocabulary: Vocabulary | None = None,
+        rows: int | None = None,
+    ) -> tuple[Leaf, int] | None:
+        """The leaf that a span is, as it is, and where the span begins in its rows; None for any other sum."""
+        if len(self.terms) != 1 or self.terms[0].coefficient(name) != 1.0:
+            return None
+        leaf = self.terms[0].leaf
+        begin = place(leaf, name, start, stop, vocabulary, rows)
+        return None if begin is None else (leaf, begin)
 
     def live_rows(
         self, name: str, vocabulary: Vocabulary | None = None, rows: int | None = None

@@ -1,4 +1,4 @@
-"""What transforms compute on arrays: a threshold, a mask, a low rank, a vote. Nothing here knows a vector."""
+"""What transforms compute on arrays: a threshold, a mask, a low rank. Nothing here knows a vector."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 
 from chatvec_lab.weights.numerics import exact
 from chatvec_lab.weights.numerics.machine import Kernel, address
-from chatvec_lab.weights.numerics.sums import ROW, TILE, code
+from chatvec_lab.weights.numerics.sums import NONE, TILE, code
 
 BINS = 1 << 15  # of counts
 PLAIN = 27 << 23  # 2**-100, as bits of a float32
@@ -27,8 +27,7 @@ _CLEAR = Kernel(_source, "clear", "qqqq")
 _TRIM = Kernel(_source, "trim", "qqIqq")
 _TRIM_PAIR = Kernel(_source, "trim_pair", "qqqqI")
 _COUNTS = Kernel(_source, "counts", "qqIIq")
-_NEAR = Kernel(_source, "near", "qqIIqqqq")
-_AGREED = Kernel(_source, "agreed", "qqqqq")
+_NEAR = Kernel(_source, "near", "qqqqIIqqqq")
 
 
 def raw_arrays(parts: Sequence[exact.Part]) -> list[np.ndarray]:
@@ -55,16 +54,21 @@ def trim(parts: list[exact.Part], values: np.ndarray, threshold: int, equals: in
     return parts
 
 
+def narrow_difference(parts: Sequence[exact.Part]) -> bool:
+    """Whether parts are one difference of two arrays in one format of 16 bits, as it is."""
+    if len(parts) != 1 or parts[0][0] != 1.0 or parts[0][2] is None:
+        return False
+    return parts[0][1].dtype == parts[0][2].dtype and parts[0][1].itemsize == 2
+
+
 def trim_difference(parts: list[exact.Part], threshold: int, equals: int) -> bool:
     """`trim` by the elements themselves, in one go, where they are one difference of 16-bit arrays; False where not.
 
     Nor where the threshold is so small that a difference below it might be no plain float32.
     """
-    if len(parts) != 1 or parts[0][0] != 1.0 or threshold < PLAIN:
+    if threshold < PLAIN or not narrow_difference(parts):
         return False
     _, plus, minus = parts[0]
-    if minus is None or plus.dtype != minus.dtype or plus.itemsize != 2:
-        return False
     equals = min(max(0, equals), plus.size)
     for least, cut in ((threshold, slice(0, equals)), (threshold + 1, slice(equals, None))):
         own, other = plus[cut], minus[cut]
@@ -77,7 +81,7 @@ class Elements(Protocol):
 
     size: int
 
-    def each(self, function: Callable[[int, np.ndarray], Any]) -> list: ...
+    def each(self, function: Callable[[int, np.ndarray], Any], of_pair: Callable | None = None) -> list: ...
     def lend(self, function: Callable[[int, np.ndarray], Any], start: int, stop: int) -> Any: ...
 
 
@@ -87,12 +91,10 @@ def magnitude_threshold(elements: Elements, keep: int) -> tuple[int, int]:
     Exact, as a rule in one pass (the bits of positive floats are in their order): it counts what is above, and keeps
     what is near, a guess from a sample. Where the guess was wrong the pass is made again, from counts.
     """
-    bounds = _guess(elements, keep)
-    found = elements.each(lambda start, values: (start, *_near(values, *bounds)))
+    found = _all_near(elements, *_guess(elements, keep))
     wanted = keep - sum(above for _, _, above in found)  # of those that are near
     if not 0 < wanted <= sum(near.size for _, near, _ in found):
-        bounds = _counted(elements, keep)
-        found = elements.each(lambda start, values: (start, *_near(values, *bounds)))
+        found = _all_near(elements, *_counted(elements, keep))
         wanted = keep - sum(above for _, _, above in found)
     threshold = _largest(np.concatenate([near for _, near, _ in found]), wanted)
     equals = wanted - sum(np.count_nonzero(near > threshold) for _, near, _ in found)  # how many of them stay
@@ -110,17 +112,34 @@ def _places(values: np.ndarray, threshold: int) -> np.ndarray:
     return np.flatnonzero((values == size) | (values == -size))
 
 
-def _near(values: np.ndarray, low: int, high: int) -> tuple[np.ndarray, int]:
-    """The magnitudes, as bits, from low to high, and how many are above."""
-    above, scratch = np.zeros(1, np.int64), np.empty(2 * TILE)
+def _all_near(elements: Elements, low: int, high: int) -> list[tuple[int, np.ndarray, int]]:
+    """(start, magnitudes from low to high, how many are above) of each block."""
+
+    def of_pair(start: int, plus: np.ndarray, minus: np.ndarray) -> tuple | None:
+        found = _near(plus, low, high, minus) if low >= PLAIN else None
+        return found and (start, *found)
+
+    return elements.each(lambda start, values: (start, *_near(values, low, high)), of_pair)
+
+
+def _near(
+    values: np.ndarray, low: int, high: int, minus: np.ndarray | None = None
+) -> tuple[np.ndarray, int] | None:
+    """The magnitudes, as bits, from low to high, and how many are above: of float32 elements, or of a difference.
+
+    That is of two arrays of 16 bits, and `low` 2**-100 or more; None where an element of it is NaN or infinite.
+    """
+    above, scratch = np.zeros(1, np.int64), np.empty(TILE + TILE // 8 + TILE // 2)
+    kind = NONE if minus is None else code(values)
     for room in (values.size // 16, values.size):  # as a rule a few in a hundred
         out = np.empty(room + 1, np.uint32)
         found = _NEAR(
-            address(values), values.size, low, high, address(out), room, address(above), address(scratch)
-        )
+            address(values), address(minus), kind, values.size, low, high, address(out), room, address(above),
+            address(scratch),
+        )  # fmt: skip
         if found <= room:
             break
-    return out[:found].copy(), int(above[0])
+    return None if found < 0 else (out[:found].copy(), int(above[0]))
 
 
 def _largest(numbers: np.ndarray, place: int) -> int:
@@ -171,17 +190,6 @@ def _counted(elements: Elements, keep: int) -> tuple[int, int]:
     """Magnitudes, as bits, between which the wanted one lies: 1/128 of a binade."""
     upper, _ = _bin(sum(elements.each(lambda start, values: _counts(values, 0, 16))), keep)
     return upper << 16, upper << 16 | 0xFFFF
-
-
-def agreed_mean(deltas: Sequence[tuple[np.ndarray, np.ndarray | None]], out: np.ndarray) -> np.ndarray:
-    """Fill `out`, flat float64, with the mean of the deltas whose sign is that of their sum, zero where none is.
-
-    A delta is a pair of raw arrays, plus and minus (None: zero), whose difference is rounded to float64.
-    """
-    given = np.array([[(address(raw), code(raw)) for raw in delta] for delta in deltas], np.int64)
-    scratch = np.empty((len(deltas) + 2) * ROW)
-    _AGREED(address(given), len(deltas), out.size, address(out), address(scratch))
-    return out
 
 
 def randomised_svd(

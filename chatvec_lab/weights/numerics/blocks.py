@@ -29,11 +29,17 @@ def block_spans(shape: tuple[int, ...]) -> list[tuple[int, int]]:
     return [(start, min(start + step, size)) for start in range(0, size, step)]
 
 
-def work_spans(shape: tuple[int, ...]) -> list[tuple[int, int]]:
+def work_spans(shape: tuple[int, ...], together: int = TOGETHER) -> list[tuple[int, int]]:
     """The flat spans in which a tensor is streamed: a few whole blocks each."""
     blocks = block_spans(shape)
-    firsts = range(0, len(blocks), TOGETHER)
-    return [(blocks[i][0], blocks[min(i + TOGETHER, len(blocks)) - 1][1]) for i in firsts]
+    firsts = range(0, len(blocks), together)
+    return [(blocks[i][0], blocks[min(i + together, len(blocks)) - 1][1]) for i in firsts]
+
+
+def measure_spans(shape: tuple[int, ...]) -> list[tuple[int, int]]:
+    """The flat spans in which a tensor is measured, for which fewer buffers are needed: larger, where that leaves many."""
+    spans = work_spans(shape, 2 * TOGETHER)
+    return spans if len(spans) >= 4 else work_spans(shape)
 
 
 def block_digests(blocks: dict[int, int], start: int, raw: np.ndarray) -> Iterator[tuple[int, bytes]]:
@@ -79,11 +85,22 @@ class Workspace:
     @contextmanager
     def apart(self) -> Iterator[None]:
         """What is read meanwhile belongs to who reads it, who may overwrite it."""
-        shared, self._read = self._read, None
+        with self._reading(None):
+            yield
+
+    @contextmanager
+    def shared(self) -> Iterator[None]:
+        """What is read meanwhile is read once, also within what is `apart`: not to be overwritten."""
+        with self._reading({} if self._read is None else self._read):
+            yield
+
+    @contextmanager
+    def _reading(self, into: dict | None) -> Iterator[None]:
+        before, self._read = self._read, into
         try:
             yield
         finally:
-            self._read = shared
+            self._read = before
 
     def has(self, source: Checkpoint, name: str, raw: np.ndarray) -> None:
         """Hand out `raw` where this whole tensor is asked for."""

@@ -6,12 +6,13 @@ import numpy as np
 from numba import carray, njit
 
 from chatvec_lab.weights.numerics.arrays import BINS
-from chatvec_lab.weights.numerics.compiled_bounds import _list, _widen
+from chatvec_lab.weights.numerics.compiled_bounds import _list
 from chatvec_lab.weights.numerics.compiled_lanes import load, pointer
-from chatvec_lab.weights.numerics.sums import BFLOAT16, ROW, TILE
+from chatvec_lab.weights.numerics.sums import BFLOAT16, NONE, TILE
 
 _U = np.uint32
 _SIZE = _U(0x7FFFFFFF)  # the bits of a magnitude
+_INFINITE = _U(0x7F800000)
 
 
 @njit(nogil=True, error_model="numpy")
@@ -90,86 +91,41 @@ def _mark(bits, low, high, flags):
     return np.int64(above)
 
 
-def near(values, size, low, high, out, room, result, scratch):
-    """Put the magnitudes (bits) from low to high into `out`, up to `room` and one to spare; how many; `result`: above."""
-    bits, to = carray(pointer(values, np.uint32), size), carray(pointer(out, np.uint32), room + 1)
+@njit(nogil=True, error_model="numpy")
+def _differences(plus, minus, bits):
+    """The bits of plus - minus, float32; the largest magnitude."""
+    largest = _U(0)
+    for i in range(bits.size):
+        d = np.float32(load(plus[i]) - load(minus[i])).view(np.uint32)
+        bits[i] = d
+        largest = max(largest, _U(d & _SIZE))
+    return largest
+
+
+def near(values, minus, code, size, low, high, out, room, result, scratch):
+    """Put the magnitudes (bits) from low to high into `out`, up to `room` and one to spare; how many; `result`: above.
+
+    Of float32 values (`code` NONE), or of values - minus, two arrays of 16 bits: -1 where one of these is NaN or infinite.
+    """
+    to, words = carray(pointer(out, np.uint32), room + 1), carray(pointer(scratch, np.uint64), TILE // 8)
     flags, index = carray(pointer(scratch, np.uint8), TILE), carray(pointer(scratch + TILE, np.uint64), TILE)
-    total, found = 0, 0
+    row, total, found, largest = scratch + 9 * TILE, 0, 0, _U(0)
     for start in range(0, size, TILE):
         n = min(TILE, size - start)
         flags[n:] = 0
-        total += _mark(bits[start : start + n], low, high, flags[:n])
-        for k in range(_list(carray(pointer(scratch, np.uint64), TILE // 8), start, index, 0)):
+        bits = carray(pointer(values + 4 * start if code == NONE else row, np.uint32), n)
+        begin, other = values + 2 * start, minus + 2 * start
+        if code == BFLOAT16:
+            a, b = carray(pointer(begin, np.uint16), n), carray(pointer(other, np.uint16), n)
+            largest = max(largest, _differences(a, b, bits))
+        elif code != NONE:
+            c, d = carray(pointer(begin, np.int16), n), carray(pointer(other, np.int16), n)
+            largest = max(largest, _differences(c, d, bits))
+        total += _mark(bits, low, high, flags[:n])
+        for k in range(_list(words, 0, index, 0)):
             to[min(found, room)] = _U(bits[index[k]] & _SIZE)
             found += 1
+    if largest >= _INFINITE:
+        return -1
     carray(pointer(result, np.int64), 1)[0] = total
     return found
-
-
-@njit(nogil=True, error_model="numpy")
-def _delta(given, start, row, other):
-    """plus - minus of a tile, rounded to float64 once."""
-    _widen(given[0, 0], given[0, 1], start, row)
-    _widen(given[1, 0], given[1, 1], start, other)
-    for i in range(row.size):
-        row[i] -= other[i]
-
-
-@njit(nogil=True, error_model="numpy")
-def _add(values, sums):
-    for i in range(values.size):
-        sums[i] += values[i]
-
-
-@njit(nogil=True, error_model="numpy")
-def _add_agreeing(values, signs, sums, numbers):
-    for i in range(values.size):
-        is_up, is_down = (values[i] > 0.0) & (signs[i] >= 0.0), (values[i] < 0.0) & (signs[i] < 0.0)
-        agrees = np.float64(is_up | is_down)
-        sums[i] += values[i] * agrees
-        numbers[i] += agrees
-
-
-@njit(nogil=True, error_model="numpy")
-def _mean_of_two(first, second, means):
-    """The same of two deltas, which most mixtures have, in one go."""
-    for i in range(means.size):
-        a, b = first[i], second[i]
-        total = a + b
-        up, down = max(a, 0.0) + max(b, 0.0), min(a, 0.0) + min(b, 0.0)
-        share = 0.5 if ((a > 0.0) & (b > 0.0)) | ((a < 0.0) & (b < 0.0)) else 1.0
-        means[i] = (
-            up if total >= 0.0 else down
-        ) * share + 0.0 * total  # NaN where a delta is NaN or infinite
-
-
-@njit(nogil=True, error_model="numpy")
-def _divide(sums, numbers):
-    for i in range(sums.size):
-        sums[i] = sums[i] / max(numbers[i], 1.0)
-
-
-def agreed(arrays, count, size, out, scratch):
-    """Fill `out` with the mean of those of `count` deltas whose sign is that of their sum, zero where none is.
-
-    `arrays`: address and format of plus and of minus, for each delta.
-    """
-    given, means = carray(pointer(arrays, np.int64), (count, 2, 2)), carray(pointer(out, np.float64), size)
-    rows = carray(pointer(scratch, np.float64), (count + 2, ROW))
-    for start in range(0, size, TILE):
-        n = min(TILE, size - start)
-        signs, numbers, sums = rows[count, :n], rows[count + 1, :n], means[start : start + n]
-        for k in range(count):
-            _delta(given[k], start, rows[k, :n], numbers)
-        if count == 2:
-            _mean_of_two(rows[0, :n], rows[1, :n], sums)
-            continue
-        signs[:] = 0.0
-        for k in range(count):
-            _add(rows[k, :n], signs)
-        numbers[:] = 0.0
-        sums[:] = 0.0
-        for k in range(count):
-            _add_agreeing(rows[k, :n], signs, sums, numbers)
-        _divide(sums, numbers)
-    return 0

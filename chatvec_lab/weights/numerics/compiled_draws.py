@@ -9,10 +9,12 @@ from __future__ import annotations
 import numpy as np
 from numba import carray, njit
 
-from chatvec_lab.weights.numerics.compiled_lanes import _fma, _root, pointer
+from chatvec_lab.weights.numerics.compiled_lanes import _fma, _root, load, pointer
 from chatvec_lab.weights.numerics.draws import COUNTERS, LANES, TILE
+from chatvec_lab.weights.numerics.sums import BFLOAT16
 
 _F, _I, _U, _Q = np.float32, np.int32, np.uint32, np.uint64
+_SIZE, _LEAST, _PLAIN = _U(0x7FFFFFFF), _U(27 << 23), _U(228 << 23)  # 2**-100, and from there to infinity
 _LOW, _HALF_WORD = _Q(0xFFFFFFFF), _Q(32)
 _M0, _M1, _W0, _W1 = (_Q(c) for c in (0xD2511F53, 0xCD9E8D57, 0x9E3779B9, 0xBB67AE85))  # Salmon et al. 2011
 
@@ -119,6 +121,12 @@ def _draw(key, stream, start, out, words, spare):
 def _square(values, sums):
     """The sum of squares, in an order that does not depend on the processor: first every LANES-th of them."""
     sums[:] = 0.0
+    return _square_more(values, sums)
+
+
+@njit(nogil=True, error_model="numpy")
+def _square_more(values, sums):
+    """Add squares to the sums, each from its first element on; the sum of all."""
     tiles, whole = values.size // TILE * TILE, values.size // LANES * LANES
     for i in range(0, tiles, TILE):
         for j in range(LANES):  # a tile at a time, whose sums stay in registers
@@ -134,6 +142,22 @@ def _square(values, sums):
     total = 0.0
     for j in range(LANES):
         total += sums[j]
+    return total
+
+
+@njit(nogil=True, error_model="numpy")
+def _draw_and_square(key, stream, start, one, words, spare, sums):
+    """Draw a unit, and the sum of its squares, which are taken while a tile is near."""
+    sums[:] = 0.0
+    total, done = 0.0, 0
+    if start % TILE:  # its tiles are not those of the sum
+        _draw(key, stream, start, one, words, spare)
+        return _square_more(one, sums)
+    while done < one.size:
+        tile = one[done : done + TILE]
+        _draw(key, stream, start + done, tile, words, spare)
+        total = _square_more(tile, sums)
+        done += TILE
     return total
 
 
@@ -156,10 +180,9 @@ def noise(key, stream, start, size, unit, norms, out, scratch):
         carray(pointer(scratch + 8 * TILE, np.float64), LANES),
         carray(pointer(norms, np.float64), size),
     )
-    _draw(key, stream, start, values, tile, spare)
     for i in range(0, size, unit):
         one = values[i : i + unit]
-        factor = wanted[i // unit] / _root(_square(one, sums))
+        factor = wanted[i // unit] / _root(_draw_and_square(key, stream, start + i, one, tile, spare, sums))
         for j in range(one.size):
             one[j] = np.float32(factor * np.float64(one[j]))
     return 0
@@ -172,6 +195,47 @@ def squares(values, size, unit, found, scratch):
     for i in range(0, size, unit):
         each[i // unit] = _square(given[i : i + unit], sums)
     return 0
+
+
+@njit(nogil=True, error_model="numpy")
+def _differences(plus, minus, row):
+    """plus - minus in float32; how many are NaN, infinite, or smaller than 2**-100 and not zero."""
+    odd = _U(0)
+    for i in range(row.size):
+        d = _F(load(plus[i]) - load(minus[i]))
+        row[i] = d
+        size = _U(d.view(_U) & _SIZE)
+        odd = _U(odd + _U((_U(size - _LEAST) >= _PLAIN) & (size != _U(0))))
+    return odd
+
+
+@njit(nogil=True, error_model="numpy")
+def _square_pair(plus, minus, row, sums):
+    """`_square` of a difference, a tile at a time, and how many elements are not plain."""
+    sums[:] = 0.0
+    total, odd = 0.0, _U(0)
+    for start in range(0, plus.size, TILE):
+        n = min(TILE, plus.size - start)
+        odd = _U(odd + _differences(plus[start : start + n], minus[start : start + n], row[:n]))
+        total = _square_more(row[:n], sums)
+    return total, odd
+
+
+def squares_of_pair(plus, minus, code, size, unit, found, scratch):
+    """The sum of squares of each unit of plus - minus, two arrays of 16 bits; how many elements are not plain."""
+    row, sums = carray(pointer(scratch, _F), TILE), carray(pointer(scratch + 4 * TILE, np.float64), LANES)
+    each, odd = carray(pointer(found, np.float64), size), 0
+    for i in range(0, size, unit):
+        n, begin, other = min(unit, size - i), plus + 2 * i, minus + 2 * i
+        if code == BFLOAT16:
+            a, b = carray(pointer(begin, np.uint16), n), carray(pointer(other, np.uint16), n)
+            total, more = _square_pair(a, b, row, sums)
+        else:
+            c, d = carray(pointer(begin, np.int16), n), carray(pointer(other, np.int16), n)
+            total, more = _square_pair(c, d, row, sums)
+        each[i // unit] = total
+        odd += np.int64(more)
+    return odd
 
 
 @njit(nogil=True, error_model="numpy")

@@ -16,6 +16,7 @@ import numpy as np
 import xxhash
 
 from chatvec_lab.weights.numerics.machine import Kernel, address
+from chatvec_lab.weights.numerics.sums import code
 
 GENERATOR = "philox4x32-10, by element"  # told in recipes: other numbers are another recipe
 COUNTERS = 128  # of a tile
@@ -40,6 +41,7 @@ def _source() -> ModuleType:
 _WORDS = Kernel(_source, "words", "QQqqq")
 _NOISE = Kernel(_source, "noise", "QQqqqqqq")
 _SQUARES = Kernel(_source, "squares", "qqqqq")
+_OF_PAIR = Kernel(_source, "squares_of_pair", "qqqqqqq")
 _THIN = Kernel(_source, "thin", "QQqqQqqq")
 
 
@@ -70,6 +72,18 @@ def squares(values: np.ndarray, unit: int) -> np.ndarray:
     found, scratch = np.empty(ceil(values.size / unit)), _scratch()
     _SQUARES(address(values), values.size, unit, address(found), address(scratch))
     return found
+
+
+def squares_of_difference(plus: np.ndarray, minus: np.ndarray, unit: int) -> np.ndarray | None:
+    """`squares` of plus - minus, flat arrays of one format of 16 bits, rounded to float32.
+
+    None where an element is NaN, infinite or so small that its float32 might be no plain one.
+    """
+    found, scratch = np.empty(ceil(plus.size / unit)), _scratch()
+    told = _OF_PAIR(
+        address(plus), address(minus), code(plus), plus.size, unit, address(found), address(scratch)
+    )
+    return found if told == 0 else None
 
 
 def thin(of: Stream, start: int, density: float, arrays: Sequence[np.ndarray]) -> None:

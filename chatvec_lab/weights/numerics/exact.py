@@ -1,8 +1,9 @@
 """The one arithmetic of the project: `cp + sum of coefficient * (plus - minus)`, exact and rounded once.
 
 Bits are the same for every thread count and block size, since nothing is ever rounded but the result. `combine` works
-on raw numpy arrays (bfloat16 travels as uint16): the fast lane for one difference in one format (`lanes`), the
-error-free sum for the rest (`sums`), rational numbers for the few elements that neither decides. `gpu` is a kernel for
+on raw numpy arrays (bfloat16 travels as uint16): the fast lanes for one difference in one format (`lanes`) and for one
+delta in float32 (`added`), the error-free sum for the rest (`sums`), rational numbers for the few elements that none
+decides. `gpu` is a kernel for
 tensors that lie on a GPU.
 """
 
@@ -13,7 +14,7 @@ from fractions import Fraction
 
 import numpy as np
 
-from chatvec_lab.weights.numerics import lanes, sums
+from chatvec_lab.weights.numerics import added, lanes, sums
 
 # significand bits (with the hidden one) and exponent of the largest binade
 FORMATS = {"bfloat16": (8, 127), "float16": (11, 15), "float32": (24, 127), "float64": (53, 1023)}
@@ -49,12 +50,16 @@ def combine(cp: np.ndarray | None, parts: Sequence[Part], out: np.ndarray) -> np
     array([2. , 2.5], dtype=float32)
     """
     parts = [part for part in parts if part[0] != 0.0]
-    if len(parts) == 1 and lanes.can_fill(cp, *parts[0][1:], out):
+    if len(parts) == 1:
         coefficient, plus, minus = parts[0]
-        unsure = lanes.fill(cp, plus, minus, coefficient, out)
+        unsure = None
+        if lanes.can_fill(cp, plus, minus, out):
+            unsure = lanes.fill(cp, plus, minus, coefficient, out)
+        elif coefficient == 1.0 and added.can_fill(cp, plus, minus, out):
+            unsure = added.fill(cp, plus, minus, out)
         if unsure is not None:
             if unsure.size:
-                few = [(coefficient, plus[unsure], minus[unsure])]
+                few = [(coefficient, plus[unsure], None if minus is None else minus[unsure])]
                 out[unsure] = _combine(cp[unsure], few, np.empty(unsure.size, out.dtype))
             return out
     if cp is None and len(parts) == 1 and parts[0][0] == 1.0 and lanes.subtract(*parts[0][1:], out):

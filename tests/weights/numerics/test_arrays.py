@@ -1,9 +1,9 @@
-"""What transforms compute: the threshold of the largest elements whatever the sample said, masks, and a vote."""
+"""What transforms compute: the threshold of the largest elements whatever the sample said, and masks."""
 
 import numpy as np
 import pytest
 
-from chatvec_lab.weights.numerics import arrays
+from chatvec_lab.weights.numerics import arrays, exact
 
 BLOCK = 50_000
 
@@ -14,7 +14,7 @@ class Given:
     def __init__(self, values):
         self.all, self.size, self.passes = values.astype(np.float32), values.size, 0
 
-    def each(self, function):
+    def each(self, function, of_pair=None):
         self.passes += 1
         return [
             function(start, self.all[start : start + BLOCK].copy()) for start in range(0, self.size, BLOCK)
@@ -97,20 +97,6 @@ def test_dropping_clears_what_is_marked():
     assert parts[0][1].tolist() == [1, 0, 0, 4] and parts[0][2].tolist() == [1, 0, 0, 4]
 
 
-@pytest.mark.parametrize("count", [1, 2, 5])
-def test_the_vote_is_its_formula(count):
-    deltas = [np.round(RNG.standard_normal(1300)) for _ in range(count)]
-    sign = np.where(sum(deltas) >= 0, 1.0, -1.0)
-    agree = np.stack([np.sign(delta) == sign for delta in deltas])
-    expected = (np.stack(deltas) * agree).sum(0) / np.maximum(agree.sum(0), 1)
-    found = arrays.agreed_mean([(delta, None) for delta in deltas], np.empty(1300))
-    assert np.allclose(found, expected, rtol=1e-15)
-    # the same from differences, in any mix of formats
-    kinds = [np.float16, np.float32, np.float64]
-    pairs = [((d + 3).astype(kinds[i % 3]), np.full(1300, 3, kinds[i % 2])) for i, d in enumerate(deltas)]
-    assert np.array_equal(arrays.agreed_mean(pairs, np.empty(1300)), found)
-
-
 @pytest.mark.parametrize("size", [1, 2, 7, 70_000])
 def test_the_largest_of_a_place_is_that_of_a_sort(size):
     for numbers in (
@@ -127,3 +113,21 @@ def test_more_near_a_guess_than_there_was_room_for():
     values = np.float32([3, -2, 1, -3, 0.5] * 100)
     near, above = arrays._near(values, *(int(np.float32(x).view(np.uint32)) for x in (1, 2)))
     assert near.view(np.float32).tolist() == [2, 1] * 100 and above == 200
+
+
+@pytest.mark.parametrize("kind", [np.uint16, np.float16])
+def test_what_is_near_in_a_difference_is_near_in_its_elements(kind):
+    plus, minus = (np.round(64 * RNG.standard_normal(3001)).astype(np.float32) / 64 for _ in range(2))
+    raw = [
+        a.astype(kind) if kind is np.float16 else (a.view(np.uint32) >> 16).astype(kind)
+        for a in (plus, minus)
+    ]
+    values = exact.combine(None, [(1.0, *raw)], np.empty(3001, np.float32))
+    for low, high in ((0.5, 1.0), (0.01, 100.0), (50.0, 60.0)):
+        bits = [int(np.float32(x).view(np.uint32)) for x in (low, high)]
+        near, above = arrays._near(raw[0], *bits, raw[1])
+        size = np.abs(values)
+        assert near.view(np.float32).tolist() == size[(size >= low) & (size <= high)].tolist()
+        assert above == np.count_nonzero(size > high)
+    raw[0][17] = 0x7F80 if kind is np.uint16 else np.inf
+    assert arrays._near(raw[0], 2**29, 2**30, raw[1]) is None, "for the general way to refuse"

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from chatvec_lab.weights.numerics import draws
+from chatvec_lab.weights.numerics import draws, exact
 from chatvec_lab.weights.numerics.draws import COUNTERS, TILE
 
 STREAM = draws.stream("noise", 0, "model.norm.weight")
@@ -114,8 +114,30 @@ def test_each_unit_has_its_norm_whichever_are_asked_for(unit):
 def test_squares_are_those_of_each_unit(size, unit):
     getcontext().prec = 60
     values = np.random.default_rng(1).standard_normal(size).astype(np.float32)
-    exact = [sum(Decimal(float(v)) ** 2 for v in values[i : i + unit]) for i in range(0, size, unit)]
-    assert np.allclose(draws.squares(values, unit), [float(e) for e in exact], rtol=1e-14)
+    whole = [sum(Decimal(float(v)) ** 2 for v in values[i : i + unit]) for i in range(0, size, unit)]
+    assert np.allclose(draws.squares(values, unit), [float(e) for e in whole], rtol=1e-14)
+
+
+@pytest.mark.parametrize("kind", [np.uint16, np.float16])
+@pytest.mark.parametrize("size, unit", [(1, 1), (1000, 7), (5000, 1100)])
+def test_squares_of_a_difference_are_those_of_its_elements(size, unit, kind):
+    rng = np.random.default_rng(3)
+    plus, minus = (rng.standard_normal(size).astype(np.float32) for _ in range(2))
+    if kind is np.uint16:
+        plus, minus = ((a.view(np.uint32) >> 16).astype(kind) for a in (plus, minus))
+    else:
+        plus, minus = plus.astype(kind), minus.astype(kind)
+    values = exact.combine(None, [(1.0, plus, minus)], np.empty(size, np.float32))
+    found = draws.squares_of_difference(plus, minus, unit)
+    assert found.tobytes() == draws.squares(values, unit).tobytes()
+
+
+def test_squares_of_a_difference_of_no_plain_numbers_are_not_told():
+    plain, zero = np.uint16([0x3F80, 0x3F80]), np.uint16([0x3F80, 0])
+    assert draws.squares_of_difference(plain, zero, 2) == [1.0]
+    for odd in (0x7F80, 0x7FC0, 0x0001):  # infinite, no number, subnormal
+        assert draws.squares_of_difference(plain, np.uint16([odd, 0]), 2) is None or odd == 0x0001
+        assert draws.squares_of_difference(np.uint16([odd, 0]), np.uint16([0, 0]), 2) is None
 
 
 @pytest.mark.parametrize("size", [5, 33, 512, 1543])
