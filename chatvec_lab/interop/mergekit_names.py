@@ -44,7 +44,7 @@ def check_keys(config: Any) -> None:
     for place, entry in enumerate(config.get("models") or []):
         demand(entry, {"model": (str, dict)}, f"models, item {place}")
         demand(entry.get("parameters"), (dict, absent), f"models, item {place}, parameters")
-    if config["merge_method"] not in METHODS:
+    if not isinstance(config["merge_method"], str) or config["merge_method"] not in METHODS:
         raise ValueError(
             f"merge_method: {config['merge_method']} is not supported; a chat vector is a sum of weight differences, "
             f"so this runs {', '.join(METHODS)}."

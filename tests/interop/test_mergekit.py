@@ -227,6 +227,7 @@ TIES = {"merge_method": "ties"}
 REFUSED = {
     "slices": (dict(slices=[{"sources": []}]), "slices: is not supported: layers of different places"),
     "method": (dict(merge_method="slerp"), "merge_method: slerp is not supported.*task_arithmetic, ties"),
+    "method, none": (dict(merge_method=[]), r"merge_method: \[\] is not supported.*task_arithmetic, ties"),
     "key": (dict(dtpye="float32"), "unsupported in a recipe: dtpye"),
     "parameter": (
         dict(parameters={"gamma": 0.1}),
