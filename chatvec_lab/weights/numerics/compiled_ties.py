@@ -131,7 +131,11 @@ def _filling(prepare, decide, kind):
         middle, unsafe = carray(pointer(tile, _U), n), carray(pointer(tile + 4 * ROW, _U), n)
         rest, d = carray(pointer(tile + 8 * ROW, _F), n), carray(pointer(tile + 12 * ROW, _F), n)
         e, k = carray(pointer(tile + 16 * ROW, _F), n), carray(pointer(tile + 20 * ROW, _F), n)
-        c, a, b = carray(pointer(rows[0], kind), n), carray(pointer(rows[1], kind), n), carray(pointer(rows[2], kind), n)
+        c, a, b = (
+            carray(pointer(rows[0], kind), n),
+            carray(pointer(rows[1], kind), n),
+            carray(pointer(rows[2], kind), n),
+        )
         x, y = carray(pointer(rows[3], kind), n), carray(pointer(rows[4], kind), n)
         p, q = carray(pointer(rows[5], kind), n), carray(pointer(rows[6], kind), n)
         f, g, h = factors[0], factors[1], factors[factors.size - 1]
