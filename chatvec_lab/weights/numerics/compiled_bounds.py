@@ -7,6 +7,7 @@ the magnitudes of CP and products: k sums, all differences together, all coeffic
 from __future__ import annotations
 
 import numpy as np
+from llvmlite import ir
 from numba import carray, njit, types
 from numba.extending import intrinsic
 
@@ -165,22 +166,27 @@ def _zeros_below(typing, word):
     return word(word), generate
 
 
+@intrinsic
+def _bits(typing, flags, j):
+    """The 64 flags from word j on as bits, the first in the last one."""
+
+    def generate(context, builder, signature, arguments):
+        data = context.make_array(signature.args[0])(context, builder, arguments[0]).data
+        all_ = ir.VectorType(ir.IntType(8), 64)
+        flags = builder.load(builder.bitcast(builder.gep(data, [arguments[1]]), all_.as_pointer()), align=8)
+        return builder.bitcast(builder.trunc(flags, ir.VectorType(ir.IntType(1), 64)), ir.IntType(64))
+
+    return types.uint64(flags, j), generate
+
+
 @njit(nogil=True, error_model="numpy")
 def _list(flags, start, index, count):
     """Add the places of the flags, bytes that are 0 or 1 as whole words, to the `count` in `index`."""
-    n, some = _Q(count), _Q(0)
-    for j in range(flags.size):
-        some = _Q(some | flags[j])
-    if some == _Q(0):
-        return count
+    n = _Q(count)
     for j in range(0, flags.size, 8):
-        bits = _Q(0)
-        for k in range(8):  # of eight bytes, the first in the last bit
-            byte = _Q(_Q(flags[j + k] * _Q(0x0102040810204080)) & _Q(0xFF << 56))
-            bits = _Q(_Q(bits >> _Q(8)) | byte)
-        first = _Q(start + 8 * j)
+        bits, first = _bits(flags, j), _Q(start + 8 * j)
         while bits != _Q(0):
-            for _ in range(4):  # a loop of few turns is foreseen; what is too much is written over
+            for _ in range(8):  # a loop of few turns is foreseen; what is too much is written over
                 index[n] = _Q(first + _zeros_below(bits))
                 n = _Q(n + _Q(bits != _Q(0)))
                 bits = _Q(bits & _Q(bits - _Q(1)))

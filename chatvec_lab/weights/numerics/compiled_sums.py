@@ -5,8 +5,10 @@ from __future__ import annotations
 import numpy as np
 from numba import carray, njit
 
+from chatvec_lab.weights.numerics.compiled_alike import are_alike
 from chatvec_lab.weights.numerics.compiled_bounds import TINY, _quickly_double, _quickly_single
 from chatvec_lab.weights.numerics.compiled_lanes import _fma, load, pointer
+from chatvec_lab.weights.numerics.compiled_ties import has_heads, ties
 from chatvec_lab.weights.numerics.sums import BFLOAT16, FLOAT16, FLOAT32, FLOAT64, ROW, TILE
 
 # where the rows of a tile begin: one array, so that loops vectorise
@@ -168,6 +170,8 @@ def _exactly(
 ):
     """Fill some elements by an error-free sum; how many are out of range, and how many are `unsure` by now."""
     n = index.size
+    if n == 0:
+        return 0, unsure
     _gather(cp, cp_code, index, x)
     for i in range(n):
         tile[_HIGH + i] = x[i]
@@ -208,6 +212,7 @@ def _sums_that(quickly, kind):
         factors = carray(pointer(coefficients, np.float64), terms)
         x, y = carray(pointer(tile + 8 * _X, kind), ROW), carray(pointer(tile + 8 * _Y, kind), ROW)
         listed = carray(pointer(open_, np.int64), room)
+        are_ties = are_alike(out_code, cp_code, given) & has_heads(factors)
         bad, unsure, count = 0, 0, 0
         for start in range(0, size, TILE):
             n = min(TILE, size - start)
@@ -220,7 +225,9 @@ def _sums_that(quickly, kind):
                     cp, cp_code, factors, given, out, out_code, start, n, tile, open_rows, index, count
                 )
             while count >= TILE or (count and start + TILE >= size):  # many at a time
-                some = min(count, TILE)
+                left = some = min(count, TILE)
+                if are_ties:
+                    left = ties(cp, factors, given, out, out_code, index[:some], tile, open_rows)
                 found, unsure = _exactly(
                     cp,
                     cp_code,
@@ -229,7 +236,7 @@ def _sums_that(quickly, kind):
                     threshold,
                     out,
                     out_code,
-                    index[:some],
+                    index[:left],
                     rows,
                     x,
                     y,

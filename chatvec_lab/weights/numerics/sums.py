@@ -1,11 +1,12 @@
 """The general way of the arithmetic: a sum of any number of differences, in any mix of formats, without an error.
 
 A plain sum of floats, whose error is bounded by the sizes of its terms, decides most elements of narrower formats (in
-registers alone for two or three terms in one format of 16 bits, which sums of chat vectors are). The
-others, near a middle or left over where terms cancel, are summed again without an error: each product is two float64s (a
-fused multiply-add gives the error of the first), each sum keeps its error (Knuth's TwoSum) in a second float64, and what
-that second one loses is bounded in a third. An element whose rounding this bound leaves open is flagged, for rational
-numbers to decide; sums that are exact are never flagged, however close to a tie.
+registers alone for two or three terms in one format of 16 bits, which sums of chat vectors are; near their ties what is
+left at the middle tells the side). The others, near a middle or left over where terms cancel, are summed again without
+an error: each product is two float64s (a fused multiply-add gives the error of the first), each sum keeps its error
+(Knuth's TwoSum) in a second float64, and what that second one loses is bounded in a third. An element whose rounding
+this bound leaves open is flagged, for rational numbers to decide; sums that are exact are never flagged, however close
+to a tie.
 
 Arrays travel as addresses: one compiled kernel then serves every number of terms and every mix of formats, read-only
 memory included. It works in tiles that stay in the first-level cache.

@@ -103,6 +103,29 @@ def test_terms_that_nearly_cancel_and_nearly_tie(dtype):
         assert wrongly_rounded(run(cp, pairs, dtype), formula(cp, pairs)) == 0
 
 
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+@pytest.mark.parametrize(
+    "scales",
+    [(1.0, 0.3), (0.5, 0.15), (-1.0, -0.3), (1.0, 0.3, 0.2), (0.5, 0.5, -0.3), (3.99, 2.0**-10), (4.0, 0.3)],
+)
+def test_sums_at_a_middle_and_a_hair_beside(dtype, scales):
+    """Differences of a few units: most lie so near a tie that float64 does not tell the side, or on it."""
+    rng, size, kind = np.random.default_rng(0), 5000, getattr(torch, dtype)
+    step = float(torch.finfo(kind).eps)
+    cp = (1 + rng.integers(0, round(1 / step), size) * step) * 2.0 ** rng.integers(-1, 2, size)
+    cp = torch.from_numpy(cp * rng.choice([-1, 1], size)).to(kind)
+    base = torch.from_numpy(rng.integers(-20, 21, size) * step / 4).to(kind)
+    parts = []
+    for k, scale in enumerate(scales):
+        plus = torch.from_numpy(base.double().numpy() + rng.integers(-30, 31, size) * step / 4).to(kind)
+        parts.append((scale, cp if k and k < len(scales) - 1 else plus, base))
+    for wild in (1.0, 2.0**-9, 2.0**-12):  # some far smaller than the rest, or with a zero in a place
+        parts[0][2][::7] *= wild
+        cp[::11] = 0.0
+        found = run(cp, parts, dtype)
+        assert adversarial.is_nearest(raw(found), cp, parts, dtype).all()
+
+
 def test_products_too_small_for_an_error_of_their_own_are_still_exact():
     cp = torch.tensor([1.0, 1.5, 2.0**-1000, 0.0], dtype=torch.float64)
     tiny = torch.tensor([2.0**-530, 2.0**-53 * 1.1, 3.3, 2.0**-540 * 1.7], dtype=torch.float64)
