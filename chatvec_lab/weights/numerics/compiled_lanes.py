@@ -10,10 +10,13 @@ from numba import carray, config, njit, types
 from numba.extending import intrinsic, overload
 
 from chatvec_lab.weights.numerics.lanes import SPAN
+from chatvec_lab.weights.numerics.machine import features
 
+if config.CPU_FEATURES is None:  # here, since all that is compiled imports this, whoever asked for it
+    config.CPU_FEATURES = features()  # heard where numba has compiled nothing before
 FEW = 32  # elements between two looks at what is proven, where some of a span are not
 # whether the processor turns a float16 into a float32 by itself
-HAS_HALF = "+f16c" in (config.CPU_FEATURES or "") or platform.machine() in ("aarch64", "arm64")
+HAS_HALF = "+f16c" in config.CPU_FEATURES or platform.machine() in ("aarch64", "arm64")
 _F, _U, _D, _Q = np.float32, np.uint32, np.float64, np.uint64
 
 
