@@ -10,10 +10,13 @@ from numba import carray, config, njit, types
 from numba.extending import intrinsic, overload
 
 from chatvec_lab.weights.numerics.lanes import SPAN
+from chatvec_lab.weights.numerics.machine import features
 
+if config.CPU_FEATURES is None:  # here, since all that is compiled imports this, whoever asked for it
+    config.CPU_FEATURES = features()  # heard where numba has compiled nothing before
 FEW = 32  # elements between two looks at what is proven, where some of a span are not
 # whether the processor turns a float16 into a float32 by itself
-HAS_HALF = "+f16c" in (config.CPU_FEATURES or "") or platform.machine() in ("aarch64", "arm64")
+HAS_HALF = "+f16c" in config.CPU_FEATURES or platform.machine() in ("aarch64", "arm64")
 _F, _U, _D, _Q = np.float32, np.uint32, np.float64, np.uint64
 
 
@@ -147,14 +150,27 @@ def _pack_overload(out, packed, up, sign):
     return single
 
 
-def _element_in(F, U, sign: int, tie: int, least: int):
+def _least(out): ...
+
+
+@overload(_least, inline="always")
+def _least_overload(out):
+    """The smallest result that is proven, without its sign: 2**-100, in float16 what no rounding makes a zero."""
+    if out.dtype == types.float32:
+        return lambda out: np.uint64(923 << 53)
+    if out.dtype == types.int16:  # the sign of a zero is that of the exact sum
+        return lambda out: np.uint32(102 << 24)
+    return lambda out: np.uint32(27 << 24)
+
+
+def _element_in(F, U, sign: int, tie: int):
     """The element of `out` and whether it is proven, computed in float type F with its bits as U.
 
     c, x, y as F; s1 + s2 + s3 is the coefficient, each of at most 24 bits (float64: s1 alone). limits, as bits of F:
     smallest |x - y| other than zero, largest result, powers of two by which c may exceed and may fall below it.
     """
     zero, one, low = F(0.0), U(1), U(3)
-    sign, rest, tie, least = U(sign), U(sign - 1), U(tie), U(least)
+    sign, rest, tie = U(sign), U(sign - 1), U(tie)
 
     def element(out, c, x, y, s1, s2, s3, limits):
         c, x, y = F(c), F(x), F(y)
@@ -175,15 +191,15 @@ def _element_in(F, U, sign: int, tie: int, least: int):
         ratio = U(U(c.view(U) & rest) - size)
         cancels = (total == U(0)) & (s2 == zero)  # one product, so nothing is left
         near = (U(ratio + above) <= span) | (c == zero) | cancels
-        normal = (U(U(total << one) - one) >= least) & (size < largest)
+        normal = (U(U(total << one) - one) >= _least(out)) & (size < largest)
         return value, is_exact & near & normal
 
     return element
 
 
-_ELEMENTS = {  # a threshold for ties, and 2**-100 without its sign
-    types.float32: _element_in(_F, _U, 1 << 31, 0x80800000, 27 << 24),
-    types.float64: _element_in(_D, _Q, 1 << 63, 0x8010000000000000, 923 << 53),
+_ELEMENTS = {  # a threshold for ties
+    types.float32: _element_in(_F, _U, 1 << 31, 0x80800000),
+    types.float64: _element_in(_D, _Q, 1 << 63, 0x8010000000000000),
 }
 
 

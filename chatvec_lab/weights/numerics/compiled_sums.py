@@ -113,10 +113,11 @@ def _settle(n, tile, threshold, half_way):
         bad += np.uint64(not (abs(s) < threshold))
     if half_way:
         for i in range(n):
-            s = tile[_HIGH + i]
-            bits = np.float64(s + 0.0).view(np.uint64)
-            above = np.uint64(bits - np.uint64(1) if s < 0.0 else bits + np.uint64(1)).view(np.float64)
-            tile[_X + i] = abs(tile[_X + i] - 0.5 * abs(above - s))
+            size, rest = abs(tile[_HIGH + i]), tile[_X + i]
+            bits = np.float64(size).view(np.uint64)
+            above = np.uint64(bits + np.uint64(1)).view(np.float64)
+            below = np.uint64(bits - np.uint64(size > 0.0)).view(np.float64)  # nearer, of a power of two
+            tile[_X + i] = min(abs(rest - 0.5 * (above - size)), abs(rest - 0.5 * (size - below)))
     for i in range(n):
         bound = tile[_BOUND + i]
         unsure += np.uint64(np.uint64(bound != 0.0) & np.uint64(tile[_X + i] <= 2.0 * bound))

@@ -10,7 +10,9 @@ tensors that lie on a GPU.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from fractions import Fraction
+from math import copysign, inf, isinf
 
 import numpy as np
 
@@ -58,10 +60,11 @@ def combine(cp: np.ndarray | None, parts: Sequence[Part], out: np.ndarray) -> np
         elif coefficient == 1.0 and added.can_fill(cp, plus, minus, out):
             unsure = added.fill(cp, plus, minus, out)
         if unsure is not None:
-            if unsure.size:
-                few = [(coefficient, plus[unsure], None if minus is None else minus[unsure])]
-                out[unsure] = _combine(cp[unsure], few, np.empty(unsure.size, out.dtype))
-            return out
+            few = [(coefficient, plus[unsure], None if minus is None else minus[unsure])]
+            with suppress(FloatingPointError):  # which the general way raises for all elements together
+                if unsure.size:
+                    out[unsure] = _combine(cp[unsure], few, np.empty(unsure.size, out.dtype))
+                return out
     if cp is None and len(parts) == 1 and parts[0][0] == 1.0 and lanes.subtract(*parts[0][1:], out):
         return out
     return _combine(cp, parts, out)
@@ -76,14 +79,14 @@ def _combine(cp: np.ndarray | None, parts: Sequence[Part], out: np.ndarray) -> n
                 f"the scale {coefficient!r} is too large to be exact; use a magnitude below 1e300."
             )
     bad, unsure = sums.fill(cp, parts, overflow_threshold(dtype), out)
-    if bad:
+    if bad := bad or _settle(cp, parts, out, unsure, dtype):
         raise FloatingPointError(f"{bad} of {out.size} elements are NaN, infinite or too large for {dtype}")
-    _settle(cp, parts, out, unsure, dtype)
     return out
 
 
-def _settle(cp, parts: Sequence[Part], out: np.ndarray, indices: np.ndarray, dtype: str) -> None:
-    """Decide with rational numbers the few elements whose residual float64 cannot tell from zero."""
+def _settle(cp, parts: Sequence[Part], out: np.ndarray, indices: np.ndarray, dtype: str) -> int:
+    """Decide with rational numbers the few elements whose residual float64 cannot tell from zero; how many are too large."""
+    bad = 0
     for i in indices:
         total = Fraction(float(widen(cp[i : i + 1])[0])) if cp is not None else Fraction(0)
         for coefficient, plus, minus in parts:
@@ -91,14 +94,14 @@ def _settle(cp, parts: Sequence[Part], out: np.ndarray, indices: np.ndarray, dty
             if minus is not None:
                 delta -= Fraction(float(widen(minus[i : i + 1])[0]))
             total += Fraction(coefficient) * delta
-        if total:  # a zero keeps the sign that the float arithmetic gave it
-            out[i] = _raw_scalar(round_fraction(total, dtype), dtype)
-        elif widen(out[i : i + 1])[0]:  # what rounding left of a sum that is zero
-            out[i] = 0
+        rounded = round_fraction(total, dtype)  # a sum that is zero is a positive one
+        out[i] = _raw_scalar(rounded, dtype)
+        bad += isinf(rounded)
+    return bad
 
 
 def round_fraction(value: Fraction, dtype: str) -> float:
-    """A rational number rounded once, to nearest with ties to even, to a floating-point format."""
+    """A rational number rounded once, to nearest with ties to even, to a floating-point format; infinity beyond its range."""
     precision, largest = FORMATS[dtype]
     if value == 0:
         return 0.0
@@ -106,7 +109,9 @@ def round_fraction(value: Fraction, dtype: str) -> float:
     if abs(value) < Fraction(2) ** exponent:
         exponent -= 1
     unit = Fraction(2) ** (max(exponent, 1 - largest) - precision + 1)  # spacing of the format at value
-    return float(round(value / unit) * unit)  # Python rounds a Fraction half to even
+    rounded = round(value / unit) * unit  # Python rounds a Fraction half to even
+    size = float(abs(rounded)) if abs(rounded) < Fraction(2) ** (largest + 1) else inf
+    return copysign(size, 1 if value > 0 else -1)  # also of what is rounded to zero
 
 
 def _raw_scalar(value: float, dtype: str):

@@ -78,11 +78,8 @@ class Kernel:
 
     def _compiled(self, files: list[Path]) -> int:
         """The address of the function, compiled by numba now; its code is kept in the first file that can be written."""
-        from numba import config, njit
+        from numba import njit
 
-        config.CPU_FEATURES = (
-            config.CPU_FEATURES or features()
-        )  # heard where numba has compiled nothing before
         _tell()
         function = getattr(self.source(), self.name)
         signature = f"int64({', '.join(_NUMBA[kind] for kind in self.kinds)})"

@@ -1,6 +1,7 @@
 """combine: the exact value of the formula, rounded once, element by element."""
 
 import os
+from fractions import Fraction
 from pathlib import Path
 
 import adversarial
@@ -384,6 +385,51 @@ def test_sums_of_nothing_and_of_almost_nothing(out):
             zeros = exact.widen(found) == 0
             if cp == 0 and scales == (-0.7, -0.3):
                 assert zeros[[0, 1, 5]].all() and not np.signbit(exact.widen(found)[zeros]).any()
+
+
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+def test_half_ways_of_float64_on_both_sides_of_a_power_of_two(sign):
+    """The neighbour towards zero is half as far as the other one; a hair tips either tie."""
+    powers = sign * 2.0 ** torch.arange(-20, 21, dtype=torch.float64)
+    for half in (-(2.0**-54), 2.0**-53):
+        for hair in (2.0**-110, 0.0, -(2.0**-110)):
+            parts = [(1.0, powers * half, None), (1.0, powers * hair, None)]
+            found = exact.combine(raw(powers), [(s, raw(a), None) for s, a, _ in parts], np.empty(41))
+            assert adversarial.is_nearest(found, powers, parts, "float64").all(), (half, hair)
+
+
+def test_a_sum_that_only_rational_numbers_find_too_large_is_refused():
+    """3e38 * 2**123 leaves nothing of the float64s that hold 3e38 times the difference of the minus sides, but their bound."""
+    large, one, two = np.uint16([0x7D6E]), np.uint16([0xBCA8]), np.uint16([0xC13C])
+    with pytest.raises(FloatingPointError, match="1 of 1"):
+        exact.combine(one, [(3e38, large, one), (-3e38, large, two)], np.empty(1, np.uint16))
+    assert exact.round_fraction(Fraction(-(2**1024)), "float64") == -np.inf
+    assert np.signbit(exact.round_fraction(Fraction(-1, 2**1080), "float64"))
+
+
+@pytest.mark.parametrize("out", ["bfloat16", "float16", "float32", "float64"])
+def test_what_is_rounded_to_zero_keeps_the_sign_of_the_exact_sum(out):
+    kind = getattr(torch, out)
+    unit = float(torch.finfo(kind).smallest_normal) * float(torch.finfo(kind).eps)
+    plus, base = torch.tensor([10.0, -10.0, 0.0, 1.0]).double().mul(unit).to(kind), torch.zeros(4, dtype=kind)
+    cp = torch.tensor([3.0, -3.0, 0.0, 0.0]).double().mul(unit).to(kind)
+    for parts in ([(-0.3, plus, base)], [(-0.1, plus, base), (-0.2, plus, base)], [(-0.3, plus, None)]):
+        found = exact.combine(
+            raw(cp), [(s, raw(a), None if b is None else raw(b)) for s, a, b in parts], np.empty_like(raw(cp))
+        )
+        total = sum(Fraction(s) for s, *_ in parts) * 10 + 3
+        expected = [total < 0, total > 0, False, True]
+        assert not exact.widen(found).any() and np.signbit(exact.widen(found)).tolist() == expected, parts
+
+
+@pytest.mark.parametrize("kinds", [("float16", "float16"), ("bfloat16", "float32")])
+def test_the_error_counts_all_elements_also_where_a_lane_left_some(kinds):
+    cp, plus = (torch.full((999,), 2.0**-20, dtype=getattr(torch, kind)) for kind in kinds)
+    cp[7] = float("nan")
+    minus = raw(torch.zeros_like(plus)) if kinds[0] == kinds[1] else None
+    for start in (cp, cp.where(cp.isnan(), cp.neg())):  # and where all are left
+        with pytest.raises(FloatingPointError, match="1 of 999"):
+            exact.combine(raw(start), [(1.0, raw(plus), minus)], np.empty_like(raw(cp)))
 
 
 def none_wrong(done):

@@ -164,3 +164,14 @@ def test_arrays_that_do_not_fit_are_left_to_others(size):
     assert not lanes.can_fill(plus, plus, minus, np.empty(5, np.float32))
     odd = np.frombuffer(bytes(21), np.uint8)[1:].view(np.float32)
     assert not lanes.can_fill(odd, plus, plus, np.empty(5, np.float32)), "not at an address of float32"
+
+
+def test_kernels_are_for_this_processor_whoever_imports_their_sources():
+    code = (
+        "from chatvec_lab.weights.numerics import compiled_lanes, machine\n"
+        "from numba import config\n"
+        "print(config.CPU_FEATURES == machine.features(), compiled_lanes.HAS_HALF >= ('+f16c' in machine.features()))"
+    )
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("NUMBA_CPU")}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
+    assert done.stdout.split() == ["True", "True"], done.stderr
