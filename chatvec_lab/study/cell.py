@@ -179,12 +179,31 @@ def _kernel_manager(log: Any, folder: Path, notebook: Any) -> type:
 
     Inheriting the log's file, the kernel also inherits its lock: see `_hold`.
     """
-    from jupyter_client import AsyncKernelManager
+    from jupyter_client import AsyncKernelClient, AsyncKernelManager
+    from traitlets import Type
+
+    class Client(AsyncKernelClient):
+        async def wait_for_ready(self, timeout: float | None = None) -> None:
+            """As theirs, without a fifth of a second for what the kernel might still say of its start."""
+            channel, heard = self.iopub_channel, []
+            get_msg = channel.get_msg
+
+            async def soon(timeout: float | None = None) -> Any:
+                heard.append(await get_msg(timeout=0.01 if heard else timeout))
+                return heard[-1]
+
+            channel.get_msg = soon
+            try:
+                await super().wait_for_ready(timeout)
+            finally:
+                channel.get_msg = get_msg
 
     environment = kernel_environment() | {secrets.NAMES_FILE: str(folder / NAMES)}
     is_warm = warm.is_for(cell.source for cell in notebook.cells if cell.cell_type == "code")
 
     class Manager(AsyncKernelManager):
+        client_factory = Type(Client)
+
         async def start_kernel(self, **options: Any) -> None:
             streams = {"stdout": log.fileno(), "stderr": log.fileno(), "env": environment}
             more = [*options.pop("extra_arguments", []), f"--IPKernelApp.exec_lines={WATCH}"]

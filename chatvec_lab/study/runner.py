@@ -90,8 +90,9 @@ class _Run:
             if not waiting and not is_ending:
                 is_ending = True
                 threading.Thread(target=self.ending, daemon=True).start()
-            # Cells take seconds to hours: look often at first, then once a second.
-            pause = 0.05 if started or ended else min(1.0, pause * 1.5)
+            # Cells take seconds to hours: look often at first, then less, and where that asks a cluster once a second.
+            longest = 1.0 if hasattr(self.engine, "news") else 0.1
+            pause = 0.05 if started or ended else min(longest, pause * 1.5)
             if running and not ended:
                 time.sleep(pause)
         return self.records

@@ -255,7 +255,9 @@ def test_any_script_is_drawn_or_said_once_with_the_package(tmp_path, monkeypatch
         warnings.simplefilter("always")
         figures.save(figure, tmp_path / "figure")
     is_had = all(fonts._family_with(frozenset(c)) for c in text if ord(c) > 0x7F)
-    told = [warning for warning in caught if issubclass(warning.category, UserWarning)]  # not of other tests' sockets
+    told = [
+        warning for warning in caught if issubclass(warning.category, UserWarning)
+    ]  # not of other tests' sockets
     assert len(told) == (0 if is_had else 1)
     monkeypatch.setattr(fonts, "_family_with", lambda characters: None)
     with figures.style():
