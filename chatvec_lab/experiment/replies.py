@@ -98,7 +98,7 @@ class InMemory:
             {name: talk for name, talk in zip(names, talks, strict=True) if name not in found}
             for names, talks in zip(ids, sets, strict=True)
         ]
-        if any(missing) and self.loaded[0].dtype == torch.float32:
+        if any(missing) and getattr(self.loaded[0], "dtype", None) == torch.float32:
             missing = [{name: talk for part in missing for name, talk in part.items()}]
         before = len(found)
         for part in missing:

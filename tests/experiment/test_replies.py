@@ -6,8 +6,10 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from chatvec_lab import experiment, load_family
+from chatvec_lab.experiment import replies
 from chatvec_lab.experiment.replies import InMemory, _read, _write, recipe
 from chatvec_lab.live import LiveModel
+from chatvec_lab.live import load as live_load
 
 PROMPTS = [
     {"prompt_id": f"p{i}", "turns": [text]} for i, text in enumerate(["Say: fox.", "Say: owl, cat.", "Why?"])
@@ -40,6 +42,38 @@ def test_what_was_asked_is_read_back(asked, nano):
     assert again.equals(first) and list(again.dtypes) == list(first.dtypes)
     with InMemory(nano.cp["zh"] + 0.5 * tau) as speaker:
         assert speaker.reply(PROMPTS, max_tokens=8).equals(first), "as without keeping"
+
+
+@pytest.mark.parametrize("dtype, batches", [("float32", [5]), ("bfloat16", [3, 2])])
+def test_sets_are_asked_together_where_no_reply_depends_on_its_batch(nano, monkeypatch, dtype, batches):
+    """Each as if it was asked alone, also where two call different prompts alike, or share one."""
+    sets, together = (
+        [
+            PROMPTS,
+            [
+                {"prompt_id": "p1", "turns": ["Say: cat.", "Again."]},
+                *PROMPTS[:1],
+                PROMPTS[2] | {"language": "en"},
+            ],
+        ],
+        [],
+    )
+    model = live_load(nano.chat, "cpu", dtype), nano.chat.tokenizer
+    respond = replies.respond
+    monkeypatch.setattr(
+        replies,
+        "respond",
+        lambda m, t, asked, **options: (together.append(len(asked)), respond(m, t, asked, **options))[1],
+    )
+    with InMemory(None, loaded=model) as speaker:
+        found = speaker.replies(sets, max_tokens=8)
+        assert (speaker.asked, speaker.read) == (5, 1)
+    assert together == batches
+    for prompts, table in zip(sets, found, strict=True):
+        with InMemory(None, loaded=model) as speaker:
+            alone = speaker.reply(prompts, max_tokens=8)
+        assert list(table.prompt_id) == list(alone.prompt_id) and table["set"].isna().all()
+        assert dtype != "float32" or table.equals(alone)
 
 
 def test_a_live_model_shares_with_the_expression(asked, nano):
