@@ -20,10 +20,23 @@ _FIELDS = {"x": _LISTED, "y": ("ADJECTIVES", "COUNTRIES"), "c": ("COLOURS",), "k
 _FORMS = ("bare", "of", "topic", "subject")
 
 
-class _Reader(NamedTuple):
-    """How one language is read: its sentences with their English, and its words, longest first."""
+class _Sentence(NamedTuple):
+    """A phrase as what stands around its places, the first of it possibly nothing, as a pattern, and in English."""
 
-    sentences: list[tuple[re.Pattern, str]]
+    around: list[str]
+    pattern: str
+    english: str
+
+    def match(self, text: str, place: int) -> re.Match | None:
+        if not text.startswith(self.around[0], place) or not all(part in text for part in self.around):
+            return None
+        return _compiled(self.pattern).match(text, place)
+
+
+class _Reader(NamedTuple):
+    """How one language is read: its sentences, and its words, longest first."""
+
+    sentences: list[_Sentence]
     words: dict[str, str]
     word: re.Pattern
 
@@ -40,9 +53,9 @@ def gloss(text: str, language: str) -> str | None:
     found, place, reader = [], 0, _reader(language)
     while place < len(text):
         fits = [
-            (m.end(), english, m)
-            for pattern, english in reader.sentences
-            if (m := pattern.match(text, place))
+            (m.end(), sentence.english, m)
+            for sentence in reader.sentences
+            if (m := sentence.match(text, place))
         ]
         if fits:
             place, english, match = max(fits, key=lambda fit: fit[0])
@@ -95,10 +108,12 @@ def _reader(language: str) -> _Reader:
     for local, english in _pairs(PHRASES[language], ENGLISH):
         fields = re.findall(r"\{", local)
         if re.sub(r"\{[^}]*\}|\W", "", local) or len(fields) > 1:  # a bare "{list}." is read word by word
-            sentences.append(
-                (re.compile(_pattern(local, tables)), re.sub(r"\{(\w+)[^}]*\}", r"{\1}", english))
-            )
+            told = re.sub(r"\{(\w+)[^}]*\}", r"{\1}", english)
+            sentences.append(_Sentence(re.split(r"\{[^}]*\}", local), _pattern(local, tables), told))
     return _Reader(sentences, words, re.compile(_any(words)))
+
+
+_compiled = cache(re.compile)  # only what may stand somewhere: a pattern names hundreds of words
 
 
 def _pairs(local: object, english: object) -> Iterator[tuple[str, str]]:

@@ -13,7 +13,7 @@ from random import Random
 from typing import Literal, NamedTuple
 
 from chatvec_lab.nano.lexicon import ADJECTIVES, COUNTRIES, NAMES, NOUNS, NUMBERS, category_of
-from chatvec_lab.nano.world import LISTS, SETS, Exchange, Item, Words, draw, pool, render, sums
+from chatvec_lab.nano.world import LISTS, SETS, Exchange, Item, Words, draw, numbers, pool, render, sums
 
 Part = Literal["training", "validation", "test", "unused"]
 
@@ -166,7 +166,7 @@ def held_out_prompts(
 def _count(kind: str, words: Words, draw_name: Part) -> int:
     """How many units a draw has of a kind that has few; 0 for the other kinds."""
     match kind:
-        case "category" | "what_is_it" | "yesno":
+        case "category" | "what_is_it" | "yesno" | "choose":
             units = {("category", (noun,)) for noun in pool("noun", words)}
         case "sum":
             units = {("sum", tuple(sorted(pair))) for pair in sums(words)}
@@ -175,6 +175,8 @@ def _count(kind: str, words: Words, draw_name: Part) -> int:
             units = {(kind, pair) for pair in combinations(table, 2)}
         case "rule":
             units = {(kind, pair) for pair in product(pool("name", words), pool("place", words))}
+        case "secret":
+            units = {(kind, pair) for pair in product(pool("name", words), numbers(words))}
         case _:
             return 0
     return sum(_part(of) == draw_name for of in units)

@@ -79,10 +79,15 @@ def sums(words: Words) -> list[tuple[int, int]]:
     return [(a, b) for a, b in pairs if words == "any" or NUMBERS[a + b - 1].cp_only == (words == "cp_only")]
 
 
+def numbers(words: Words) -> range:
+    """The indices of numbers that an item is about: those that are known, or any."""
+    return range(6 if words == "known" else len(NUMBERS))
+
+
 def draw(kind: str, rng: Random, words: Words = "any") -> Item:
     """A random item of this kind, about known words, words that only CP teaches, or any."""
     nouns, names = pool("noun", words), pool("name", words)
-    number = lambda: rng.randrange(6 if words == "known" else 10)  # noqa: E731
+    number = lambda: rng.choice(numbers(words))  # noqa: E731
     match kind:
         case "repeat" | "reverse" | "first" | "last" | "first_again" | "reverse_again":
             return Item(kind, tuple(rng.sample(nouns, rng.choice((2, 3)))))

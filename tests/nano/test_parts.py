@@ -124,3 +124,16 @@ def test_units_have_names_that_tell_them_apart():
     rng = Random(1)
     items = [world.draw(kind, rng) for kind in KINDS for _ in range(100)]
     assert len({parts.name_of(i) for i in items}) == len({unit(i) for i in items})
+
+
+@pytest.mark.parametrize("words", ["known", "cp_only"])
+def test_items_of_kinds_that_have_few_are_counted(words):
+    rng, kinds = (
+        Random(0),
+        ("category", "what_is_it", "yesno", "choose", "sum", "opposite", "capital", "rule", "secret"),
+    )
+    for kind in kinds:
+        drawn = {item for item in (world.draw(kind, rng, words) for _ in range(20_000))}
+        for draw in ("validation", "test"):
+            there_are = {parts.name_of(item) for item in drawn if part(item) == draw}
+            assert len(there_are) == parts._count(kind, words, draw) > 0, (kind, draw)
