@@ -14,6 +14,7 @@ import platform
 import re
 import shutil
 import sys
+import tempfile
 import time
 import uuid
 from pathlib import Path
@@ -111,19 +112,20 @@ def _execute(job: dict[str, Any], folder: Path, log: Any) -> dict[str, Any] | No
     notebook = nbformat.reads(_complete(job["source"]), as_version=4)
     target = folder / "notebook.ipynb"
     try:
-        executed = papermill.execute_notebook(
-            notebook,
-            str(target).replace("{", "{{").replace("}", "}}"),  # papermill formats paths
-            parameters=job["parameters"] | job["folders"] | {"out_dir": str(folder)},
-            kernel_name="python3",
-            progress_bar=False,
-            stdout_file=log,
-            stderr_file=log,
-            start_timeout=300,  # a first import over a busy network disk takes its time
-            kernel_manager_class=_kernel_manager(log, folder, notebook),
-            # Without this ipykernel 7.4 warns at every start that its TCP ports are not encrypted.
-            config=Config({"KernelManager": {"transport_encryption": "auto"}}),
-        )
+        with _place_of_sockets() as place:
+            executed = papermill.execute_notebook(
+                notebook,
+                str(target).replace("{", "{{").replace("}", "}}"),  # papermill formats paths
+                parameters=job["parameters"] | job["folders"] | {"out_dir": str(folder)},
+                kernel_name="python3",
+                progress_bar=False,
+                stdout_file=log,
+                stderr_file=log,
+                start_timeout=300,  # a first import over a busy network disk takes its time
+                kernel_manager_class=_kernel_manager(log, folder, notebook),
+                # not TCP: a port that was free may be another's by the time that the kernel takes it
+                config=Config({"KernelManager": {"transport": "ipc", "ip": f"{place}/kernel"}}),
+            )
     except papermill.PapermillExecutionError as error:
         return _located(error)
     except RuntimeError as error:
@@ -136,6 +138,14 @@ def _execute(job: dict[str, Any], folder: Path, log: Any) -> dict[str, Any] | No
         if cell.source.strip() and cell.execution_count is None:  # papermill calls sys.exit(0) a success
             return _error("SystemExit", f"the notebook stopped before code cell {number}", cell=number)
     return None
+
+
+def _place_of_sockets() -> tempfile.TemporaryDirectory:
+    """A folder of this user alone for a kernel's sockets, whose paths may have some hundred characters at most."""
+    place = tempfile.gettempdir()
+    return tempfile.TemporaryDirectory(
+        prefix="chatvec-", dir=place if len(os.fsencode(place)) < 70 else "/tmp", ignore_cleanup_errors=True
+    )
 
 
 def imported_papermill() -> Any:

@@ -25,6 +25,7 @@ import socket
 import subprocess
 import sys
 import threading
+import traceback
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -156,7 +157,7 @@ def provisioner(manager: Any) -> Any:
     """What starts a kernel manager's kernels as forks of the nursery, and cold ones should that be gone."""
     from jupyter_client.provisioning import LocalProvisioner
 
-    try:  # before the kernel's ports are chosen: others may take them while the nursery gets ready
+    try:  # the first that is heard through a door is that the nursery is ready
         _Here.is_open = _Here.is_open or bool(_told())
     except OSError:
         allow(None)
@@ -270,6 +271,9 @@ def _become(asked: dict[str, Any], log: int) -> None:
         status = 0
     except SystemExit as end:
         status = end.code if isinstance(end.code, int) else int(end.code is not None)
+    except BaseException:  # one that could not start waits at Python's end for sockets that nobody closes
+        traceback.print_exc()
+        os._exit(1)
     _finish()
     os._exit(status)  # what Python takes apart at its end takes half a second with these libraries
 

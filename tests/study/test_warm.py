@@ -76,6 +76,50 @@ def test_a_kernel_that_dies_costs_its_cell_alone(door, tmp_path):
     assert record["status"] == "done" and told["was_there"]
 
 
+@pytest.mark.parametrize("is_warm", [True, False])
+def test_a_kernel_takes_no_port_that_another_process_may_take_first(door, tmp_path, is_warm):
+    if not is_warm:
+        warm.allow(None)
+    tell = (
+        "from ipykernel.connect import get_connection_info\n"
+        "from pathlib import Path\n"
+        "about = get_connection_info(unpack=True)\n"
+        "told = {name: about[name] for name in ('ip', 'transport')}\n"
+        "Path(out_dir, 'told.json').write_text(json.dumps(told))"
+    )
+    record, told = run(tmp_path, USES_TORCH, "import json", tell)
+    assert record["status"] == "done", record["error"]
+    place = pathlib.Path(told["ip"]).parent
+    assert told["transport"] == "ipc"
+    assert not place.exists(), "its sockets went with it"
+
+
+def test_a_kernel_that_cannot_start_ends_at_once(door, tmp_path):
+    """ipykernel waits at Python's end for sockets that it did not close."""
+    assert warm._told() == b"ready"
+    ports = {
+        f"{name}_port": n for n, name in enumerate(("shell", "stdin", "control", "hb", "iopub"), start=1)
+    }
+    about = {
+        **ports,
+        "ip": str(tmp_path / "k"),
+        "transport": "ipc",
+        "key": "",
+        "signature_scheme": "hmac-sha256",
+    }
+    (tmp_path / "k-5").mkdir()  # where the last of its sockets should be
+    connection, log = tmp_path / "connection.json", tmp_path / "log"
+    connection.write_text(json.dumps(about))
+    with log.open("wb") as file:
+        command = ["ipykernel_launcher", "-f", str(connection)]
+        kernel = warm._asked(command, cell.kernel_environment(), str(tmp_path), file.fileno())
+    end = time.monotonic() + 20
+    while kernel.poll() is None and time.monotonic() < end:
+        time.sleep(0.05)
+    assert kernel.poll() is not None, "it hangs"
+    assert "in use" in log.read_text() or "ZMQError" in log.read_text()
+
+
 def test_what_a_notebook_leaves_undone_is_done_as_python_does_it_at_its_end(door, tmp_path):
     """Files that nobody closed are written, and threads end."""
     leave = """
