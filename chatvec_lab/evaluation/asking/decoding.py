@@ -11,10 +11,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from chatvec_lab.evaluation.asking.prefill import places, prefill
 from chatvec_lab.evaluation.asking.responses import Decoding, random_stream
-from chatvec_lab.evaluation.asking.roomy import has_room, of_rows, with_room
-
-PIECE = 32  # prompts that are read together where their lengths differ much
+from chatvec_lab.evaluation.asking.roomy import with_room
 
 
 @dataclass
@@ -64,15 +63,14 @@ def decode(
             decode(model, [prompt], decoding, limits=[limit], uniforms=own, **settings)[0]
             for prompt, limit, own in singles
         ]
-    ids, mask = _left_padded(prompts, model.device)  # (batch, width)
-    positions = (mask.cumsum(1) - 1).clamp(min=0)
     forward = _cached_forward(model)
+    ids, mask, logits = prefill(model, forward, prompts)  # (batch, width) twice, (batch, vocabulary)
+    positions = places(mask)
     seen = _seen(ids, mask, model) if decoding.repetition_penalty != 1 else None
     uniforms = None if decoding.is_greedy else torch.as_tensor(uniforms, device=model.device)
     replies = [Reply([]) for _ in prompts]
     rows = list(range(len(prompts)))  # the prompts still in the batch
     step = 0
-    logits = _read(model, prompts, forward, ids, mask, positions)  # (batch, vocabulary)
     while True:
         if seen is not None:
             logits = _penalised(logits, seen, decoding.repetition_penalty)
@@ -108,31 +106,6 @@ def decode(
         logits = forward(ids, mask, positions)
 
 
-def _read(model, prompts, forward, ids, mask, positions):
-    """The prompts' last logits. A batch of unlike lengths is read in pieces, which are padded less."""
-    pieces = range(0, len(prompts), PIECE)
-    widths = [max(map(len, prompts[start : start + PIECE])) for start in pieces]
-    padded = sum(
-        width * min(PIECE, len(prompts) - start) for width, start in zip(widths, pieces, strict=True)
-    )
-    is_worth_it = padded <= 0.9 * ids.numel() and has_room(getattr(forward, "cache", None))
-    if not is_worth_it or _turns_by_longest(model):
-        return forward(ids, mask, positions)
-    logits, width = [], ids.shape[1]
-    for start, own in zip(pieces, widths, strict=True):
-        rows, read = slice(start, start + PIECE), _cached_forward(model)
-        read.cache.layers = of_rows(forward.cache, rows, ids.shape)
-        place = rows, slice(width - own, None)
-        logits.append(read(ids[place], mask[place], positions[place]))
-    return torch.cat(logits)
-
-
-def _turns_by_longest(model) -> bool:
-    """Whether the longest row decides by which angles all rows' positions turn: pieces would not fit together."""
-    kinds = {str(getattr(module, "rope_type", "")) for module in model.modules()}
-    return any(name in kind for kind in kinds for name in ("dynamic", "longrope"))
-
-
 def _closed_up(kept: list[int]) -> list[int]:
     """The places that stay, with the last ones in those that became free: little moves.
 
@@ -148,16 +121,6 @@ def _stops(ids: list[int], stop: Sequence[str], text_of) -> bool:
     """Whether a stop string has just been completed; only the tail is decoded, at least a token a byte."""
     tail = text_of(ids[-4 * max(map(len, stop)) - 8 :])
     return any(text in tail for text in stop)
-
-
-def _left_padded(prompts, device):
-    width = max(len(prompt) for prompt in prompts)
-    ids = torch.zeros(len(prompts), width, dtype=torch.long)
-    mask = torch.zeros(len(prompts), width, dtype=torch.long)
-    for row, prompt in enumerate(prompts):
-        ids[row, width - len(prompt) :] = torch.tensor(prompt)
-        mask[row, width - len(prompt) :] = 1
-    return ids.to(device), mask.to(device)
 
 
 def _goes_alone(model) -> bool:
@@ -232,7 +195,10 @@ def _whole_forward(model):
 
 
 def _cached_forward(model):
-    """A function (ids, mask, positions) -> logits of the last position, with its cache as an attribute."""
+    """A function (ids, mask, positions) -> logits of the last position, with its cache as an attribute.
+
+    It takes another cache as its last argument, for rows that are read by themselves.
+    """
     parameters = inspect.signature(model.forward).parameters
     _check_text_alone(model, parameters)
     if _reads_whole(model):
@@ -242,10 +208,11 @@ def _cached_forward(model):
     carried = {} if is_stateful else {cache_name: _cache(model)}
     fixed = {"logits_to_keep": 1} if "logits_to_keep" in parameters else {}
 
-    def forward(ids, mask, positions):
+    def forward(ids, mask, positions, cache=None):
         where = {"position_ids": positions} if "position_ids" in parameters else {}
         where |= {} if is_alone else {"attention_mask": mask}
-        output = _output(model, input_ids=ids, use_cache=True, **fixed, **where, **carried)
+        held = carried if cache is None else {cache_name: cache}
+        output = _output(model, input_ids=ids, use_cache=True, **fixed, **where, **held)
         if is_stateful:  # the model makes its own state, which goes back in with the next token
             names = [name for name in (cache_name, "state") if name in parameters]
             carried.update({name: output[name] for name in names if output.get(name) is not None})

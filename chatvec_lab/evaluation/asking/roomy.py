@@ -3,6 +3,10 @@
 transformers' own grows by concatenation: on a small model a fifth of a token's time is that copy.
 """
 
+import copy
+from collections.abc import Sequence
+from itertools import groupby
+
 import torch
 from transformers.cache_utils import Cache, DynamicLayer
 
@@ -66,30 +70,67 @@ def has_room(cache: Cache | None) -> bool:
     return bool(layers) and all(type(layer) is _RoomyLayer for layer in layers)
 
 
-def of_rows(cache: Cache, rows: slice, of: tuple[int, int]) -> list[DynamicLayer]:
-    """Layers through which these rows of an empty cache are read: they are written where they will stand.
+def of_one(cache: Cache) -> Cache:
+    """An empty cache of the same layers, for a single row that is read once."""
+    return _with(cache, [DynamicLayer() for _ in cache.layers])
+
+
+def of_rows(
+    cache: Cache, rows: slice, of: tuple[int, int], beginning: Cache | None = None, own: Sequence[int] = ()
+) -> Cache:
+    """A cache through which these rows of an empty one are read: they are written where they will stand.
 
     of: rows and tokens of the whole, of which these rows may have fewer; they are padded on the left with zeros.
+    beginning: a cache of one row, what each of these rows begins with, before the tokens that will be read: of each
+      row so many as `own` says, padded on the left.
     """
-    return [_SomeRows(layer, rows, of) for layer in cache.layers]
+    begun = beginning.layers if beginning else [None] * len(cache.layers)
+    alike = [
+        (count, len(list(found))) for count, found in groupby(own)
+    ]  # rows in turn that have as many tokens
+    pairs = zip(cache.layers, begun, strict=True)
+    return _with(cache, [_SomeRows(layer, rows, of, first, alike) for layer, first in pairs])
+
+
+def _with(cache: Cache, layers: list[DynamicLayer]) -> Cache:
+    other = copy.copy(cache)
+    other.layers = layers
+    return other
 
 
 class _SomeRows(DynamicLayer):
     """Rows of another layer, of which all tokens but the last come at once."""
 
-    def __init__(self, whole: _RoomyLayer, rows: slice, of: tuple[int, int]):
+    def __init__(
+        self,
+        whole: _RoomyLayer,
+        rows: slice,
+        of: tuple[int, int],
+        first: DynamicLayer | None,
+        alike: Sequence[tuple[int, int]],
+    ):
         super().__init__()
-        self._whole, self._rows, self._of = whole, rows, of
+        self._whole, self._rows, self._of, self._first, self._alike = whole, rows, of, first, alike
+        if first is not None and first.is_initialized:  # what has been seen already
+            self.keys, self.values, self.is_initialized = first.keys, first.values, True
 
     def update(self, key_states, value_states, *args, **kwargs):
-        width, own = self._of[1], key_states.shape[-2]
+        width, seen = self._of[1], self.get_seq_length()
+        begin = width - key_states.shape[-2]
         if not self._whole.is_initialized:
             self._whole.make_room(key_states, value_states, *self._of)
         views = []
-        for held, new in zip(self._whole._with_room, (key_states, value_states), strict=True):
-            held[self._rows, :, : width - own] = 0  # what is masked still must be finite
-            views.append(held[self._rows, :, width - own : width])
-            views[-1].copy_(new)
+        for held, new, name in zip(
+            self._whole._with_room, (key_states, value_states), ("keys", "values"), strict=True
+        ):
+            held = held[self._rows]
+            held[:, :, :begin] = 0  # what is masked still must be finite
+            held[:, :, begin:width] = new
+            row = 0
+            for count, rows in self._alike if seen else ():  # over what came of padding
+                held[row : row + rows, :, width - count - seen : width - count] = getattr(self._first, name)
+                row += rows
+            views.append(held[:, :, begin - seen : width])
         self.keys, self.values = views
         self.is_initialized = True
         return self.keys, self.values

@@ -2,13 +2,10 @@
 
 import pytest
 import torch
-from transformers import DynamicCache, Gemma3TextConfig, LlamaConfig, LlamaForCausalLM
+from transformers import DynamicCache, Gemma3TextConfig
 from word_models import make_model
 
-from chatvec_lab.evaluation.asking import decoding
-from chatvec_lab.evaluation.asking.decoding import decode
-from chatvec_lab.evaluation.asking.responses import Decoding
-from chatvec_lab.evaluation.asking.roomy import ROOM, has_room, of_rows, with_room
+from chatvec_lab.evaluation.asking.roomy import ROOM, has_room, of_one, of_rows, with_room
 
 
 @pytest.fixture(scope="module")
@@ -41,8 +38,7 @@ def test_keys_are_those_of_a_copied_cache_beyond_its_room_and_after_rows_have_le
 def test_rows_read_in_pieces_stand_below_each_other_padded_on_the_left(llama):
     whole, draw, read = caches(llama)[1], torch.Generator().manual_seed(0), []
     for rows, tokens in ((slice(0, 2), 5), (slice(2, 5), 2)):
-        part = caches(llama)[1]
-        part.layers = of_rows(whole, rows, (5, 5))
+        part = of_rows(whole, rows, (5, 5))
         for layer in range(len(part.layers)):
             given = torch.randn(2, rows.stop - rows.start, 2, tokens, 8, generator=draw)
             assert part.get_seq_length(layer) == 0
@@ -58,57 +54,30 @@ def test_rows_read_in_pieces_stand_below_each_other_padded_on_the_left(llama):
     assert whole.update(keys, keys, 0)[0].shape == (5, 2, 6, 8), "and it goes on from there"
 
 
+def test_what_rows_begin_with_stands_before_their_own_tokens(llama):
+    """Rows of three, three and one tokens of their own after two that all begin with, in a whole of six."""
+    whole, draw = caches(llama)[1], torch.Generator().manual_seed(0)
+    beginning = of_one(whole)
+    first = torch.randn(2, 1, 2, 2, 8, generator=draw)
+    own = torch.randn(2, 3, 2, 3, 8, generator=draw)
+    for layer in range(len(whole.layers)):
+        assert all(map(torch.equal, beginning.update(*first, layer), first))
+    part = of_rows(whole, slice(0, 3), (3, 6), beginning, [3, 3, 1])
+    for layer in range(len(whole.layers)):
+        assert part.get_seq_length(layer) == 2
+        seen = part.update(*own, layer)
+        for found, head, tail in zip(seen, first, own, strict=True):
+            assert found.shape == (3, 2, 5, 8)
+            for row, count in enumerate((3, 3, 1)):
+                wanted = torch.cat([head[0], tail[row, :, -count:]], dim=1)
+                assert torch.equal(found[row, :, -count - 2 :], wanted)
+    keys = whole.layers[0].keys
+    assert keys.shape == (3, 2, 6, 8) and torch.equal(keys[:, :, 1:], part.layers[0].keys)
+    assert not keys[:, :, 0].any() and keys.isfinite().all()
+
+
 def test_layers_of_another_kind_stay_as_they_are():
     config = Gemma3TextConfig(num_hidden_layers=6, sliding_window=4)
     cache = with_room(DynamicCache(config=config))
     assert not has_room(cache) and not has_room(None)
     assert {type(layer).__name__ for layer in cache.layers} == {"_RoomyLayer", "DynamicSlidingWindowLayer"}
-
-
-def test_a_batch_of_unlike_lengths_says_what_each_says_alone(llama, monkeypatch):
-    """Read in pieces and in one, with replies that end at different steps."""
-    draw = torch.Generator().manual_seed(0)
-    lengths = [40, 37, 30, 9, 5, 5, 4, 3, 2, 1, 1]
-    vocabulary = llama.config.vocab_size
-    prompts = [torch.randint(3, vocabulary, (n,), generator=draw).tolist() for n in lengths]
-    limits = [3 + (5 * i) % 11 for i in range(len(prompts))]
-    settings = {"end_ids": frozenset({7, 11})}
-    alone = [
-        decode(llama, [prompt], Decoding(), limits=[limit], **settings)[0]
-        for prompt, limit in zip(prompts, limits, strict=True)
-    ]
-    pieces = []
-    monkeypatch.setattr(
-        decoding, "of_rows", lambda cache, rows, of: (pieces.append(rows.start), of_rows(cache, rows, of))[1]
-    )
-    for piece, expected in ((4, [0, 4, 8]), (100, [])):
-        monkeypatch.setattr(decoding, "PIECE", piece)
-        assert decode(llama, prompts, Decoding(), limits=limits, **settings) == alone
-        assert pieces == expected
-        pieces.clear()
-
-
-def test_a_model_whose_angles_the_longest_text_decides_reads_a_batch_in_one(monkeypatch):
-    """Else a short prompt's keys are turned by other angles than its reply's."""
-    angles = {
-        "rope_type": "longrope",
-        "rope_theta": 1e4,
-        "original_max_position_embeddings": 8,
-        "factor": 4.0,
-    }
-    angles |= {"short_factor": [1.0] * 4, "long_factor": [4.0] * 4}
-    config = LlamaConfig(
-        vocab_size=97, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
-        num_key_value_heads=2, max_position_embeddings=64, rope_parameters=angles,
-    )  # fmt: skip
-    torch.manual_seed(0)
-    model = LlamaForCausalLM(config).eval()
-    for weight in model.parameters():
-        weight.data.normal_(0, 0.35)
-    draw = torch.Generator().manual_seed(0)
-    prompts = [torch.randint(3, 97, (n,), generator=draw).tolist() for n in (20, 18, 7, 6, 5, 4)]
-    found = []
-    for piece in (2, 100):
-        monkeypatch.setattr(decoding, "PIECE", piece)
-        found.append(decode(model, prompts, Decoding(), limits=[12] * 6, end_ids=frozenset()))
-    assert found[0] == found[1]
