@@ -57,7 +57,8 @@ def respond(
     temperature: 0 is greedy; above it, each reply is drawn from `seed`, its prompt_id, sample and turn.
     stop: strings that end a reply and are cut off, beside the end tokens of model, tokenizer and template.
     context: the most tokens of prompt and reply together; None is the model's max_position_embeddings.
-    batch_size: in float32 replies do not depend on it; in 16 bits near-ties flip.
+    batch_size: in float32 replies do not depend on it; in 16 bits near-ties flip. What all prompts of a batch begin
+      with (a system prompt, examples) is read once.
     out: a folder that receives every finished batch as a parquet file. A second call with the same arguments
       and weights goes on where the first stopped; with different ones it raises ValueError.
     token_ids: add the column token_ids, the tokens of each response as they were generated, in a list. The text
