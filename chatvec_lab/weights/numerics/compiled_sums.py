@@ -111,7 +111,7 @@ def _settle(n, tile, threshold, half_way):
         tile[_LOW + i] = r
         tile[_X + i] = abs(r)
         bound, beyond = tile[_BOUND + i], (abs(s) - threshold) + (r if s > 0.0 else -r)
-        is_open = (bound != 0.0) & (beyond <= 2.0 * bound)  # for rational numbers, which find it too
+        is_open = (bound != 0.0) & (abs(r) <= 2.0 * bound)  # rational numbers count those
         bad += np.uint64(not ((beyond < 0.0) | is_open))
     if half_way:
         for i in range(n):
