@@ -434,7 +434,7 @@ def test_a_sum_that_only_rational_numbers_find_too_large_is_refused():
     with pytest.raises(FloatingPointError, match="1 of 1"):
         exact.combine(one, [(3e38, large, one), (-3e38, large, two)], np.empty(1, np.uint16))
     parts = [(1.0, np.array([tip]), None) for tip in (2.0**-80, 2.0**-150, -(2.0**-80))]
-    with pytest.raises(FloatingPointError, match="^1 of 1"):  # that both find is counted once
+    with pytest.raises(FloatingPointError, match=r"^1 of 1"):  # that both find is counted once
         exact.combine(np.array([2.0**130]), parts, np.empty(1, np.float32))
     assert exact.round_fraction(Fraction(-(2**1024)), "float64") == -np.inf
     assert np.signbit(exact.round_fraction(Fraction(-1, 2**1080), "float64"))
