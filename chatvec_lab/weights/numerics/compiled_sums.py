@@ -110,7 +110,9 @@ def _settle(n, tile, threshold, half_way):
         tile[_HIGH + i] = s
         tile[_LOW + i] = r
         tile[_X + i] = abs(r)
-        bad += np.uint64(not (abs(s) < threshold))
+        bound, beyond = tile[_BOUND + i], (abs(s) - threshold) + (r if s > 0.0 else -r)
+        is_open = (bound != 0.0) & (abs(r) <= 2.0 * bound)  # rational numbers count those
+        bad += np.uint64(not ((beyond < 0.0) | is_open))
     if half_way:
         for i in range(n):
             size, rest = abs(tile[_HIGH + i]), tile[_X + i]

@@ -149,7 +149,7 @@ def _filling(prepare, decide, kind):
     return fill
 
 
-_fill_bfloat16 = _filling(*_by_middles(16, 0, 2.0**-80, 2.0**126), np.uint16)
+_fill_bfloat16 = _filling(*_by_middles(16, 0, 2.0**-80, 2.0**122), np.uint16)
 _fill_float16 = _filling(*_by_middles(13, 112 << 10, 2.0**-14, 2.0**15), np.int16)
 
 

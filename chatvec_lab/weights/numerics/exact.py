@@ -79,7 +79,7 @@ def _combine(cp: np.ndarray | None, parts: Sequence[Part], out: np.ndarray) -> n
                 f"the scale {coefficient!r} is too large to be exact; use a magnitude below 1e300."
             )
     bad, unsure = sums.fill(cp, parts, overflow_threshold(dtype), out)
-    if bad := bad or _settle(cp, parts, out, unsure, dtype):
+    if bad := bad + _settle(cp, parts, out, unsure, dtype):
         raise FloatingPointError(f"{bad} of {out.size} elements are NaN, infinite or too large for {dtype}")
     return out
 

@@ -42,7 +42,8 @@ def _lane(c, x, y, s1, s2, s3, format: tl.constexpr):
     """The bits of a 16-bit number, and 0 if they are proven: `compiled_lanes._element_in` for float32, step by step.
 
     Only the conditions differ, since they cost most. |c - middle| is at least half a unit of the result, so a smaller
-    product cannot reach the midpoint, and any other is, for results from 2**-40 on, far from what float32 flushes.
+    product cannot reach the midpoint, and any other is, for results from 2**-40 on, far from what float32 flushes. Nor is
+    that too large for float32, of results below 2**114.
     """
     d = x - y
     total = (tl.fma(s1, d, c) + 0.0).to(tl.uint32, bitcast=True)
@@ -53,7 +54,7 @@ def _lane(c, x, y, s1, s2, s3, format: tl.constexpr):
         below: tl.constexpr = 15 << 24
         span: tl.constexpr = 28 << 24
         least: tl.constexpr = 87 << 24
-        largest: tl.constexpr = 254 << 24
+        largest: tl.constexpr = 241 << 24
     else:
         size, negative = total & _REST, total & _SIGN
         # a subnormal gets a hidden bit, so that its unit stands where that of others does

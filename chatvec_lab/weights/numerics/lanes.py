@@ -73,7 +73,7 @@ def _constants(coefficient: float, dtype: np.dtype) -> tuple:
     elif dtype == np.float16:
         kind, limits = _F, (2.0**-52, 65520.0, 10, 12)
     else:
-        kind, limits = _F, (2.0**-52, 2.0**127, 13, 15)
+        kind, limits = _F, (2.0**-52, 2.0**114, 13, 15)  # so that c less the midpoint is finite
     numbers = (*thirds(coefficient, kind), *_limits(kind, abs(coefficient), *limits))
     return tuple(number.item() for number in numbers)
 

@@ -179,6 +179,36 @@ def test_the_largest_finite_value_is_kept():
         run(top, [(1.0, torch.tensor([16.0]), torch.zeros(1))], "float16")
 
 
+@pytest.mark.parametrize("hair", [2.0**-20, 2.0**-40, 2.0**-60, 2.0**-90])
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32"])
+def test_a_hair_below_the_first_number_that_is_too_large(dtype, hair):
+    """What rounds to the largest number is one, however near to the next; the middle is refused, and counted."""
+    most = torch.tensor([torch.finfo(getattr(torch, dtype)).max]).to(getattr(torch, dtype)).repeat(2)
+    half = exact.overflow_threshold(dtype) - most.double().numpy()
+    for sign in (1, -1):
+        for tips in ([-hair, -hair], [0.0, -hair], [hair, 0.0]):
+            parts = [(sign, half, None), (sign, half * np.array(tips), None)]
+            cp, out = raw(sign * most), np.empty_like(raw(most))
+            if too_large := sum(tip >= 0 for tip in tips):
+                with pytest.raises(FloatingPointError, match=f"^{too_large} of 2"):
+                    exact.combine(cp, parts, out)
+            else:
+                assert np.array_equal(exact.combine(cp, parts, out), cp)
+
+
+def test_a_cp_near_the_largest_bfloat16_whose_sum_is_smaller_and_positive():
+    """CP less the middle would be infinite in float32."""
+    scale, cp, side = (
+        1.694564847791991,
+        torch.tensor([-1.9921875 * 2.0**127]),
+        torch.tensor([1.640625 * 2.0**126]),
+    )
+    given = [t.to(torch.bfloat16).repeat(2) for t in (cp, side, -side)]
+    for parts in ([(scale, *given[1:])], [(scale, *given[1:]), (2.0**-9, *given[1:])]):
+        found = run(given[0], parts, "bfloat16")
+        assert adversarial.is_nearest(raw(found), given[0], parts, "bfloat16").all()
+
+
 def test_a_scale_beyond_exactness_is_refused():
     one = torch.ones(1, dtype=torch.float32)
     with pytest.raises(ValueError, match="1e300"):
@@ -403,6 +433,9 @@ def test_a_sum_that_only_rational_numbers_find_too_large_is_refused():
     large, one, two = np.uint16([0x7D6E]), np.uint16([0xBCA8]), np.uint16([0xC13C])
     with pytest.raises(FloatingPointError, match="1 of 1"):
         exact.combine(one, [(3e38, large, one), (-3e38, large, two)], np.empty(1, np.uint16))
+    parts = [(1.0, np.array([tip]), None) for tip in (2.0**-80, 2.0**-150, -(2.0**-80))]
+    with pytest.raises(FloatingPointError, match=r"^1 of 1"):  # that both find is counted once
+        exact.combine(np.array([2.0**130]), parts, np.empty(1, np.float32))
     assert exact.round_fraction(Fraction(-(2**1024)), "float64") == -np.inf
     assert np.signbit(exact.round_fraction(Fraction(-1, 2**1080), "float64"))
 
