@@ -1,4 +1,4 @@
-"""Compile the kernels before their first use, which then needs no compiler: some twenty seconds on two cores, once a machine.
+"""Compile the kernels before their first use, which then needs no compiler: half a minute on two cores, once a machine.
 
 python -m chatvec_lab.weights.numerics.prepare
 """
