@@ -23,10 +23,19 @@ signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background
 
 LONG = (
     "test_notebooks_run.py",
-    "test_project.py",
     "test_published_study.py",
+    "test_clusters.py",
+    "test_redraw.py",
+    "test_faults.py",
+    "test_paper_study.py",
+    "test_jupyterlab.py",
     "test_kills.py",
     "test_secrets.py",
+    "test_runner.py",
+    "test_coverage.py",
+    "test_exact.py",
+    "test_generation.py",
+    "test_live.py",
 )
 
 
