@@ -6,6 +6,7 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 PYTEST := $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
 export TOKENIZERS_PARALLELISM = false
+unexport PYTHONDONTWRITEBYTECODE # where it is set, every process compiles the package and pytest every test anew
 
 .DEFAULT_GOAL := help
 .PHONY: help setup report test test-slow test-real test-campaigns lint format lab docs bench nano clean
