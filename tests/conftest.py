@@ -10,6 +10,8 @@ from pathlib import Path
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+# threads of torch wait for each other in a loop: where two processes share the cores, tiny models then cost four times as much
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 sys.path.insert(0, str(Path(__file__).parent))  # so that tests can import pico
 
 import pytest
@@ -21,10 +23,19 @@ signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background
 
 LONG = (
     "test_notebooks_run.py",
-    "test_project.py",
     "test_published_study.py",
+    "test_clusters.py",
+    "test_redraw.py",
+    "test_faults.py",
+    "test_paper_study.py",
+    "test_jupyterlab.py",
     "test_kills.py",
     "test_secrets.py",
+    "test_runner.py",
+    "test_coverage.py",
+    "test_exact.py",
+    "test_generation.py",
+    "test_live.py",
 )
 
 

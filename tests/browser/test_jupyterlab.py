@@ -3,7 +3,6 @@
 import re
 import shutil
 
-import nbformat
 import pytest
 
 from chatvec_lab import study
@@ -16,6 +15,8 @@ ERRORS = ".jp-RenderedText[data-mime-type='application/vnd.jupyter.error'], [rol
 
 def copied(name: str, folder, **values) -> str:
     """A copy of a notebook in the server's folder, whose parameters cell has these values."""
+    import nbformat  # compiles a grammar: a second of every process's start
+
     notebook = nbformat.read(NOTEBOOKS / name, as_version=4)
     cell = next(c for c in notebook.cells if "parameters" in c.metadata.get("tags", []))
     for key, value in values.items():

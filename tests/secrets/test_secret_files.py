@@ -10,7 +10,6 @@ import sqlite3
 import zipfile
 
 import matplotlib.pyplot as plt
-import nbformat
 import numpy as np
 import pandas as pd
 import pytest
@@ -39,6 +38,8 @@ def files_with(folder, token):
     with zipfile.ZipFile(folder / "t.zip", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("inner.json", json.dumps({"token": token}))
         archive.writestr("inner.csv.gz", gzip.compress(token.encode()))
+    import nbformat  # compiles a grammar: a second of every process's start
+
     output = nbformat.v4.new_output(
         "display_data",
         {"text/html": table.to_html(), "text/plain": str(table), "application/json": {"a": [token]}},
@@ -72,6 +73,8 @@ def texts(folder):
     with zipfile.ZipFile(folder / "t.zip") as archive:
         yield folder / "t.zip", json.loads(archive.read("inner.json"))["token"]
         yield folder / "t.zip", gzip.decompress(archive.read("inner.csv.gz")).decode()
+    import nbformat
+
     notebook = nbformat.read(folder / "t.ipynb", as_version=4)
     data = notebook.cells[0].outputs[0].data
     yield (

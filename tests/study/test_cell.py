@@ -3,7 +3,6 @@
 import json
 import warnings
 
-import nbformat
 import pytest
 
 from chatvec_lab.study.cell import _complete
@@ -49,6 +48,8 @@ def without(*names):
     ],
 )
 def test_what_other_writers_leave_out_or_add(change):
+    import nbformat  # compiles a grammar: a second of every process's start
+
     notebook = {"nbformat": 4, "nbformat_minor": 5, "metadata": {}, "cells": CELLS} | change
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # nbformat warns of what it mends

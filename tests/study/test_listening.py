@@ -56,7 +56,7 @@ def test_the_workers_and_kernels_of_a_study_listen_at_loopback(lab):
     (lab.root / "go").touch()
     text, _ = process.communicate(timeout=120)
     assert process.returncode == 0, text
-    assert len(found) >= 5, "a kernel has five ports"
+    assert found, "a kernel's channels are sockets in a folder, but ipykernel keeps a port for itself"
     assert not strangers(found)
 
 
@@ -86,7 +86,8 @@ def test_a_study_on_dask_opens_nothing_of_its_own_and_its_kernels_are_at_loopbac
         (lab.root / "go").touch()
         text, _ = driver.communicate(timeout=120)
         assert driver.returncode == 0, text
-        assert len(found) >= 6 and not strangers(found)
+        assert len(found) >= 2, "the worker's and one of its kernel's"
+        assert not strangers(found)
 
 
 @pytest.mark.slow

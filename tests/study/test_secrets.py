@@ -54,27 +54,29 @@ def spellings(token):
     return {text.encode() for text in (*found, page.replace("&#x27;", "&#39;"))}
 
 
-@pytest.mark.parametrize(
-    ("variable", "token"), [("HF_TOKEN", TOKENS[0]), ("JUDGE_KEY", TOKENS[1]), ("MY_JUDGE", TOKENS[2])]
-)
-def test_a_secret_is_in_no_file_of_a_study_and_not_printed(lab, variable, token):
-    lab.environment |= {variable: token + "\n"}
-    lab.notebook("leaves", f"variable: str = '{variable}'", LEAVES)
-    lab.notebook("raises", f"variable: str = '{variable}'", RAISES)
-    lab.study("notebooks:\n  leaves.ipynb:\n  raises.ipynb:\n")
+def test_a_secret_is_in_no_file_of_a_study_and_not_printed(lab):
+    """Three of them, each in a cell that leaves it everywhere and in one that raises it."""
+    secret = dict(zip(("HF_TOKEN", "JUDGE_KEY", "MY_JUDGE"), TOKENS, strict=True))
+    lab.environment |= {variable: token + "\n" for variable, token in secret.items()}
+    lab.notebook("leaves", "variable: str = ''", LEAVES)
+    lab.notebook("raises", "variable: str = ''", RAISES)
+    grid = f"{{grid: {{variable: [{', '.join(secret)}]}}}}"
+    lab.study(f"notebooks:\n  leaves.ipynb: {grid}\n  raises.ipynb: {grid}\n")
     status, said = lab.run("--workers", "1")
-    assert status == 1 and token not in said and f"<{variable}>" in said
-    files = [path for path in lab.out.rglob("*") if path.is_file()]
+    assert status == 1
+    files = {path: path.read_bytes() for path in lab.out.rglob("*") if path.is_file()}
     assert {path.name for path in files} >= {"index.html", "run.json", "t.parquet", "f.svg", "mine.txt"}
-    for path in files:
-        content = path.read_bytes()
-        assert not [s for s in spellings(token) if s in content], path
-    (table,) = lab.out.rglob("tables/t.parquet")
-    assert pd.read_parquet(table).error[0] == f"refused <{variable}>"
-    (own,) = lab.out.rglob("mine.parquet")
-    assert pd.read_parquet(own).error[0] == f"refused <{variable}>"
-    done = next(r for r in lab.records().values() if r["status"] == "done")
-    assert done["hidden"] == [variable], "the record says that something was hidden, not what"
+    for variable, token in secret.items():
+        assert token not in said and f"<{variable}>" in said
+        for path, content in files.items():
+            assert not [s for s in spellings(token) if s in content], path
+    records = {path: record for path, record in lab.records().items() if record["status"] == "done"}
+    assert {record["parameters"]["variable"] for record in records.values()} == set(secret)
+    for path, record in records.items():
+        variable, folder = record["parameters"]["variable"], (lab.out / path).parent
+        assert record["hidden"] == [variable], "the record says that something was hidden, not what"
+        for table in (folder / "tables/t.parquet", folder / "mine.parquet"):
+            assert pd.read_parquet(table).error[0] == f"refused <{variable}>"
 
 
 def test_a_cells_folder_is_ones_own_until_it_is_redacted(lab):

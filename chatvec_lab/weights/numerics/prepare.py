@@ -1,25 +1,46 @@
-"""Compile the kernels before their first use, which then needs no compiler: some ten seconds, once a machine.
+"""Compile the kernels before their first use, which then needs no compiler: half a minute on two cores, once a machine.
 
 python -m chatvec_lab.weights.numerics.prepare
 """
 
+import multiprocessing
+import os
+from concurrent.futures import ProcessPoolExecutor
+
 import numpy as np
 
-from chatvec_lab.weights.numerics import added, arrays, draws, lanes, sums, votes
-from chatvec_lab.weights.numerics.machine import Kernel
+from chatvec_lab.weights.numerics import added, arrays, draws, lanes, machine, sums, votes
+
+
+def kernels() -> list[machine.Kernel]:
+    """Those that a merge of bfloat16 models needs; the ones that take longest to compile come first."""
+    bfloat16, float32 = np.dtype(np.uint16), np.dtype(np.float32)
+    found = [
+        v
+        for module in (sums, votes, added, arrays, draws)
+        for v in vars(module).values()
+        if isinstance(v, machine.Kernel)
+    ]
+    found += [lanes.kernel("lane", bfloat16, bfloat16), lanes.kernel("differences", bfloat16, float32)]
+    return found
 
 
 def main() -> None:
-    kernels = [
-        v
-        for module in (added, arrays, draws, sums, votes)
-        for v in vars(module).values()
-        if isinstance(v, Kernel)
-    ]
-    bfloat16, float32 = np.dtype(np.uint16), np.dtype(np.float32)
-    kernels += [lanes.kernel("lane", bfloat16, bfloat16), lanes.kernel("differences", bfloat16, float32)]
-    for kernel in kernels:
-        kernel.load()
+    """A process a core, since a compiler has one thread; what is compiled is kept, and so found by all others."""
+    processes = min(os.cpu_count() or 1, 4)
+    with ProcessPoolExecutor(
+        processes, multiprocessing.get_context("spawn"), initializer=_say_nothing
+    ) as pool:
+        list(pool.map(_load, range(len(kernels()))))
+
+
+def _say_nothing() -> None:
+    """Who set this going knows why it takes seconds."""
+    machine._tell = lambda: None
+
+
+def _load(number: int) -> None:
+    kernels()[number].load()
 
 
 if __name__ == "__main__":
