@@ -5,6 +5,7 @@ kernel was killed looks finished in its own metadata.
 """
 
 import contextlib
+import errno
 import fcntl
 import functools
 import importlib.metadata
@@ -13,6 +14,7 @@ import os
 import platform
 import re
 import shutil
+import socket
 import sys
 import tempfile
 import time
@@ -26,6 +28,7 @@ from chatvec_lab.study import fingerprint, warm
 from chatvec_lab.study.parameters import cells_of
 from chatvec_lab.study.results import write_record
 
+STARTING = 600  # seconds after which a kernel that starts listens, or never will
 PATIENCE = 60  # seconds to wait for the kernel of an earlier, killed attempt; it stops within about 3
 VERSIONS = ("chatvec_lab", "torch", "transformers", "tokenizers", "safetensors", "numpy", "pandas", "scipy")
 VERSIONS += ("matplotlib", "seaborn", "papermill", "ipykernel")
@@ -143,9 +146,23 @@ def _execute(job: dict[str, Any], folder: Path, log: Any) -> dict[str, Any] | No
 def _place_of_sockets() -> tempfile.TemporaryDirectory:
     """A folder of this user alone for a kernel's sockets, whose paths may have some hundred characters at most."""
     place = tempfile.gettempdir()
-    return tempfile.TemporaryDirectory(
-        prefix="chatvec-", dir=place if len(os.fsencode(place)) < 70 else "/tmp", ignore_cleanup_errors=True
-    )
+    place = place if len(os.fsencode(place)) < 70 else "/tmp"
+    _sweep(Path(place))
+    return tempfile.TemporaryDirectory(prefix="chatvec-", dir=place, ignore_cleanup_errors=True)
+
+
+def _sweep(place: Path) -> None:
+    """Take away the sockets of kernels that ended with their workers, killed: nobody listens on them any more."""
+    for folder in place.glob("chatvec-*"):
+        with contextlib.suppress(OSError):
+            if time.time() - folder.stat().st_mtime < STARTING:
+                continue
+            for path in filter(Path.is_socket, folder.glob("kernel-*")):
+                with socket.socket(socket.AF_UNIX) as asking:
+                    asking.setblocking(False)  # a kernel that is stopped does not answer
+                    if asking.connect_ex(str(path)) == errno.ECONNREFUSED:
+                        path.unlink()
+            folder.rmdir()  # where nothing else is in it
 
 
 def imported_papermill() -> Any:

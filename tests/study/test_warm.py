@@ -4,8 +4,10 @@ import json
 import os
 import pathlib
 import select
+import shutil
 import signal
 import socket
+import tempfile
 import time
 
 import pytest
@@ -92,6 +94,34 @@ def test_a_kernel_takes_no_port_that_another_process_may_take_first(door, tmp_pa
     place = pathlib.Path(told["ip"]).parent
     assert told["transport"] == "ipc"
     assert not place.exists(), "its sockets went with it"
+
+
+def test_what_killed_kernels_left_is_swept_away_and_nothing_else(tmp_path, monkeypatch):
+    place = pathlib.Path(tempfile.mkdtemp(dir="/tmp"))  # a socket's path is short
+    monkeypatch.setattr(tempfile, "tempdir", str(place))
+    listening = []
+    for name in ("ended", "listens", "starts", "kept"):
+        (place / f"chatvec-{name}").mkdir()
+        listening.append(socket.socket(socket.AF_UNIX))
+        listening[-1].bind(str(place / f"chatvec-{name}" / "kernel-1"))
+        listening[-1].listen()
+        if name != "listens":
+            listening[-1].close()
+    (place / "chatvec-kept" / "kernel-2").write_text("no socket")
+    (place / "chatvec-empty").mkdir()
+    (place / "chatvec-file").write_text("no folder")
+    for path in place.iterdir():
+        if path.name != "chatvec-starts":
+            os.utime(path, (0, time.time() - cell.STARTING - 1))
+    try:
+        with cell._place_of_sockets() as own:
+            names = {path.relative_to(place).as_posix() for path in place.rglob("*")}
+        found = {name.removeprefix("chatvec-") for name in names - {pathlib.Path(own).name}}
+        kept = {"listens", "listens/kernel-1", "starts", "starts/kernel-1", "kept", "kept/kernel-2", "file"}
+        assert found == kept
+    finally:
+        listening[1].close()
+        shutil.rmtree(place)
 
 
 def test_a_kernel_that_cannot_start_ends_at_once(door, tmp_path):

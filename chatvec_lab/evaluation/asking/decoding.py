@@ -130,7 +130,9 @@ def _goes_alone(model) -> bool:
     counts_places = "position_ids" not in parameters and model.config.model_type not in ("bloom", "mpt")
     # short convolutions keep a state too, which does not leave the batch with its row
     convolves = any("conv" in key and value for key, value in vars(model.config.get_text_config()).items())
-    return getattr(model, "_is_stateful", False) or counts_places or convolves or _reads_whole(model)
+    # GIT takes a mask beside a cache for that of a text after an image
+    is_odd = counts_places or convolves or model.config.model_type == "git"
+    return getattr(model, "_is_stateful", False) or is_odd or _reads_whole(model)
 
 
 def _text_model(model):
@@ -206,7 +208,9 @@ def _cached_forward(model):
     is_alone, is_stateful = _goes_alone(model), getattr(model, "_is_stateful", False)
     cache_name = "cache" if "cache" in parameters else "past_key_values"  # renamed in transformers 5
     carried = {} if is_stateful else {cache_name: _cache(model)}
-    fixed = {"logits_to_keep": 1} if "logits_to_keep" in parameters else {}
+    # what a config may ask for training: a loss over the router's logits, which a cache leaves too few of
+    wanted = {"logits_to_keep": 1, "output_router_logits": False}
+    fixed = {name: value for name, value in wanted.items() if name in parameters}
 
     def forward(ids, mask, positions, cache=None):
         where = {"position_ids": positions} if "position_ids" in parameters else {}

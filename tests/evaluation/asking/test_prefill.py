@@ -157,3 +157,27 @@ def test_a_model_whose_angles_the_longest_text_decides_reads_a_batch_in_one(monk
         monkeypatch.setattr(prefill, "PIECE", piece)
         found.append(decode(model, prompts, Decoding(), limits=[12] * 6, end_ids=frozenset()))
     assert found[0] == found[1]
+
+
+def test_a_model_that_takes_a_mask_for_that_of_an_image_is_asked_one_prompt_at_a_time():
+    torch.manual_seed(7)
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
+    seen = sizes | {"image_size": 16, "patch_size": 8}
+    config = AutoConfig.for_model(
+        "git", vocab_size=203, max_position_embeddings=64, initializer_range=0.3, vision_config=seen, **sizes
+    )
+    model = AutoModelForCausalLM.from_config(config).eval()
+    prompts = tokens(9, 6, 2)
+    assert replies(model, prompts) == [replies(model, [prompt])[0] for prompt in prompts]
+
+
+def test_a_config_that_trains_its_router_is_asked_as_any_other(monkeypatch):
+    """Its loss over the router's logits takes a mask as long as what is read, which a cache makes longer."""
+    model = make_model("mixtral")
+    beginning, *own = tokens(20, 9, 3, 1)
+    prompts = [beginning + rest for rest in own]
+    plain = replies(model, prompts)
+    monkeypatch.setattr(model.config, "output_router_logits", True)
+    for spared in (1, 1000):
+        monkeypatch.setattr(prefill, "SPARED", spared)
+        assert replies(model, prompts) == plain
