@@ -29,6 +29,7 @@ from chatvec_lab.study.parameters import cells_of
 from chatvec_lab.study.results import write_record
 
 STARTING = 600  # seconds after which a kernel that starts listens, or never will
+SOCKETS = "chatvec-kernel-"  # how folders of sockets begin
 PATIENCE = 60  # seconds to wait for the kernel of an earlier, killed attempt; it stops within about 3
 VERSIONS = ("chatvec_lab", "torch", "transformers", "tokenizers", "safetensors", "numpy", "pandas", "scipy")
 VERSIONS += ("matplotlib", "seaborn", "papermill", "ipykernel")
@@ -126,8 +127,7 @@ def _execute(job: dict[str, Any], folder: Path, log: Any) -> dict[str, Any] | No
                 stderr_file=log,
                 start_timeout=300,  # a first import over a busy network disk takes its time
                 kernel_manager_class=_kernel_manager(log, folder, notebook),
-                # not TCP: a port that was free may be another's by the time that the kernel takes it
-                config=Config({"KernelManager": {"transport": "ipc", "ip": f"{place}/kernel"}}),
+                config=Config({"KernelManager": _transport(place)}),
             )
     except papermill.PapermillExecutionError as error:
         return _located(error)
@@ -148,12 +148,26 @@ def _place_of_sockets() -> tempfile.TemporaryDirectory:
     place = tempfile.gettempdir()
     place = place if len(os.fsencode(place)) < 70 else "/tmp"
     _sweep(Path(place))
-    return tempfile.TemporaryDirectory(prefix="chatvec-", dir=place, ignore_cleanup_errors=True)
+    return tempfile.TemporaryDirectory(prefix=SOCKETS, dir=place, ignore_cleanup_errors=True)
+
+
+def _transport(place: str) -> dict[str, str]:
+    """How a kernel is spoken to: by sockets in this folder, or by TCP where the folder's disk has none.
+
+    A TCP port that was free may be another's by the time that the kernel takes it.
+    """
+    try:
+        with socket.socket(socket.AF_UNIX) as probe:
+            probe.bind(f"{place}/probe")
+        os.unlink(f"{place}/probe")
+    except OSError:
+        return {"transport_encryption": "auto"}  # without which ipykernel warns at every start
+    return {"transport": "ipc", "ip": f"{place}/kernel"}
 
 
 def _sweep(place: Path) -> None:
     """Take away the sockets of kernels that ended with their workers, killed: nobody listens on them any more."""
-    for folder in place.glob("chatvec-*"):
+    for folder in place.glob(f"{SOCKETS}*"):
         with contextlib.suppress(OSError):
             if time.time() - folder.stat().st_mtime < STARTING:
                 continue

@@ -15,6 +15,7 @@ import pytest
 from chatvec_lab.study import cell, fingerprint, warm
 from chatvec_lab.study.parameters import cells_of
 
+transport = cell._transport
 USES_TORCH = "if False:\n    import torch\n"
 TELL = """
 import sys
@@ -101,27 +102,43 @@ def test_what_killed_kernels_left_is_swept_away_and_nothing_else(tmp_path, monke
     monkeypatch.setattr(tempfile, "tempdir", str(place))
     listening = []
     for name in ("ended", "listens", "starts", "kept"):
-        (place / f"chatvec-{name}").mkdir()
+        (place / f"chatvec-kernel-{name}").mkdir()
         listening.append(socket.socket(socket.AF_UNIX))
-        listening[-1].bind(str(place / f"chatvec-{name}" / "kernel-1"))
+        listening[-1].bind(str(place / f"chatvec-kernel-{name}" / "kernel-1"))
         listening[-1].listen()
         if name != "listens":
             listening[-1].close()
-    (place / "chatvec-kept" / "kernel-2").write_text("no socket")
-    (place / "chatvec-empty").mkdir()
-    (place / "chatvec-file").write_text("no folder")
+    (place / "chatvec-kernel-kept" / "kernel-2").write_text("no socket")
+    (place / "chatvec-kernel-empty").mkdir()
+    (place / "chatvec-kernel-file").write_text("no folder")
     for path in place.iterdir():
-        if path.name != "chatvec-starts":
+        if path.name != "chatvec-kernel-starts":
             os.utime(path, (0, time.time() - cell.STARTING - 1))
     try:
         with cell._place_of_sockets() as own:
             names = {path.relative_to(place).as_posix() for path in place.rglob("*")}
-        found = {name.removeprefix("chatvec-") for name in names - {pathlib.Path(own).name}}
+        found = {name.removeprefix("chatvec-kernel-") for name in names - {pathlib.Path(own).name}}
         kept = {"listens", "listens/kernel-1", "starts", "starts/kernel-1", "kept", "kept/kernel-2", "file"}
         assert found == kept
     finally:
         listening[1].close()
         shutil.rmtree(place)
+
+
+def test_where_a_disk_has_no_sockets_kernels_take_ports():
+    with tempfile.TemporaryDirectory(dir="/tmp") as place:  # a socket's path is short
+        assert cell._transport(place) == {"transport": "ipc", "ip": f"{place}/kernel"}
+        assert not os.listdir(place)
+    assert "transport" not in cell._transport("/proc"), "which holds none"
+
+
+@pytest.mark.parametrize("is_warm", [True, False])
+def test_a_kernel_that_takes_ports_runs_too(door, tmp_path, monkeypatch, is_warm):
+    monkeypatch.setattr(cell, "_transport", lambda place: transport("/proc"))
+    if not is_warm:
+        warm.allow(None)
+    record, _ = run(tmp_path, USES_TORCH, TELL)
+    assert record["status"] == "done", record["error"]
 
 
 def test_a_kernel_that_cannot_start_ends_at_once(door, tmp_path):
