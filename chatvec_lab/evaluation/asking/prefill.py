@@ -55,10 +55,11 @@ def places(mask: torch.Tensor) -> torch.Tensor:
 def _shared(prompts: Sequence[Sequence[int]]) -> int:
     """How many tokens all prompts begin with, of which each has more; 0 where reading them once spares little.
 
-    >>> _shared([[1, 2, 3, 4], [1, 2, 5]]), _shared([[*range(200), 7], [*range(200), 8, 9]])
+    >>> _shared([[1, 2, 3, 4], (1, 2, 5)]), _shared([[*range(200), 7], (*range(200), 8, 9)])
     (0, 200)
     """
-    first, last = min(prompts), max(prompts)  # the two that have the least in common
+    ordered = sorted(map(list, prompts))
+    first, last = ordered[0], ordered[-1]  # the two that have the least in common
     most = min(map(len, prompts)) - 1
     count = next((i for i in range(most) if first[i] != last[i]), most)
     return count if count * (len(prompts) - 1) >= SPARED else 0
