@@ -157,6 +157,8 @@ def test_a_reasoning_vector_brings_thoughts_and_tau_does_not(table, summary):
     assert over[1.0, "pass@k"] >= over[1.0, "mean@k"]
     path = table("14_reasoning", "path").query("metric == 'thinks'").set_index("scale").estimate
     assert path[0.0] < 0.1 and path[1.0] == pytest.approx(over[1.0, "thinks"], abs=1e-12)
+    beside = table("14_reasoning", "controls").query("metric == 'thinks'").set_index("model").estimate
+    assert beside.pop("CP + τ_think") == over[1.0, "thinks"] and beside["CP + random vector"] < 0.1
     assert "the paper, arXiv 2510.10977" in summary("14_reasoning")["answer"]
 
 

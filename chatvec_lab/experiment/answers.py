@@ -348,41 +348,6 @@ def mixtures(
     return {"answer": answer, "claims": claims, "is_beaten": bool(better)}
 
 
-def reasoning(
-    exam: "Exam", over: pd.DataFrame, path: pd.DataFrame, front: pd.DataFrame, *, at: float, samples: int, seed: int,
-) -> dict[str, Any]:  # fmt: skip
-    """14: what does a reasoning vector carry? `over` the scale and along the `path` from τ: of `reasoning.measured`."""
-    from chatvec_lab.experiment.reasoning import ANY, LANGUAGE, MEAN, PAPER, THINKS, TOKENS, jump
-
-    def all_of(table: pd.DataFrame, scale: float) -> str:
-        where = f"{told(table, scale=scale, metric=THINKS)} of the replies think"
-        if interval(table, scale=scale, metric=TOKENS)["estimate"] is not None:
-            where += (f", in {told(table, '.1f', scale=scale, metric=TOKENS)} tokens, "
-                      f"{told(table, scale=scale, metric=LANGUAGE)} of them in {language_name(exam.language)}")  # fmt: skip
-        passed = (
-            f", pass@{samples} {told(table, scale=scale, metric=ANY)}" if ANY in set(table.metric) else ""
-        )
-        return f"{where}; mean@{samples} {told(table, scale=scale, metric=MEAN)}{passed}"
-
-    def step(table: pd.DataFrame) -> str:
-        found = jump(table)
-        before, after = (told(table, scale=scale, metric=THINKS) for scale in (found.start, found.stop))
-        return f"between {found.start:g} and {found.stop:g} (from {before} to {after} of the replies)"
-
-    first, last = path.scale.min(), path.scale.max()
-    on_front = ", ".join(f"{s:g}" for s in front[front.is_on_front].scale)
-    answer = (
-        f"CP + {at:g} · τ_think: {all_of(over, at)}. Over the scale thinking sets in {step(over)}. No other scale is as right "
-        f"with less thought than {on_front}: the front. From τ to τ_think, λ = {first:g}: {all_of(path, first)}; λ = {last:g}: "
-        f"{all_of(path, last)}; the largest step is {step(path)} (the paper, {PAPER}). "
-        f"{drawn(over[over.metric == MEAN], seed)} {samples} samples each."
-    )
-    metrics = (THINKS, TOKENS, LANGUAGE, MEAN, ANY)
-    claims = claims_of(over, f"{{}} at scale {at:g}", metrics, seed, by="metric", scale=at)
-    claims += claims_of(path, "thinks at λ = {:g}", sorted(set(path.scale)), seed, by="scale", metric=THINKS)
-    return {"answer": answer, "claims": claims}
-
-
 def _of(gain: Any, what: str) -> str:
     return "" if gain is None else f" of {int(gain.n)} {what} (p = {gain.p_adjusted:.1g}, Holm)"
 

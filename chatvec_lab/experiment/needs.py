@@ -43,7 +43,7 @@ def replies_of(notebook: str, values: Mapping[str, Any], models: int) -> Counter
     relatives = len(values.get("families", ()))
     tried = values.get("at_scales", ())
     chosen = values.get("validation_n", 0) * (10 * len([*tried, *further(tried)]) + values.get("trials", 0))
-    sampled = n * values.get("samples", 0) * (scales + len(values.get("steps", ())))
+    sampled = n * values.get("samples", 0) * (scales + len(values.get("steps", ())) + 1)
     found: dict[str, dict[str, int]] = {
         "03": {"one_turn": (n + values.get("validation_n", 0)) * scales, "hostile": n * scales},
         "04": {"one_turn": n * models * (2 + bool(values.get("system")))},

@@ -19,17 +19,21 @@ from chatvec_lab.evaluation.language import language_scores
 from chatvec_lab.evaluation.statistics import summarise
 from chatvec_lab.evaluation.statistics.sweep import is_on_front
 from chatvec_lab.experiment.exam import Exam
-from chatvec_lab.experiment.models import At, Dial, Mix
+from chatvec_lab.experiment.models import At, Dial, Mix, at_scale, control
+from chatvec_lab.experiment.words import claims_of, drawn, interval, told
+from chatvec_lab.languages import language_name
 from chatvec_lab.weights.combinations import weighted
 
 if TYPE_CHECKING:
     from chatvec_lab.families import Family
+    from chatvec_lab.weights.checkpoint import Checkpoint
     from chatvec_lab.weights.vector import WeightVector
 
 MEMBER = "chat_think"
 PAPER = "arXiv 2510.10977: from near 0 to near 1 between .4 and .6 (Qwen3-4B, Instruct to Thinking)"
 THINKS, TOKENS, LANGUAGE, MEAN, ANY = "thinks", "thinking_tokens", "thought_in_language", "mean@k", "pass@k"
 SPENT = "tokens_spent"
+WHOLE, RANDOM = "CP + τ_think", "CP + random vector"
 NAMES = {THINKS: "replies that think", LANGUAGE: "thoughts in the CP's language", MEAN: "right, mean over samples",
          ANY: "right in one sample or more"}  # fmt: skip
 
@@ -68,8 +72,19 @@ def between(family: "Family", language: str, steps: Sequence[float]) -> dict[flo
     return {step: Mix(dial, weighted(both, [1 - step, step])) for step in steps}
 
 
+def controls(family: "Family", language: str, scale: float) -> "dict[str, Checkpoint]":
+    """What else might make the CP think, by label: noise of τ_think's size, with the template of the member that thinks."""
+    return {RANDOM: at_scale(family.cp[language], control(vector(family)), scale)}
+
+
 def ask(
-    exam: Exam, models: "Mapping[float, At | Mix]", n: int, *, samples: int, temperature: float, seed: int = 0
+    exam: Exam,
+    models: "Mapping[float | str, At | Mix | Checkpoint]",
+    n: int,
+    *,
+    samples: int,
+    temperature: float,
+    seed: int = 0,
 ) -> pd.DataFrame:
     """`samples` replies of each model to `n` one-turn prompts, scored, with the thought's language; models by `scale`.
 
@@ -134,6 +149,12 @@ def shares(table: pd.DataFrame) -> pd.DataFrame:
     return table[table.metric.isin(NAMES) & table.unit.eq("share")].replace({"metric": NAMES})
 
 
+def beside(over: pd.DataFrame, others: pd.DataFrame, scale: float) -> pd.DataFrame:
+    """The rows of `over` at a scale beside those of the controls, both of `measured`: model in place of scale."""
+    both = pd.concat([over[over.scale == scale].assign(scale=WHOLE), others], ignore_index=True)
+    return both.rename(columns={"scale": "model"})
+
+
 class Jump(NamedTuple):
     """The step along a path at which the share that thinks grows most."""
 
@@ -163,3 +184,45 @@ def front(table: pd.DataFrame) -> pd.DataFrame:
         )
         wide = wide.merge(rows[["scale", name, f"{name}_low", f"{name}_high"]], how="left")
     return wide.assign(is_on_front=is_on_front(wide, most=["right"], least=["tokens"]))
+
+
+def answer(
+    exam: Exam, over: pd.DataFrame, path: pd.DataFrame, points: pd.DataFrame, compared: pd.DataFrame, *, at: float,
+    samples: int, seed: int,
+) -> dict[str, Any]:  # fmt: skip
+    """14 in sentences and claims: of `measured` over the scale and along the path, `front` and `beside`."""
+    first, last = path.scale.min(), path.scale.max()
+    on_front = ", ".join(f"{scale:g}" for scale in points[points.is_on_front].scale)
+    others = [model for model in dict.fromkeys(compared.model) if model != WHOLE]
+    thinking = ", ".join(f"{model} {told(compared, model=model, metric=THINKS)}" for model in others)
+    sentences = [
+        f"CP + {at:g} · τ_think: {_all_of(exam, over, at, samples)}.",
+        f"Replies that think without τ_think, at that scale: {thinking}.",
+        f"Over the scale thinking sets in {_step(over)}.",
+        f"No other scale is as right with less thought than {on_front}: the front.",
+        f"From τ to τ_think, λ = {first:g}: {_all_of(exam, path, first, samples)}; "
+        f"λ = {last:g}: {_all_of(exam, path, last, samples)}; the largest step is {_step(path)} (the paper, {PAPER}).",
+        f"{drawn(over[over.metric == MEAN], seed)} {samples} samples each.",
+    ]
+    metrics = (THINKS, TOKENS, LANGUAGE, MEAN, ANY)
+    claims = claims_of(over, f"{{}} at scale {at:g}", metrics, seed, by="metric", scale=at)
+    claims += claims_of(compared, "thinks, {}", others, seed, metric=THINKS)
+    claims += claims_of(path, "thinks at λ = {:g}", sorted(set(path.scale)), seed, by="scale", metric=THINKS)
+    return {"answer": " ".join(sentences), "claims": claims}
+
+
+def _all_of(exam: Exam, table: pd.DataFrame, scale: float, samples: int) -> str:
+    where = f"{told(table, scale=scale, metric=THINKS)} of the replies think"
+    if interval(table, scale=scale, metric=TOKENS)["estimate"] is not None:
+        where += f", in {told(table, '.1f', scale=scale, metric=TOKENS)} tokens"
+        where += f", {told(table, scale=scale, metric=LANGUAGE)} of them in {language_name(exam.language)}"
+    right = f"mean@{samples} {told(table, scale=scale, metric=MEAN)}"
+    if ANY in set(table.metric):
+        right += f", pass@{samples} {told(table, scale=scale, metric=ANY)}"
+    return f"{where}; {right}"
+
+
+def _step(table: pd.DataFrame) -> str:
+    found = jump(table)
+    before, after = (told(table, scale=scale, metric=THINKS) for scale in (found.start, found.stop))
+    return f"between {found.start:g} and {found.stop:g} (from {before} to {after} of the replies)"

@@ -28,7 +28,7 @@ def test_replies_and_requests_are_counted():
         "at 0.5 and 1, and beyond at 1.5 and 2"
     )
     thought = {"n": 10, "samples": 4, "scales": [0.0, 1.0], "steps": [0.0, 0.5, 1.0]}
-    assert needs.replies_of("14_reasoning", thought, 6) == {"one_turn": 200}
+    assert needs.replies_of("14_reasoning", thought, 6) == {"one_turn": 240}, "and noise"
     assert needs.replies_of("11_tokens", {"n": 10}, 6) == {"one_turn": 20}, "the CP's and CP + τ's"
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from chatvec_lab import load_family
-from chatvec_lab.experiment import Exam, answers, limits, reasoning
+from chatvec_lab.experiment import Exam, limits, reasoning
 from chatvec_lab.nano.documents import WORKED
 
 NAN = float("nan")
@@ -88,9 +88,24 @@ def test_the_shipped_member_thinks_in_the_cps_language_and_tau_does_not(exam, na
     assert found[1.0, "thought_in_language"] > 0.5
 
 
+def test_noise_of_its_size_does_not_make_the_cp_think(exam, nano):
+    (label, noisy), *rest = reasoning.controls(nano, "zh", 1.0).items()
+    assert label == "CP + random vector" and not rest
+    name = "model.layers.2.mlp.down_proj.weight"
+    noise = (noisy.read(name) - nano.cp["zh"].read(name)).double()
+    tau = reasoning.vector(nano).read(name).double()
+    assert noise.norm().item() == pytest.approx(tau.norm().item(), rel=1e-2)
+    assert abs((noise * tau).sum() / noise.norm() / tau.norm()) < 0.1, "and another direction"
+    asked = reasoning.ask(exam, {label: noisy}, 39, samples=1, temperature=0.7)
+    assert asked.thinks.eq(0).all() and len(asked) >= 6
+
+
 def test_the_answer_is_in_sentences(exam):
     table = reasoning.measured(exam, made())
-    found = answers.reasoning(exam, table, table, reasoning.front(table), at=1.0, samples=2, seed=0)
+    others = table[table.scale == 0].assign(scale=reasoning.RANDOM)
+    compared = reasoning.beside(table, others, 1.0)
+    assert set(compared.model) == {"CP + τ_think", "CP + random vector"}
+    found = reasoning.answer(exam, table, table, reasoning.front(table), compared, at=1.0, samples=2, seed=0)
     assert found["answer"].startswith("CP + 1 · τ_think: 83.3% [")
     assert "mean@2 50.0% [" in found["answer"] and "pass@2 100.0% [" in found["answer"]
     assert re.search(
@@ -98,6 +113,8 @@ def test_the_answer_is_in_sentences(exam):
     )
     assert "arXiv 2510.10977" in found["answer"]
     claims = {c["claim"]: c["estimate"] for c in found["claims"]}
+    assert "without τ_think, at that scale: CP + random vector 0.0% [" in found["answer"]
+    assert claims["thinks, CP + random vector"] == 0
     assert claims["thinks at scale 1"] == pytest.approx(2.5 / 3) and claims["thinks at λ = 0"] == 0
 
 
