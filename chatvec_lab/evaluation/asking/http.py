@@ -10,6 +10,7 @@ import random
 import re
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterable
 from email.utils import parsedate_to_datetime
 from typing import Any, NamedTuple, TypeVar
@@ -70,6 +71,7 @@ class Endpoint:
         # without TLS there is nothing to verify, and loading the certificates takes longer than an answer
         uses_tls = base_url.startswith("https")
         self._client = httpx.Client(timeout=timeout, trust_env=not is_local, verify=uses_tls)
+        weakref.finalize(self, self._client.close)
 
     def __repr__(self) -> str:
         return f"Endpoint({self.base_url!r}, key_env={self.key_env!r})"

@@ -1,5 +1,6 @@
 """Endpoints that misbehave, keys that must not leak, and answers kept on disk."""
 
+import gc
 import logging
 import signal
 import threading
@@ -189,13 +190,24 @@ def test_requests_a_second_are_bounded_over_all_threads():
         )  # 15 gaps of 0.02 s, less the way there under load
 
 
+def test_an_endpoint_that_nobody_holds_closes_its_connections():
+    server = FlakyServer(lambda path, body: {})
+    with server.running():
+        endpoint = quick(server.url)
+        assert endpoint.post("/x", {}) == {}
+        client = endpoint._client
+        del endpoint
+        gc.collect()
+    assert client.is_closed
+
+
 def test_the_time_out_holds_for_a_body_that_trickles(monkeypatch):
     server = FlakyServer(lambda path, body: {})
     make = server._server.RequestHandlerClass
 
     def trickle(self, body):
         self.send(200, b"", length=100)
-        for _ in range(20):
+        for _ in range(100):
             time.sleep(0.05)
             self.wfile.write(b" ")
         self.close_connection = True
@@ -205,7 +217,7 @@ def test_the_time_out_holds_for_a_body_that_trickles(monkeypatch):
         start = time.monotonic()
         with pytest.raises(ConnectionError, match=r"took longer than 0\.2 s"):
             quick(server.url, timeout=0.2, retries=0).post("/x", {})
-        assert time.monotonic() - start < 0.9
+        assert time.monotonic() - start < 4
 
 
 def test_the_key_is_sent_and_shown_nowhere(monkeypatch, caplog):
