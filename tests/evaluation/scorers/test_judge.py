@@ -1,6 +1,7 @@
 """Judging: every reply ends with exactly one judgement, whatever the server does, and no number is made up."""
 
 import hashlib
+import itertools
 import json
 import logging
 import os
@@ -586,10 +587,10 @@ def test_who_waits_for_a_killed_process_asks_again_only_what_was_in_flight(tmp_p
         "judge = Judge('m', sys.argv[1], key_env=None, cache=sys.argv[2], workers=3, progress=False)\n"
         "print('begins', flush=True)\njudge.ask([[{'role': 'user', 'content': f'q{i}'}] for i in range(12)])\n"
     )
-    released, cache = threading.Event(), tmp_path / "j.jsonl"
+    released, cache, asked = threading.Event(), tmp_path / "j.jsonl", itertools.count()
 
     def answer(path, body):
-        if len(server.bodies) > 4:
+        if next(asked) >= 4:  # whichever thread comes fifth
             released.wait(60)
         return completion("[[7]]")
 
