@@ -425,7 +425,7 @@ def test_a_killed_run_loses_and_doubles_nothing(llama, tokenizer, tmp_path):
         env=os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
         stderr=subprocess.PIPE,
     )
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 300
     while len(list(out.glob("*.parquet"))) < 5:
         assert process.poll() is None, process.stderr.read().decode()
         assert time.monotonic() < deadline

@@ -124,7 +124,8 @@ def test_an_interrupted_run_goes_on_where_it_stopped(tmp_path):
         with pytest.raises(KeyboardInterrupt):
             rate(responses, judge_at(server, cache=cache, workers=4), protocol="mt-bench")
         time.sleep(0.2)  # those under way arrive and are kept
-        done = len(cache.read_bytes().splitlines())
+        while (done := len(cache.read_bytes().splitlines())) < sum(server.requests.values()):
+            time.sleep(0.02)
         assert 16 <= done < 40
         table = rate(responses, judge_at(server, cache=cache, workers=4), protocol="mt-bench")
     assert int(table["asked"].sum()) == 60 - done
