@@ -100,8 +100,8 @@ def _delta(
     """A model's difference from base_model as the method thins it out."""
     if not sparsify or (density.is_constant and density("") == 1):
         return delta
-    sparse = transformed(RoundedDown(density) if sparsify == "magnitude" else Masked(density, seed), delta)
-    return transformed(Rescaled(), sparse, delta) if rescale else sparse
+    sparse = RoundedDown(density) if sparsify == "magnitude" else Masked(density, seed)
+    return transformed(Rescaled(sparse) if rescale else sparse, delta)
 
 
 def _dtype(config: Mapping) -> str | None:

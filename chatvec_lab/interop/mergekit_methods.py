@@ -1,16 +1,16 @@
-"""What mergekit does to differences otherwise than we do, as methods of a transform; computed in float64."""
+"""What mergekit does to differences otherwise than we do, as methods of a transform."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
 from chatvec_lab.weights.methods import Magnitude, Tensor
 from chatvec_lab.weights.numerics import draws, exact, votes
-from chatvec_lab.weights.numerics.arrays import magnitude_threshold, raw_arrays
+from chatvec_lab.weights.numerics.arrays import magnitude_threshold, raw_arrays, trim
 from chatvec_lab.weights.numerics.blocks import Workspace
 from chatvec_lab.weights.vector import WeightVector
 
@@ -47,6 +47,11 @@ class RoundedDown(Magnitude):
             return None
         return magnitude_threshold(tensor, max(1, int(density * tensor.size)))
 
+    def thin(self, name: str, known: tuple[int, int] | None, start: int, values: np.ndarray) -> None:
+        """Set to zero what falls out of the elements, flat float32, from `start` on."""
+        if known is not None:
+            trim([(1.0, values, None)], values, known[0], known[1] - start)
+
 
 @dataclass(frozen=True)
 class Masked:
@@ -76,31 +81,47 @@ class Masked:
         return None
 
     def span(self, tensor: Tensor, known: None, start: int, stop: int, work: Workspace) -> list[exact.Part]:
-        parts, density = tensor.parts(start, stop, work), self.density(tensor.name)
-        if density == 1.0:
-            return parts
-        draws.thin(draws.stream("dare", self.seed, tensor.name), start, density, raw_arrays(parts))
+        parts = tensor.parts(start, stop, work)
+        self.thin(tensor.name, known, start, *raw_arrays(parts))
         return parts
+
+    def thin(self, name: str, known: None, start: int, *arrays: np.ndarray) -> None:
+        """Set to zero what falls out of the elements, flat raw arrays, from `start` on."""
+        if (density := self.density(name)) < 1.0:
+            draws.thin(draws.stream("dare", self.seed, name), start, density, arrays)
 
 
 @dataclass(frozen=True)
 class Rescaled:
-    """Of (sparse, whole): the sparse vector with the whole one's L1 norm in each tensor: mergekit's `rescale`."""
+    """What `sparse` leaves, with the L1 norm that each tensor had before: mergekit's `rescale`."""
 
+    sparse: RoundedDown | Masked
     keeps_chat_side: ClassVar[bool] = True
 
     def label(self, of: Sequence[str]) -> str:
-        return f"{of[0]}, rescaled"
+        return f"{self.sparse.label(of)}, rescaled"
 
     def describe(self, of: Sequence[WeightVector]) -> dict:
-        return {"rescaled": "l1", "of": of[0].describe()}
+        return {"rescaled": "l1", "of": self.sparse.describe(of)}
 
-    def measure(self, tensor: Tensor) -> float:
-        before, after = (sum(np.abs(b).sum() for _, b in tensor.blocks(which=i)) for i in (1, 0))
-        return float(before / after) if min(before, after) >= 1e-7 else 1.0
+    def measure(self, tensor: Tensor) -> tuple[Any, float]:
+        """What `sparse` knows of the tensor, and the factor: of norms of the elements in float32, added up in float64."""
+        known = self.sparse.measure(tensor)
 
-    def span(self, tensor: Tensor, known: float, start: int, stop: int, work: Workspace) -> list[exact.Part]:
-        return [(c * known, p, m) for c, p, m in tensor.parts(start, stop, work)]
+        def norms(start: int, values: np.ndarray) -> tuple[float, float]:
+            before = draws.sizes(values)
+            self.sparse.thin(tensor.name, known, start, values)
+            return before, draws.sizes(values)
+
+        before, after = (sum(each) for each in zip((0.0, 0.0), *tensor.each(norms), strict=True))
+        return known, before / after if min(before, after) >= 1e-7 else 1.0
+
+    def span(
+        self, tensor: Tensor, known: tuple[Any, float], start: int, stop: int, work: Workspace
+    ) -> list[exact.Part]:
+        kept, factor = known
+        parts = self.sparse.span(tensor, kept, start, stop, work)
+        return [(c * factor, plus, minus) for c, plus, minus in parts]
 
 
 @dataclass(frozen=True)

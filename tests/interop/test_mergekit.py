@@ -223,6 +223,25 @@ def test_dare_keeps_a_share_and_rescales_to_the_same_l1_norm(plain, rescale):
     assert run.merged.read("lm_head.weight").isfinite().all()  # rows that are paired by token
 
 
+def test_a_trimmed_difference_is_rescaled_to_its_l1_norm_too(plain):
+    """With negative and positive weights of one model; reference: argsort, the largest int(density * n)."""
+    base, chat, _ = plain
+    models = {chat: {"weight": -0.5, "density": 0.25}}
+    run = mergekit.load(
+        document("ties", base=base, models=models, parameters={"rescale": True, "normalize": False})
+    )
+    for name in base.names:
+        whole = deltas(chat, base, name).reshape(-1)
+        kept = torch.zeros_like(whole)
+        largest = whole.abs().argsort(descending=True, stable=True)[: max(1, int(0.25 * whole.numel()))]
+        kept[largest] = whole[largest]
+        expected = -0.5 * kept * (whole.abs().sum() / kept.abs().sum())
+        got = run.merged.vector.read(name, dtype=torch.float64).reshape(-1)
+        torch.testing.assert_close(got, expected, rtol=1e-12, atol=0, msg=name)
+    told = json.dumps(run.merged.vector.describe())
+    assert '"rescaled": "l1"' in told and '"rounded": "down"' in told
+
+
 TIES = {"merge_method": "ties"}
 REFUSED = {
     "slices": (dict(slices=[{"sources": []}]), "slices: is not supported: layers of different places"),

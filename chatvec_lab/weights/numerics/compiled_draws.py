@@ -124,25 +124,33 @@ def _square(values, sums):
     return _square_more(values, sums)
 
 
-@njit(nogil=True, error_model="numpy")
-def _square_more(values, sums):
-    """Add squares to the sums, each from its first element on; the sum of all."""
-    tiles, whole = values.size // TILE * TILE, values.size // LANES * LANES
-    for i in range(0, tiles, TILE):
-        for j in range(LANES):  # a tile at a time, whose sums stay in registers
-            total = sums[j]
-            for k in range(i + j, i + j + TILE, LANES):
-                total += np.float64(values[k]) * np.float64(values[k])
-            sums[j] = total
-    for i in range(tiles, whole, LANES):
+def _adding(term):
+    """A function that adds terms of values to the sums, each from its first element on, and gives the sum of all."""
+
+    @njit(nogil=True, error_model="numpy")
+    def more(values, sums):
+        tiles, whole = values.size // TILE * TILE, values.size // LANES * LANES
+        for i in range(0, tiles, TILE):
+            for j in range(LANES):  # a tile at a time, whose sums stay in registers
+                total = sums[j]
+                for k in range(i + j, i + j + TILE, LANES):
+                    total += term(np.float64(values[k]))
+                sums[j] = total
+        for i in range(tiles, whole, LANES):
+            for j in range(LANES):
+                sums[j] += term(np.float64(values[i + j]))
+        for i in range(whole, values.size):
+            sums[i - whole] += term(np.float64(values[i]))
+        total = 0.0
         for j in range(LANES):
-            sums[j] += np.float64(values[i + j]) * np.float64(values[i + j])
-    for i in range(whole, values.size):
-        sums[i - whole] += np.float64(values[i]) * np.float64(values[i])
-    total = 0.0
-    for j in range(LANES):
-        total += sums[j]
-    return total
+            total += sums[j]
+        return total
+
+    return more
+
+
+_square_more = _adding(njit(inline="always")(lambda value: value * value))
+_size_more = _adding(njit(inline="always")(lambda value: abs(value)))
 
 
 @njit(nogil=True, error_model="numpy")
@@ -194,6 +202,14 @@ def squares(values, size, unit, found, scratch):
     each = carray(pointer(found, np.float64), size)
     for i in range(0, size, unit):
         each[i // unit] = _square(given[i : i + unit], sums)
+    return 0
+
+
+def sizes(values, size, found, scratch):
+    """The sum of the magnitudes of float32 elements."""
+    given, sums = carray(pointer(values, np.float32), size), carray(pointer(scratch, np.float64), LANES)
+    sums[:] = 0.0
+    carray(pointer(found, np.float64), 1)[0] = _size_more(given, sums)
     return 0
 
 

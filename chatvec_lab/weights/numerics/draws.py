@@ -42,6 +42,7 @@ _WORDS = Kernel(_source, "words", "QQqqq")
 _NOISE = Kernel(_source, "noise", "QQqqqqqq")
 _SQUARES = Kernel(_source, "squares", "qqqqq")
 _OF_PAIR = Kernel(_source, "squares_of_pair", "qqqqqqq")
+_SIZES = Kernel(_source, "sizes", "qqqq")
 _THIN = Kernel(_source, "thin", "QQqqQqqq")
 
 
@@ -72,6 +73,17 @@ def squares(values: np.ndarray, unit: int) -> np.ndarray:
     found, scratch = np.empty(ceil(values.size / unit)), _scratch()
     _SQUARES(address(values), values.size, unit, address(found), address(scratch))
     return found
+
+
+def sizes(values: np.ndarray) -> float:
+    """The sum of the magnitudes of a flat float32 array, added up in float64.
+
+    >>> sizes(np.float32([3, -4]))
+    7.0
+    """
+    found, scratch = np.empty(1), _scratch()
+    _SIZES(address(values), values.size, address(found), address(scratch))
+    return float(found[0])
 
 
 def squares_of_difference(plus: np.ndarray, minus: np.ndarray, unit: int) -> np.ndarray | None:

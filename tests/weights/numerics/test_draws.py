@@ -2,6 +2,7 @@
 
 import math
 from decimal import Decimal, getcontext
+from math import fsum
 
 import numpy as np
 import pytest
@@ -138,6 +139,12 @@ def test_squares_of_a_difference_of_no_plain_numbers_are_not_told():
     for odd in (0x7F80, 0x7FC0, 0x0001):  # infinite, no number, subnormal
         assert draws.squares_of_difference(plain, np.uint16([odd, 0]), 2) is None or odd == 0x0001
         assert draws.squares_of_difference(np.uint16([odd, 0]), np.uint16([0, 0]), 2) is None
+
+
+@pytest.mark.parametrize("size", [0, 1, 31, 32, 1543, 5000])
+def test_magnitudes_are_added_up(size):
+    values = np.random.default_rng(3).standard_normal(size).astype(np.float32)
+    assert draws.sizes(values) == pytest.approx(fsum(map(abs, values.tolist())), rel=1e-15)
 
 
 @pytest.mark.parametrize("size", [5, 33, 512, 1543])
