@@ -13,16 +13,17 @@ from chatvec_lab.weights.numerics import added, arrays, draws, lanes, machine, s
 
 
 def kernels() -> list[machine.Kernel]:
-    """Those that a merge of bfloat16 models needs; the ones that take longest to compile come first."""
-    bfloat16, float32 = np.dtype(np.uint16), np.dtype(np.float32)
+    """Those that a merge of bfloat16, float16 or float32 models needs; what takes longest to compile comes first."""
+    bfloat16, float16, float32 = np.dtype(np.uint16), np.dtype(np.float16), np.dtype(np.float32)
     found = [
         v
         for module in (sums, votes, added, arrays, draws)
         for v in vars(module).values()
         if isinstance(v, machine.Kernel)
     ]
-    found += [lanes.kernel("lane", bfloat16, bfloat16), lanes.kernel("differences", bfloat16, float32)]
-    return found
+    kinds = (bfloat16, float16, float32)
+    found += [lanes.kernel("lane", kind, kind) for kind in kinds] + [lanes.kernel("lane", bfloat16, float32)]
+    return found + [lanes.kernel("differences", kind, float32) for kind in kinds]
 
 
 def main() -> None:
