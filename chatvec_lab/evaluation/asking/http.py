@@ -71,7 +71,7 @@ class Endpoint:
         # without TLS there is nothing to verify, and loading the certificates takes longer than an answer
         uses_tls = base_url.startswith("https")
         self._client = httpx.Client(timeout=timeout, trust_env=not is_local, verify=uses_tls)
-        weakref.finalize(self, self._client.close)
+        weakref.finalize(self, self._client.close).atexit = False  # threads may be asking then
 
     def __repr__(self) -> str:
         return f"Endpoint({self.base_url!r}, key_env={self.key_env!r})"
