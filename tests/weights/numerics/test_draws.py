@@ -2,7 +2,6 @@
 
 import math
 from decimal import Decimal, getcontext
-from math import fsum
 
 import numpy as np
 import pytest
@@ -144,7 +143,7 @@ def test_squares_of_a_difference_of_no_plain_numbers_are_not_told():
 @pytest.mark.parametrize("size", [0, 1, 31, 32, 1543, 5000])
 def test_magnitudes_are_added_up(size):
     values = np.random.default_rng(3).standard_normal(size).astype(np.float32)
-    assert draws.sizes(values) == pytest.approx(fsum(map(abs, values.tolist())), rel=1e-15)
+    assert draws.sizes(values) == pytest.approx(math.fsum(map(abs, values.tolist())), rel=1e-15)
 
 
 @pytest.mark.parametrize("size", [5, 33, 512, 1543])
